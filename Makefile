@@ -1,0 +1,92 @@
+# Every target makes the environment that it needs. To choose another Python: make PYTHON=python3.12
+PYTHON ?= python3
+VENV ?= .venv
+# A pip constraints file, for an environment with chosen versions.
+CONSTRAINTS ?=
+PYTEST_ARGS ?=
+BENCH_ARGS ?=
+
+PY := $(VENV)/bin/python
+PYTEST := $(PY) -m pytest $(PYTEST_ARGS)
+INSTALL = $(PY) -m pip install -qq $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) -e
+RUN := $(VENV)/.ready
+DEV := $(VENV)/.ready-dev
+NOTEBOOKS := $(VENV)/.ready-notebooks
+BENCH := $(VENV)/.ready-bench
+
+.DELETE_ON_ERROR:
+.PHONY: help demo test test-core float32 lint format types doctest examples notebooks bench clean
+
+help:  ## say what can be made
+	@grep -hE '^[a-z0-9-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## */\t/' | sort | expand -t 12
+
+demo: $(RUN)  ## fit the lasso path of the diabetes data and show it
+	@$(PY) examples/lasso_path_diabetes.py
+
+test: $(DEV)  ## run the tests, then the float32 lane
+	$(PYTEST) -n auto tests
+	@$(MAKE) --no-print-directory float32
+
+float32: $(DEV)  ## run the tests marked float32 with x64 off
+	L1JAX_TEST_X64=0 $(PYTEST) -n auto -m float32 tests
+
+test-core: $(DEV)  ## run the tests marked core
+	$(PYTEST) -n auto -m core tests
+
+lint: $(DEV)  ## check style and formatting
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+format: $(DEV)  ## mend style and formatting
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+types: $(DEV)  ## check types
+	$(PY) -m pyright --pythonpath $(PY)
+
+doctest: $(DEV)  ## run the examples in docstrings and in the README
+	JAX_ENABLE_X64=1 $(PYTEST) --doctest-modules l1jax
+	JAX_ENABLE_X64=1 $(PY) .ci/readme.py README.md
+
+examples: $(RUN)  ## run every example in its short form
+	@set -e; for script in examples/*.py; do \
+		[ -e "$$script" ] || { echo "no examples yet"; break; }; \
+		echo "$$script"; MPLBACKEND=agg $(PY) $$script --short; \
+	done
+
+notebooks:  ## execute every notebook
+	@if ls notebooks/*.ipynb >/dev/null 2>&1; then \
+		$(MAKE) --no-print-directory $(NOTEBOOKS) && \
+		$(PY) -m nbconvert --to notebook --execute --output-dir .cache/notebooks notebooks/*.ipynb; \
+	else echo "no notebooks yet"; fi
+
+bench:  ## run the benchmarks
+	@if [ -e benchmarks/run.py ]; then \
+		$(MAKE) --no-print-directory $(BENCH) && $(PY) benchmarks/run.py $(BENCH_ARGS); \
+	else echo "no benchmarks yet"; fi
+
+clean:  ## remove environments, caches and generated files
+	rm -rf .venv* .cache .hypothesis .pytest_cache .ruff_cache build dist examples/output benchmarks/output
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Environments: $(RUN) has the package and what the examples need, the others add to it.
+$(RUN): pyproject.toml $(CONSTRAINTS)
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "l1jax needs Python 3.11 or newer and $(PYTHON) is %d.%d: name a newer one, as in make PYTHON=python3.12" % sys.version_info[:2])'
+	@echo "installing l1jax in $(VENV) (about a minute, once)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PY) -m pip install -qq --upgrade 'pip>=25.1'
+	@$(INSTALL) '.[sklearn,plot,pandas]'
+	@touch $@
+
+$(DEV): $(RUN)
+	@echo "installing the development tools in $(VENV)"
+	@$(INSTALL) '.[sklearn,plot,pandas]' --group dev
+	@touch $@
+
+$(NOTEBOOKS): $(RUN)
+	@$(INSTALL) '.[sklearn,plot,pandas]' --group notebooks
+	@touch $@
+
+$(BENCH): $(RUN)
+	@$(INSTALL) '.[sklearn,plot,pandas,bench]'
+	@touch $@

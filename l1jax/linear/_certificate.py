@@ -1,0 +1,85 @@
+"""The certificate of a point: how far its objective can be from the optimum, proved by a dual point.
+
+With θ = −∂loss and v = X̃ᵀ(s∘θ), and any c in [0, 1] with Σ sᵢcθᵢ = 0 and R*(c v) finite,
+
+    gap = Σ sᵢ [lossᵢ(ηᵢ) + lossᵢ*(−cθᵢ) + cθᵢηᵢ]  +  [R(β) + R*(c v) − ⟨β, c v⟩]   ≥   excess ≥ 0.
+
+Every penalty has such a c: at c = 0 the bound is the objective above the best loss.
+"""
+
+from __future__ import annotations
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ..penalties import Penalty
+from ._matrix import rows
+from ._problem import Point, Problem
+
+_ROUNDING = 100  # units of rounding below which a sum over the rows is taken for zero
+
+
+class Certificate(eqx.Module):
+    """What can be said of a point: its objective, and two measures of how far it is from optimal."""
+
+    objective: Float[Array, ""]
+    gap: Float[Array, ""]
+    relative_gap: Float[Array, ""]
+    kkt: Float[Array, ""]
+    relative_kkt: Float[Array, ""]
+    deviance: Float[Array, ""]
+
+    @property
+    def measure(self) -> Float[Array, ""]:
+        """What `tol` bounds: the relative gap where there is one, else the relative kkt."""
+        return jnp.where(jnp.isfinite(self.relative_gap), self.relative_gap, self.relative_kkt)
+
+
+def certify(problem: Problem, pen: Penalty, point: Point) -> Certificate:
+    """The certificate of exactly this point."""
+    y, s, loss, beta = problem.y, problem.s, problem.loss, point.beta
+    eta = problem.eta(point)
+    slope = loss.gradient(y, eta, s)
+    gradient = problem.x.rdot(slope)
+    null_size = jnp.sqrt(jnp.sum(slope**2 / jnp.where(rows(s, slope) > 0, rows(s, slope), 1)))
+    spread = jnp.sum(jnp.abs(loss.curvature(y, eta, s) * eta), axis=0)
+    noise = _ROUNDING * jnp.finfo(eta.dtype).eps * (null_size + jnp.max(spread))
+    v = -gradient
+    v = jnp.where(jnp.abs(v) <= noise * rows(problem.norms, v), 0, v)
+
+    intercept_slope = jnp.max(jnp.abs(jnp.sum(slope, axis=0)))
+    is_balanced = (intercept_slope <= noise) if problem.fit_intercept else jnp.ones((), bool)
+    objective_pen = pen.value(beta)
+
+    def gap_at(c):
+        dual_value = objective_pen + pen.conjugate(c * v) - c * jnp.sum(beta * -gradient)
+        return loss.fenchel_gap(y, eta, c, s) + jnp.maximum(dual_value, 0)
+
+    if pen.convex:
+        scales = jnp.where(is_balanced, pen.dual_scales(v, beta), 0)
+        gap = jnp.min(jax.vmap(gap_at)(scales))
+    else:
+        gap = jnp.asarray(jnp.inf, eta.dtype)
+    inside = pen.violation(beta) <= _ROUNDING * jnp.finfo(eta.dtype).eps * jnp.sum(jnp.abs(beta))
+    gap = jnp.where(inside & ~jnp.isnan(gap), gap, jnp.inf)
+
+    kkt = jnp.max(pen.distance(beta, gradient), initial=0)
+    if problem.fit_intercept:
+        kkt = jnp.maximum(kkt, intercept_slope)
+    deviance = loss.value(y, eta, s) - loss.saturated(y, s)
+    yardstick = pen.dual_norm(problem.null_gradient)
+    return Certificate(
+        objective=loss.value(y, eta, s) + objective_pen,
+        gap=gap,
+        relative_gap=_relative(gap, problem.null_deviance, problem.is_trivial),
+        kkt=kkt,
+        relative_kkt=_relative(kkt, yardstick, problem.is_trivial),
+        deviance=deviance,
+    )
+
+
+def _relative(value: Array, yardstick: Array, is_trivial: Array) -> Array:
+    safe = jnp.where(yardstick > 0, yardstick, 1)
+    return jnp.where(is_trivial & jnp.isfinite(value), 0, value / safe)

@@ -1,0 +1,222 @@
+"""`fit` and `lambda_max`: one penalised linear model, and the strength at which nothing is left of it."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from .._status import ConvergenceWarning, Status
+from ..losses import Loss, SquaredError
+from ..penalties import Penalty
+from ._certificate import certify
+from ._inputs import (
+    Inputs,
+    check_max_steps,
+    check_tol,
+    give_back,
+    precision,
+    read,
+    x_dtype,
+)
+from ._matrix import rows
+from ._problem import Point, Problem, prepare
+from ._results import Fit
+from ._solve import Outcome, solve
+
+_SQUARED_ERROR = SquaredError()
+
+
+def fit(
+    X: Any,
+    y: Any,
+    pen: Penalty,
+    *,
+    loss: Loss = _SQUARED_ERROR,
+    fit_intercept: bool = True,
+    standardize: bool = False,
+    sample_weight: Any = None,
+    offset: Any = None,
+    init: Any = None,
+    tol: Any = None,
+    max_steps: Any = 20_000,
+    engine: str = "auto",
+) -> Fit:
+    """Fits a penalised linear model, and certifies what it returns.
+
+        minimise over (β, b):   Σᵢ sᵢ loss(yᵢ, xᵢᵀβ + b + offsetᵢ) + R(β),    Σᵢ sᵢ = 1
+
+    Args: `X` (n, p): an array, a DataFrame (its column names are kept), scipy.sparse or BCOO (never densified); `y` (n,), or
+    (n, k) for k responses; `pen`: a penalty with its strength; `sample_weight` (n,) ≥ 0, normalised to sum one; `offset` (n,), added
+    to the linear predictor; `init`: a `Fit` or coefficients to start from; `tol`: on the relative gap (where there is none, the
+    relative kkt), 1e-6 in float64 and 1e-4 in float32 unless given; `standardize`: the penalty refers to σⱼβⱼ with σⱼ the weighted 1/n
+    deviation; coefficients are reported on the scale of X. Works under `jit` and `vmap`.
+
+    Raises: ValueError or TypeError that names the argument, before any work. Traced values cannot be checked: they give the
+    status `INVALID_INPUT` and NaN. Warns: `ConvergenceWarning` if an eager solve ends short of `tol`.
+
+    **Example:**
+
+    ```python
+    >>> import jax.numpy as jnp, l1jax
+    >>> X, y = jnp.array([[-1.0], [0.0], [1.0]]), jnp.array([-1.0, 0.0, 1.0])
+    >>> fit = l1jax.fit(X, y, l1jax.L1(0.5), fit_intercept=False)
+    >>> print(fit.coef, l1jax.Status(int(fit.status)).name)
+    [0.25] CONVERGED
+
+    ```
+    """
+    if engine not in ("auto", "fista"):
+        raise ValueError(f'engine must be "auto" or "fista" for one fit, got {engine!r}.')
+    inputs = read(X, y, pen, loss, sample_weight, offset)
+    tol = check_tol(tol, x_dtype(inputs.x))
+    max_steps = check_max_steps(max_steps)
+    with precision(inputs.wants_x64):
+        problem = prepare_inputs(inputs, pen, loss, fit_intercept, standardize)
+        start = start_point(problem, init)
+        result = solve_and_report(problem, pen, start, tol, max_steps, inputs.names)
+        result = give_back(result, inputs.wants_x64)
+    warn_if_short(result.status, result, tol)
+    return result
+
+
+def lambda_max(
+    X: Any,
+    y: Any,
+    pen: Penalty,
+    *,
+    loss: Loss = _SQUARED_ERROR,
+    fit_intercept: bool = True,
+    standardize: bool = False,
+    sample_weight: Any = None,
+    offset: Any = None,
+) -> Array:
+    """λmax: the least strength at which no penalised feature is in the model.
+
+    For the lasso max_j |x̃ⱼᵀ(s∘r)|/wⱼ with r the residual of the null model (intercept, offset and unpenalised features).
+    Arguments and errors as for `fit`; the penalty's own strength is not used. Infinite for a penalty without a corner.
+
+    **Example:**
+
+    ```python
+    >>> import jax.numpy as jnp, l1jax
+    >>> X, y = jnp.array([[-1.0], [0.0], [1.0]]), jnp.array([-3.0, 0.0, 3.0])
+    >>> float(l1jax.lambda_max(X, y, l1jax.L1()))
+    2.0
+
+    ```
+    """
+    inputs = read(X, y, pen, loss, sample_weight, offset, has_strength=False)
+    with precision(inputs.wants_x64):
+        problem = prepare_inputs(inputs, pen, loss, fit_intercept, standardize)
+        return give_back(_critical(problem, pen), inputs.wants_x64)
+
+
+def prepare_inputs(
+    inputs: Inputs, pen: Penalty, loss: Loss, fit_intercept: bool, standardize: bool
+) -> Problem:
+    for name, value in (("fit_intercept", fit_intercept), ("standardize", standardize)):
+        if not isinstance(value, bool | np.bool_):
+            raise TypeError(f"{name} must be True or False, got {value!r}.")
+    return _prepare(
+        inputs.x,
+        inputs.y,
+        pen,
+        loss,
+        inputs.weights,
+        inputs.offset,
+        fit_intercept=bool(fit_intercept),
+        standardize=bool(standardize),
+    )
+
+
+def start_point(problem: Problem, init: Any) -> Point:
+    """The null model, or what the user gives: a `Fit`, or coefficients."""
+    if init is None:
+        return problem.null
+    if isinstance(init, Fit):
+        coef, intercept = init.coef, init.intercept
+    else:
+        coef, intercept = init, problem.null.intercept
+    shape = problem.null.beta.shape
+    if np.shape(coef) != shape:
+        raise ValueError(
+            f"init must be a Fit or coefficients of shape {shape}, got shape {np.shape(coef)}."
+        )
+    if not isinstance(coef, jax.core.Tracer) and not np.isfinite(np.asarray(coef)).all():
+        raise ValueError("init must be finite.")
+    dtype = problem.y.dtype
+    return problem.from_user(jnp.asarray(coef, dtype), jnp.asarray(intercept, dtype))
+
+
+def report(problem: Problem, pen: Penalty, outcome: Outcome, names: Any) -> Fit:
+    """Coefficients on the user's scale, and the certificate of exactly those."""
+    coef, intercept = problem.to_user(outcome.point)
+    found = certify(problem, pen, problem.from_user(coef, intercept))
+    null = jnp.where(problem.is_trivial, 1, problem.null_deviance)
+    explained = jnp.where(problem.is_trivial, 0, 1 - found.deviance / null)
+    coef, intercept, found, explained = jax.tree.map(
+        lambda leaf: jnp.where(problem.is_valid, leaf, jnp.nan), (coef, intercept, found, explained)
+    )
+    return Fit(
+        coef=coef,
+        intercept=intercept,
+        lam=jnp.asarray(getattr(pen, pen.strength, jnp.nan), problem.y.dtype),
+        objective=found.objective,
+        gap=found.gap,
+        relative_gap=found.relative_gap,
+        kkt=found.kkt,
+        relative_kkt=found.relative_kkt,
+        deviance_explained=explained,
+        num_steps=outcome.num_steps,
+        status=outcome.status,
+        loss=problem.loss,
+        feature_names=names,
+        several_responses=problem.y.ndim == 2,
+    )
+
+
+@eqx.filter_jit
+def solve_and_report(
+    problem: Problem, pen: Penalty, start: Point, tol: Any, max_steps: Any, names: Any
+) -> Fit:
+    return report(problem, pen, solve(problem, pen, start, tol, max_steps), names)
+
+
+_prepare = eqx.filter_jit(prepare)
+
+
+@eqx.filter_jit
+def _critical(problem: Problem, pen: Penalty) -> Array:
+    return critical_strength(problem, pen)
+
+
+def critical_strength(problem: Problem, pen: Penalty) -> Array:
+    """λmax, of the gradient of the null model on the columns that count."""
+    counts = rows(problem.norms > 0, problem.null_gradient)
+    gradient = jnp.where(counts & ~problem.is_trivial, problem.null_gradient, 0)
+    return pen.critical_strength(gradient)
+
+
+def warn_if_short(status: Any, result: Any, tol: Any) -> None:
+    """Says once that some solve ended short of its tolerance, where the call is eager."""
+    if isinstance(status, jax.core.Tracer):
+        return
+    statuses = np.atleast_1d(np.asarray(status))
+    short = np.flatnonzero(statuses != Status.CONVERGED)
+    if not len(short):
+        return
+    first = int(short[0])
+    gaps = np.atleast_1d(np.asarray(result.relative_gap))
+    what = f"{len(short)} of {len(statuses)} fits" if len(statuses) > 1 else "The fit"
+    warnings.warn(
+        f"{what} ended with {Status(int(statuses[first])).name} at a relative gap of {gaps[first]:.1e}, above "
+        f"tol={float(tol):.1e}. Raise max_steps, standardise the columns, or accept a larger tol.",
+        ConvergenceWarning,
+        stacklevel=3,
+    )

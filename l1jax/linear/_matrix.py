@@ -1,0 +1,125 @@
+"""The data matrix as an operator: dense or sparse, centred and scaled without the solver's knowing.
+
+A matrix answers `dot(B)` = X B, `rdot(R)` = XᵀR, and the weighted column moments. A sparse one is never densified: its centring is
+a correction of rank one.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+_CONSTANT = 10  # units of rounding of its largest entry below which a column's deviation is rounding
+
+
+class DenseMatrix(eqx.Module):
+    """An array (n, p)."""
+
+    array: Float[Array, "n p"]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.array.shape
+
+    def dot(self, b: Float[Array, "p *k"]) -> Float[Array, "n *k"]:
+        return jnp.matmul(self.array, b, precision="highest")
+
+    def rdot(self, r: Float[Array, "n *k"]) -> Float[Array, "p *k"]:
+        return jnp.matmul(self.array.T, r, precision="highest")
+
+    def means(self, s: Float[Array, " n"]) -> Float[Array, " p"]:
+        return self.rdot(s)
+
+    def squares(self, s: Float[Array, " n"], centre: Float[Array, " p"]) -> Float[Array, " p"]:
+        """Σᵢ sᵢ (xᵢⱼ − centreⱼ)²."""
+        return jnp.einsum("n,np->p", s, (self.array - centre) ** 2, precision="highest")
+
+    def peaks(self, s: Float[Array, " n"]) -> Float[Array, " p"]:
+        """maxᵢ |xᵢⱼ| over the rows that count."""
+        return jnp.max(jnp.abs(self.array), axis=0, where=(s > 0)[:, None], initial=0)
+
+    def transform(self, centre: Array, inverse_scale: Array) -> DenseMatrix:
+        return DenseMatrix((self.array - centre) * inverse_scale)
+
+
+class SparseMatrix(eqx.Module):
+    """Coordinates (row, column, value) of a matrix whose other entries are zero."""
+
+    data: Float[Array, " nnz"]
+    rows: Int[Array, " nnz"]
+    cols: Int[Array, " nnz"]
+    centre: Float[Array, " p"] | None
+    inverse_scale: Float[Array, " p"] | None
+    shape: tuple[int, int] = eqx.field(static=True)
+
+    def dot(self, b: Float[Array, "p *k"]) -> Float[Array, "n *k"]:
+        b = b if self.inverse_scale is None else rows(self.inverse_scale, b) * b
+        products = rows(self.data, b) * b[self.cols]
+        out = jax.ops.segment_sum(products, self.rows, self.shape[0])
+        if self.centre is None:
+            return out
+        return out - jnp.matmul(self.centre, b, precision="highest")
+
+    def rdot(self, r: Float[Array, "n *k"]) -> Float[Array, "p *k"]:
+        products = rows(self.data, r) * r[self.rows]
+        out = jax.ops.segment_sum(products, self.cols, self.shape[1])
+        if self.centre is not None:
+            out = out - rows(self.centre, r) * jnp.sum(r, axis=0)
+        return out if self.inverse_scale is None else rows(self.inverse_scale, r) * out
+
+    def means(self, s: Float[Array, " n"]) -> Float[Array, " p"]:
+        return jax.ops.segment_sum(self.data * s[self.rows], self.cols, self.shape[1])
+
+    def squares(self, s: Float[Array, " n"], centre: Float[Array, " p"]) -> Float[Array, " p"]:
+        weights = s[self.rows]
+        stored = jax.ops.segment_sum(
+            weights * (self.data - centre[self.cols]) ** 2, self.cols, self.shape[1]
+        )
+        covered = jax.ops.segment_sum(weights, self.cols, self.shape[1])
+        return stored + jnp.maximum(jnp.sum(s) - covered, 0) * centre**2
+
+    def peaks(self, s: Float[Array, " n"]) -> Float[Array, " p"]:
+        sizes = jnp.where(s[self.rows] > 0, jnp.abs(self.data), 0)
+        return jnp.maximum(jax.ops.segment_max(sizes, self.cols, self.shape[1]), 0)
+
+    def transform(self, centre: Array, inverse_scale: Array) -> SparseMatrix:
+        return SparseMatrix(self.data, self.rows, self.cols, centre, inverse_scale, self.shape)
+
+
+class Standardised(NamedTuple):
+    """(X − 1μᵀ) diag(1/σ), and what it takes to come back."""
+
+    x: Any
+    mean: Float[Array, " p"]  # μ: 0 unless centred
+    inverse_scale: Float[Array, " p"]  # 1/σ: 1 unless scaled; 0 for a column that is constant
+    norms: Float[Array, " p"]  # √Σᵢ sᵢ x̃ᵢⱼ²
+
+
+def standardise(x: Any, s: Float[Array, " n"], centre: bool, scale: bool) -> Standardised:
+    """Centres and scales the columns as asked.
+
+    σ is the weighted 1/n deviation about the mean, also without centring. Where the centred column is
+    rounding, 1/σ is 0: the column leaves the problem, and its coefficient is 0.
+    """
+    zeros = jnp.zeros(x.shape[1], s.dtype)
+    if not centre and not scale:
+        return Standardised(x, zeros, zeros + 1, jnp.sqrt(x.squares(s, zeros)))
+    means = x.means(s)
+    variance = x.squares(s, means)
+    rounding = _CONSTANT * jnp.finfo(s.dtype).eps * x.peaks(s)
+    constant = variance <= rounding**2
+    deviation = jnp.sqrt(jnp.where(constant, 1, variance))
+    inverse_scale = jnp.where(constant, 0, 1 / deviation if scale else 1).astype(s.dtype)
+    squares = variance if centre else x.squares(s, zeros)
+    mean = means if centre else zeros
+    norms = jnp.sqrt(jnp.where(constant, 0, squares)) * inverse_scale
+    return Standardised(x.transform(mean, inverse_scale), mean, inverse_scale, norms)
+
+
+def rows(v: Array, like: Array) -> Array:
+    """A vector shaped to multiply the rows of an array."""
+    return v.reshape(v.shape + (1,) * (like.ndim - 1))

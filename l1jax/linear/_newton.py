@@ -1,0 +1,151 @@
+"""Newton steps: on the free coordinates of the null model, and on the face where a solution lies.
+
+At a solution β = prox(z), z = β − t C⁻¹∇f(β). With J the derivative of prox at z, one Newton step for that equation is
+exact on quadratics once the face (the support, the active groups, the side of a ball) is right. In coordinates where the metric C is
+the identity J is symmetric, and the step solves a positive semi-definite system on its range, by conjugate gradients:
+
+    d = −F + J u,    (J(I − J) + t J H J) u = J(t H F − F),    F = β − prox(z).
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.scipy.sparse.linalg import cg
+from jaxtyping import Array, Bool
+
+from ..penalties import Penalty
+from ._matrix import rows
+from ._problem import Point, Problem
+
+_NULL_STEPS = 50  # of damped Newton: a null model has few coordinates and a smooth loss
+_HALVINGS = 30
+
+
+def newton_step(
+    problem: Problem, pen: Penalty, point: Point, curvature: Array, attempt: Bool[Array, ""]
+) -> Point:
+    """The Newton step from `point` on its face; `point` itself where `attempt` is false."""
+    metric = problem.metric(pen)
+    root = jax.tree.map(jnp.sqrt, metric)
+    t = 1 / curvature
+    step = t / metric.beta
+    eta = problem.eta(point)
+    slope = problem.loss.gradient(problem.y, eta, problem.s)
+    weights = problem.loss.curvature(problem.y, eta, problem.s)
+    z = point.beta - step * problem.x.rdot(slope)
+    push = pen.tangent(z, step)
+
+    def face(u: Point) -> Point:
+        return Point(root.beta * push(u.beta / root.beta), _free(problem, u.intercept))
+
+    def hessian(u: Point) -> Point:
+        u = jax.tree.map(jnp.divide, u, root)
+        image = weights * (problem.x.dot(u.beta) + u.intercept)
+        image = Point(problem.x.rdot(image), _free(problem, jnp.sum(image, axis=0)))
+        return jax.tree.map(jnp.divide, image, root)
+
+    def system(u: Point) -> Point:
+        ju = face(u)
+        curved = _add(optax.tree.sub(u, ju), hessian(ju), t)
+        return face(curved)
+
+    intercept_residual = t * _free(problem, jnp.sum(slope, axis=0))
+    residual = Point(point.beta - pen.prox(z, step), intercept_residual)
+    residual = jax.tree.map(jnp.multiply, residual, root)
+    rhs = face(_add(jax.tree.map(jnp.negative, residual), hessian(residual), t))
+    u = _conjugate_gradients(problem, system, rhs, attempt)
+    moved = optax.tree.sub(face(u), residual)
+    moved = jax.tree.map(jnp.divide, moved, root)
+    target = optax.tree.add(point, moved)
+    # A step of zero is the identity for a penalty, the projection for a constraint.
+    beta = pen.prox(target.beta, jnp.zeros_like(step))
+    ok = attempt & jnp.all(jnp.isfinite(beta)) & jnp.all(jnp.isfinite(target.intercept))
+    return _where(ok, Point(beta, target.intercept), point)
+
+
+def fit_free(problem: Problem, point: Point, free: Bool[Array, "p *k"]) -> Point:
+    """The model of the intercept and the free features alone, by damped Newton; exact to rounding."""
+    has_free = jnp.any(free)
+
+    def polished(point: Point) -> Point:
+        return polish_intercept(problem, point)
+
+    def body(carry):
+        point, steps, _ = carry
+        eta = problem.eta(point)
+        slope = problem.loss.gradient(problem.y, eta, problem.s)
+        weights = problem.loss.curvature(problem.y, eta, problem.s)
+        scale = rows(jnp.where(problem.norms > 0, problem.norms, 1), point.beta)
+
+        def mask(u: Point) -> Point:
+            return Point(jnp.where(free, u.beta, 0), _free(problem, u.intercept))
+
+        def system(u: Point) -> Point:
+            u = mask(u)
+            image = weights * (problem.x.dot(u.beta / scale) + u.intercept)
+            return mask(Point(problem.x.rdot(image) / scale, jnp.sum(image, axis=0)))
+
+        rhs = mask(Point(-problem.x.rdot(slope) / scale, -jnp.sum(slope, axis=0)))
+        u = _conjugate_gradients(problem, system, rhs, has_free)
+        direction = Point(u.beta / scale, u.intercept)
+        value = problem.smooth(point)
+
+        def at(length):
+            return _add(point, direction, length)
+
+        def too_long(carry):
+            length, halvings = carry
+            new = problem.smooth(at(length))
+            slack = 10 * jnp.finfo(new.dtype).eps * jnp.abs(value)
+            return ~(new <= value + slack) & (halvings < _HALVINGS)
+
+        length, _ = jax.lax.while_loop(
+            too_long, lambda c: (c[0] / 2, c[1] + 1), (jnp.ones((), value.dtype), 0)
+        )
+        new = polished(at(length))
+        size = jnp.max(jnp.abs(new.beta), initial=0)
+        change = jnp.max(jnp.abs(new.beta - point.beta), initial=0)
+        settled = change <= 4 * jnp.finfo(value.dtype).eps * size
+        return new, steps + 1, settled | ~jnp.isfinite(value)
+
+    start = polished(point)
+    done = ~has_free
+    point, _, _ = jax.lax.while_loop(
+        lambda c: ~c[2] & (c[1] < _NULL_STEPS), body, (start, jnp.zeros((), jnp.int32), done)
+    )
+    return point
+
+
+def polish_intercept(problem: Problem, point: Point) -> Point:
+    """The same coefficients with the best intercept for them."""
+    if not problem.fit_intercept:
+        return point
+    shift = problem.loss.polish_intercept(problem.y, problem.eta(point), problem.s)
+    return Point(point.beta, point.intercept + shift)
+
+
+def _conjugate_gradients(problem: Problem, system, rhs: Point, attempt: Array) -> Point:
+    """Solves to rounding; a lane that makes no attempt has nothing to solve and takes no step."""
+    n, p = problem.x.shape
+    rhs = jax.tree.map(lambda leaf: jnp.where(attempt, leaf, 0), rhs)
+    size = optax.tree.norm(rhs)
+    safe = jnp.where((size > 0) & jnp.isfinite(size), size, 1)
+    rhs = jax.tree.map(lambda leaf: jnp.where(jnp.isfinite(size), leaf / safe, 0), rhs)
+    responses = max(1, problem.y.size // n)
+    tolerance = float(2 * jnp.finfo(problem.y.dtype).eps)
+    u, _ = cg(system, rhs, tol=tolerance, maxiter=2 * min(n, p) * responses + 50)
+    return jax.tree.map(lambda leaf: leaf * safe, u)
+
+
+def _free(problem: Problem, intercept: Array) -> Array:
+    return intercept if problem.fit_intercept else jnp.zeros_like(intercept)
+
+
+def _add(a: Point, b: Point, factor: Array) -> Point:
+    return jax.tree.map(lambda x, y: x + factor * y, a, b)
+
+
+def _where(condition: Array, yes: Point, no: Point) -> Point:
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)

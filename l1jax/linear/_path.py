@@ -1,0 +1,186 @@
+"""`path`: the whole grid of strengths, warm-started one after the other or as one batch."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+from tqdm import tqdm
+
+from ..losses import Loss
+from ..penalties import Penalty
+from ._fit import (
+    _SQUARED_ERROR,
+    critical_strength,
+    prepare_inputs,
+    report,
+    solve_and_report,
+    start_point,
+    warn_if_short,
+)
+from ._inputs import check_max_steps, check_tol, give_back, precision, read, x_dtype
+from ._problem import Point, Problem
+from ._results import Fit, Path
+from ._solve import solve
+
+
+def path(
+    X: Any,
+    y: Any,
+    pen: Penalty,
+    *,
+    lams: Any = None,
+    n_lams: int = 100,
+    lam_min_ratio: float | None = None,
+    progress: bool | None = None,
+    loss: Loss = _SQUARED_ERROR,
+    fit_intercept: bool = True,
+    standardize: bool = False,
+    sample_weight: Any = None,
+    offset: Any = None,
+    init: Any = None,
+    tol: Any = None,
+    max_steps: Any = 20_000,
+    engine: str = "auto",
+) -> Path:
+    """Fits a penalty at every strength of a grid; each fit comes with its certificate.
+
+    The penalty comes without its strength (a strength it has is not used). `lams` (L,): the grid, sorted here to descend; unless given it is
+    `n_lams` log-spaced strengths from λmax to λmax·`lam_min_ratio` (1e-2 where n ≤ p, 1e-3 else). `engine`: "sequential" starts each
+    fit from the one before; "parallel" fits all as one batch; "auto" is sequential on a CPU and parallel elsewhere.
+    `progress`: show a bar (None: in a terminal). All other arguments and errors as for `fit`; `max_steps` is per fit.
+
+    **Example:**
+
+    ```python
+    >>> import jax.numpy as jnp, l1jax
+    >>> X, y = jnp.array([[-1.0], [0.0], [1.0]]), jnp.array([-3.0, 0.0, 3.0])
+    >>> path = l1jax.path(X, y, l1jax.L1(), lams=[2.0, 1.0])
+    >>> print(path.coefs[:, 0], path.n_nonzero)
+    [0.  1.5] [0 1]
+
+    ```
+    """
+    inputs = read(X, y, pen, loss, sample_weight, offset, has_strength=False)
+    if engine not in ("auto", *ENGINES):
+        raise ValueError(f"engine must be one of {['auto', *ENGINES]}, got {engine!r}.")
+    tol = check_tol(tol, x_dtype(inputs.x))
+    max_steps = check_max_steps(max_steps)
+    grid = _check_grid(lams, n_lams, lam_min_ratio)
+    with precision(inputs.wants_x64):
+        problem = prepare_inputs(inputs, pen, loss, fit_intercept, standardize)
+        if grid is None:
+            n, p = problem.x.shape
+            ratio = lam_min_ratio if lam_min_ratio is not None else (1e-2 if n <= p else 1e-3)
+            grid = _automatic_grid(problem, pen, n_lams, float(ratio))
+        grid = jnp.asarray(grid, problem.y.dtype)
+        start = start_point(problem, init)
+        if engine == "auto":
+            engine = "sequential" if jax.default_backend() == "cpu" else "parallel"
+        run = ENGINES[engine]
+        fits = run(problem, pen, grid, start, tol, max_steps, inputs.names, progress)
+        fits = _with_loss(fits, loss)
+        result = give_back(Path(fits), inputs.wants_x64)
+    warn_if_short(result.status, result.fits, tol)
+    return result
+
+
+def _sequential(
+    problem: Problem,
+    pen: Penalty,
+    lams: Float[Array, " L"],
+    start: Point,
+    tol: Any,
+    max_steps: Any,
+    names: Any,
+    progress: bool | None,
+) -> Fit:
+    """One strength after the other, each from the solution before it."""
+    leaves = jax.tree.leaves((problem, pen, lams, start, tol, max_steps))
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+        return _scan(problem, pen, lams, start, tol, max_steps, names)
+    disable = None if progress is None else not progress  # None: tqdm shows itself in a terminal
+    fits = []
+    with tqdm(np.asarray(lams), desc="path", unit="fit", disable=disable, leave=False) as bar:
+        for lam in bar:
+            fits.append(_one(problem, pen, lam, start, tol, max_steps, names))
+            start = problem.from_user(fits[-1].coef, fits[-1].intercept)
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *fits)
+
+
+def _with_loss(fits: Fit, loss: Loss) -> Fit:
+    """The batch with one loss for all of it, not one per lane."""
+    return dataclasses.replace(fits, loss=loss)
+
+
+def _one(problem, pen, lam, start, tol, max_steps, names) -> Fit:
+    return solve_and_report(problem, pen.with_strength(lam), start, tol, max_steps, names)
+
+
+@eqx.filter_jit
+def _scan(problem, pen, lams, start, tol, max_steps, names) -> Fit:
+    def step(start: Point, lam: Array) -> tuple[Point, Fit]:
+        outcome = solve(problem, pen.with_strength(lam), start, tol, max_steps)
+        return outcome.point, report(problem, pen.with_strength(lam), outcome, names)
+
+    return jax.lax.scan(step, start, lams)[1]
+
+
+def _parallel(problem, pen, lams, start, tol, max_steps, names, progress) -> Fit:
+    """All strengths as one batch, in which finished lanes are frozen."""
+    del progress
+    return _batch(problem, pen, lams, start, tol, max_steps, names)
+
+
+@eqx.filter_jit
+def _batch(problem, pen, lams, start, tol, max_steps, names) -> Fit:
+    def lane(lam: Array) -> Fit:
+        outcome = solve(problem, pen.with_strength(lam), start, tol, max_steps)
+        return report(problem, pen.with_strength(lam), outcome, names)
+
+    return jax.vmap(lane)(lams)
+
+
+# An engine takes (problem, penalty, strengths, start, tol, max_steps, names, progress) and returns a batch of fits.
+ENGINES: dict[str, Callable[..., Fit]] = {"sequential": _sequential, "parallel": _parallel}
+
+
+@eqx.filter_jit
+def _automatic_grid(problem: Problem, pen: Penalty, n_lams: int, ratio: float) -> Array:
+    biggest = critical_strength(problem, pen)
+    biggest = eqx.error_if(
+        biggest, jnp.isinf(biggest), "this penalty has no strength at which everything is zero: pass lams."
+    )
+    # Where nothing is left to explain every strength gives the null model: any grid will do.
+    biggest = jax.lax.stop_gradient(jnp.where(biggest > 0, biggest, 1))
+    powers = jnp.linspace(0, 1, n_lams, dtype=biggest.dtype)
+    return biggest * jnp.asarray(ratio, biggest.dtype) ** powers
+
+
+def _check_grid(lams: Any, n_lams: int, ratio: float | None) -> Any:
+    """The given grid, checked and in descending order; None if it is to be made."""
+    if lams is None:
+        if not isinstance(n_lams, int | np.integer) or n_lams < 1:
+            raise ValueError(f"n_lams must be a whole number >= 1, got {n_lams!r}.")
+        if ratio is not None and not 0 < ratio <= 1:
+            raise ValueError(f"lam_min_ratio must lie in (0, 1], got {ratio}.")
+        return None
+    if isinstance(lams, jax.core.Tracer):
+        if lams.ndim != 1:
+            raise ValueError(f"lams must be a vector, got shape {lams.shape}.")
+        return -jnp.sort(-lams)
+    lams = np.asarray(lams)
+    if lams.dtype.kind not in "fiu":
+        raise TypeError(f"lams must be numbers, got dtype {lams.dtype}.")
+    if lams.ndim != 1 or not len(lams):
+        raise ValueError(f"lams must be a vector with at least one entry, got shape {lams.shape}.")
+    bad = np.flatnonzero(~((lams >= 0) & np.isfinite(lams)))
+    if len(bad):
+        raise ValueError(f"lams must be >= 0 and finite, got {lams[bad[0]]} at index {bad[0]}.")
+    return -np.sort(-lams.astype(np.float64))

@@ -1,0 +1,162 @@
+"""A penalised linear model, ready to be solved: the data on the solver's scale, and its null model.
+
+    minimise over (β, b):   Σᵢ sᵢ loss(yᵢ, x̃ᵢᵀβ + b + offsetᵢ) + R(β),    X̃ = (X − 1μᵀ) diag(1/σ)
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from ..losses import Loss
+from ..penalties import Penalty
+from ._matrix import rows, standardise
+
+_POWER_STEPS = 12  # of power iteration; backtracking repairs what it underestimates
+
+
+class Point(eqx.Module):
+    """Coefficients on the solver's scale, and the intercept that goes with centred columns."""
+
+    beta: Float[Array, "p *k"]
+    intercept: Float[Array, "*k"]
+
+
+class Problem(eqx.Module):
+    """Data, loss and null model; everything about a fit that does not depend on the strength."""
+
+    x: Any
+    y: Float[Array, "n *k"]
+    s: Float[Array, " n"]
+    offset: Float[Array, "n *k"]
+    loss: Loss
+    mean: Float[Array, " p"]
+    inverse_scale: Float[Array, " p"]
+    norms: Float[Array, " p"]  # √Σ sᵢ x̃ᵢⱼ²
+    smoothness: Float[Array, ""]  # largest curvature in the metric of the squared norms
+    null: Point  # intercept and unpenalised features only
+    null_gradient: Float[Array, "p *k"]
+    null_deviance: Float[Array, ""]
+    is_trivial: Bool[Array, ""]  # the null model fits to rounding: nothing is left to explain
+    is_valid: Bool[Array, ""]  # False where a traced input holds what an eager call refuses
+    fit_intercept: bool = eqx.field(static=True)
+
+    def eta(self, point: Point) -> Float[Array, "n *k"]:
+        return self.x.dot(point.beta) + point.intercept + self.offset
+
+    def smooth(self, point: Point) -> Float[Array, ""]:
+        return self.loss.value(self.y, self.eta(point), self.s)
+
+    def metric(self, pen: Penalty) -> Point:
+        """The diagonal metric of the solver: squared column norms, where the penalty's prox allows."""
+        squares = self.norms**2
+        floor = jnp.finfo(squares.dtype).tiny * 1e8
+        squares = jnp.where(squares > floor, squares, 1)
+        if pen.metric == "diagonal":
+            beta = squares.reshape(squares.shape + (1,) * (self.y.ndim - 1))
+            beta = jnp.broadcast_to(beta, (*squares.shape, *self.y.shape[1:]))
+        else:
+            beta = jnp.max(squares)
+        return Point(beta, jnp.ones(self.y.shape[1:], self.y.dtype))
+
+    def to_user(self, point: Point) -> tuple[Array, Array]:
+        """Coefficients and intercept on the scale of the data as given."""
+        coef = rows(self.inverse_scale, point.beta) * point.beta
+        return coef, point.intercept - jnp.matmul(self.mean, coef, precision="highest")
+
+    def from_user(self, coef: Array, intercept: Array) -> Point:
+        scale = jnp.where(self.inverse_scale > 0, self.inverse_scale, 1)
+        beta = jnp.where(rows(self.inverse_scale, coef) > 0, coef / rows(scale, coef), 0)
+        return Point(beta, intercept + jnp.matmul(self.mean, coef, precision="highest"))
+
+
+def prepare(
+    x: Any,
+    y: Array,
+    pen: Penalty,
+    loss: Loss,
+    weights: Array,
+    offset: Array,
+    *,
+    fit_intercept: bool,
+    standardize: bool,
+) -> Problem:
+    """The problem on the solver's scale. `weights` need not sum to one yet."""
+    from ._newton import fit_free
+
+    total = jnp.sum(weights)
+    is_valid = (total > 0) & jnp.all(weights >= 0) & jnp.isfinite(total)
+    s = jnp.where(is_valid, weights / jnp.where(total > 0, total, 1), 1 / weights.shape[0])
+    counts = (s > 0).reshape(s.shape + (1,) * (y.ndim - 1))
+    x, mean, inverse_scale, norms = standardise(x, s, centre=fit_intercept, scale=standardize)
+    is_valid &= jnp.all(jnp.isfinite(norms)) & jnp.all(jnp.isfinite(jnp.where(counts, y, 0)))
+    is_valid &= jnp.all(jnp.isfinite(jnp.where(counts, offset, 0)))
+
+    shape = (norms.shape[0], *y.shape[1:])
+    zero = Point(jnp.zeros(shape, y.dtype), jnp.zeros(y.shape[1:], y.dtype))
+    problem = Problem(
+        x=x,
+        y=y,
+        s=s,
+        offset=offset,
+        loss=loss,
+        mean=mean,
+        inverse_scale=inverse_scale,
+        norms=norms,
+        smoothness=jnp.ones((), y.dtype),
+        null=zero,
+        null_gradient=zero.beta,
+        null_deviance=jnp.ones((), y.dtype),
+        is_trivial=jnp.zeros((), bool),
+        is_valid=is_valid,
+        fit_intercept=fit_intercept,
+    )
+    free = _structural_masks(pen, shape).unpenalised & rows(norms > 0, zero.beta)
+    null = fit_free(problem, zero, free)
+    eta = problem.eta(null)
+    gradient = x.rdot(loss.gradient(y, eta, s))
+    deviance = loss.value(y, eta, s) - loss.saturated(y, s)
+    rounding = 100 * jnp.finfo(y.dtype).eps
+    scale = _rounding_scale(loss, y, eta, s)
+    return eqx.tree_at(
+        lambda q: (q.null, q.null_gradient, q.null_deviance, q.is_trivial, q.smoothness),
+        problem,
+        (null, gradient, deviance, deviance <= (rounding * scale) ** 2, _smoothness(problem, pen)),
+    )
+
+
+def _rounding_scale(loss: Loss, y: Array, eta: Array, s: Array) -> Array:
+    """The size of what is subtracted in a residual: a deviance below (eps · this)² is rounding."""
+    rows = s.reshape(s.shape + (1,) * (y.ndim - 1))
+    return jnp.sqrt(jnp.sum(rows * (y**2 + eta**2)))
+
+
+def _structural_masks(pen: Penalty, shape: tuple[int, ...]) -> Any:
+    """The masks at strength one: what weights of 0 and inf say, whatever the strength is."""
+    if hasattr(pen, pen.strength):
+        pen = pen.with_strength(1.0)
+    return pen.masks(shape)
+
+
+def _smoothness(problem: Problem, pen: Penalty) -> Array:
+    """The largest eigenvalue of C^{-1/2} X̃ᵀ diag(s) X̃ C^{-1/2}, times the loss's curvature bound."""
+    metric = problem.metric(pen)
+    p = problem.norms.shape[0]
+    scale = jnp.sqrt(metric.beta) if jnp.ndim(metric.beta) == 0 else jnp.sqrt(metric.beta).reshape(p, -1)[:, 0]
+    start = jnp.sin(1.0 + jnp.arange(p)).astype(problem.y.dtype)
+
+    def power(_, carry):
+        u, _ = carry
+        image = problem.x.rdot(problem.s * problem.x.dot(u / scale)) / scale
+        size = jnp.sqrt(jnp.sum(image**2))
+        return image / jnp.where(size > 0, size, 1), size
+
+    norm = jnp.sqrt(jnp.sum(start**2))
+    _, largest = jax.lax.fori_loop(0, _POWER_STEPS, power, (start / norm, jnp.ones((), problem.y.dtype)))
+    bound = problem.loss.smoothness
+    largest = jnp.where(largest > 0, largest, 1)
+    return largest * jnp.asarray(1.0 if bound is None else bound, largest.dtype)

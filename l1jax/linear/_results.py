@@ -1,0 +1,220 @@
+"""What a fit and a path return: arrays to compute with, and tables to look at."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool
+
+from .._status import Status
+from ..losses import Loss
+from ._inputs import give_back, precision, read_matrix, x_dtype
+
+
+class Fit(eqx.Module):
+    """One penalised linear model: coefficients on the scale of the data, and their certificate.
+
+    `coef` (p,) or (p, k), `intercept` () or (k,). `gap` bounds how far `objective` is above its minimum;
+    `relative_gap` is in units of the null deviance. `kkt` is the largest violation of the optimality conditions, `relative_kkt` in units
+    of the gradient of the null model. A batch of fits (from `jax.vmap`) has a leading axis everywhere.
+    """
+
+    coef: Array
+    intercept: Array
+    lam: Any
+    objective: Array
+    gap: Array
+    relative_gap: Array
+    kkt: Array
+    relative_kkt: Array
+    deviance_explained: Array
+    num_steps: Array
+    status: Array
+    loss: Loss
+    feature_names: tuple[str, ...] | None = eqx.field(static=True)
+    several_responses: bool = eqx.field(static=True)
+
+    @property
+    def support(self) -> Bool[Array, "... p"]:
+        """Which features are in: their coefficient (for some response) is not zero."""
+        inside = self.coef != 0
+        return inside.any(axis=-1) if self.several_responses else inside
+
+    @property
+    def n_nonzero(self) -> Array:
+        """How many features are in."""
+        return self.support.sum(axis=-1)
+
+    def predict(self, X: Any, offset: Any = None, kind: str = "response") -> Array:
+        """Predictions for new rows: `kind` is "response" (the mean), "link" (η) or "class".
+
+        X (m, p) of any kind that `fit` takes, with the same columns; `offset` (m,). Raises: ValueError for another number
+        or other names of columns.
+        """
+        if kind not in ("response", "link", "class"):
+            raise ValueError(f'kind must be "response", "link" or "class", got {kind!r}.')
+        p = self.coef.shape[-2] if self.several_responses else self.coef.shape[-1]
+        x, names = read_matrix(X)
+        if x.shape[1] != p:
+            raise ValueError(f"X must have the {p} columns of the fit, got shape {x.shape}.")
+        if names and self.feature_names and names != self.feature_names:
+            at = next(i for i in range(p) if names[i] != self.feature_names[i])
+            raise ValueError(
+                f"X must have the columns of the fit in their order: column {at} is {names[at]!r}, the fit "
+                f"has {self.feature_names[at]!r}."
+            )
+        wants_x64 = isinstance(self.coef, np.ndarray) and self.coef.dtype == np.float64
+        wants_x64 &= not jax.config.jax_enable_x64 and x_dtype(x) == np.float64
+        with precision(wants_x64):
+            eta = x.dot(jnp.asarray(self.coef)) + self.intercept
+            if offset is not None:
+                shift = jnp.asarray(offset)
+                eta = eta + (shift[:, None] if shift.ndim < eta.ndim and shift.ndim else shift)
+            if kind == "response":
+                eta = self.loss.inverse_link(eta)
+            elif kind == "class":
+                eta = self.loss.classes(eta)
+            return give_back(eta, wants_x64)
+
+    def __str__(self) -> str:
+        if isinstance(self.status, jax.core.Tracer) or np.ndim(self.status):
+            return f"Fit(coef of shape {self.coef.shape}, status {self.status})"
+        names = self.feature_names or tuple(f"x{j}" for j in range(self.support.shape[-1]))
+        inside = np.flatnonzero(np.asarray(self.support))
+        rows = [f"{names[j]:>20}  {_number(self.coef[j])}" for j in inside[:20]]
+        if len(inside) > 20:
+            rows.append(f"{'':>20}  ... {len(inside) - 20} more")
+        head = (
+            f"Fit: {len(inside)} of {len(names)} features in, {Status(int(self.status)).name}, relative gap "
+            f"{float(self.relative_gap):.1e}, deviance explained {float(self.deviance_explained):.3f}"
+        )
+        return "\n".join([head, f"{'(intercept)':>20}  {_number(self.intercept)}", *rows])
+
+    __repr__ = __str__
+
+
+class Path(eqx.Module):
+    """A path of fits over a descending grid of strengths: every array has the grid as its leading axis."""
+
+    fits: Fit
+
+    @property
+    def lams(self) -> Array:
+        return self.fits.lam
+
+    @property
+    def coefs(self) -> Array:
+        return self.fits.coef
+
+    @property
+    def intercepts(self) -> Array:
+        return self.fits.intercept
+
+    @property
+    def objectives(self) -> Array:
+        return self.fits.objective
+
+    @property
+    def gaps(self) -> Array:
+        return self.fits.gap
+
+    @property
+    def relative_gaps(self) -> Array:
+        return self.fits.relative_gap
+
+    @property
+    def n_nonzero(self) -> Array:
+        return self.fits.n_nonzero
+
+    @property
+    def deviance_explained(self) -> Array:
+        return self.fits.deviance_explained
+
+    @property
+    def num_steps(self) -> Array:
+        return self.fits.num_steps
+
+    @property
+    def status(self) -> Array:
+        return self.fits.status
+
+    @property
+    def feature_names(self) -> tuple[str, ...] | None:
+        return self.fits.feature_names
+
+    def __len__(self) -> int:
+        return self.lams.shape[0]
+
+    def __getitem__(self, i: int) -> Fit:
+        if not isinstance(i, int | np.integer):
+            raise TypeError(f"a path is indexed by one whole number, got {i!r}.")
+        if not -len(self) <= i < len(self):
+            raise IndexError(f"the path has {len(self)} fits, got index {i}.")
+        return self._pick(lambda leaf: leaf[i])
+
+    def at(self, lam: float) -> Fit:
+        """The model at a strength between grid points, its coefficients interpolated linearly.
+
+        Such a model is not certified: its objective, gap and kkt are NaN. Raises: ValueError outside of the grid.
+        """
+        lams = np.asarray(self.lams)
+        if not lams.min() <= lam <= lams.max():
+            raise ValueError(
+                f"lam must lie within the grid, [{lams.min():.6g}, {lams.max():.6g}], got {lam:.6g}."
+            )
+        after = int(np.clip(np.searchsorted(-lams, -lam), 1, max(len(lams) - 1, 1)))
+        if len(lams) == 1 or lam == lams[after]:
+            return self[min(after, len(lams) - 1)]
+        if lam == lams[after - 1]:
+            return self[after - 1]
+        before, next_ = self[after - 1], self[after]
+        share = (lams[after - 1] - lam) / (lams[after - 1] - lams[after])
+        nan = np.asarray(np.nan, lams.dtype)
+        return eqx.tree_at(
+            lambda f: (
+                f.coef, f.intercept, f.lam, f.objective, f.gap, f.relative_gap, f.kkt, f.relative_kkt,
+                f.deviance_explained, f.status,
+            ),
+            before,
+            (
+                before.coef + share * (next_.coef - before.coef),
+                before.intercept + share * (next_.intercept - before.intercept),
+                np.asarray(lam, lams.dtype), nan, nan, nan, nan, nan, nan,
+                np.maximum(before.status, next_.status),
+            ),
+        )  # fmt: skip
+
+    def entries(self) -> list[tuple[int, int]]:
+        """(grid index, feature): when each feature first comes in, in that order."""
+        inside = np.asarray(self.fits.support)
+        firsts = [(int(np.argmax(inside[:, j])), j) for j in range(inside.shape[1]) if inside[:, j].any()]
+        sizes = np.abs(np.asarray(self.coefs)).reshape(*inside.shape, -1).max(axis=-1)
+        return sorted(firsts, key=lambda pair: (pair[0], -sizes[pair[0], pair[1]]))
+
+    def _pick(self, pick: Any) -> Fit:
+        bare = dataclasses.replace(self.fits, loss=None)
+        return dataclasses.replace(jax.tree.map(pick, bare), loss=self.fits.loss)
+
+    def __str__(self) -> str:
+        if isinstance(self.lams, jax.core.Tracer):
+            return f"Path(coefs of shape {self.coefs.shape})"
+        lines = [f"{'lam':>12} {'features':>9} {'explained':>10} {'rel. gap':>9}  status"]
+        shown = np.unique(np.linspace(0, len(self) - 1, min(len(self), 12)).astype(int))
+        for i in shown:
+            lines.append(
+                f"{float(self.lams[i]):12.5g} {int(self.n_nonzero[i]):9d} "
+                f"{float(self.deviance_explained[i]):10.3f} {float(self.relative_gaps[i]):9.1e}  "
+                f"{Status(int(self.status[i])).name}"
+            )
+        return f"Path: {len(self)} fits ({len(shown)} shown)\n" + "\n".join(lines)
+
+    __repr__ = __str__
+
+
+def _number(value: Any) -> str:
+    return np.array2string(np.asarray(value), precision=5, threshold=6)

@@ -1,0 +1,139 @@
+"""The first engine: FISTA to find the face of the solution, Newton to land on it, a certificate to stop.
+
+It is one traced function, so that `jit`, `vmap`, a grid and an eager call all run the same solver.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from .._proximal_gradient import ProxGradState, advance, start
+from .._status import Status
+from ..penalties import Penalty
+from ._certificate import Certificate, certify
+from ._newton import newton_step, polish_intercept
+from ._problem import Point, Problem
+
+_FIRST_PERIOD = 10  # FISTA steps before the first look at the certificate
+_LONGEST_PERIOD = 320
+_LANDING = 0.1  # the share of the measure that a Newton step must leave to be started from
+_STALLED_ROUNDS = 20  # looks without progress after which rounding is taken for the cause
+_EXTRA_ROUNDS = 3  # looks spent on landing exactly, once the tolerance is met
+
+
+class Outcome(eqx.Module):
+    """What a solve returns, on the solver's scale."""
+
+    point: Point
+    num_steps: Int[Array, ""]
+    status: Int[Array, ""]
+
+
+class _Round(eqx.Module):
+    state: ProxGradState
+    best: Point
+    best_measure: Float[Array, ""]
+    face: Bool[Array, "p *k"]
+    period: Int[Array, ""]
+    stalled: Int[Array, ""]
+    met: Int[Array, ""]  # rounds since the tolerance was met
+    landed: Bool[Array, ""]  # the best point is a Newton point, exact to rounding
+
+
+def solve(problem: Problem, pen: Penalty, init: Point, tol: Array, max_steps: Array) -> Outcome:
+    """Solves to `tol`, then tries to land exactly; returns the best certified point it saw."""
+    metric = problem.metric(pen)
+    eps = jnp.finfo(problem.y.dtype).eps
+
+    def prox(z: Point, step: Point) -> Point:
+        return Point(pen.prox(z.beta, step.beta), z.intercept if problem.fit_intercept else jnp.zeros_like(z.intercept))
+
+    def fista(state: ProxGradState) -> ProxGradState:
+        return advance(problem.smooth, prox, state, metric=metric)
+
+    def measure(point: Point) -> Array:
+        found = certify(problem, pen, point).measure
+        return jnp.where(jnp.isnan(found), jnp.inf, found)
+
+    def look(round_: _Round) -> _Round:
+        state = round_.state
+        count = jnp.minimum(round_.period, max_steps - state.num_steps)
+        state = jax.lax.fori_loop(0, count, lambda _, s: _where(s.failed, s, fista(s)), state)
+        point = polish_intercept(problem, state.x)
+        face = point.beta != 0
+        attempt = jnp.all(face == round_.face) | (round_.met > 0)
+        newton = newton_step(problem, pen, point, state.curvature, attempt)
+        newton = polish_intercept(problem, newton)
+        own, landed_at = measure(point), measure(newton)
+        # A step that lands gains orders of magnitude. One that gains little is on the wrong face: going on
+        # from there would only cost the acceleration.
+        accept = attempt & (landed_at < _LANDING * own)
+        newton_wins = attempt & (landed_at < own)
+        chosen = _where(newton_wins, newton, point)
+        chosen_measure = jnp.where(newton_wins, landed_at, own)
+
+        better = chosen_measure < round_.best_measure
+        progress = chosen_measure < 0.9 * round_.best_measure
+        best = _where(better, chosen, round_.best)
+        best_measure = jnp.minimum(chosen_measure, round_.best_measure)
+        restarted = start(chosen, state.curvature)
+        restarted = eqx.tree_at(lambda s: s.num_steps, restarted, state.num_steps)
+        met = jnp.where(best_measure <= tol, round_.met + 1, 0)
+        return _Round(
+            state=_where(accept, restarted, state),
+            best=best,
+            best_measure=best_measure,
+            face=face,
+            period=jnp.where(accept | (met > 0), _FIRST_PERIOD, jnp.minimum(2 * round_.period, _LONGEST_PERIOD)),
+            stalled=jnp.where(progress, 0, round_.stalled + 1),
+            met=met,
+            landed=jnp.where(better, newton_wins & (landed_at <= 100 * eps), round_.landed),
+        )
+
+    def is_done(round_: _Round) -> Array:
+        met = (round_.met > _EXTRA_ROUNDS) | ((round_.met > 0) & round_.landed)
+        spent = round_.state.num_steps >= max_steps
+        stuck = round_.stalled >= _STALLED_ROUNDS
+        return met | spent | stuck | round_.state.failed
+
+    def body(carry: tuple[_Round, Array]) -> tuple[_Round, Array]:
+        round_ = look(carry[0])
+        return round_, is_done(round_)
+
+    init = _where(problem.is_trivial, problem.null, _inside(pen, init))
+    init = polish_intercept(problem, init)
+    first_measure = measure(init)
+    first = _Round(
+        state=start(init, problem.smoothness),
+        best=init,
+        best_measure=first_measure,
+        face=init.beta != 0,
+        period=jnp.asarray(_FIRST_PERIOD, jnp.int32),
+        stalled=jnp.zeros((), jnp.int32),
+        met=jnp.zeros((), jnp.int32),
+        landed=jnp.zeros((), bool),
+    )
+    exact = (first_measure <= jnp.minimum(tol, 100 * eps)) | ~problem.is_valid
+    final, _ = jax.lax.while_loop(lambda c: ~c[1], body, (first, exact))
+    return Outcome(final.best, final.state.num_steps, _status(problem, final, tol, max_steps))
+
+
+def _status(problem: Problem, final: _Round, tol: Array, max_steps: Array) -> Array:
+    status = jnp.where(final.state.num_steps >= max_steps, Status.MAX_STEPS, Status.PRECISION_LIMIT)
+    status = jnp.where(final.state.failed, Status.NOT_FINITE, status)
+    status = jnp.where(final.best_measure <= tol, Status.CONVERGED, status)
+    return jnp.where(problem.is_valid, status, Status.INVALID_INPUT).astype(jnp.int32)
+
+
+def _inside(pen: Penalty, point: Point) -> Point:
+    """The start, moved into the domain of a constraint."""
+    return Point(pen.prox(point.beta, jnp.zeros((), point.beta.dtype)), point.intercept)
+
+
+def _where(condition: Array, yes: Any, no: Any) -> Any:
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)

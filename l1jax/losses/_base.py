@@ -1,0 +1,131 @@
+"""The protocol of a loss: a function of the linear predictor η, weighted over the rows.
+
+An author of a loss writes `per_row`; everything else here is a default derived from it.
+"""
+
+from __future__ import annotations
+
+import abc
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+_NEWTON_STEPS = 100  # a safeguarded step at least halves the bracket, and mostly does far better
+
+
+class Loss(eqx.Module):
+    """A loss L(y, η; s) = Σᵢ sᵢ loss(yᵢ, ηᵢ), with weights s ≥ 0 that sum to one.
+
+    A subclass must define `per_row`. `smoothness` bounds its second derivative (None: unbounded).
+    Without a conjugate there is no duality gap: fits are then judged by the optimality conditions.
+    """
+
+    @property
+    def smoothness(self) -> float | None:
+        return None
+
+    @abc.abstractmethod
+    def per_row(self, y: Array, eta: Array) -> Float[Array, " n"]:
+        """loss(yᵢ, ηᵢ) of every row, (n,)."""
+
+    def value(self, y: Array, eta: Array, s: Float[Array, " n"]) -> Float[Array, ""]:
+        """L(y, η; s); a row of weight 0 counts for nothing, even where its loss overflows."""
+        return jnp.sum(jnp.where(s > 0, s * self.per_row(y, eta), 0))
+
+    def gradient(self, y: Array, eta: Array, s: Float[Array, " n"]) -> Float[Array, "n *k"]:
+        """∂L/∂η, like η; it includes s."""
+        return jax.grad(lambda e: jnp.sum(s * self.per_row(y, e)))(eta)
+
+    def curvature(self, y: Array, eta: Array, s: Float[Array, " n"]) -> Float[Array, "n *k"]:
+        """The diagonal of ∂²L/∂η², like η; it includes s. Rows are separate, so one product finds it."""
+        return jax.jvp(lambda e: self.gradient(y, e, s), (eta,), (jnp.ones_like(eta),))[1]
+
+    def conjugate(self, y: Array, u: Array, s: Float[Array, " n"]) -> Float[Array, ""]:
+        """sup_η ⟨u, η⟩ − L(y, η; s), or an upper bound of it; by default infinite: not known."""
+        del y, s
+        return jnp.asarray(jnp.inf, u.dtype)
+
+    def fenchel_gap(
+        self, y: Array, eta: Array, c: Array, s: Float[Array, " n"]
+    ) -> Float[Array, ""]:
+        """L(η) + L*(c ∇L) − c⟨∇L, η⟩ ≥ 0 for 0 ≤ c ≤ 1: what scaling the dual point costs."""
+        slope = self.gradient(y, eta, s)
+        bound = self.conjugate(y, c * slope, s)
+        return jnp.maximum(self.value(y, eta, s) + bound - c * jnp.sum(slope * eta), 0)
+
+    def polish_intercept(
+        self, y: Array, eta: Array, s: Float[Array, " n"]
+    ) -> Float[Array, "*k"]:
+        """The shift d of all η that minimises L, by Newton steps safeguarded by bisection."""
+
+        def slope(d: Array) -> Array:
+            return jnp.sum(self.gradient(y, eta + d, s))
+
+        one = jnp.ones((), eta.dtype)
+        limit = self._furthest_shift(eta)
+        right = slope(0 * one) < 0  # the minimiser lies to the right
+
+        def widen(carry):
+            width, _ = carry
+            return 2 * width, slope(jnp.where(right, 1, -1) * 2 * width)
+
+        def is_short(carry):
+            width, end = carry
+            return jnp.where(right, end < 0, end > 0) & (width < limit)
+
+        width, _ = jax.lax.while_loop(
+            is_short, widen, (one, slope(jnp.where(right, one, -one)))
+        )
+        low, high = jnp.where(right, 0, -width), jnp.where(right, width, 0)
+
+        def newton(carry):
+            d, low, high, steps, _ = carry
+            g = slope(d)
+            h = jnp.sum(self.curvature(y, eta + d, s))
+            low, high = jnp.where(g < 0, d, low), jnp.where(g > 0, d, high)
+            guess = d - g / jnp.where(h > 0, h, 1)
+            usable = (h > 0) & (guess >= low) & (guess <= high)
+            new = jnp.where(usable, guess, low + (high - low) / 2)
+            eps = jnp.finfo(eta.dtype).eps
+            done = (g == 0) | (jnp.abs(new - d) <= 2 * eps * jnp.maximum(jnp.abs(new), eps))
+            return jnp.where(g == 0, d, new), low, high, steps + 1, done
+
+        start = (0 * one, low, high, jnp.zeros((), jnp.int32), jnp.zeros((), bool))
+        d, *_ = jax.lax.while_loop(
+            lambda c: ~c[4] & (c[3] < _NEWTON_STEPS), newton, start
+        )
+        return d
+
+    def _furthest_shift(self, eta: Array) -> Array:
+        """No minimiser is looked for beyond: where it is at infinity, the slope is rounding here."""
+        return 4 * jnp.max(jnp.abs(eta), initial=0) - 4 * jnp.log(jnp.finfo(eta.dtype).eps)
+
+    def saturated(self, y: Array, s: Float[Array, " n"]) -> Float[Array, ""]:
+        """Σᵢ sᵢ min_η loss(yᵢ, η): what no model can go below. 0 unless said, right for losses ≥ 0."""
+        del s
+        return jnp.zeros((), y.dtype)
+
+    def inverse_link(self, eta: Array) -> Array:
+        """The mean response of a linear predictor."""
+        return eta
+
+    def classes(self, eta: Array) -> Array:
+        """The class of a linear predictor, for losses that classify."""
+        del eta
+        raise ValueError(
+            f'kind="class" needs a loss that classifies, such as Logistic, got {type(self).__name__}.'
+        )
+
+    def check_targets(self, y: np.ndarray) -> None:
+        """Raises where concrete targets cannot be modelled by this loss."""
+        check_one_response(y, type(self).__name__)
+
+
+def check_one_response(y: np.ndarray, name: str) -> None:
+    if y.ndim != 1:
+        raise ValueError(
+            f"y must have shape (n,) for {name}, got {y.shape}: several responses need SquaredError."
+        )

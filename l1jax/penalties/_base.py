@@ -1,0 +1,226 @@
+"""The protocol: what a penalty must say, and what follows from it.
+
+A penalty is a small frozen `equinox.Module` whose strengths are leaves. Its author writes `value` and
+`prox`; everything else here is a default derived from those two, which an override may sharpen.
+"""
+
+from __future__ import annotations
+
+import abc
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, PyTree
+
+# Steps of bisection: float64 has 52 bits of fraction, and a bracket is at most a factor of two wide.
+_BISECTIONS = 54
+_DOUBLINGS = 64
+
+
+class Masks(NamedTuple):
+    """Which coordinates a penalty leaves free, and which it holds at zero."""
+
+    unpenalised: Bool[Array, "..."]
+    excluded: Bool[Array, "..."]
+
+
+class Penalty(eqx.Module):
+    """A penalty R on an array or a pytree of arrays: R(x), its prox, and what follows from them.
+
+    A subclass must define `value` and `prox`. It names the field that holds its strength in the
+    class attribute `strength` (`"lam"` unless said), says `convex = False` if it is not convex, and
+    `metric = "diagonal"` if its `prox` also accepts a step per coordinate.
+
+    The default certificate rests on one fact: for every convex R with minimum R(0), the points v with
+    prox_R(v) = 0 are those of the subdifferential of R at 0, where the conjugate R*(v) is -R(0).
+
+    **Example:**
+
+    ```python
+    >>> import jax.numpy as jnp, l1jax
+    >>> class Tilted(l1jax.Penalty):
+    ...     lam: float
+    ...     def value(self, x):
+    ...         return self.lam * jnp.sum(2 * jnp.maximum(x, 0) + jnp.maximum(-x, 0))
+    ...     def prox(self, z, step=1.0):
+    ...         return jnp.maximum(z - 2 * step * self.lam, 0) - jnp.maximum(-z - step * self.lam, 0)
+    >>> float(Tilted(0.5).critical_strength(jnp.array([3.0, -1.0])))
+    3.0
+
+    ```
+    """
+
+    strength: ClassVar[str] = "lam"
+    convex: ClassVar[bool] = True
+    metric: ClassVar[Literal["scalar", "diagonal"]] = "scalar"
+
+    @abc.abstractmethod
+    def value(self, x: PyTree) -> Array:
+        """R(x), a scalar. A constraint is worth 0 everywhere and reports `violation` beside it."""
+
+    @abc.abstractmethod
+    def prox(self, z: PyTree, step: Any = 1.0) -> PyTree:
+        """argmin_x ½‖x − z‖²/step + R(x); `step` is a scalar, or like z where `metric` is diagonal."""
+
+    def violation(self, x: PyTree) -> Array:
+        """How far x is outside of the domain of R: 0 for a penalty that is finite everywhere."""
+        return jnp.zeros((), _dtype(x))
+
+    def with_strength(self, lam: Any) -> Penalty:
+        """The same penalty with another strength; `lam` may be a tracer."""
+        if not hasattr(self, self.strength):
+            raise AttributeError(
+                f"{type(self).__name__} has no field {self.strength!r}: name the field that holds "
+                "its strength in the class attribute `strength`."
+            )
+        lam = strength_leaf(lam, self.strength)
+        return eqx.tree_at(
+            lambda pen: getattr(pen, pen.strength), self, lam, is_leaf=lambda leaf: leaf is None
+        )
+
+    def masks(self, shape: tuple[int, ...]) -> Masks:
+        """The coordinates of an array of this shape that are free of the penalty, or held at zero."""
+        nothing = jnp.zeros(shape, bool)
+        return Masks(unpenalised=nothing, excluded=nothing)
+
+    def critical_strength(self, gradient: Array) -> Array:
+        """λmax: the least strength at which x = 0 is optimal where the smooth part has this gradient.
+
+        By default found by bisection on prox(−gradient) == 0, to rounding. Never below the true one.
+        """
+
+        def is_null(lam):
+            return jnp.all(self.with_strength(lam).prox(-gradient) == 0)
+
+        biggest = jnp.max(jnp.abs(gradient), initial=0)
+        start = jnp.where(biggest > 0, biggest, 1).astype(gradient.dtype)
+
+        def bracket(_, high):
+            return jnp.where(is_null(high), high, 2 * high)
+
+        def shrink(_, high):
+            return jnp.where(is_null(high / 2), high / 2, high)
+
+        high = jax.lax.fori_loop(0, _DOUBLINGS, bracket, start)
+        high = jax.lax.fori_loop(0, _DOUBLINGS, shrink, high)
+        high = _bisect(is_null, high / 2, high)
+        found = jnp.where(is_null(high), high, jnp.inf)
+        return jnp.where(biggest > 0, found, 0).astype(gradient.dtype)
+
+    def dual_norm(self, gradient: Array) -> Array:
+        """The size of a gradient as this penalty weighs it; the yardstick of `relative_kkt`."""
+        return jnp.max(jnp.abs(gradient), initial=0)
+
+    def conjugate(self, v: Array) -> Array:
+        """R*(v) = sup_x ⟨x, v⟩ − R(x); by default an upper bound: −R(0) where prox(v) = 0, else inf."""
+        at_zero = -self.value(jnp.zeros_like(v))
+        return jnp.where(jnp.all(self.prox(v) == 0), at_zero, jnp.inf).astype(v.dtype)
+
+    def dual_scale(self, v: Array) -> Array:
+        """The largest c in [0, 1] for which R*(c v) is finite (by default: known to be finite)."""
+
+        def is_outside(c):
+            return jnp.any(self.prox(c * v) != 0)
+
+        one = jnp.ones((), v.dtype)
+
+        def shrink(_, high):
+            return jnp.where(is_outside(high / 2), high / 2, high)
+
+        high = jax.lax.fori_loop(0, _DOUBLINGS, shrink, one)
+        inside = _bisect(is_outside, high / 2, high, lower=True)
+        inside = jnp.where(is_outside(inside), 0, inside)
+        return jnp.where(is_outside(one), inside, one).astype(v.dtype)
+
+    def dual_scales(self, v: Array, x: Array) -> Array:
+        """Scales c worth trying for the dual point; the certificate takes the best. (k,)"""
+        del x
+        return self.dual_scale(v)[None]
+
+    def distance(self, x: Array, gradient: Array) -> Array:
+        """dist(−gradient, ∂R(x)), per unit of the penalty; by default |x − prox(x − gradient)|."""
+        return jnp.abs(x - self.prox(x - gradient))
+
+    def tangent(self, z: Array, step: Any = 1.0) -> Any:
+        """The derivative of `prox` at z, as a function u -> J u. Self-adjoint in the metric 1/step."""
+        _, push = jax.linearize(lambda point: self.prox(point, step), z)
+        return push
+
+
+def _bisect(holds, low: Array, high: Array, lower: bool = False) -> Array:
+    """The edge between low, where `holds` is false, and high, where it is true; from above.
+
+    With `lower`, from below: the last point where `holds` is false.
+    """
+
+    def halve(_, bracket):
+        low, high = bracket
+        middle = low + (high - low) / 2
+        true = holds(middle)
+        return jnp.where(true, low, middle), jnp.where(true, middle, high)
+
+    low, high = jax.lax.fori_loop(0, _BISECTIONS, halve, (low, high))
+    return low if lower else high
+
+
+def _dtype(x: PyTree):
+    leaves = jax.tree.leaves(x)
+    return jnp.result_type(*leaves) if leaves else jnp.result_type(float)
+
+
+def strength_leaf(value: Any, name: str) -> Any:
+    """A strength as a leaf: Python numbers become 0-d float64 NumPy arrays, so that no digit is lost
+    before it meets the data and no value forces a recompilation. Concrete values are checked."""
+    if value is None:
+        return None
+    if isinstance(value, jax.Array):
+        if not jnp.issubdtype(value.dtype, jnp.number):
+            raise TypeError(f"{name} must be a number, got an array of dtype {value.dtype}.")
+        if isinstance(value, jax.core.Tracer):
+            return value
+        check_nonnegative(np.asarray(value), name)
+        return value
+    if type(value) is object:  # a placeholder that tree transformations put in a leaf's place
+        return value
+    array = np.asarray(value)
+    if array.dtype.kind not in "fiu":
+        raise TypeError(f"{name} must be a number, got {value!r} of type {type(value).__name__}.")
+    array = array.astype(array.dtype if array.dtype.kind == "f" else np.float64)
+    check_nonnegative(array, name)
+    return array
+
+
+def check_nonnegative(array: np.ndarray, name: str, allow_inf: bool = False) -> None:
+    """Raises a ValueError that names the first negative, NaN or (unless allowed) infinite entry."""
+    bad = ~(array >= 0) if allow_inf else ~((array >= 0) & np.isfinite(array))
+    if bad.any():
+        where = np.argwhere(bad)[0]
+        place = f" at index {tuple(int(i) for i in where)}" if array.ndim else ""
+        kind = "non-negative" if allow_inf else "non-negative and finite"
+        raise ValueError(f"{name} must be {kind}, got {array[tuple(where)]}{place}.")
+
+
+def weight_leaves(weights: Any, name: str = "weights") -> tuple[PyTree, PyTree]:
+    """Weights as (finite weights, excluded mask): inf means held at zero and never meets a product."""
+    if weights is None:
+        return None, None
+
+    def leaf(w):
+        if not isinstance(w, jax.core.Tracer):
+            concrete = np.asarray(w)
+            if concrete.dtype.kind not in "fiub":
+                raise TypeError(f"{name} must be numbers, got dtype {concrete.dtype}.")
+            check_nonnegative(concrete, name, allow_inf=True)
+            if not isinstance(w, jax.Array):
+                w = concrete.astype(concrete.dtype if concrete.dtype.kind == "f" else np.float64)
+        xp = jnp if isinstance(w, jax.Array) else np
+        return xp.where(xp.isinf(w), xp.zeros_like(w), w), xp.isinf(w)
+
+    if isinstance(weights, list | tuple) and not any(hasattr(w, "shape") for w in weights):
+        weights = np.asarray(weights)  # a plain list of numbers, not a pytree of arrays
+    finite = jax.tree.map(lambda w: leaf(w)[0], weights)
+    excluded = jax.tree.map(lambda w: leaf(w)[1], weights)
+    return finite, excluded

@@ -1,0 +1,199 @@
+"""Penalties on groups of features: whole groups enter or stay out."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from .. import prox
+from .._groups import Groups
+from ._base import Masks, Penalty, strength_leaf, weight_leaves
+from ._separable import _indicator, _scale_into, _within, ratio_leaf
+
+
+class _Grouped(Penalty):
+    metric: ClassVar[Literal["scalar", "diagonal"]] = "diagonal"
+
+    lam: Any
+    weights: Any  # one per group; None: the square root of its size
+    excluded: Any
+    groups: Groups = eqx.field(static=True)
+
+    def __init__(self, lam: Any = None, groups: Any = None, weights: Any = None):
+        if groups is None:
+            raise TypeError(
+                f"{type(self).__name__} needs groups: one integer id per feature, as in "
+                f"{type(self).__name__}(0.1, groups=[0, 0, 1, 1, 1])."
+            )
+        self.lam = strength_leaf(lam, "lam")
+        self.groups = Groups.of(groups)
+        self.weights, self.excluded = weight_leaves(weights)
+        shape = np.shape(self.weights) if self.weights is not None else ()
+        if shape not in ((), (self.groups.num_groups,)):
+            raise ValueError(
+                f"weights must hold one number per group, shape ({self.groups.num_groups},), "
+                f"got shape {shape}."
+            )
+
+    def _lam(self) -> Any:
+        if self.lam is None:
+            raise ValueError(
+                f"{type(self).__name__} has no strength yet: pass lam, or pen.with_strength(0.1)."
+            )
+        return self.lam
+
+    def _check(self, x: Array) -> None:
+        if not hasattr(x, "shape") or x.ndim == 0 or x.shape[0] != self.groups.num_features:
+            raise ValueError(
+                f"groups has {self.groups.num_features} ids, one per feature, but the coefficients "
+                f"have shape {getattr(x, 'shape', type(x).__name__)}."
+            )
+
+    def _group_weights(self, dtype: Any) -> Float[Array, " groups"]:
+        if self.weights is None:
+            return jnp.asarray(np.sqrt(self.groups.sizes), dtype)
+        return jnp.broadcast_to(jnp.asarray(self.weights, dtype), (self.groups.num_groups,))
+
+    def _held(self) -> Any:
+        held = False if self.excluded is None else self.excluded
+        return jnp.broadcast_to(jnp.asarray(held, bool), (self.groups.num_groups,))
+
+    def _hold(self, x: Array) -> Array:
+        if self.excluded is None:
+            return x
+        return jnp.where(self._spread(self._held(), x), jnp.zeros((), x.dtype), x)
+
+    def _spread(self, per_group: Array, x: Array) -> Array:
+        """One value per group, repeated over its features and responses."""
+        per_feature = self.groups.broadcast(per_group)
+        return per_feature.reshape(per_feature.shape + (1,) * (x.ndim - 1))
+
+    def _norms(self, x: Array) -> Float[Array, " groups"]:
+        """‖x_g‖₂ with a derivative of 0 at a zero group, and no overflow."""
+        peak = jax.lax.stop_gradient(jnp.max(jnp.abs(x), initial=0))
+        peak = jnp.where((peak > 0) & jnp.isfinite(peak), peak, 1)
+        squares = (x / peak) ** 2
+        total = self.groups.sums(squares.reshape(x.shape[0], -1).sum(axis=1))
+        positive = total > 0
+        return peak * jnp.where(positive, jnp.sqrt(jnp.where(positive, total, 1)), 0)
+
+
+class GroupL1(_Grouped):
+    """The group lasso λ Σ_g w_g‖x_g‖₂: a norm, not squared, so that it has a corner at zero.
+
+    Args: `lam` ≥ 0; `groups`: one integer id per feature, or `Groups`; `weights`: one per group,
+    √(its number of features) unless given; 0 leaves a group free, inf excludes it. With coefficients (p, k) a group holds
+    all responses of its features: `GroupL1(lam, range(p))` is the multi-task lasso.
+    Raises: ValueError for wrong lengths or negative values. Source: Yuan and Lin (2006).
+
+    **Example:**
+
+    ```python
+    >>> import jax.numpy as jnp, l1jax
+    >>> pen = l1jax.GroupL1(1.0, groups=[0, 0, 1], weights=[2.5, 2.0])
+    >>> print(pen.prox(jnp.array([3.0, 4.0, 1.0])))
+    [1.5 2.  0. ]
+
+    ```
+    """
+
+    def value(self, x: Array) -> Array:
+        self._check(x)
+        prices = jnp.asarray(self._lam(), x.dtype) * self._group_weights(x.dtype)
+        return jnp.sum(prices * self._norms(x), where=~self._held())
+
+    def prox(self, z: Array, step: Any = 1.0) -> Array:
+        self._check(z)
+        weights = self._group_weights(z.dtype)
+        return self._hold(prox.prox_group_l1(z, self._lam(), self.groups, step, weights))
+
+    def masks(self, shape: tuple[int, ...]) -> Masks:
+        x = jnp.zeros(shape)
+        free = (jnp.asarray(self._lam(), x.dtype) * self._group_weights(x.dtype) == 0) & ~self._held()
+        return Masks(
+            unpenalised=jnp.broadcast_to(self._spread(free, x), shape),
+            excluded=jnp.broadcast_to(self._spread(self._held(), x), shape),
+        )
+
+    def critical_strength(self, gradient: Array) -> Array:
+        return self.dual_norm(gradient)
+
+    def dual_norm(self, gradient: Array) -> Array:
+        self._check(gradient)
+        weights = self._group_weights(gradient.dtype)
+        penalised = (weights > 0) & ~self._held()
+        ratios = self._norms(gradient) / jnp.where(penalised, weights, 1)
+        return jnp.max(jnp.where(penalised, ratios, 0), initial=0)
+
+    def _prices(self, x: Array) -> Array:
+        self._check(x)
+        return jnp.asarray(self._lam(), x.dtype) * self._group_weights(x.dtype)
+
+    def conjugate(self, v: Array) -> Array:
+        return _indicator(self._held() | _within(self._norms(v), self._prices(v)), v)
+
+    def dual_scale(self, v: Array) -> Array:
+        return _scale_into(self._norms(v), self._prices(v), ~self._held())
+
+    def distance(self, x: Array, gradient: Array) -> Array:
+        prices, norms = self._prices(x), self._norms(x)
+        direction = x / self._spread(jnp.where(norms > 0, norms, 1), x)
+        active = self._norms(gradient + self._spread(prices, x) * direction)
+        inside = jnp.maximum(self._norms(gradient) - prices, 0)
+        return jnp.where(self._held(), norms, jnp.where(norms > 0, active, inside))
+
+
+class SparseGroupL1(_Grouped):
+    """The sparse group lasso λ(ρ‖x‖₁ + (1−ρ) Σ_g w_g‖x_g‖₂): few groups, and few features within them.
+
+    Args: as for `GroupL1`; `l1_ratio` ρ in [0, 1] (1: lasso, 0: group lasso). An infinite weight excludes its
+    group; a weight of 0 leaves it the lasso part. Raises: as for `GroupL1`. Source: Simon et al. (2013).
+
+    **Example:**
+
+    ```python
+    >>> import jax.numpy as jnp, l1jax
+    >>> pen = l1jax.SparseGroupL1(2.0, groups=[0, 0, 1], l1_ratio=0.5, weights=[2.5, 1.0])
+    >>> print(pen.prox(jnp.array([4.0, 5.0, 1.0])))
+    [1.5 2.  0. ]
+
+    ```
+    """
+
+    l1_ratio: Any
+
+    def __init__(
+        self, lam: Any = None, groups: Any = None, l1_ratio: Any = 0.5, weights: Any = None
+    ):
+        super().__init__(lam, groups, weights)
+        self.l1_ratio = ratio_leaf(l1_ratio)
+
+    def value(self, x: Array) -> Array:
+        self._check(x)
+        lam, ratio = jnp.asarray(self._lam(), x.dtype), jnp.asarray(self.l1_ratio, x.dtype)
+        held = self._spread(self._held(), x)
+        norms = jnp.sum(self._group_weights(x.dtype) * self._norms(x), where=~self._held())
+        return lam * (ratio * jnp.sum(jnp.abs(x), where=~held) + (1 - ratio) * norms)
+
+    def prox(self, z: Array, step: Any = 1.0) -> Array:
+        self._check(z)
+        weights = self._group_weights(z.dtype)
+        out = prox.prox_sparse_group_l1(
+            z, self._lam(), self.groups, self.l1_ratio, step, weights
+        )
+        return self._hold(out)
+
+    def masks(self, shape: tuple[int, ...]) -> Masks:
+        x = jnp.zeros(shape)
+        lam, ratio = jnp.asarray(self._lam(), x.dtype), jnp.asarray(self.l1_ratio, x.dtype)
+        price = lam * (ratio + (1 - ratio) * self._group_weights(x.dtype))
+        free = (price == 0) & ~self._held()
+        return Masks(
+            unpenalised=jnp.broadcast_to(self._spread(free, x), shape),
+            excluded=jnp.broadcast_to(self._spread(self._held(), x), shape),
+        )

@@ -1,0 +1,332 @@
+"""Penalties that are sums over coordinates: L1, elastic net, ridge, and L1 on the non-negative orthant."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PyTree
+
+from .. import prox
+from ._base import Masks, Penalty, check_nonnegative, strength_leaf, weight_leaves
+
+_EDGE = 8  # units of rounding by which a point on the edge of the dual ball may lie outside of it
+
+
+class _Separable(Penalty):
+    """Σⱼ λ wⱼ r(xⱼ): a strength, and optional weights of which an infinite one excludes its coordinate."""
+
+    metric: ClassVar[Literal["scalar", "diagonal"]] = "diagonal"
+
+    lam: Any
+    weights: Any
+    excluded: Any
+
+    def __init__(self, lam: Any = None, weights: Any = None):
+        self.lam = strength_leaf(lam, "lam")
+        self.weights, self.excluded = weight_leaves(weights)
+
+    def _lam(self) -> Any:
+        if self.lam is None:
+            raise ValueError(
+                f"{type(self).__name__} has no strength yet: pass lam, as in "
+                f"{type(self).__name__}(0.1), or pen.with_strength(0.1)."
+            )
+        return self.lam
+
+    def _terms(self, x: PyTree) -> list[tuple[Array, Array, Array]]:
+        """(leaf, λ w broadcast to the leaf, excluded) for each leaf of x."""
+        leaves, tree = jax.tree.flatten(x)
+        weights = _like(self.weights, tree, 1.0)
+        excluded = _like(self.excluded, tree, False)
+        return [
+            (leaf, jnp.asarray(self._lam(), leaf.dtype) * per_row(w, leaf), per_row(off, leaf, bool))
+            for leaf, w, off in zip(leaves, weights, excluded, strict=True)
+        ]
+
+    def _array_terms(self, x: Array) -> tuple[Array, Array]:
+        ((_, lam_w, excluded),) = self._terms(x)
+        return jnp.broadcast_to(lam_w, x.shape), jnp.broadcast_to(excluded, x.shape)
+
+    def masks(self, shape: tuple[int, ...]) -> Masks:
+        lam_w, excluded = self._array_terms(jnp.zeros(shape))
+        return Masks(unpenalised=(lam_w == 0) & ~excluded, excluded=excluded)
+
+    def _hold(self, x: PyTree) -> PyTree:
+        """x with the excluded coordinates at zero."""
+        if self.excluded is None:
+            return x
+        leaves, tree = jax.tree.flatten(x)
+        held = [
+            jnp.where(per_row(off, leaf, bool), jnp.zeros((), leaf.dtype), leaf)
+            for leaf, off in zip(leaves, _like(self.excluded, tree, False), strict=True)
+        ]
+        return jax.tree.unflatten(tree, held)
+
+    def _unit_weights(self, x: Array) -> tuple[Array, Array]:
+        """The weights without λ, and which coordinates they penalise at all."""
+        w = per_row(1.0 if self.weights is None else self.weights, x)
+        excluded = per_row(False if self.excluded is None else self.excluded, x, bool)
+        w = jnp.broadcast_to(w, x.shape)
+        return w, (w > 0) & ~jnp.broadcast_to(excluded, x.shape)
+
+    def critical_strength(self, gradient: Array) -> Array:
+        return self.dual_norm(gradient)
+
+    def dual_norm(self, gradient: Array) -> Array:
+        w, penalised = self._unit_weights(gradient)
+        ratios = jnp.abs(gradient) / jnp.where(penalised, w, 1)
+        return jnp.max(jnp.where(penalised, ratios, 0), initial=0)
+
+
+class L1(_Separable):
+    """The lasso penalty λ Σⱼ wⱼ|xⱼ|, whose corners at zero select.
+
+    Args: `lam` ≥ 0, a number, array or tracer (None: not set yet); `weights` ≥ 0, one per feature (the
+    leading axis) or like the parameters: 0 leaves a feature free, inf excludes it.
+    Raises: ValueError for negative or NaN values, TypeError for what is not a number.
+    Source: Tibshirani (1996).
+
+    **Example:**
+
+    ```python
+    >>> import jax.numpy as jnp, l1jax
+    >>> pen = l1jax.L1(1.0)
+    >>> print(pen.prox(jnp.array([3.0, -0.5]), 1.0), pen.value(jnp.array([3.0, -0.5])))
+    [2. 0.] 3.5
+
+    ```
+    """
+
+    def value(self, x: PyTree) -> Array:
+        return sum(jnp.sum(lam_w * jnp.abs(leaf), where=~off) for leaf, lam_w, off in self._terms(x))
+
+    def prox(self, z: PyTree, step: Any = 1.0) -> PyTree:
+        return self._hold(prox.prox_l1(z, self._lam(), step, self.weights))
+
+    def conjugate(self, v: Array) -> Array:
+        lam_w, excluded = self._array_terms(v)
+        return _indicator(excluded | _within(jnp.abs(v), lam_w), v)
+
+    def dual_scale(self, v: Array) -> Array:
+        lam_w, excluded = self._array_terms(v)
+        return _scale_into(jnp.abs(v), lam_w, ~excluded)
+
+    def distance(self, x: Array, gradient: Array) -> Array:
+        lam_w, excluded = self._array_terms(x)
+        inside = jnp.maximum(jnp.abs(gradient) - lam_w, 0)
+        active = jnp.abs(gradient + lam_w * jnp.sign(x))
+        return jnp.where(excluded, jnp.abs(x), jnp.where(x == 0, inside, active))
+
+
+class NonNegativeL1(_Separable):
+    """The lasso penalty on non-negative coefficients: λ Σⱼ wⱼxⱼ where x ≥ 0.
+
+    Args and errors: as for `L1`; λ = 0 gives non-negative least squares.
+
+    **Example:**
+
+    ```python
+    >>> import jax.numpy as jnp, l1jax
+    >>> print(l1jax.NonNegativeL1(1.0).prox(jnp.array([3.0, -2.0])))
+    [2. 0.]
+
+    ```
+    """
+
+    def value(self, x: PyTree) -> Array:
+        return sum(jnp.sum(lam_w * leaf, where=~off) for leaf, lam_w, off in self._terms(x))
+
+    def prox(self, z: PyTree, step: Any = 1.0) -> PyTree:
+        return self._hold(prox.prox_nonnegative_l1(z, self._lam(), step, self.weights))
+
+    def violation(self, x: PyTree) -> Array:
+        return jnp.stack([jnp.max(-leaf, initial=0) for leaf in jax.tree.leaves(x)]).max()
+
+    def masks(self, shape: tuple[int, ...]) -> Masks:
+        # A coordinate without a price is still bound to be non-negative: it is not free.
+        masks = super().masks(shape)
+        return Masks(unpenalised=jnp.zeros_like(masks.unpenalised), excluded=masks.excluded)
+
+    def critical_strength(self, gradient: Array) -> Array:
+        return super().dual_norm(jnp.minimum(gradient, 0))
+
+    def conjugate(self, v: Array) -> Array:
+        lam_w, excluded = self._array_terms(v)
+        return _indicator(excluded | _within(v, lam_w), v)
+
+    def dual_scale(self, v: Array) -> Array:
+        lam_w, excluded = self._array_terms(v)
+        return _scale_into(jnp.maximum(v, 0), lam_w, ~excluded)
+
+    def distance(self, x: Array, gradient: Array) -> Array:
+        lam_w, excluded = self._array_terms(x)
+        slope = gradient + lam_w
+        at_bound = jnp.maximum(-slope, 0)
+        return jnp.where(excluded, jnp.abs(x), jnp.where(x <= 0, at_bound, jnp.abs(slope)))
+
+
+class ElasticNet(_Separable):
+    """The elastic net λ Σⱼ wⱼ(ρ|xⱼ| + ½(1−ρ)xⱼ²): L1 selects, L2 keeps correlated features together.
+
+    Args: `lam`, `weights` as for `L1`; `l1_ratio` ρ in [0, 1] (1: lasso, 0: ridge).
+    Raises: ValueError for values out of range. Source: Zou and Hastie (2005).
+
+    **Example:**
+
+    ```python
+    >>> import jax.numpy as jnp, l1jax
+    >>> print(l1jax.ElasticNet(2.0, l1_ratio=0.5).prox(jnp.array([3.0, -0.5])))
+    [1. 0.]
+
+    ```
+    """
+
+    l1_ratio: Any
+
+    def __init__(self, lam: Any = None, l1_ratio: Any = 0.5, weights: Any = None):
+        super().__init__(lam, weights)
+        self.l1_ratio = ratio_leaf(l1_ratio)
+
+    def _prices(self, x: Array) -> tuple[Array, Array, Array]:
+        """The prices of |x| and of ½x², and the excluded mask."""
+        lam_w, excluded = self._array_terms(x)
+        ratio = jnp.asarray(self.l1_ratio, x.dtype)
+        return lam_w * ratio, lam_w * (1 - ratio), excluded
+
+    def value(self, x: PyTree) -> Array:
+        def term(leaf, lam_w, off):
+            ratio = jnp.asarray(self.l1_ratio, leaf.dtype)
+            price = ratio * jnp.abs(leaf) + 0.5 * (1 - ratio) * leaf**2
+            return jnp.sum(lam_w * price, where=~off)
+
+        return sum(term(*terms) for terms in self._terms(x))
+
+    def prox(self, z: PyTree, step: Any = 1.0) -> PyTree:
+        out = prox.prox_elastic_net(z, self._lam(), self.l1_ratio, step, self.weights)
+        return self._hold(out)
+
+    def critical_strength(self, gradient: Array) -> Array:
+        norm = self.dual_norm(gradient)
+        ratio = jnp.asarray(self.l1_ratio, norm.dtype)
+        at_ridge = jnp.where(norm > 0, jnp.inf, 0).astype(norm.dtype)
+        return jnp.where(ratio > 0, norm / jnp.where(ratio > 0, ratio, 1), at_ridge)
+
+    def conjugate(self, v: Array) -> Array:
+        linear, quadratic, excluded = self._prices(v)
+        beyond = jnp.maximum(jnp.abs(v) - linear, 0)
+        curved = quadratic > 0
+        terms = jnp.where(curved, beyond**2 / (2 * jnp.where(curved, quadratic, 1)), 0)
+        inside = excluded | curved | _within(jnp.abs(v), linear)
+        return jnp.sum(terms, where=~excluded) + _indicator(inside, v)
+
+    def dual_scale(self, v: Array) -> Array:
+        linear, quadratic, excluded = self._prices(v)
+        return _scale_into(jnp.abs(v), linear, ~excluded & (quadratic == 0))
+
+    def dual_scales(self, v: Array, x: Array) -> Array:
+        """Unscaled; scaled into the lasso's ball; and scaled as the lasso on augmented data."""
+        linear, quadratic, excluded = self._prices(v)
+        limit = self.dual_scale(v)
+        boxed = _scale_into(jnp.abs(v), linear, ~excluded)
+        augmented = _scale_into(jnp.abs(v - quadratic * x), linear, ~excluded)
+        return jnp.minimum(jnp.stack([limit, boxed, augmented]), limit)
+
+    def distance(self, x: Array, gradient: Array) -> Array:
+        linear, quadratic, excluded = self._prices(x)
+        slope = gradient + quadratic * x
+        inside = jnp.maximum(jnp.abs(slope) - linear, 0)
+        active = jnp.abs(slope + linear * jnp.sign(x))
+        return jnp.where(excluded, jnp.abs(x), jnp.where(x == 0, inside, active))
+
+
+class Ridge(_Separable):
+    """The ridge penalty ½λ Σⱼ wⱼxⱼ²: it shrinks and never selects, for comparison.
+
+    Args and errors: as for `L1`.
+
+    **Example:**
+
+    ```python
+    >>> import jax.numpy as jnp, l1jax
+    >>> print(l1jax.Ridge(1.0).prox(jnp.array([3.0, -0.5])))
+    [ 1.5  -0.25]
+
+    ```
+    """
+
+    def _net(self) -> ElasticNet:
+        net = ElasticNet(self._lam(), 0.0)
+        object.__setattr__(net, "weights", self.weights)
+        object.__setattr__(net, "excluded", self.excluded)
+        return net
+
+    def value(self, x: PyTree) -> Array:
+        return self._net().value(x)
+
+    def prox(self, z: PyTree, step: Any = 1.0) -> PyTree:
+        return self._hold(prox.prox_ridge(z, self._lam(), step, self.weights))
+
+    def critical_strength(self, gradient: Array) -> Array:
+        norm = self.dual_norm(gradient)
+        return jnp.where(norm > 0, jnp.inf, 0).astype(norm.dtype)
+
+    def conjugate(self, v: Array) -> Array:
+        return self._net().conjugate(v)
+
+    def dual_scale(self, v: Array) -> Array:
+        return self._net().dual_scale(v)
+
+    def distance(self, x: Array, gradient: Array) -> Array:
+        return self._net().distance(x, gradient)
+
+
+def ratio_leaf(l1_ratio: Any) -> Any:
+    """l1_ratio as a leaf, checked to lie in [0, 1] where it is concrete."""
+    ratio = strength_leaf(l1_ratio, "l1_ratio")
+    if ratio is None:
+        raise TypeError("l1_ratio must be a number in [0, 1], got None.")
+    if not isinstance(ratio, jax.core.Tracer) and type(ratio) is not object:
+        concrete = np.asarray(ratio)
+        check_nonnegative(concrete, "l1_ratio")
+        if (concrete > 1).any():
+            raise ValueError(f"l1_ratio must lie in [0, 1], got {concrete.max()}.")
+    return ratio
+
+
+def per_row(weights: Any, x: Array, dtype: Any = None) -> Array:
+    """Weights with one entry per feature, shaped to multiply x of shape (p,) or (p, k)."""
+    weights = jnp.asarray(weights, x.dtype if dtype is None else dtype)
+    if 0 < weights.ndim < x.ndim:
+        weights = weights.reshape(weights.shape + (1,) * (x.ndim - weights.ndim))
+    if jnp.broadcast_shapes(weights.shape, x.shape) != x.shape:
+        raise ValueError(
+            f"weights has shape {weights.shape}, which does not fit coefficients of shape {x.shape}."
+        )
+    return weights
+
+
+def _like(tree: PyTree, structure: Any, default: Any) -> list:
+    """One entry of `tree` (an array, a pytree of this structure, or None) for each leaf."""
+    if tree is None:
+        return [default] * structure.num_leaves
+    if hasattr(tree, "shape"):
+        return [tree] * structure.num_leaves
+    return structure.flatten_up_to(tree)
+
+
+def _within(v: Array, bound: Array) -> Array:
+    return v <= bound * (1 + _EDGE * jnp.finfo(v.dtype).eps)
+
+
+def _indicator(inside: Array, v: Array) -> Array:
+    return jnp.where(jnp.all(inside), 0, jnp.inf).astype(v.dtype)
+
+
+def _scale_into(size: Array, bound: Array, counts: Array) -> Array:
+    """The largest c in [0, 1] with c·size ≤ bound wherever it counts."""
+    outside = counts & (size > bound)
+    ratios = jnp.where(outside, bound / jnp.where(outside, size, 1), 1)
+    return jnp.min(ratios, initial=1)

@@ -1,0 +1,460 @@
+"""Proximal operators: pure functions of arrays or pytrees.
+
+    prox_{sR}(z) = argmin_x ½‖x − z‖²/s + R(x)
+
+`step` s is a scalar, or an array like z: the step of each coordinate, which is a diagonal metric. Strengths, weights and steps
+may be numbers, arrays or tracers; the result has the dtype of z. Zeros are exact and positive, NaN stays NaN, derivatives are finite.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, PyTree
+
+from ._groups import Groups
+
+_NEWTON_STEPS = {2: 10, 4: 12, 8: 16}  # by bytes of the dtype; see `_metric_root`
+
+
+def prox_l1(x: PyTree, lam: Any, step: Any = 1.0, weights: Any = None) -> PyTree:
+    """Soft threshold: sign(x)·max(|x| − s λ w, 0), the prox of λ Σ wⱼ|xⱼ|.
+
+    `x`: an array or pytree; `weights`: like x, or one per row of x. Raises: ValueError for a negative lam, step or weight,
+    TypeError for an x that is not floating. Source: Donoho and Johnstone (1994).
+
+    **Example:**
+
+    ```python
+    >>> import jax.numpy as jnp
+    >>> from l1jax.prox import prox_l1
+    >>> print(prox_l1(jnp.array([3.0, -0.5, -2.0]), 1.0))
+    [ 2.  0. -1.]
+
+    ```
+    """
+    _check(lam=lam, step=step, weights=weights)
+    return _map(lambda z, t, w, s: _soft(z, _price(z, t, w, s)), x, lam, weights, step)
+
+
+def prox_nonnegative_l1(x: PyTree, lam: Any, step: Any = 1.0, weights: Any = None) -> PyTree:
+    """max(x − s λ w, 0), the prox of λ Σ wⱼxⱼ on x ≥ 0. Arguments and errors as for `prox_l1`.
+
+    **Example:**
+
+    ```python
+    >>> import jax.numpy as jnp
+    >>> from l1jax.prox import prox_nonnegative_l1
+    >>> print(prox_nonnegative_l1(jnp.array([3.0, -2.0]), 1.0))
+    [2. 0.]
+
+    ```
+    """
+    _check(lam=lam, step=step, weights=weights)
+
+    def leaf(z, t, w, s):
+        price = _price(z, t, w, s)
+        return jnp.where(z <= price, jnp.zeros((), z.dtype), z - _finite(price))
+
+    return _map(leaf, x, lam, weights, step)
+
+
+def prox_ridge(x: PyTree, lam: Any, step: Any = 1.0, weights: Any = None) -> PyTree:
+    """x/(1 + s λ w), the prox of ½λ Σ wⱼxⱼ². Arguments and errors as for `prox_l1`.
+
+    **Example:**
+
+    ```python
+    >>> import jax.numpy as jnp
+    >>> from l1jax.prox import prox_ridge
+    >>> print(prox_ridge(jnp.array([3.0, -0.5]), 1.0))
+    [ 1.5  -0.25]
+
+    ```
+    """
+    return prox_elastic_net(x, lam, 0.0, step, weights)
+
+
+def prox_elastic_net(
+    x: PyTree, lam: Any, l1_ratio: Any = 0.5, step: Any = 1.0, weights: Any = None
+) -> PyTree:
+    """S(x, s λ ρ w)/(1 + s λ(1−ρ)w), the prox of λ Σ wⱼ(ρ|xⱼ| + ½(1−ρ)xⱼ²), with S the soft threshold.
+
+    `l1_ratio` ρ in [0, 1]; other arguments and errors as for `prox_l1`. Source: Zou and Hastie (2005).
+
+    **Example:**
+
+    ```python
+    >>> import jax.numpy as jnp
+    >>> from l1jax.prox import prox_elastic_net
+    >>> print(prox_elastic_net(jnp.array([3.0, -0.5]), 2.0, l1_ratio=0.5))
+    [1. 0.]
+
+    ```
+    """
+    _check(lam=lam, step=step, weights=weights, l1_ratio=l1_ratio)
+
+    def leaf(z, t, w, s):
+        price, ratio = _price(z, t, w, s), jnp.asarray(l1_ratio, z.dtype)
+        # An infinite price excludes its coordinate, also where ρ = 0 would make 0·inf of it.
+        excluded = jnp.isinf(price)
+        price = jnp.where(excluded, 1, price)
+        out = _soft(z, ratio * price) / (1 + (1 - ratio) * price)
+        return _exclude(out, excluded, z)
+
+    return _map(leaf, x, lam, weights, step)
+
+
+def prox_group_l1(
+    x: PyTree, lam: Any, groups: Any, step: Any = 1.0, weights: Any = None
+) -> PyTree:
+    """Block soft threshold: x_g·max(1 − s λ w_g/‖x_g‖, 0), the prox of λ Σ w_g‖x_g‖₂.
+
+    `x` (p,) or (p, k); `groups`: one integer id per feature, or `Groups`; `weights` (G,), √(size) unless given. Groups
+    are of any size; with k columns a group holds all of them. `step` may vary by coordinate, also within a group. For a pytree, `groups` (and
+    `weights`, if given) is a pytree like it. Raises: ValueError for lengths that do not fit. Source: Yuan and Lin (2006).
+
+    **Example:**
+
+    ```python
+    >>> import jax.numpy as jnp
+    >>> from l1jax.prox import prox_group_l1
+    >>> print(prox_group_l1(jnp.array([3.0, 4.0, 1.0]), 1.0, [0, 0, 1], weights=jnp.array([2.5, 2.0])))
+    [1.5 2.  0. ]
+
+    ```
+    """
+    return prox_sparse_group_l1(x, lam, groups, 0.0, step, weights)
+
+
+def prox_sparse_group_l1(
+    x: PyTree, lam: Any, groups: Any, l1_ratio: Any = 0.5, step: Any = 1.0, weights: Any = None
+) -> PyTree:
+    """The block soft threshold of the soft threshold: the prox of λ(ρ‖x‖₁ + (1−ρ) Σ w_g‖x_g‖₂).
+
+    Arguments and errors as for `prox_group_l1`; `l1_ratio` ρ in [0, 1]. Source: Simon et al. (2013).
+
+    **Example:**
+
+    ```python
+    >>> import jax.numpy as jnp
+    >>> from l1jax.prox import prox_sparse_group_l1
+    >>> w = jnp.array([2.5, 1.0])
+    >>> print(prox_sparse_group_l1(jnp.array([4.0, 5.0, 1.0]), 2.0, [0, 0, 1], 0.5, weights=w))
+    [1.5 2.  0. ]
+
+    ```
+    """
+    _check(lam=lam, step=step, weights=weights, l1_ratio=l1_ratio)
+    if hasattr(x, "shape"):
+        return _sparse_group(x, lam, Groups.of(groups), l1_ratio, step, weights)
+    leaves, tree = jax.tree.flatten(x)
+    partitions = tree.flatten_up_to(groups)
+    weights = [None] * len(leaves) if weights is None else tree.flatten_up_to(weights)
+    each_step = _spread(step, tree)
+    out = [
+        _sparse_group(leaf, lam, Groups.of(part), l1_ratio, s, w)
+        for leaf, part, s, w in zip(leaves, partitions, each_step, weights, strict=True)
+    ]
+    return jax.tree.unflatten(tree, out)
+
+
+def prox_l2(x: PyTree, lam: Any, step: Any = 1.0) -> PyTree:
+    """x·max(1 − s λ/‖x‖, 0), the prox of λ‖x‖₂ (not squared) of the whole array or pytree; `step` is a scalar.
+
+    **Example:**
+
+    ```python
+    >>> import jax.numpy as jnp
+    >>> from l1jax.prox import prox_l2
+    >>> print(prox_l2(jnp.array([3.0, 4.0]), 2.5))
+    [1.5 2. ]
+
+    ```
+    """
+    flat, unravel = ravel_pytree(_floating_tree(x))
+    if jnp.ndim(step) != 0:
+        raise ValueError(f"step must be a scalar for prox_l2, got shape {jnp.shape(step)}.")
+    everything = Groups(np.zeros(flat.size, int))
+    return unravel(prox_group_l1(flat, lam, everything, step, jnp.ones(1, flat.dtype)))
+
+
+def project_nonnegative(x: PyTree) -> PyTree:
+    """max(x, 0), the nearest point with x ≥ 0."""
+    return _map(lambda z: jnp.where(z <= 0, jnp.zeros((), z.dtype), z), x)
+
+
+def project_box(x: PyTree, lower: Any, upper: Any) -> PyTree:
+    """The nearest point with lower ≤ x ≤ upper (numbers, or like x)."""
+    return _positive_zeros(optax.projections.projection_box(_floating_tree(x), lower, upper))
+
+
+def project_simplex(x: PyTree, total: Any = 1.0) -> PyTree:
+    """The nearest point with x ≥ 0 and Σx = total ≥ 0. Source: Duchi et al. (2008).
+
+    **Example:**
+
+    ```python
+    >>> import jax.numpy as jnp
+    >>> from l1jax.prox import project_simplex
+    >>> print(project_simplex(jnp.array([1.0, 0.5, -1.0])))
+    [0.75 0.25 0.  ]
+
+    ```
+    """
+    _check(total=total)
+    flat, unravel = ravel_pytree(_floating_tree(x))
+    return unravel(_simplex(flat, jnp.asarray(total, flat.dtype)))
+
+
+def project_l1_ball(x: PyTree, radius: Any = 1.0) -> PyTree:
+    """The nearest point with Σ|x| ≤ radius; the sum is over the whole pytree. Source: Duchi et al. (2008).
+
+    **Example:**
+
+    ```python
+    >>> import jax.numpy as jnp
+    >>> from l1jax.prox import project_l1_ball
+    >>> print(project_l1_ball(jnp.array([3.0, -0.5]), 2.0))
+    [2. 0.]
+
+    ```
+    """
+    _check(radius=radius)
+    flat, unravel = ravel_pytree(_floating_tree(x))
+    radius = jnp.asarray(radius, flat.dtype)
+    outside = jnp.sum(jnp.abs(flat)) > radius
+    sizes = _simplex(jnp.abs(flat), radius)
+    # Rounding of the threshold must not leave a point outside of the ball.
+    total = jnp.sum(sizes)
+    over = total > radius
+    shrink = radius / jnp.where(over, total, 1) * (1 - 2 * jnp.finfo(flat.dtype).eps)
+    sizes = jnp.where(over, sizes * jax.lax.stop_gradient(shrink), sizes)
+    out = jnp.where(outside, jnp.sign(flat) * sizes, flat)
+    return unravel(_positive_zeros(jnp.where(jnp.isnan(flat), flat, out)))
+
+
+def project_l2_ball(x: PyTree, radius: Any = 1.0) -> PyTree:
+    """The nearest point with ‖x‖₂ ≤ radius; the norm is of the whole pytree."""
+    _check(radius=radius)
+    flat, unravel = ravel_pytree(_floating_tree(x))
+    radius = jnp.asarray(radius, flat.dtype)
+    norm = _norm(flat)
+    outside = norm > radius
+    out = jnp.where(outside, flat * (radius / jnp.where(outside, norm, 1)), flat)
+    return unravel(_positive_zeros(out))
+
+
+def project_linf_ball(x: PyTree, radius: Any = 1.0) -> PyTree:
+    """The nearest point with max|x| ≤ radius."""
+    _check(radius=radius)
+    return _map(lambda z, r: _clip(z, jnp.asarray(r, z.dtype)), x, radius)
+
+
+def _soft(z: Array, price: Array) -> Array:
+    out = z - jnp.clip(z, -price, price)
+    # z − stop(z) is a positive zero that still has derivative one where nothing is charged.
+    nothing = jnp.where(price > 0, jnp.zeros_like(z), z - jax.lax.stop_gradient(z))
+    return jnp.where(out == 0, nothing, out)
+
+
+def _price(z: Array, lam: Any, weights: Any, step: Any) -> Array:
+    """s λ w in the dtype of z; infinite where w is, also at λ = 0 or s = 0."""
+    price = jnp.asarray(lam, z.dtype) * _per_row(step, z)
+    if weights is None:
+        return price
+    w = _per_row(weights, z)
+    return jnp.where(jnp.isinf(w), jnp.inf, price * jnp.where(jnp.isinf(w), 0, w))
+
+
+def _finite(price: Array) -> Array:
+    return jnp.where(jnp.isinf(price), 0, price)
+
+
+def _exclude(out: Array, excluded: Array, z: Array) -> Array:
+    return jnp.where(excluded & ~jnp.isnan(z), jnp.zeros((), z.dtype), out)
+
+
+def _sparse_group(
+    z: Array, lam: Any, groups: Groups, l1_ratio: Any, step: Any, weights: Any
+) -> Array:
+    z = _floating(z)
+    if z.ndim == 0 or z.shape[0] != groups.num_features:
+        raise ValueError(
+            f"groups has {groups.num_features} ids, one per feature, but x has shape {z.shape}."
+        )
+    if weights is None:
+        weights = np.sqrt(groups.sizes)
+    if jnp.shape(weights) not in ((), (groups.num_groups,)):
+        raise ValueError(
+            f"weights must hold one number per group, shape ({groups.num_groups},), got "
+            f"{jnp.shape(weights)}."
+        )
+    weights = jnp.broadcast_to(jnp.asarray(weights, z.dtype), (groups.num_groups,))
+    lam, ratio = jnp.asarray(lam, z.dtype), jnp.asarray(l1_ratio, z.dtype)
+    excluded = jnp.isinf(weights)
+    group_price = lam * (1 - ratio) * jnp.where(excluded, 0, weights)
+    steps = _per_row(step, z)
+    soft = z if isinstance(l1_ratio, float) and l1_ratio == 0 else _soft(z, lam * ratio * steps)
+    flat = soft.reshape(z.shape[0], -1)
+    factors = (
+        _block_factors(flat, group_price * steps, groups)
+        if steps.ndim == 0
+        else _metric_factors(
+            flat, group_price, jnp.broadcast_to(steps, z.shape).reshape(flat.shape), groups
+        )
+    )
+    out = (flat * factors).reshape(z.shape)
+    spread = groups.broadcast(excluded).reshape((-1,) + (1,) * (z.ndim - 1))
+    return _exclude(jnp.where(out == 0, jnp.zeros((), z.dtype), out), spread, z)
+
+
+def _block_factors(z: Array, prices: Array, groups: Groups) -> Array:
+    """max(1 − price/‖z_g‖, 0) for each row of z (p, k)."""
+    peak = _peaks(z, groups)
+    squares = groups.sums(jnp.sum((z / groups.broadcast(peak)[:, None]) ** 2, axis=1))
+    positive = squares > 0
+    norms = peak * jnp.sqrt(jnp.where(positive, squares, 1))
+    stays = positive & (norms > prices) | jnp.isnan(squares)
+    factors = jnp.where(stays, 1 - prices / jnp.where(positive, norms, 1), 0)
+    factors = jnp.where(jnp.isnan(squares), jnp.nan, factors)
+    return groups.broadcast(jnp.where(positive | (prices > 0), factors, 1))[:, None]
+
+
+def _metric_factors(z: Array, prices: Array, steps: Array, groups: Groups) -> Array:
+    """θ/(θ + price·step) with θ = ‖x_g‖ the norm of the answer, for each entry of z (p, k)."""
+    peak = groups.broadcast(_peaks(z, groups))[:, None]
+    z = z / peak
+    charge = groups.broadcast(prices)[:, None] * steps / peak
+    charge = jnp.where(charge < jnp.finfo(z.dtype).tiny, 0, charge)
+    free = charge == 0
+    ratios = jnp.where(free, jnp.where(z == 0, 0, 2), z / jnp.where(free, 1, charge))
+    ratios = jax.lax.stop_gradient(jnp.clip(ratios, -2, 2))
+    is_zero = groups.sums(jnp.sum(ratios**2, axis=1)) <= 1
+    is_zero &= groups.maxima(jnp.max(charge, axis=1)) > 0
+    root = _metric_root(z, charge, groups)
+    theta = groups.broadcast(jnp.where(is_zero, 1, root))[:, None]
+    gone = groups.broadcast(is_zero)[:, None]
+    total = theta + charge
+    factors = jnp.where(total > 0, theta / jnp.where(total > 0, total, 1), 1)
+    return jnp.where(gone & ~jnp.isnan(z), 0, factors)
+
+
+def _metric_root(z: Array, charge: Array, groups: Groups) -> Array:
+    """The root θ > 0 of Σ z²/(θ + charge)² = 1 in each group, by Newton on φ^(−1/2) = 1 from its left.
+
+    φ^(−1/2) is concave and increasing, so Newton's steps from the left never pass the root; the last two
+    carry the derivatives, first and second, of the root.
+    """
+
+    def newton(theta: Array, z: Array, charge: Array) -> Array:
+        total = groups.broadcast(theta)[:, None] + charge
+        safe = jnp.where(total > 0, total, 1)
+        terms = jnp.where(total > 0, z / safe, 0) ** 2
+        phi = groups.sums(jnp.sum(terms, axis=1))
+        slope = groups.sums(jnp.sum(jnp.where(total > 0, terms / safe, 0), axis=1))
+        live = (phi > 0) & (slope > 0)
+        phi, slope = jnp.where(live, phi, 1), jnp.where(live, slope, 1)
+        return jnp.where(live, theta + (jnp.sqrt(phi) - 1) * phi / slope, theta)
+
+    fixed_z, fixed_charge = jax.lax.stop_gradient((z, charge))
+    norms = jnp.sqrt(groups.sums(jnp.sum(fixed_z**2, axis=1)))
+    left = norms - groups.maxima(jnp.max(fixed_charge, axis=1))
+    left = jnp.maximum(left, groups.maxima(jnp.max(jnp.abs(fixed_z) - fixed_charge, axis=1)))
+    theta = jnp.maximum(left, 0)
+    steps = _NEWTON_STEPS[z.dtype.itemsize]
+    theta = jax.lax.fori_loop(0, steps, lambda _, t: newton(t, fixed_z, fixed_charge), theta)
+    theta = jax.lax.stop_gradient(theta)
+    return newton(newton(theta, z, charge), z, charge)
+
+
+def _peaks(z: Array, groups: Groups) -> Array:
+    """The largest entry of each group, as a scale that keeps squares from overflow; 1 for a zero group."""
+    peak = groups.maxima(jnp.max(jnp.abs(jax.lax.stop_gradient(z)), axis=1))
+    return jnp.where((peak > 0) & jnp.isfinite(peak), peak, 1).astype(z.dtype)
+
+
+def _norm(flat: Array) -> Array:
+    peak = jnp.max(jnp.abs(jax.lax.stop_gradient(flat)), initial=0)
+    peak = jnp.where((peak > 0) & jnp.isfinite(peak), peak, 1)
+    square = jnp.sum((flat / peak) ** 2)
+    return peak * jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
+
+
+def _simplex(flat: Array, total: Array) -> Array:
+    """Projection on {x ≥ 0, Σx = total}, at total = 0 too."""
+    unit = jnp.where(total > 0, total, 1)
+    out = optax.projections.projection_simplex(flat / unit, 1.0) * unit
+    return _positive_zeros(jnp.where(total > 0, out, jnp.zeros_like(flat)))
+
+
+def _clip(z: Array, radius: Array) -> Array:
+    return _positive_zeros(jnp.clip(z, -radius, radius))
+
+
+def _positive_zeros(x: PyTree) -> PyTree:
+    return jax.tree.map(
+        lambda z: jnp.where(z == 0, z - jax.lax.stop_gradient(z), z).astype(z.dtype), x
+    )
+
+
+def _map(function: Callable[..., Array], x: PyTree, *parameters: Any) -> PyTree:
+    """Applies a function of (leaf, parameters...) to every leaf of x."""
+    if hasattr(x, "shape"):
+        return function(_floating(x), *parameters)
+    leaves, tree = jax.tree.flatten(x)
+    columns = [_spread(parameter, tree) for parameter in parameters]
+    out = [function(_floating(leaf), *rest) for leaf, *rest in zip(leaves, *columns, strict=True)]
+    return jax.tree.unflatten(tree, out)
+
+
+def _spread(parameter: Any, tree: Any) -> list:
+    """One entry per leaf: of a pytree like x, or the same number or array for all."""
+    if parameter is None or isinstance(parameter, int | float) or hasattr(parameter, "shape"):
+        return [parameter] * tree.num_leaves
+    return tree.flatten_up_to(parameter)
+
+
+def _per_row(value: Any, z: Array) -> Array:
+    """A scalar, an array like z, or one entry per row of z, shaped to multiply z."""
+    value = jnp.asarray(value, z.dtype)
+    if 0 < value.ndim < z.ndim and value.shape == z.shape[: value.ndim]:
+        value = value.reshape(value.shape + (1,) * (z.ndim - value.ndim))
+    if jnp.broadcast_shapes(value.shape, z.shape) != z.shape:
+        raise ValueError(
+            f"a step or weight of shape {value.shape} does not fit x of shape {z.shape}."
+        )
+    return value
+
+
+def _floating(leaf: Any) -> Array:
+    leaf = jnp.asarray(leaf)
+    if not jnp.issubdtype(leaf.dtype, jnp.floating):
+        raise TypeError(f"x must hold floating numbers, got dtype {leaf.dtype}: convert it first.")
+    return leaf
+
+
+def _floating_tree(x: PyTree) -> PyTree:
+    return jax.tree.map(_floating, x)
+
+
+def _check(**arguments: Any) -> None:
+    """Raises for concrete values that are negative or NaN, naming the argument."""
+    for name, value in arguments.items():
+        for leaf in jax.tree.leaves(value):
+            if isinstance(leaf, jax.core.Tracer) or not isinstance(
+                leaf, int | float | np.ndarray | np.generic | jax.Array
+            ):
+                continue
+            concrete = np.asarray(leaf)
+            if not (concrete >= 0).all():
+                worst = concrete[~(concrete >= 0)].flat[0]
+                raise ValueError(f"{name} must be >= 0, got {worst}.")
+            if name == "l1_ratio" and (concrete > 1).any():
+                raise ValueError(f"l1_ratio must lie in [0, 1], got {concrete.max()}.")
