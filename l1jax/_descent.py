@@ -69,13 +69,16 @@ class _Progress(NamedTuple):
 
     def see(self, now: Check, eps: float) -> _Progress:
         """A residual 1 % below its mark is progress, and so is an objective below its own by more
-        than rounding: where momentum builds up, the residual may rise for a long time."""
-        lower = now.objective < self.objective - 10 * eps * jnp.abs(now.objective)
+        than rounding: where momentum builds up, the residual may rise for a long time. Without
+        restarts so may the objective, and what moves visibly is not at the end of its digits."""
+        rounding = 10 * eps * jnp.abs(now.objective)
+        lower = now.objective < self.objective - rounding
+        higher = now.objective > self.objective + rounding
         ahead = (now.rank < 0.99 * self.residual) | lower
         return _Progress(
             residual=jnp.where(ahead, jnp.minimum(now.rank, self.residual), self.residual),
             objective=jnp.where(ahead, jnp.minimum(now.objective, self.objective), self.objective),
-            stale=jnp.where(ahead, 0, self.stale + 1),
+            stale=jnp.where(ahead | higher, 0, self.stale + 1),
         )
 
 

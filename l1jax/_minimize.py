@@ -58,7 +58,8 @@ class FISTA(eqx.Module):
     """Accelerated proximal gradient descent: ISTA from a point extrapolated along the last move.
 
     Args: as in `ISTA`; `restart` forgets the momentum whenever it points uphill, which makes the
-    convergence linear without a word about how convex the objective is.
+    convergence linear without a word about how convex the objective is. Without it steps only
+    shrink, as in the original.
 
     Raises: ValueError for a step that is not positive, or for no step to trust.
     Source: Beck and Teboulle (2009); restart by the gradient: O'Donoghue and Candès (2015).

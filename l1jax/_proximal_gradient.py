@@ -93,8 +93,10 @@ def advance(
         curvature, x, finite, ok, visible, _ = jax.lax.while_loop(
             keep_trying, try_next, (state.curvature, state.x, no, no, no, 0)
         )
-        # Where rounding hides the test, a passed test is no reason to take longer steps.
-        curvature = jnp.where(visible, curvature * _DECAY, curvature)
+        # Where rounding hides the test, a passed test is no reason to take longer steps. And
+        # momentum that nothing restarts diverges where steps grow: the original lets them shrink.
+        if restart or not accelerate:
+            curvature = jnp.where(visible, curvature * _DECAY, curvature)
     else:
         x = step_from(state.curvature)
         finite = ok = defined & tree_finite(x)

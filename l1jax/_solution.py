@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import Any, no_type_check
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -54,6 +54,7 @@ class Solution(eqx.Module):
 _SHOWN = ("status", "objective", "residual", "relative_residual", "num_steps", "step")
 
 
+@no_type_check  # a wrapper would be one more frame between the warning and the user
 def warn_if_short(solution: Solution, tol: Any) -> None:
     if isinstance(solution.status, Tracer):
         return

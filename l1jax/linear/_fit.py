@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from .._types import AnyArray
 from .._status import ConvergenceWarning, Status
 from ..losses import Loss, SquaredError
 from ..penalties import Penalty
@@ -95,7 +96,7 @@ def lambda_max(
     standardize: bool = False,
     sample_weight: Any = None,
     offset: Any = None,
-) -> Array:
+) -> AnyArray:
     """λmax: the least strength at which no penalised feature is in the model.
 
     For the lasso max_j |x̃ⱼᵀ(s∘r)|/wⱼ with r the residual of the null model (intercept, offset and unpenalised features).

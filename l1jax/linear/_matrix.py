@@ -13,13 +13,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from .._types import AnyArray
+
 _CONSTANT = 10  # units of rounding of its largest entry below which a column's deviation is rounding
 
 
 class DenseMatrix(eqx.Module):
     """An array (n, p)."""
 
-    array: Float[Array, "n p"]
+    array: Float[AnyArray, "n p"]
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -49,9 +51,9 @@ class DenseMatrix(eqx.Module):
 class SparseMatrix(eqx.Module):
     """Coordinates (row, column, value) of a matrix whose other entries are zero."""
 
-    data: Float[Array, " nnz"]
-    rows: Int[Array, " nnz"]
-    cols: Int[Array, " nnz"]
+    data: Float[AnyArray, " nnz"]
+    rows: Int[AnyArray, " nnz"]
+    cols: Int[AnyArray, " nnz"]
     centre: Float[Array, " p"] | None
     inverse_scale: Float[Array, " p"] | None
     shape: tuple[int, int] = eqx.field(static=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import equinox as eqx
@@ -12,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Bool
 
 from .._status import Status
+from .._types import AnyArray
 from ..losses import Loss
 from ._inputs import give_back, precision, read_matrix, x_dtype
 
@@ -24,33 +24,33 @@ class Fit(eqx.Module):
     of the gradient of the null model. A batch of fits (from `jax.vmap`) has a leading axis everywhere.
     """
 
-    coef: Array
-    intercept: Array
+    coef: AnyArray
+    intercept: AnyArray
     lam: Any
-    objective: Array
-    gap: Array
-    relative_gap: Array
-    kkt: Array
-    relative_kkt: Array
-    deviance_explained: Array
-    num_steps: Array
-    status: Array
+    objective: AnyArray
+    gap: AnyArray
+    relative_gap: AnyArray
+    kkt: AnyArray
+    relative_kkt: AnyArray
+    deviance_explained: AnyArray
+    num_steps: AnyArray
+    status: AnyArray
     loss: Loss
     feature_names: tuple[str, ...] | None = eqx.field(static=True)
     several_responses: bool = eqx.field(static=True)
 
     @property
-    def support(self) -> Bool[Array, "... p"]:
+    def support(self) -> Bool[AnyArray, "... p"]:
         """Which features are in: their coefficient (for some response) is not zero."""
         inside = self.coef != 0
         return inside.any(axis=-1) if self.several_responses else inside
 
     @property
-    def n_nonzero(self) -> Array:
+    def n_nonzero(self) -> AnyArray:
         """How many features are in."""
         return self.support.sum(axis=-1)
 
-    def predict(self, X: Any, offset: Any = None, kind: str = "response") -> Array:
+    def predict(self, X: Any, offset: Any = None, kind: str = "response") -> AnyArray:
         """Predictions for new rows: `kind` is "response" (the mean), "link" (η) or "class".
 
         X (m, p) of any kind that `fit` takes, with the same columns; `offset` (m,). Raises: ValueError for another number
@@ -104,43 +104,43 @@ class Path(eqx.Module):
     fits: Fit
 
     @property
-    def lams(self) -> Array:
+    def lams(self) -> AnyArray:
         return self.fits.lam
 
     @property
-    def coefs(self) -> Array:
+    def coefs(self) -> AnyArray:
         return self.fits.coef
 
     @property
-    def intercepts(self) -> Array:
+    def intercepts(self) -> AnyArray:
         return self.fits.intercept
 
     @property
-    def objectives(self) -> Array:
+    def objectives(self) -> AnyArray:
         return self.fits.objective
 
     @property
-    def gaps(self) -> Array:
+    def gaps(self) -> AnyArray:
         return self.fits.gap
 
     @property
-    def relative_gaps(self) -> Array:
+    def relative_gaps(self) -> AnyArray:
         return self.fits.relative_gap
 
     @property
-    def n_nonzero(self) -> Array:
+    def n_nonzero(self) -> AnyArray:
         return self.fits.n_nonzero
 
     @property
-    def deviance_explained(self) -> Array:
+    def deviance_explained(self) -> AnyArray:
         return self.fits.deviance_explained
 
     @property
-    def num_steps(self) -> Array:
+    def num_steps(self) -> AnyArray:
         return self.fits.num_steps
 
     @property
-    def status(self) -> Array:
+    def status(self) -> AnyArray:
         return self.fits.status
 
     @property
@@ -197,8 +197,10 @@ class Path(eqx.Module):
         return sorted(firsts, key=lambda pair: (pair[0], -sizes[pair[0], pair[1]]))
 
     def _pick(self, pick: Any) -> Fit:
-        bare = dataclasses.replace(self.fits, loss=None)
-        return dataclasses.replace(jax.tree.map(pick, bare), loss=self.fits.loss)
+        def is_loss(leaf):
+            return isinstance(leaf, Loss)  # one loss serves the whole path
+
+        return jax.tree.map(lambda x: x if is_loss(x) else pick(x), self.fits, is_leaf=is_loss)
 
     def __str__(self) -> str:
         if isinstance(self.lams, jax.core.Tracer):

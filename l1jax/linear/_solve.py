@@ -70,9 +70,9 @@ def solve(problem: Problem, pen: Penalty, init: Point, tol: Array, max_steps: Ar
         newton = newton_step(problem, pen, point, state.curvature, attempt)
         newton = polish_intercept(problem, newton)
         own, landed_at = measure(point), measure(newton)
-        # A step that lands gains orders of magnitude. One that gains little is on the wrong face: going on
-        # from there would only cost the acceleration.
-        accept = attempt & (landed_at < _LANDING * own)
+        # A step that lands gains orders of magnitude. One that gains little is on the wrong face, where going
+        # on would cost the acceleration; one that gains nothing on the best would lead in a circle.
+        accept = attempt & (landed_at < _LANDING * own) & (landed_at < 0.9 * round_.best_measure)
         newton_wins = attempt & (landed_at < own)
         chosen = _where(newton_wins, newton, point)
         chosen_measure = jnp.where(newton_wins, landed_at, own)

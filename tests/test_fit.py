@@ -1,0 +1,247 @@
+"""Every loss × penalty against a solver that shares no code with this one, and what a certificate promises."""
+
+import itertools
+
+import cvxpy as cp
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.experimental import sparse as jax_sparse
+from sklearn.linear_model import MultiTaskLasso
+
+import l1jax
+
+N, P = 30, 6
+GROUPS = [0, 0, 1, 2, 2, 2]
+LOSSES = {
+    "squared": l1jax.SquaredError(),
+    "logistic": l1jax.Logistic(),
+    "poisson": l1jax.Poisson(),
+    "huber": l1jax.Huber(0.7),
+}
+WEIGHTS = np.array([1.0, 0.5, 2.0, 0.0, np.inf, 1.0])
+PENALTIES = {
+    "l1": l1jax.L1(0.05),
+    "weighted l1": l1jax.L1(0.05, weights=WEIGHTS),
+    "elastic net": l1jax.ElasticNet(0.08, 0.4),
+    "ridge": l1jax.Ridge(0.1),
+    "nonnegative": l1jax.NonNegativeL1(0.03),
+    "group": l1jax.GroupL1(0.04, GROUPS),
+    "sparse group": l1jax.SparseGroupL1(0.06, GROUPS, 0.3),
+    "ball": l1jax.L1Ball(0.4),
+}
+EVERYTHING = {"fit_intercept": True, "standardize": True}
+NOTHING = {"fit_intercept": False, "standardize": False}
+
+
+@pytest.fixture(scope="module")
+def data():
+    rng = np.random.default_rng(7)
+    X = rng.standard_normal((N, P)) * np.array([1, 2, 0.5, 1, 1, 3]) + 0.3
+    signal = X @ np.array([0.6, -0.3, 0.0, 0.5, 0.0, 0.2])
+    y = {
+        "squared": signal + 0.5 * rng.standard_normal(N),
+        "huber": signal + rng.standard_t(2, N),
+        "logistic": (signal + rng.logistic(size=N) > 0).astype(float),
+        "poisson": rng.poisson(np.exp(0.5 * signal)).astype(float),
+    }
+    return X, y, rng.uniform(0.2, 2, N), 0.3 * rng.standard_normal(N)
+
+
+def oracle(X, y, loss, name, options, weights, offset):
+    """Coefficients and objective from an interior point method."""
+    s = np.full(N, 1 / N) if weights is None else weights / weights.sum()
+    sigma = np.ones(P)
+    if options["standardize"]:
+        sigma = np.sqrt(s @ (X - s @ X) ** 2)
+    beta, b = cp.Variable(P), cp.Variable()
+    eta = (X / sigma) @ beta + b + (0 if offset is None else offset)
+    rows = {
+        "squared": 0.5 * cp.square(y - eta),
+        "logistic": cp.logistic(eta) - cp.multiply(y, eta),
+        "poisson": cp.exp(eta) - cp.multiply(y, eta),
+        "huber": 0.5 * cp.huber(y - eta, 0.7),
+    }[loss]
+    ids = np.array(GROUPS)
+    norms = [np.sqrt((ids == g).sum()) * cp.norm(beta[np.flatnonzero(ids == g)]) for g in range(3)]
+    finite = np.where(np.isinf(WEIGHTS), 0, WEIGHTS)
+    constraints = [] if options["fit_intercept"] else [b == 0]
+    price = {
+        "l1": 0.05 * cp.norm1(beta),
+        "weighted l1": 0.05 * cp.sum(cp.multiply(finite, cp.abs(beta))),
+        "elastic net": 0.08 * (0.4 * cp.norm1(beta) + 0.3 * cp.sum_squares(beta)),
+        "ridge": 0.05 * cp.sum_squares(beta),
+        "nonnegative": 0.03 * cp.sum(beta),
+        "group": 0.04 * sum(norms),
+        "sparse group": 0.06 * (0.3 * cp.norm1(beta) + 0.7 * sum(norms)),
+        "ball": 0,
+    }[name]
+    if name == "weighted l1":
+        constraints.append(beta[4] == 0)
+    if name == "nonnegative":
+        constraints.append(beta >= 0)
+    if name == "ball":
+        constraints.append(cp.norm1(beta) <= 0.4)
+    problem = cp.Problem(cp.Minimize(s @ rows + price), constraints)
+    tight = {"tol_gap_abs": 1e-13, "tol_gap_rel": 1e-13, "tol_feas": 1e-13}
+    loose = {f"reduced_{key}": 1e-8 for key in tight}
+    problem.solve(solver=cp.CLARABEL, **tight, **loose)
+    return beta.value / sigma, float(b.value), problem.value
+
+
+# The interior point method may stop a little short of 1e-13 and says so; it is held to 1e-6 below.
+@pytest.mark.filterwarnings("ignore:Solution may be inaccurate")
+@pytest.mark.parametrize("everything", [True, False])
+@pytest.mark.parametrize(("loss", "name"), itertools.product(LOSSES, PENALTIES))
+def test_every_pair_agrees_with_an_interior_point_method(data, loss, name, everything):
+    X, targets, weights, offset = data
+    options = EVERYTHING if everything else NOTHING
+    weights, offset = (weights, offset) if everything else (None, None)
+    fit = l1jax.fit(
+        X, targets[loss], PENALTIES[name], loss=LOSSES[loss], sample_weight=weights, offset=offset,
+        tol=1e-11, **options,
+    )  # fmt: skip
+    coef, intercept, objective = oracle(X, targets[loss], loss, name, options, weights, offset)
+    assert fit.status == l1jax.Status.CONVERGED
+    assert fit.relative_gap <= 1e-11
+    assert float(fit.objective) == pytest.approx(objective, abs=1e-8)
+    # The oracle's coefficients are good to the root of its own gap.
+    np.testing.assert_allclose(fit.coef, coef, atol=1e-6)
+    assert float(fit.intercept) == pytest.approx(intercept, abs=1e-6)
+
+
+def test_the_ball_agrees_with_the_penalty_at_the_radius_of_its_solution(data):
+    X, targets, _, _ = data
+    priced = l1jax.fit(X, targets["squared"], l1jax.L1(0.1), tol=1e-13)
+    ball = l1jax.L1Ball(float(jnp.abs(priced.coef).sum()))
+    bounded = l1jax.fit(X, targets["squared"], ball, tol=1e-13)
+    np.testing.assert_allclose(bounded.coef, priced.coef, atol=1e-6)
+
+
+def test_group_lasso_of_rows_is_the_multi_task_lasso(data):
+    X, targets, _, _ = data
+    Y = np.stack([targets["squared"], targets["huber"]], axis=1)
+    fit = l1jax.fit(X, Y, l1jax.GroupL1(0.2, range(P)), tol=1e-13)
+    peer = MultiTaskLasso(alpha=0.2, tol=1e-13, max_iter=100_000).fit(X, Y)
+    np.testing.assert_allclose(fit.coef, peer.coef_.T, atol=1e-6)
+    np.testing.assert_allclose(fit.intercept, peer.intercept_, atol=1e-6)
+    assert fit.support.shape == (P,)
+
+
+@pytest.mark.parametrize("kind", [scipy.sparse.csr_matrix, scipy.sparse.coo_array, "bcoo"])
+@pytest.mark.parametrize("options", [EVERYTHING, NOTHING, {"fit_intercept": True}])
+def test_sparse_data_gives_the_dense_answer(data, kind, options):
+    X, targets, weights, _ = data
+    X = np.where(np.abs(X) > 0.8, X, 0)
+    given_ = jax_sparse.BCOO.fromdense(jnp.asarray(X)) if kind == "bcoo" else kind(X)
+    arguments = {"pen": l1jax.L1(0.05), "sample_weight": weights, "tol": 1e-14, **options}
+    dense = l1jax.fit(X, targets["squared"], **arguments)
+    thin = l1jax.fit(given_, targets["squared"], **arguments)
+    np.testing.assert_allclose(thin.coef, dense.coef, atol=1e-10)
+    np.testing.assert_allclose(thin.intercept, dense.intercept, atol=1e-10)
+    np.testing.assert_allclose(thin.predict(given_), dense.predict(X), atol=1e-10)
+
+
+def test_sparse_data_is_never_densified():
+    # As a dense float64 matrix this would take 80 GB.
+    rng = np.random.default_rng(0)
+    X = scipy.sparse.random(100_000, 100_000, density=1e-7, random_state=0, format="csc")
+    fit = l1jax.fit(X, rng.standard_normal(100_000), l1jax.L1(1e-3))
+    assert fit.coef.shape == (100_000,)
+    assert fit.relative_gap <= 1e-6
+
+
+@pytest.mark.core
+def test_a_data_frame_keeps_its_names(data):
+    X, targets, _, _ = data
+    frame = pd.DataFrame(X, columns=list("abcdef"))
+    fit = l1jax.fit(frame, targets["squared"], l1jax.L1(0.1))
+    assert fit.feature_names == tuple("abcdef")
+    np.testing.assert_array_equal(fit.predict(frame), fit.predict(X))
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("loss", LOSSES)
+def test_jit_and_vmap_over_data_sets_give_the_eager_answer(data, loss):
+    X, targets, weights, _ = data
+    X, y = jnp.stack([X, 1.5 * X[::-1]]), jnp.stack([targets[loss], targets[loss]])
+
+    def one(X, y, w):
+        return l1jax.fit(X, y, l1jax.L1(0.05), loss=LOSSES[loss], sample_weight=w, tol=1e-12)
+
+    batch = jax.jit(jax.vmap(one, in_axes=(0, 0, None)))(X, y, jnp.asarray(weights))
+    for i in range(2):
+        np.testing.assert_allclose(batch.coef[i], one(X[i], y[i], weights).coef, atol=1e-6)
+
+
+@pytest.mark.core
+def test_vmap_over_feature_weights_gives_the_eager_answer(data):
+    X, targets, _, _ = data
+    X, y = jnp.asarray(X), jnp.asarray(targets["squared"])
+    sets = jnp.array([[1.0] * P, [1, 0.5, 2, 0, jnp.inf, 1]])
+    batch = jax.vmap(lambda w: l1jax.fit(X, y, l1jax.L1(0.05, weights=w), tol=1e-12).coef)(sets)
+    for i in range(2):
+        alone = l1jax.fit(X, y, l1jax.L1(0.05, weights=sets[i]), tol=1e-12)
+        np.testing.assert_allclose(batch[i], alone.coef, atol=1e-6)
+
+
+@pytest.mark.core
+def test_closed_forms():
+    X, y = np.array([[-1.0], [0.0], [1.0]]), np.array([-1.0, 0.0, 1.0])
+    for lam, answer in ((0.1, 0.85), (0.5, 0.25), (1.0, 0.0)):
+        fit = l1jax.fit(X, y, l1jax.L1(lam), fit_intercept=False)
+        assert float(fit.coef[0]) == pytest.approx(answer, abs=1e-14)
+    Q = np.linalg.qr(np.random.default_rng(1).standard_normal((20, 4)))[0] * np.sqrt(20)
+    y = np.random.default_rng(2).standard_normal(20)
+    z = Q.T @ y / 20
+    fit = l1jax.fit(Q, y, l1jax.L1(0.1), fit_intercept=False)
+    np.testing.assert_allclose(fit.coef, np.sign(z) * np.maximum(np.abs(z) - 0.1, 0), atol=1e-14)
+
+
+@pytest.mark.core
+@settings(max_examples=15)
+@given(
+    seed=st.integers(0, 10_000),
+    share=st.floats(1e-3, 0.9),
+    loss=st.sampled_from(["squared", "logistic", "poisson", "huber"]),
+    steps=st.sampled_from([1, 3, 10, 30]),
+)
+def test_the_gap_is_never_below_the_true_excess(seed, share, loss, steps):
+    rng = np.random.default_rng(seed)
+    X = rng.standard_normal((N, P))
+    signal = X[:, 0] - 0.5 * X[:, 1]
+    y = {
+        "squared": signal + rng.standard_normal(N),
+        "huber": signal + rng.standard_t(2, N),
+        "logistic": (signal + rng.logistic(size=N) > 0).astype(float),
+        "poisson": rng.poisson(np.exp(0.5 * signal)).astype(float),
+    }[loss]
+    pen, loss = l1jax.L1(), LOSSES[loss]
+    pen = pen.with_strength(share * float(l1jax.lambda_max(X, y, pen, loss=loss)))
+    with pytest.warns(l1jax.ConvergenceWarning) if steps == 1 else _quiet():
+        rough = l1jax.fit(X, y, pen, loss=loss, tol=0.0 if steps == 1 else 1e-3, max_steps=steps)
+    best = l1jax.fit(X, y, pen, loss=loss, tol=1e-12)
+    excess = float(rough.objective - best.objective)
+    assert float(rough.gap) >= 0
+    # The best is itself within its gap; the objective is of order one.
+    assert float(rough.gap) >= excess - float(best.gap) - 1e-14
+
+
+def _quiet():
+    import warnings
+
+    context = warnings.catch_warnings()
+    warnings.simplefilter("ignore", l1jax.ConvergenceWarning)
+    return context
+
+
+def test_a_warm_start_needs_fewer_steps(data):
+    X, targets, _, _ = data
+    cold = l1jax.fit(X, targets["logistic"], l1jax.L1(0.01), loss=LOSSES["logistic"])
+    warm = l1jax.fit(X, targets["logistic"], l1jax.L1(0.01), loss=LOSSES["logistic"], init=cold)
+    assert warm.num_steps < cold.num_steps
