@@ -1,6 +1,7 @@
 """The lasso path of the diabetes data: the price of complexity, from nothing to everything.
 
-Run it with `make demo`, or `python examples/lasso_path_diabetes.py [--short] [--output FOLDER]`. It fits the path at 100 strengths, prints a table,
+Run it with `make demo`, or `python examples/lasso_path_diabetes.py [--short] [--output FOLDER]`. It
+fits the path at 100 strengths, prints a table,
 names the features in the order in which they enter, and draws the path. With `--short` it fits 20.
 """
 

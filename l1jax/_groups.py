@@ -7,14 +7,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array
 
 
 class Groups:
     """Which group each feature belongs to.
 
-    `ids`: one integer per feature, in any order and with any labels; groups are numbered 0, 1, ... in the order of their
-    sorted labels. Being static, other groups mean one recompilation. Raises: TypeError for ids that are traced or not integers,
+    `ids`: one integer per feature, in any order and with any labels; groups are numbered 0, 1, ...
+    in the order of their
+    sorted labels. Being static, other groups mean one recompilation. Raises: TypeError for ids that
+    are traced or not integers,
     ValueError for an empty or non-flat list.
 
     **Example:**
@@ -29,9 +32,10 @@ class Groups:
     """
 
     def __init__(self, ids: Any):
-        if isinstance(ids, jax.core.Tracer):
+        if isinstance(ids, Tracer):
             raise TypeError(
-                "groups must be concrete: build l1jax.Groups(ids) outside of jit and vmap, from a list or NumPy array."
+                "groups must be concrete: build l1jax.Groups(ids) outside of jit and vmap, from a "
+                "list or NumPy array."
             )
         array = np.asarray(ids)
         if array.ndim != 1 or not array.size:
@@ -39,7 +43,9 @@ class Groups:
                 f"groups must be a flat list with one id per feature, got shape {array.shape}."
             )
         if array.dtype.kind not in "iu":
-            raise TypeError(f"groups must be integer ids, one per feature, got dtype {array.dtype}.")
+            raise TypeError(
+                f"groups must be integer ids, one per feature, got dtype {array.dtype}."
+            )
         self.labels, inverse = np.unique(array, return_inverse=True)
         self.ids = inverse.reshape(-1).astype(np.int32)
         self.sizes = np.bincount(self.ids)

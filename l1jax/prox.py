@@ -2,8 +2,10 @@
 
     prox_{sR}(z) = argmin_x ½‖x − z‖²/s + R(x)
 
-`step` s is a scalar, or an array like z: the step of each coordinate, which is a diagonal metric. Strengths, weights and steps
-may be numbers, arrays or tracers; the result has the dtype of z. Zeros are exact and positive, NaN stays NaN, derivatives are finite.
+`step` s is a scalar, or an array like z: the step of each coordinate, which is a diagonal metric.
+Strengths, weights and steps
+may be numbers, arrays or tracers; the result has the dtype of z. Zeros are exact and positive, NaN
+stays NaN, derivatives are finite.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
@@ -26,7 +29,8 @@ _NEWTON_STEPS = {2: 10, 4: 12, 8: 16}  # by bytes of the dtype; see `_metric_roo
 def prox_l1(x: PyTree, lam: Any, step: Any = 1.0, weights: Any = None) -> PyTree:
     """Soft threshold: sign(x)·max(|x| − s λ w, 0), the prox of λ Σ wⱼ|xⱼ|.
 
-    `x`: an array or pytree; `weights`: like x, or one per row of x. Raises: ValueError for a negative lam, step or weight,
+    `x`: an array or pytree; `weights`: like x, or one per row of x. Raises: ValueError for a
+    negative lam, step or weight,
     TypeError for an x that is not floating. Source: Donoho and Johnstone (1994).
 
     **Example:**
@@ -86,7 +90,8 @@ def prox_elastic_net(
 ) -> PyTree:
     """S(x, s λ ρ w)/(1 + s λ(1−ρ)w), the prox of λ Σ wⱼ(ρ|xⱼ| + ½(1−ρ)xⱼ²), with S the soft threshold.
 
-    `l1_ratio` ρ in [0, 1]; other arguments and errors as for `prox_l1`. Source: Zou and Hastie (2005).
+    `l1_ratio` ρ in [0, 1]; other arguments and errors as for `prox_l1`. Source: Zou and Hastie
+    (2005).
 
     **Example:**
 
@@ -111,21 +116,23 @@ def prox_elastic_net(
     return _map(leaf, x, lam, weights, step)
 
 
-def prox_group_l1(
-    x: PyTree, lam: Any, groups: Any, step: Any = 1.0, weights: Any = None
-) -> PyTree:
+def prox_group_l1(x: PyTree, lam: Any, groups: Any, step: Any = 1.0, weights: Any = None) -> PyTree:
     """Block soft threshold: x_g·max(1 − s λ w_g/‖x_g‖, 0), the prox of λ Σ w_g‖x_g‖₂.
 
-    `x` (p,) or (p, k); `groups`: one integer id per feature, or `Groups`; `weights` (G,), √(size) unless given. Groups
-    are of any size; with k columns a group holds all of them. `step` may vary by coordinate, also within a group. For a pytree, `groups` (and
-    `weights`, if given) is a pytree like it. Raises: ValueError for lengths that do not fit. Source: Yuan and Lin (2006).
+    `x` (p,) or (p, k); `groups`: one integer id per feature, or `Groups`; `weights` (G,), √(size)
+    unless given. Groups
+    are of any size; with k columns a group holds all of them. `step` may vary by coordinate, also
+    within a group. For a pytree, `groups` (and
+    `weights`, if given) is a pytree like it. Raises: ValueError for lengths that do not fit.
+    Source: Yuan and Lin (2006).
 
     **Example:**
 
     ```python
     >>> import jax.numpy as jnp
     >>> from l1jax.prox import prox_group_l1
-    >>> print(prox_group_l1(jnp.array([3.0, 4.0, 1.0]), 1.0, [0, 0, 1], weights=jnp.array([2.5, 2.0])))
+    >>> w = jnp.array([2.5, 2.0])
+    >>> print(prox_group_l1(jnp.array([3.0, 4.0, 1.0]), 1.0, [0, 0, 1], weights=w))
     [1.5 2.  0. ]
 
     ```
@@ -138,7 +145,8 @@ def prox_sparse_group_l1(
 ) -> PyTree:
     """The block soft threshold of the soft threshold: the prox of λ(ρ‖x‖₁ + (1−ρ) Σ w_g‖x_g‖₂).
 
-    Arguments and errors as for `prox_group_l1`; `l1_ratio` ρ in [0, 1]. Source: Simon et al. (2013).
+    Arguments and errors as for `prox_group_l1`; `l1_ratio` ρ in [0, 1]. Source: Simon et al.
+    (2013).
 
     **Example:**
 
@@ -349,7 +357,8 @@ def _metric_factors(z: Array, prices: Array, steps: Array, groups: Groups) -> Ar
 def _metric_root(z: Array, charge: Array, groups: Groups) -> Array:
     """The root θ > 0 of Σ z²/(θ + charge)² = 1 in each group, by Newton on φ^(−1/2) = 1 from its left.
 
-    φ^(−1/2) is concave and increasing, so Newton's steps from the left never pass the root; the last two
+    φ^(−1/2) is concave and increasing, so Newton's steps from the left never pass the root; the
+    last two
     carry the derivatives, first and second, of the root.
     """
 
@@ -448,7 +457,7 @@ def _check(**arguments: Any) -> None:
     """Raises for concrete values that are negative or NaN, naming the argument."""
     for name, value in arguments.items():
         for leaf in jax.tree.leaves(value):
-            if isinstance(leaf, jax.core.Tracer) or not isinstance(
+            if isinstance(leaf, Tracer) or not isinstance(
                 leaf, int | float | np.ndarray | np.generic | jax.Array
             ):
                 continue

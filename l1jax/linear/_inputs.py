@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.experimental import sparse as jax_sparse
 
 from ..losses import Loss
@@ -25,11 +26,20 @@ class Inputs(NamedTuple):
     offset: Any
     names: tuple[str, ...] | None
     is_traced: bool
-    wants_x64: bool  # NumPy float64 data while JAX's x64 switch is off: solve in a local x64 context
+    wants_x64: (
+        bool  # NumPy float64 data while JAX's x64 switch is off: solve in a local x64 context
+    )
 
 
 def read(
-    X: Any, y: Any, pen: Any, loss: Any, sample_weight: Any, offset: Any, *, has_strength: bool = True
+    X: Any,
+    y: Any,
+    pen: Any,
+    loss: Any,
+    sample_weight: Any,
+    offset: Any,
+    *,
+    has_strength: bool = True,
 ) -> Inputs:
     """Checks everything that can be checked before any work, and converts it.
 
@@ -38,9 +48,11 @@ def read(
     if not isinstance(pen, Penalty):
         raise TypeError(f"pen must be an l1jax penalty such as l1jax.L1(0.1), got {_kind(pen)}.")
     if not isinstance(loss, Loss):
-        raise TypeError(f"loss must be an l1jax loss such as l1jax.SquaredError(), got {_kind(loss)}.")
+        raise TypeError(
+            f"loss must be an l1jax loss such as l1jax.SquaredError(), got {_kind(loss)}."
+        )
     is_traced = any(
-        isinstance(leaf, jax.core.Tracer)
+        isinstance(leaf, Tracer)
         for leaf in jax.tree.leaves((X, y, pen, loss, sample_weight, offset))
     )
     x, names = read_matrix(X)
@@ -49,14 +61,14 @@ def read(
     is_host = not any(
         isinstance(leaf, jax.Array) for leaf in jax.tree.leaves((x, y, sample_weight, offset))
     )
-    wants_x64 = is_host and dtype == np.float64 and not jax.config.jax_enable_x64
+    wants_x64 = is_host and dtype == np.float64 and not x64_is_on()
 
     y = _column(y, "y", dtype)
     if y.ndim not in (1, 2) or y.shape[0] != n or y.size == 0:
         raise ValueError(
             f"y must have one row per row of X: shape ({n},), or ({n}, k) for k responses; got {y.shape}."
         )
-    if not isinstance(y, jax.core.Tracer):
+    if not isinstance(y, Tracer):
         host = np.asarray(y)
         check_finite(host, "y")
         loss.check_targets(host)
@@ -70,7 +82,7 @@ def read(
             raise ValueError(
                 f"sample_weight must have one entry per row of X, shape ({n},), got {weights.shape}."
             )
-        if not isinstance(weights, jax.core.Tracer):
+        if not isinstance(weights, Tracer):
             check_weights(np.asarray(weights))
     if offset is None:
         offset = np.zeros(y.shape, dtype)
@@ -80,7 +92,7 @@ def read(
             raise ValueError(
                 f"offset must have one entry per row of X, shape {y.shape}, got {offset.shape}."
             )
-        if not isinstance(offset, jax.core.Tracer):
+        if not isinstance(offset, Tracer):
             check_finite(np.asarray(offset), "offset")
         if offset.ndim == 1 and y.ndim == 2:
             offset = offset[:, None]
@@ -114,7 +126,7 @@ def read_matrix(X: Any) -> tuple[Any, tuple[str, ...] | None]:
     if 0 in X.shape:
         raise ValueError(f"X is empty: shape {X.shape}. It needs at least one row and one column.")
     X = X.astype(_float_dtype(X.dtype, "X"))
-    if not isinstance(X, jax.core.Tracer):
+    if not isinstance(X, Tracer):
         check_finite(np.asarray(X), "X", names)
     return DenseMatrix(X), names
 
@@ -122,7 +134,9 @@ def read_matrix(X: Any) -> tuple[Any, tuple[str, ...] | None]:
 def _read_sparse(X: Any) -> SparseMatrix:
     coo = X.tocsc().tocoo()  # by columns, without repeated entries
     if 0 in coo.shape:
-        raise ValueError(f"X is empty: shape {coo.shape}. It needs at least one row and one column.")
+        raise ValueError(
+            f"X is empty: shape {coo.shape}. It needs at least one row and one column."
+        )
     data = np.asarray(coo.data, _float_dtype(coo.data.dtype, "X"))
     if not np.isfinite(data).all():
         at = int(np.flatnonzero(~np.isfinite(data))[0])
@@ -130,7 +144,7 @@ def _read_sparse(X: Any) -> SparseMatrix:
             f"X must be finite, got {data[at]} at row {coo.row[at]}, column {coo.col[at]}."
         )
     rows, cols = coo.row.astype(np.int32), coo.col.astype(np.int32)
-    return SparseMatrix(data, rows, cols, None, None, tuple(map(int, coo.shape)))
+    return SparseMatrix(data, rows, cols, None, None, (int(coo.shape[0]), int(coo.shape[1])))
 
 
 def x_dtype(x: Any) -> Any:
@@ -163,17 +177,21 @@ def check_weights(weights: np.ndarray) -> None:
 def check_tol(tol: Any, dtype: Any) -> Any:
     if tol is None:
         return np.asarray(1e-6 if dtype == np.float64 else 1e-4, dtype)
-    if not isinstance(tol, jax.core.Tracer) and not float(tol) >= 0:
+    if not isinstance(tol, Tracer) and not float(tol) >= 0:
         raise ValueError(f"tol must be a number >= 0, got {tol}.")
-    return tol if isinstance(tol, jax.core.Tracer) else np.asarray(tol, dtype)
+    return tol if isinstance(tol, Tracer) else np.asarray(tol, dtype)
 
 
 def check_max_steps(max_steps: Any) -> Any:
-    if isinstance(max_steps, jax.core.Tracer):
+    if isinstance(max_steps, Tracer):
         return max_steps
     if int(max_steps) != max_steps or max_steps < 1:
         raise ValueError(f"max_steps must be a whole number >= 1, got {max_steps}.")
     return np.asarray(max_steps, np.int32)
+
+
+def x64_is_on() -> bool:
+    return jnp.result_type(float) == jnp.float64
 
 
 @contextlib.contextmanager
@@ -187,7 +205,9 @@ def give_back(result: Any, wants_x64: bool) -> Any:
     """NumPy arrays where the answer was found in a local x64 context: JAX would round it outside."""
     if not wants_x64:
         return result
-    return jax.tree.map(lambda leaf: np.asarray(leaf) if isinstance(leaf, jax.Array) else leaf, result)
+    return jax.tree.map(
+        lambda leaf: np.asarray(leaf) if isinstance(leaf, jax.Array) else leaf, result
+    )
 
 
 def _check_penalty(pen: Penalty, shape: tuple[int, ...], has_strength: bool) -> None:

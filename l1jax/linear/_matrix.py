@@ -1,6 +1,7 @@
 """The data matrix as an operator: dense or sparse, centred and scaled without the solver's knowing.
 
-A matrix answers `dot(B)` = X B, `rdot(R)` = XᵀR, and the weighted column moments. A sparse one is never densified: its centring is
+A matrix answers `dot(B)` = X B, `rdot(R)` = XᵀR, and the weighted column moments. A sparse one is
+never densified: its centring is
 a correction of rank one.
 """
 
@@ -15,7 +16,9 @@ from jaxtyping import Array, Float, Int
 
 from .._types import AnyArray
 
-_CONSTANT = 10  # units of rounding of its largest entry below which a column's deviation is rounding
+_CONSTANT = (
+    10  # units of rounding of its largest entry below which a column's deviation is rounding
+)
 
 
 class DenseMatrix(eqx.Module):
@@ -25,7 +28,8 @@ class DenseMatrix(eqx.Module):
 
     @property
     def shape(self) -> tuple[int, int]:
-        return self.array.shape
+        n, p = self.array.shape
+        return n, p
 
     def dot(self, b: Float[Array, "p *k"]) -> Float[Array, "n *k"]:
         return jnp.matmul(self.array, b, precision="highest")
@@ -104,7 +108,8 @@ class Standardised(NamedTuple):
 def standardise(x: Any, s: Float[Array, " n"], centre: bool, scale: bool) -> Standardised:
     """Centres and scales the columns as asked.
 
-    σ is the weighted 1/n deviation about the mean, also without centring. Where the centred column is
+    σ is the weighted 1/n deviation about the mean, also without centring. Where the centred column
+    is
     rounding, 1/σ is 0: the column leaves the problem, and its coefficient is 0.
     """
     zeros = jnp.zeros(x.shape[1], s.dtype)
@@ -122,6 +127,6 @@ def standardise(x: Any, s: Float[Array, " n"], centre: bool, scale: bool) -> Sta
     return Standardised(x.transform(mean, inverse_scale), mean, inverse_scale, norms)
 
 
-def rows(v: Array, like: Array) -> Array:
+def rows(v: AnyArray, like: AnyArray) -> Array:
     """A vector shaped to multiply the rows of an array."""
-    return v.reshape(v.shape + (1,) * (like.ndim - 1))
+    return jnp.asarray(v).reshape(v.shape + (1,) * (like.ndim - 1))

@@ -10,6 +10,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float
 from tqdm import tqdm
 
@@ -51,10 +52,14 @@ def path(
 ) -> Path:
     """Fits a penalty at every strength of a grid; each fit comes with its certificate.
 
-    The penalty comes without its strength (a strength it has is not used). `lams` (L,): the grid, sorted here to descend; unless given it is
-    `n_lams` log-spaced strengths from λmax to λmax·`lam_min_ratio` (1e-2 where n ≤ p, 1e-3 else). `engine`: "sequential" starts each
-    fit from the one before; "parallel" fits all as one batch; "auto" is sequential on a CPU and parallel elsewhere.
-    `progress`: show a bar (None: in a terminal). All other arguments and errors as for `fit`; `max_steps` is per fit.
+    The penalty comes without its strength (a strength it has is not used). `lams` (L,): the grid,
+    sorted here to descend; unless given it is
+    `n_lams` log-spaced strengths from λmax to λmax·`lam_min_ratio` (1e-2 where n ≤ p, 1e-3 else).
+    `engine`: "sequential" starts each
+    fit from the one before; "parallel" fits all as one batch; "auto" is sequential on a CPU and
+    parallel elsewhere.
+    `progress`: show a bar (None: in a terminal). All other arguments and errors as for `fit`;
+    `max_steps` is per fit.
 
     **Example:**
 
@@ -103,7 +108,7 @@ def _sequential(
 ) -> Fit:
     """One strength after the other, each from the solution before it."""
     leaves = jax.tree.leaves((problem, pen, lams, start, tol, max_steps))
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+    if any(isinstance(leaf, Tracer) for leaf in leaves):
         return _scan(problem, pen, lams, start, tol, max_steps, names)
     disable = None if progress is None else not progress  # None: tqdm shows itself in a terminal
     fits = []
@@ -147,7 +152,8 @@ def _batch(problem, pen, lams, start, tol, max_steps, names) -> Fit:
     return jax.vmap(lane)(lams)
 
 
-# An engine takes (problem, penalty, strengths, start, tol, max_steps, names, progress) and returns a batch of fits.
+# An engine takes (problem, penalty, strengths, start, tol, max_steps, names, progress) and returns
+# a batch of fits.
 ENGINES: dict[str, Callable[..., Fit]] = {"sequential": _sequential, "parallel": _parallel}
 
 
@@ -155,7 +161,9 @@ ENGINES: dict[str, Callable[..., Fit]] = {"sequential": _sequential, "parallel":
 def _automatic_grid(problem: Problem, pen: Penalty, n_lams: int, ratio: float) -> Array:
     biggest = critical_strength(problem, pen)
     biggest = eqx.error_if(
-        biggest, jnp.isinf(biggest), "this penalty has no strength at which everything is zero: pass lams."
+        biggest,
+        jnp.isinf(biggest),
+        "this penalty has no strength at which everything is zero: pass lams.",
     )
     # Where nothing is left to explain every strength gives the null model: any grid will do.
     biggest = jax.lax.stop_gradient(jnp.where(biggest > 0, biggest, 1))
@@ -171,7 +179,7 @@ def _check_grid(lams: Any, n_lams: int, ratio: float | None) -> Any:
         if ratio is not None and not 0 < ratio <= 1:
             raise ValueError(f"lam_min_ratio must lie in (0, 1], got {ratio}.")
         return None
-    if isinstance(lams, jax.core.Tracer):
+    if isinstance(lams, Tracer):
         if lams.ndim != 1:
             raise ValueError(f"lams must be a vector, got shape {lams.shape}.")
         return -jnp.sort(-lams)

@@ -1,6 +1,6 @@
 """A penalised linear model, ready to be solved: the data on the solver's scale, and its null model.
 
-    minimise over (β, b):   Σᵢ sᵢ loss(yᵢ, x̃ᵢᵀβ + b + offsetᵢ) + R(β),    X̃ = (X − 1μᵀ) diag(1/σ)
+minimise over (β, b):   Σᵢ sᵢ loss(yᵢ, x̃ᵢᵀβ + b + offsetᵢ) + R(β),    X̃ = (X − 1μᵀ) diag(1/σ)
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _POWER_STEPS = 12  # of power iteration; backtracking repairs what it underestim
 class Point(eqx.Module):
     """Coefficients on the solver's scale, and the intercept that goes with centred columns."""
 
-    beta: Float[Array, "p *k"]
+    beta: Float[Array, "..."]  # (p, *k); () where it holds one step for all
     intercept: Float[Array, "*k"]
 
 
@@ -146,7 +146,11 @@ def _smoothness(problem: Problem, pen: Penalty) -> Array:
     """The largest eigenvalue of C^{-1/2} X̃ᵀ diag(s) X̃ C^{-1/2}, times the loss's curvature bound."""
     metric = problem.metric(pen)
     p = problem.norms.shape[0]
-    scale = jnp.sqrt(metric.beta) if jnp.ndim(metric.beta) == 0 else jnp.sqrt(metric.beta).reshape(p, -1)[:, 0]
+    scale = (
+        jnp.sqrt(metric.beta)
+        if jnp.ndim(metric.beta) == 0
+        else jnp.sqrt(metric.beta).reshape(p, -1)[:, 0]
+    )
     start = jnp.sin(1.0 + jnp.arange(p)).astype(problem.y.dtype)
 
     def power(_, carry):
@@ -156,7 +160,9 @@ def _smoothness(problem: Problem, pen: Penalty) -> Array:
         return image / jnp.where(size > 0, size, 1), size
 
     norm = jnp.sqrt(jnp.sum(start**2))
-    _, largest = jax.lax.fori_loop(0, _POWER_STEPS, power, (start / norm, jnp.ones((), problem.y.dtype)))
+    _, largest = jax.lax.fori_loop(
+        0, _POWER_STEPS, power, (start / norm, jnp.ones((), problem.y.dtype))
+    )
     bound = problem.loss.smoothness
     largest = jnp.where(largest > 0, largest, 1)
     return largest * jnp.asarray(1.0 if bound is None else bound, largest.dtype)

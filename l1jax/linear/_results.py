@@ -8,20 +8,24 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool
+from jax.core import Tracer
+from jaxtyping import Bool
 
 from .._status import Status
 from .._types import AnyArray
 from ..losses import Loss
-from ._inputs import give_back, precision, read_matrix, x_dtype
+from ._inputs import give_back, precision, read_matrix, x64_is_on, x_dtype
 
 
 class Fit(eqx.Module):
     """One penalised linear model: coefficients on the scale of the data, and their certificate.
 
-    `coef` (p,) or (p, k), `intercept` () or (k,). `gap` bounds how far `objective` is above its minimum;
-    `relative_gap` is in units of the null deviance. `kkt` is the largest violation of the optimality conditions, `relative_kkt` in units
-    of the gradient of the null model. A batch of fits (from `jax.vmap`) has a leading axis everywhere.
+    `coef` (p,) or (p, k), `intercept` () or (k,). `gap` bounds how far `objective` is above its
+    minimum;
+    `relative_gap` is in units of the null deviance. `kkt` is the largest violation of the
+    optimality conditions, `relative_kkt` in units
+    of the gradient of the null model. A batch of fits (from `jax.vmap`) has a leading axis
+    everywhere.
     """
 
     coef: AnyArray
@@ -53,7 +57,8 @@ class Fit(eqx.Module):
     def predict(self, X: Any, offset: Any = None, kind: str = "response") -> AnyArray:
         """Predictions for new rows: `kind` is "response" (the mean), "link" (η) or "class".
 
-        X (m, p) of any kind that `fit` takes, with the same columns; `offset` (m,). Raises: ValueError for another number
+        X (m, p) of any kind that `fit` takes, with the same columns; `offset` (m,). Raises:
+        ValueError for another number
         or other names of columns.
         """
         if kind not in ("response", "link", "class"):
@@ -69,7 +74,7 @@ class Fit(eqx.Module):
                 f"has {self.feature_names[at]!r}."
             )
         wants_x64 = isinstance(self.coef, np.ndarray) and self.coef.dtype == np.float64
-        wants_x64 &= not jax.config.jax_enable_x64 and x_dtype(x) == np.float64
+        wants_x64 &= not x64_is_on() and x_dtype(x) == np.float64
         with precision(wants_x64):
             eta = x.dot(jnp.asarray(self.coef)) + self.intercept
             if offset is not None:
@@ -82,7 +87,7 @@ class Fit(eqx.Module):
             return give_back(eta, wants_x64)
 
     def __str__(self) -> str:
-        if isinstance(self.status, jax.core.Tracer) or np.ndim(self.status):
+        if isinstance(self.status, Tracer) or np.ndim(self.status):
             return f"Fit(coef of shape {self.coef.shape}, status {self.status})"
         names = self.feature_names or tuple(f"x{j}" for j in range(self.support.shape[-1]))
         inside = np.flatnonzero(np.asarray(self.support))
@@ -160,7 +165,8 @@ class Path(eqx.Module):
     def at(self, lam: float) -> Fit:
         """The model at a strength between grid points, its coefficients interpolated linearly.
 
-        Such a model is not certified: its objective, gap and kkt are NaN. Raises: ValueError outside of the grid.
+        Such a model is not certified: its objective, gap and kkt are NaN. Raises: ValueError
+        outside of the grid.
         """
         lams = np.asarray(self.lams)
         if not lams.min() <= lam <= lams.max():
@@ -177,7 +183,8 @@ class Path(eqx.Module):
         nan = np.asarray(np.nan, lams.dtype)
         return eqx.tree_at(
             lambda f: (
-                f.coef, f.intercept, f.lam, f.objective, f.gap, f.relative_gap, f.kkt, f.relative_kkt,
+                f.coef, f.intercept, f.lam, f.objective, f.gap, f.relative_gap, f.kkt,
+                f.relative_kkt,
                 f.deviance_explained, f.status,
             ),
             before,
@@ -192,7 +199,9 @@ class Path(eqx.Module):
     def entries(self) -> list[tuple[int, int]]:
         """(grid index, feature): when each feature first comes in, in that order."""
         inside = np.asarray(self.fits.support)
-        firsts = [(int(np.argmax(inside[:, j])), j) for j in range(inside.shape[1]) if inside[:, j].any()]
+        firsts = [
+            (int(np.argmax(inside[:, j])), j) for j in range(inside.shape[1]) if inside[:, j].any()
+        ]
         sizes = np.abs(np.asarray(self.coefs)).reshape(*inside.shape, -1).max(axis=-1)
         return sorted(firsts, key=lambda pair: (pair[0], -sizes[pair[0], pair[1]]))
 
@@ -203,7 +212,7 @@ class Path(eqx.Module):
         return jax.tree.map(lambda x: x if is_loss(x) else pick(x), self.fits, is_leaf=is_loss)
 
     def __str__(self) -> str:
-        if isinstance(self.lams, jax.core.Tracer):
+        if isinstance(self.lams, Tracer):
             return f"Path(coefs of shape {self.coefs.shape})"
         lines = [f"{'lam':>12} {'features':>9} {'explained':>10} {'rel. gap':>9}  status"]
         shown = np.unique(np.linspace(0, len(self) - 1, min(len(self), 12)).astype(int))

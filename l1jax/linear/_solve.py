@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 from .._proximal_gradient import ProxGradState, advance, start
 from .._status import Status
 from ..penalties import Penalty
-from ._certificate import Certificate, certify
+from ._certificate import certify
 from ._newton import newton_step, polish_intercept
 from ._problem import Point, Problem
 
@@ -51,7 +51,10 @@ def solve(problem: Problem, pen: Penalty, init: Point, tol: Array, max_steps: Ar
     eps = jnp.finfo(problem.y.dtype).eps
 
     def prox(z: Point, step: Point) -> Point:
-        return Point(pen.prox(z.beta, step.beta), z.intercept if problem.fit_intercept else jnp.zeros_like(z.intercept))
+        return Point(
+            pen.prox(z.beta, step.beta),
+            z.intercept if problem.fit_intercept else jnp.zeros_like(z.intercept),
+        )
 
     def fista(state: ProxGradState) -> ProxGradState:
         return advance(problem.smooth, prox, state, metric=metric)
@@ -70,7 +73,8 @@ def solve(problem: Problem, pen: Penalty, init: Point, tol: Array, max_steps: Ar
         newton = newton_step(problem, pen, point, state.curvature, attempt)
         newton = polish_intercept(problem, newton)
         own, landed_at = measure(point), measure(newton)
-        # A step that lands gains orders of magnitude. One that gains little is on the wrong face, where going
+        # A step that lands gains orders of magnitude. One that gains little is on the wrong face,
+        # where going
         # on would cost the acceleration; one that gains nothing on the best would lead in a circle.
         accept = attempt & (landed_at < _LANDING * own) & (landed_at < 0.9 * round_.best_measure)
         newton_wins = attempt & (landed_at < own)
@@ -89,7 +93,9 @@ def solve(problem: Problem, pen: Penalty, init: Point, tol: Array, max_steps: Ar
             best=best,
             best_measure=best_measure,
             face=face,
-            period=jnp.where(accept | (met > 0), _FIRST_PERIOD, jnp.minimum(2 * round_.period, _LONGEST_PERIOD)),
+            period=jnp.where(
+                accept | (met > 0), _FIRST_PERIOD, jnp.minimum(2 * round_.period, _LONGEST_PERIOD)
+            ),
             stalled=jnp.where(progress, 0, round_.stalled + 1),
             met=met,
             landed=jnp.where(better, newton_wins & (landed_at <= 100 * eps), round_.landed),

@@ -56,9 +56,7 @@ class Loss(eqx.Module):
         bound = self.conjugate(y, c * slope, s)
         return jnp.maximum(self.value(y, eta, s) + bound - c * jnp.sum(slope * eta), 0)
 
-    def polish_intercept(
-        self, y: Array, eta: Array, s: Float[Array, " n"]
-    ) -> Float[Array, "*k"]:
+    def polish_intercept(self, y: Array, eta: Array, s: Float[Array, " n"]) -> Float[Array, "*k"]:
         """The shift d of all η that minimises L, by Newton steps safeguarded by bisection."""
 
         def slope(d: Array) -> Array:
@@ -76,9 +74,7 @@ class Loss(eqx.Module):
             width, end = carry
             return jnp.where(right, end < 0, end > 0) & (width < limit)
 
-        width, _ = jax.lax.while_loop(
-            is_short, widen, (one, slope(jnp.where(right, one, -one)))
-        )
+        width, _ = jax.lax.while_loop(is_short, widen, (one, slope(jnp.where(right, one, -one))))
         low, high = jnp.where(right, 0, -width), jnp.where(right, width, 0)
 
         def newton(carry):
@@ -94,9 +90,7 @@ class Loss(eqx.Module):
             return jnp.where(g == 0, d, new), low, high, steps + 1, done
 
         start = (0 * one, low, high, jnp.zeros((), jnp.int32), jnp.zeros((), bool))
-        d, *_ = jax.lax.while_loop(
-            lambda c: ~c[4] & (c[3] < _NEWTON_STEPS), newton, start
-        )
+        d, *_ = jax.lax.while_loop(lambda c: ~c[4] & (c[3] < _NEWTON_STEPS), newton, start)
         return d
 
     def _furthest_shift(self, eta: Array) -> Array:
@@ -116,7 +110,8 @@ class Loss(eqx.Module):
         """The class of a linear predictor, for losses that classify."""
         del eta
         raise ValueError(
-            f'kind="class" needs a loss that classifies, such as Logistic, got {type(self).__name__}.'
+            'kind="class" needs a loss that classifies, such as Logistic, got '
+            f"{type(self).__name__}."
         )
 
     def check_targets(self, y: np.ndarray) -> None:

@@ -14,7 +14,8 @@ from ._base import Loss, check_one_response
 class Logistic(Loss):
     """log(1 + exp η) − yη for labels y in {0, 1}.
 
-    Where all labels that count are equal the best intercept is infinite; the one returned leaves a slope at rounding.
+    Where all labels that count are equal the best intercept is infinite; the one returned leaves a
+    slope at rounding.
 
     **Example:**
 
@@ -75,7 +76,11 @@ class Logistic(Loss):
         check_one_response(y, "Logistic")
         bad = np.flatnonzero((y != 0) & (y != 1))
         if len(bad):
-            hint = " Labels -1 and 1 become 0 and 1 by (y + 1) / 2." if set(np.unique(y)) <= {-1, 1} else ""
+            hint = (
+                " Labels -1 and 1 become 0 and 1 by (y + 1) / 2."
+                if set(np.unique(y)) <= {-1, 1}
+                else ""
+            )
             raise ValueError(
                 f"y must hold labels 0 and 1 for Logistic, got {y[bad[0]]} at row {bad[0]}.{hint}"
             )

@@ -13,7 +13,8 @@ from ._base import Loss, check_one_response
 class Poisson(Loss):
     """exp(η) − yη for counts (or rates) y ≥ 0.
 
-    Its curvature exp(η) has no bound. Where all y that count are 0 the best intercept is minus infinity; the one returned
+    Its curvature exp(η) has no bound. Where all y that count are 0 the best intercept is minus
+    infinity; the one returned
     leaves a mean at rounding.
 
     **Example:**
@@ -54,9 +55,7 @@ class Poisson(Loss):
         rows = jnp.where(c == 1, 0, jnp.maximum(rows, 0))
         return jnp.sum(jnp.where(s > 0, s * rows, 0))
 
-    def polish_intercept(
-        self, y: Array, eta: Array, s: Float[Array, " n"]
-    ) -> Float[Array, ""]:
+    def polish_intercept(self, y: Array, eta: Array, s: Float[Array, " n"]) -> Float[Array, ""]:
         peak = jnp.max(eta, where=s > 0, initial=-jnp.inf)
         peak = jnp.where(jnp.isfinite(peak), peak, 0)
         shape = jnp.sum(jnp.where(s > 0, s * jnp.exp(eta - peak), 0))
@@ -74,4 +73,6 @@ class Poisson(Loss):
         check_one_response(y, "Poisson")
         bad = np.flatnonzero(y < 0)
         if len(bad):
-            raise ValueError(f"y must hold counts >= 0 for Poisson, got {y[bad[0]]} at row {bad[0]}.")
+            raise ValueError(
+                f"y must hold counts >= 0 for Poisson, got {y[bad[0]]} at row {bad[0]}."
+            )

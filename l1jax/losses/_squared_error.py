@@ -49,9 +49,7 @@ class SquaredError(Loss):
         """½(1−c)² Σ sᵢ(yᵢ − ηᵢ)²: the same number, without the cancellation."""
         return (1 - c) ** 2 * self.value(y, eta, s)
 
-    def polish_intercept(
-        self, y: Array, eta: Array, s: Float[Array, " n"]
-    ) -> Float[Array, "*k"]:
+    def polish_intercept(self, y: Array, eta: Array, s: Float[Array, " n"]) -> Float[Array, "*k"]:
         return jnp.sum(_rows(s, eta) * (y - eta), axis=0) / jnp.sum(s)
 
     def check_targets(self, y: np.ndarray) -> None:

@@ -6,9 +6,9 @@ from ._grouped import GroupL1, SparseGroupL1
 from ._separable import L1, ElasticNet, NonNegativeL1, Ridge
 
 __all__ = [
+    "L1",
     "ElasticNet",
     "GroupL1",
-    "L1",
     "L1Ball",
     "NonNegativeL1",
     "Penalty",

@@ -1,21 +1,27 @@
 """The protocol: what a penalty must say, and what follows from it.
 
-A penalty is a small frozen `equinox.Module` whose strengths are leaves. Its author writes `value` and
+A penalty is a small frozen `equinox.Module` whose strengths are leaves. Its author writes `value`
+and
 `prox`; everything else here is a default derived from those two, which an override may sharpen.
 """
 
 from __future__ import annotations
 
 import abc
+import functools
+import operator
+from collections.abc import Iterable
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Bool, PyTree
 
-# Steps of bisection: float64 has 52 bits of fraction, and a bracket is at most a factor of two wide.
+# Steps of bisection: float64 has 52 bits of fraction, and a bracket is at most a factor of two
+# wide.
 _BISECTIONS = 54
 _DOUBLINGS = 64
 
@@ -34,19 +40,21 @@ class Penalty(eqx.Module):
     class attribute `strength` (`"lam"` unless said), says `convex = False` if it is not convex, and
     `metric = "diagonal"` if its `prox` also accepts a step per coordinate.
 
-    The default certificate rests on one fact: for every convex R with minimum R(0), the points v with
+    The default certificate rests on one fact: for every convex R with minimum R(0), the points v
+    with
     prox_R(v) = 0 are those of the subdifferential of R at 0, where the conjugate R*(v) is -R(0).
 
     **Example:**
 
     ```python
     >>> import jax.numpy as jnp, l1jax
+    >>> from jax.nn import relu
     >>> class Tilted(l1jax.Penalty):
     ...     lam: float
     ...     def value(self, x):
     ...         return self.lam * jnp.sum(2 * jnp.maximum(x, 0) + jnp.maximum(-x, 0))
     ...     def prox(self, z, step=1.0):
-    ...         return jnp.maximum(z - 2 * step * self.lam, 0) - jnp.maximum(-z - step * self.lam, 0)
+    ...         return relu(z - 2 * step * self.lam) - relu(-z - step * self.lam)
     >>> float(Tilted(0.5).critical_strength(jnp.array([3.0, -1.0])))
     3.0
 
@@ -89,7 +97,8 @@ class Penalty(eqx.Module):
     def critical_strength(self, gradient: Array) -> Array:
         """λmax: the least strength at which x = 0 is optimal where the smooth part has this gradient.
 
-        By default found by bisection on prox(−gradient) == 0, to rounding. Never below the true one.
+        By default found by bisection on prox(−gradient) == 0, to rounding. Never below the true
+        one.
         """
 
         def is_null(lam):
@@ -171,6 +180,11 @@ def _dtype(x: PyTree):
     return jnp.result_type(*leaves) if leaves else jnp.result_type(float)
 
 
+def total(terms: Iterable[Array]) -> Array:
+    """The sum over the leaves of a tree: of at least one."""
+    return functools.reduce(operator.add, terms)
+
+
 def strength_leaf(value: Any, name: str) -> Any:
     """A strength as a leaf: Python numbers become 0-d float64 NumPy arrays, so that no digit is lost
     before it meets the data and no value forces a recompilation. Concrete values are checked."""
@@ -179,7 +193,7 @@ def strength_leaf(value: Any, name: str) -> Any:
     if isinstance(value, jax.Array):
         if not jnp.issubdtype(value.dtype, jnp.number):
             raise TypeError(f"{name} must be a number, got an array of dtype {value.dtype}.")
-        if isinstance(value, jax.core.Tracer):
+        if isinstance(value, Tracer):
             return value
         check_nonnegative(np.asarray(value), name)
         return value
@@ -209,7 +223,7 @@ def weight_leaves(weights: Any, name: str = "weights") -> tuple[PyTree, PyTree]:
         return None, None
 
     def leaf(w):
-        if not isinstance(w, jax.core.Tracer):
+        if not isinstance(w, Tracer):
             concrete = np.asarray(w)
             if concrete.dtype.kind not in "fiub":
                 raise TypeError(f"{name} must be numbers, got dtype {concrete.dtype}.")

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from .. import prox
-from ._base import Penalty, strength_leaf
+from ._base import Penalty, strength_leaf, total
 
 
 class L1Ball(Penalty):
@@ -48,7 +48,7 @@ class L1Ball(Penalty):
         return prox.project_l1_ball(z, self._tau())
 
     def violation(self, x: PyTree) -> Array:
-        norm = sum(jnp.sum(jnp.abs(leaf)) for leaf in jax.tree.leaves(x))
+        norm = total(jnp.sum(jnp.abs(leaf)) for leaf in jax.tree.leaves(x))
         return jnp.maximum(norm - jnp.asarray(self._tau(), norm.dtype), 0)
 
     def critical_strength(self, gradient: Array) -> Array:

@@ -87,7 +87,8 @@ class GroupL1(_Grouped):
     """The group lasso λ Σ_g w_g‖x_g‖₂: a norm, not squared, so that it has a corner at zero.
 
     Args: `lam` ≥ 0; `groups`: one integer id per feature, or `Groups`; `weights`: one per group,
-    √(its number of features) unless given; 0 leaves a group free, inf excludes it. With coefficients (p, k) a group holds
+    √(its number of features) unless given; 0 leaves a group free, inf excludes it. With
+    coefficients (p, k) a group holds
     all responses of its features: `GroupL1(lam, range(p))` is the multi-task lasso.
     Raises: ValueError for wrong lengths or negative values. Source: Yuan and Lin (2006).
 
@@ -114,7 +115,9 @@ class GroupL1(_Grouped):
 
     def masks(self, shape: tuple[int, ...]) -> Masks:
         x = jnp.zeros(shape)
-        free = (jnp.asarray(self._lam(), x.dtype) * self._group_weights(x.dtype) == 0) & ~self._held()
+        free = (
+            jnp.asarray(self._lam(), x.dtype) * self._group_weights(x.dtype) == 0
+        ) & ~self._held()
         return Masks(
             unpenalised=jnp.broadcast_to(self._spread(free, x), shape),
             excluded=jnp.broadcast_to(self._spread(self._held(), x), shape),
@@ -151,8 +154,10 @@ class GroupL1(_Grouped):
 class SparseGroupL1(_Grouped):
     """The sparse group lasso λ(ρ‖x‖₁ + (1−ρ) Σ_g w_g‖x_g‖₂): few groups, and few features within them.
 
-    Args: as for `GroupL1`; `l1_ratio` ρ in [0, 1] (1: lasso, 0: group lasso). An infinite weight excludes its
-    group; a weight of 0 leaves it the lasso part. Raises: as for `GroupL1`. Source: Simon et al. (2013).
+    Args: as for `GroupL1`; `l1_ratio` ρ in [0, 1] (1: lasso, 0: group lasso). An infinite weight
+    excludes its
+    group; a weight of 0 leaves it the lasso part. Raises: as for `GroupL1`. Source: Simon et al.
+    (2013).
 
     **Example:**
 
@@ -183,9 +188,7 @@ class SparseGroupL1(_Grouped):
     def prox(self, z: Array, step: Any = 1.0) -> Array:
         self._check(z)
         weights = self._group_weights(z.dtype)
-        out = prox.prox_sparse_group_l1(
-            z, self._lam(), self.groups, self.l1_ratio, step, weights
-        )
+        out = prox.prox_sparse_group_l1(z, self._lam(), self.groups, self.l1_ratio, step, weights)
         return self._hold(out)
 
     def masks(self, shape: tuple[int, ...]) -> Masks:

@@ -7,10 +7,11 @@ from typing import Any, ClassVar, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, PyTree
 
 from .. import prox
-from ._base import Masks, Penalty, check_nonnegative, strength_leaf, weight_leaves
+from ._base import Masks, Penalty, check_nonnegative, strength_leaf, total, weight_leaves
 
 _EDGE = 8  # units of rounding by which a point on the edge of the dual ball may lie outside of it
 
@@ -42,7 +43,11 @@ class _Separable(Penalty):
         weights = _like(self.weights, tree, 1.0)
         excluded = _like(self.excluded, tree, False)
         return [
-            (leaf, jnp.asarray(self._lam(), leaf.dtype) * per_row(w, leaf), per_row(off, leaf, bool))
+            (
+                leaf,
+                jnp.asarray(self._lam(), leaf.dtype) * per_row(w, leaf),
+                per_row(off, leaf, bool),
+            )
             for leaf, w, off in zip(leaves, weights, excluded, strict=True)
         ]
 
@@ -84,7 +89,8 @@ class _Separable(Penalty):
 class L1(_Separable):
     """The lasso penalty λ Σⱼ wⱼ|xⱼ|, whose corners at zero select.
 
-    Args: `lam` ≥ 0, a number, array or tracer (None: not set yet); `weights` ≥ 0, one per feature (the
+    Args: `lam` ≥ 0, a number, array or tracer (None: not set yet); `weights` ≥ 0, one per feature
+    (the
     leading axis) or like the parameters: 0 leaves a feature free, inf excludes it.
     Raises: ValueError for negative or NaN values, TypeError for what is not a number.
     Source: Tibshirani (1996).
@@ -101,7 +107,8 @@ class L1(_Separable):
     """
 
     def value(self, x: PyTree) -> Array:
-        return sum(jnp.sum(lam_w * jnp.abs(leaf), where=~off) for leaf, lam_w, off in self._terms(x))
+        terms = self._terms(x)
+        return total(jnp.sum(lam_w * jnp.abs(leaf), where=~off) for leaf, lam_w, off in terms)
 
     def prox(self, z: PyTree, step: Any = 1.0) -> PyTree:
         return self._hold(prox.prox_l1(z, self._lam(), step, self.weights))
@@ -137,7 +144,7 @@ class NonNegativeL1(_Separable):
     """
 
     def value(self, x: PyTree) -> Array:
-        return sum(jnp.sum(lam_w * leaf, where=~off) for leaf, lam_w, off in self._terms(x))
+        return total(jnp.sum(lam_w * leaf, where=~off) for leaf, lam_w, off in self._terms(x))
 
     def prox(self, z: PyTree, step: Any = 1.0) -> PyTree:
         return self._hold(prox.prox_nonnegative_l1(z, self._lam(), step, self.weights))
@@ -202,7 +209,7 @@ class ElasticNet(_Separable):
             price = ratio * jnp.abs(leaf) + 0.5 * (1 - ratio) * leaf**2
             return jnp.sum(lam_w * price, where=~off)
 
-        return sum(term(*terms) for terms in self._terms(x))
+        return total(term(*terms) for terms in self._terms(x))
 
     def prox(self, z: PyTree, step: Any = 1.0) -> PyTree:
         out = prox.prox_elastic_net(z, self._lam(), self.l1_ratio, step, self.weights)
@@ -288,7 +295,7 @@ def ratio_leaf(l1_ratio: Any) -> Any:
     ratio = strength_leaf(l1_ratio, "l1_ratio")
     if ratio is None:
         raise TypeError("l1_ratio must be a number in [0, 1], got None.")
-    if not isinstance(ratio, jax.core.Tracer) and type(ratio) is not object:
+    if not isinstance(ratio, Tracer) and type(ratio) is not object:
         concrete = np.asarray(ratio)
         check_nonnegative(concrete, "l1_ratio")
         if (concrete > 1).any():
