@@ -328,9 +328,9 @@ def _block_factors(z: Array, prices: Array, groups: Groups) -> Array:
     peak = _peaks(z, groups)
     squares = groups.sums(jnp.sum((z / groups.broadcast(peak)[:, None]) ** 2, axis=1))
     positive = squares > 0
-    norms = peak * jnp.sqrt(jnp.where(positive, squares, 1))
-    stays = positive & (norms > prices) | jnp.isnan(squares)
-    factors = jnp.where(stays, 1 - prices / jnp.where(positive, norms, 1), 0)
+    norms = jnp.sqrt(jnp.where(positive, squares, 1))  # in units of the peak, as the prices below
+    stays = positive & (peak * norms > prices)
+    factors = jnp.where(stays, 1 - jnp.where(stays, prices, 0) / peak / norms, 0)
     factors = jnp.where(jnp.isnan(squares), jnp.nan, factors)
     return groups.broadcast(jnp.where(positive | (prices > 0), factors, 1))[:, None]
 
@@ -346,9 +346,10 @@ def _metric_factors(z: Array, prices: Array, steps: Array, groups: Groups) -> Ar
     ratios = jax.lax.stop_gradient(jnp.clip(ratios, -2, 2))
     is_zero = groups.sums(jnp.sum(ratios**2, axis=1)) <= 1
     is_zero &= groups.maxima(jnp.max(charge, axis=1)) > 0
+    gone = groups.broadcast(is_zero)[:, None]
+    charge = jnp.where(gone, 0, charge)  # not to overflow in the derivative of what is not used
     root = _metric_root(z, charge, groups)
     theta = groups.broadcast(jnp.where(is_zero, 1, root))[:, None]
-    gone = groups.broadcast(is_zero)[:, None]
     total = theta + charge
     factors = jnp.where(total > 0, theta / jnp.where(total > 0, total, 1), 1)
     return jnp.where(gone & ~jnp.isnan(z), 0, factors)
@@ -435,11 +436,17 @@ def _per_row(value: Any, z: Array) -> Array:
     value = jnp.asarray(value, z.dtype)
     if 0 < value.ndim < z.ndim and value.shape == z.shape[: value.ndim]:
         value = value.reshape(value.shape + (1,) * (z.ndim - value.ndim))
-    if jnp.broadcast_shapes(value.shape, z.shape) != z.shape:
+    if not fits(value.shape, z.shape):
         raise ValueError(
             f"a step or weight of shape {value.shape} does not fit x of shape {z.shape}."
         )
     return value
+
+
+def fits(shape: tuple[int, ...], target: tuple[int, ...]) -> bool:
+    """Whether an array of one shape multiplies one of the target's without making it larger."""
+    ends = zip(reversed(shape), reversed(target), strict=False)
+    return len(shape) <= len(target) and all(m in (1, n) for m, n in ends)
 
 
 def _floating(leaf: Any) -> Array:

@@ -308,7 +308,7 @@ def per_row(weights: Any, x: Array, dtype: Any = None) -> Array:
     weights = jnp.asarray(weights, x.dtype if dtype is None else dtype)
     if 0 < weights.ndim < x.ndim:
         weights = weights.reshape(weights.shape + (1,) * (x.ndim - weights.ndim))
-    if jnp.broadcast_shapes(weights.shape, x.shape) != x.shape:
+    if not prox.fits(weights.shape, x.shape):
         raise ValueError(
             f"weights has shape {weights.shape}, which does not fit coefficients of shape {x.shape}."
         )

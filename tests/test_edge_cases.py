@@ -1,0 +1,182 @@
+"""Data at the edges: each works or reports its status, and no coefficient is ever NaN."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import l1jax
+
+N, P = 20, 4
+RNG = np.random.default_rng(3)
+X = RNG.standard_normal((N, P)) + 1.0
+Y = X @ np.array([1.0, -0.5, 0.0, 0.0]) + 0.3 * RNG.standard_normal(N)
+
+
+@pytest.mark.parametrize("standardize", [True, False])
+def test_a_constant_column_has_coefficient_zero(standardize):
+    constant = np.column_stack([X[:, :3], np.full(N, 7.3)])
+    fit = l1jax.fit(constant, Y, l1jax.L1(0.0), standardize=standardize)
+    alone = l1jax.fit(X[:, :3], Y, l1jax.L1(0.0), standardize=standardize)
+    assert fit.coef[3] == 0
+    np.testing.assert_allclose(fit.coef[:3], alone.coef, atol=1e-10)
+
+
+def test_a_constant_target_gives_the_null_model():
+    path = l1jax.path(X, np.full(N, 0.1), l1jax.L1(), n_lams=4)
+    assert (np.asarray(path.coefs) == 0).all()
+    assert (np.asarray(path.relative_gaps) == 0).all()
+    np.testing.assert_allclose(path.intercepts, 0.1)
+
+
+def test_duplicate_columns_share_one_fit():
+    doubled = np.column_stack([X, X[:, 0]])
+    fit = l1jax.fit(doubled, Y, l1jax.L1(0.05), tol=1e-12)
+    alone = l1jax.fit(X, Y, l1jax.L1(0.05), tol=1e-12)
+    assert fit.relative_gap <= 1e-12
+    # Only the sum of the two is determined; it is good to about the root of the gap.
+    assert float(fit.coef[0] + fit.coef[4]) == pytest.approx(float(alone.coef[0]), abs=1e-6)
+
+
+@pytest.mark.parametrize("loss", [l1jax.SquaredError(), l1jax.Logistic(), l1jax.Poisson()])
+def test_one_row_and_one_column_work(loss):
+    one_row = l1jax.fit(X[:1], np.array([1.0]), l1jax.L1(0.1), loss=loss)
+    one_column = l1jax.fit(X[:, :1], (Y > 0).astype(float), l1jax.L1(0.01), loss=loss)
+    for fit in (one_row, one_column):
+        assert np.isfinite(fit.coef).all() and np.isfinite(fit.intercept)
+        assert fit.status == l1jax.Status.CONVERGED
+    assert (np.asarray(one_row.coef) == 0).all()
+
+
+@pytest.mark.core
+def test_at_lambda_max_and_above_everything_is_exactly_zero():
+    biggest = float(l1jax.lambda_max(X, Y, l1jax.L1()))
+    for lam in (biggest, 2 * biggest):
+        coef = np.asarray(l1jax.fit(X, Y, l1jax.L1(lam)).coef)
+        assert (coef == 0).all() and not np.signbit(coef).any()
+    assert l1jax.fit(X, Y, l1jax.L1(0.999 * biggest)).n_nonzero == 1
+
+
+@pytest.mark.core
+def test_at_lambda_zero_it_is_least_squares():
+    fit = l1jax.fit(X, Y, l1jax.L1(0.0))
+    design = np.column_stack([np.ones(N), X])
+    exact = np.linalg.lstsq(design, Y, rcond=None)[0]
+    np.testing.assert_allclose(fit.coef, exact[1:], atol=1e-10)
+    assert fit.relative_gap <= 1e-12
+
+
+def test_at_lambda_zero_with_more_features_than_rows_it_interpolates():
+    wide = RNG.standard_normal((10, 30))
+    fit = l1jax.fit(wide, Y[:10], l1jax.L1(0.0))
+    np.testing.assert_allclose(fit.predict(wide), Y[:10], atol=1e-6)
+
+
+def test_columns_of_wild_scale_give_the_scaled_answer():
+    scale = np.array([1e8, 1e-8, 1.0, 1e4])
+    # With weights equal to the scales it is the same problem in other units.
+    fit = l1jax.fit(X * scale, Y, l1jax.L1(0.05, weights=scale), tol=1e-12)
+    alone = l1jax.fit(X, Y, l1jax.L1(0.05), tol=1e-12)
+    np.testing.assert_allclose(fit.coef * scale, alone.coef, atol=1e-7)
+
+
+def test_a_target_of_wild_scale_gives_the_scaled_answer():
+    for scale in (1e8, 1e-8):
+        fit = l1jax.fit(X, scale * Y, l1jax.L1(0.05 * scale), tol=1e-12)
+        alone = l1jax.fit(X, Y, l1jax.L1(0.05), tol=1e-12)
+        np.testing.assert_allclose(fit.coef / scale, alone.coef, atol=1e-7)
+
+
+def test_equal_labels_and_zero_counts_end_in_the_null_model():
+    for loss, target in ((l1jax.Logistic(), np.ones(N)), (l1jax.Poisson(), np.zeros(N))):
+        fit = l1jax.fit(X, target, l1jax.L1(0.01), loss=loss)
+        assert (np.asarray(fit.coef) == 0).all()
+        assert np.isfinite(fit.intercept)
+        np.testing.assert_allclose(fit.predict(X), target, atol=1e-12)
+
+
+@pytest.mark.core
+def test_a_bad_lane_is_invalid_and_harms_no_other():
+    batch = jnp.stack([jnp.asarray(X), jnp.asarray(X).at[2, 1].set(jnp.nan)])
+    fits = jax.vmap(lambda X: l1jax.fit(X, jnp.asarray(Y), l1jax.L1(0.1)))(batch)
+    assert fits.status.tolist() == [l1jax.Status.CONVERGED, l1jax.Status.INVALID_INPUT]
+    assert jnp.isnan(fits.coef[1]).all()
+    np.testing.assert_allclose(fits.coef[0], l1jax.fit(X, Y, l1jax.L1(0.1)).coef, atol=1e-8)
+
+
+@pytest.mark.float32
+def test_numpy_float64_is_solved_in_float64_whatever_the_switch():
+    fit = l1jax.fit(X, Y, l1jax.L1(0.1))
+    assert fit.coef.dtype == np.float64
+    assert fit.relative_gap <= 1e-12
+    if not jax.config.jax_enable_x64:
+        assert isinstance(fit.coef, np.ndarray)
+        assert fit.predict(X).dtype == np.float64
+        path = l1jax.path(X, Y, l1jax.L1(), n_lams=3)
+        assert path.coefs.dtype == np.float64 and path[1].coef.dtype == np.float64
+
+
+@pytest.mark.float32
+def test_float32_stays_float32():
+    fit = l1jax.fit(X.astype(np.float32), Y.astype(np.float32), l1jax.L1(0.1))
+    assert fit.coef.dtype == np.float32
+    assert fit.relative_gap <= 1e-4
+
+
+# The runtime type checker of the tests is quicker than the library's own sentence for two of these.
+BAD = [
+    ({"X": X[:, 0]}, ValueError, "X must be a matrix"),
+    ({"X": X[:0]}, ValueError, "X is empty"),
+    ({"X": np.where(X == X[3, 2], np.nan, X)}, ValueError, "X must be finite.*row 3, column 2"),
+    ({"X": X.astype(str)}, TypeError, "X must hold real numbers"),
+    ({"y": Y[:-1]}, ValueError, "y must have one row per row of X"),
+    ({"y": np.where(Y == Y[5], np.inf, Y)}, ValueError, "y must be finite.*row 5"),
+    ({"y": ["a"] * N}, TypeError, "y must hold real numbers"),
+    ({"pen": 0.1}, TypeError, "pen' ?|pen must be an l1jax penalty"),
+    ({"pen": l1jax.L1()}, ValueError, "no strength"),
+    ({"pen": l1jax.GroupL1(0.1, [0, 1])}, ValueError, "groups has 2 ids"),
+    ({"pen": l1jax.L1(0.1, weights=[1.0, 2.0])}, ValueError, "weight"),
+    ({"loss": l1jax.Logistic()}, ValueError, "labels 0 and 1"),
+    ({"loss": l1jax.Poisson()}, ValueError, "counts >= 0"),
+    ({"sample_weight": -np.ones(N)}, ValueError, "sample_weight must be >= 0"),
+    ({"sample_weight": np.zeros(N)}, ValueError, "sample_weight sums to zero"),
+    ({"sample_weight": np.ones(3)}, ValueError, "sample_weight must have one entry"),
+    ({"offset": np.ones(3)}, ValueError, "offset must have one entry"),
+    ({"init": np.ones(3)}, ValueError, "init must be"),
+    ({"tol": -1.0}, ValueError, "tol must be"),
+    ({"max_steps": 0}, ValueError, "max_steps must be"),
+    ({"engine": "warp"}, ValueError, "engine must be"),
+    ({"fit_intercept": "yes"}, TypeError, "fit_intercept' ?|fit_intercept must be"),
+]
+
+
+@pytest.mark.core
+@pytest.mark.parametrize(("change", "error", "message"), BAD)
+def test_bad_input_is_an_error_that_names_the_argument(monkeypatch, change, error, message):
+    def no_work(*_, **__):
+        raise AssertionError("the solver was called")
+
+    monkeypatch.setattr("l1jax.linear._fit.solve_and_report", no_work)
+    arguments = {"X": X, "y": Y, "pen": l1jax.L1(0.1)} | change
+    with pytest.raises(error, match=message):
+        l1jax.fit(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"lams": []}, "lams must be a vector"),
+        ({"lams": [1.0, -1.0]}, "lams must be >= 0.*index 1"),
+        ({"n_lams": 0}, "n_lams must be"),
+        ({"lam_min_ratio": 2.0}, "lam_min_ratio must lie"),
+    ],
+)
+def test_a_bad_grid_is_an_error(change, message):
+    with pytest.raises(ValueError, match=message):
+        l1jax.path(X, Y, l1jax.L1(), **change)
+
+
+@pytest.mark.parametrize("bad", [-0.1, float("nan"), float("inf")])
+def test_a_bad_strength_is_an_error(bad):
+    with pytest.raises(ValueError, match="lam must be non-negative and finite"):
+        l1jax.L1(bad)
