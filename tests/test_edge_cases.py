@@ -127,10 +127,10 @@ def test_float32_stays_float32():
 BAD = [
     ({"X": X[:, 0]}, ValueError, "X must be a matrix"),
     ({"X": X[:0]}, ValueError, "X is empty"),
-    ({"X": np.where(X == X[3, 2], np.nan, X)}, ValueError, "X must be finite.*row 3, column 2"),
+    ({"X": np.where(X[3, 2] == X, np.nan, X)}, ValueError, "X must be finite.*row 3, column 2"),
     ({"X": X.astype(str)}, TypeError, "X must hold real numbers"),
     ({"y": Y[:-1]}, ValueError, "y must have one row per row of X"),
-    ({"y": np.where(Y == Y[5], np.inf, Y)}, ValueError, "y must be finite.*row 5"),
+    ({"y": np.where(Y[5] == Y, np.inf, Y)}, ValueError, "y must be finite.*row 5"),
     ({"y": ["a"] * N}, TypeError, "y must hold real numbers"),
     ({"pen": 0.1}, TypeError, "pen' ?|pen must be an l1jax penalty"),
     ({"pen": l1jax.L1()}, ValueError, "no strength"),
