@@ -212,7 +212,7 @@ def test_a_group_holds_all_responses_of_its_features():
         (lambda: prox.prox_group_l1(jnp.ones(2), 1.0, [0]), ValueError, "groups has 1 ids"),
         (lambda: prox.prox_group_l1(jnp.ones(2), 1.0, [0.5, 1]), TypeError, "integer"),
         (lambda: prox.prox_group_l1(jnp.ones(2), 1.0, [0, 1], 1.0, np.ones(3)), ValueError, "group"),
-        (lambda: jax.jit(lambda g: prox.prox_group_l1(jnp.ones(2), 1.0, g))(jnp.arange(2)), TypeError, "concrete"),
+        (lambda: jax.vmap(lambda g: prox.prox_l2(g, 1.0, g))(jnp.ones((2, 3))), ValueError, "scalar"),
     ],
 )  # fmt: skip
 def test_bad_arguments_are_named(call, error, message):
