@@ -401,7 +401,7 @@ def _simplex(flat: Array, total: Array) -> Array:
     """Projection on {x ≥ 0, Σx = total}, at total = 0 too."""
     unit = jnp.where(total > 0, total, 1)
     out = optax.projections.projection_simplex(flat / unit, 1.0) * unit
-    return _positive_zeros(jnp.where(total > 0, out, jnp.zeros_like(flat)))
+    return _positive_zeros(jnp.where(total > 0, out.astype(flat.dtype), jnp.zeros_like(flat)))
 
 
 def _clip(z: Array, radius: Array) -> Array:

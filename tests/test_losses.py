@@ -1,0 +1,158 @@
+"""Losses against finite differences and brute force, and each default against its override."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.optimize import brentq
+
+import l1jax
+from l1jax import Loss
+
+pytestmark = pytest.mark.core
+
+LOSSES = {
+    "squared": l1jax.SquaredError(),
+    "logistic": l1jax.Logistic(),
+    "poisson": l1jax.Poisson(),
+    "huber": l1jax.Huber(0.7),
+}
+Y = {
+    "squared": [1.0, -2.0, 0.5, 3.0],
+    "logistic": [1.0, 0.0, 0.0, 1.0],
+    "poisson": [0.0, 3.0, 1.0, 2.0],
+    "huber": [1.0, -2.0, 0.5, 3.0],
+}
+Y = {name: jnp.array(y) for name, y in Y.items()}
+S = jnp.array([0.4, 0.3, 0.2, 0.1])
+predictors = st.lists(st.floats(-3, 3), min_size=4, max_size=4).map(np.array).map(jnp.asarray)
+each = pytest.mark.parametrize("name", LOSSES)
+
+
+@each
+@given(eta=predictors)
+def test_defaults_equal_overrides(name, eta):
+    loss, y = LOSSES[name], Y[name]
+    np.testing.assert_allclose(Loss.gradient(loss, y, eta, S), loss.gradient(y, eta, S), atol=1e-14)
+    if name != "huber":  # whose second derivative jumps where hypothesis likes to look
+        curvature = loss.curvature(y, eta, S)
+        np.testing.assert_allclose(Loss.curvature(loss, y, eta, S), curvature, atol=1e-14)
+    shift = loss.polish_intercept(y, eta, S)
+    np.testing.assert_allclose(Loss.polish_intercept(loss, y, eta, S), shift, atol=1e-10)
+
+
+@each
+@given(eta=predictors, c=st.floats(0, 1))
+def test_the_fenchel_gap_is_what_it_says_and_never_negative(name, eta, c):
+    loss, y = LOSSES[name], Y[name]
+    slope = loss.gradient(y, eta, S)
+    direct = loss.value(y, eta, S) + loss.conjugate(y, c * slope, S) - c * slope @ eta
+    gap = loss.fenchel_gap(y, eta, jnp.asarray(c), S)
+    assert gap >= 0
+    # The direct sum loses digits to cancellation of terms of size up to 100.
+    assert float(gap) == pytest.approx(float(direct), abs=1e-12)
+    assert loss.fenchel_gap(y, eta, jnp.asarray(1.0), S) == 0
+
+
+@each
+def test_the_conjugate_is_the_supremum(name):
+    loss, y = LOSSES[name], Y[name]
+    eta = jnp.array([0.3, -0.4, 0.2, 0.1])
+    u = 0.5 * loss.gradient(y, eta, S)
+    grid = np.linspace(-20, 20, 400_001)  # spacing 1e-4, so good to 1e-8 at curvature one
+    best = 0.0
+    for i in range(4):
+        rows = np.asarray(loss.per_row(jnp.full(grid.shape, y[i]), jnp.asarray(grid)))
+        best += np.max(float(u[i]) * grid - float(S[i]) * rows)
+    assert float(loss.conjugate(y, u, S)) == pytest.approx(best, abs=1e-7)
+
+
+@each
+@given(eta=predictors)
+def test_the_polished_intercept_is_the_root_that_bisection_finds(name, eta):
+    loss, y = LOSSES[name], Y[name]
+
+    def slope(d):
+        return float(jnp.sum(loss.gradient(y, eta + d, S)))
+
+    shift = float(loss.polish_intercept(y, eta, S))
+    assert slope(shift) == pytest.approx(0, abs=1e-13)
+    assert shift == pytest.approx(brentq(slope, -30, 30, xtol=1e-13), abs=1e-8)
+
+
+@each
+def test_curvature_is_bounded_by_smoothness(name):
+    loss = LOSSES[name]
+    if loss.smoothness is not None:
+        eta = jnp.linspace(-5, 5, 101)
+        s = jnp.ones(101)
+        assert jnp.max(loss.curvature(jnp.zeros(101), eta, s)) <= loss.smoothness
+
+
+@each
+@pytest.mark.float32
+def test_extreme_predictors_and_rows_of_weight_zero_do_no_harm(name):
+    loss = LOSSES[name]
+    y = jnp.asarray(Y[name], jnp.float32)
+    eta, s = (
+        jnp.array([0.1, 0.2, 0.3, 800.0], jnp.float32),
+        jnp.array([0.5, 0.3, 0.2, 0], jnp.float32),
+    )
+    for out in (loss.value(y, eta, s), loss.gradient(y, eta, s), loss.curvature(y, eta, s)):
+        assert out.dtype == jnp.float32
+        assert jnp.isfinite(out).all()
+    assert jnp.isfinite(loss.fenchel_gap(y, eta, jnp.float32(0.5), s))
+    assert not jnp.isnan(loss.value(y, -eta, S.astype(jnp.float32)))
+
+
+def test_saturated_is_the_least_loss():
+    y = Y["poisson"]
+    grid = jnp.linspace(-40, 5, 1_000_001)
+    least = sum(float(S[i]) * float(jnp.min(jnp.exp(grid) - y[i] * grid)) for i in range(4))
+    assert float(l1jax.Poisson().saturated(y, S)) == pytest.approx(least, abs=1e-8)
+
+
+def test_several_responses_sum():
+    loss, y = l1jax.SquaredError(), jnp.arange(8.0).reshape(4, 2)
+    eta = jnp.ones((4, 2))
+    parts = sum(loss.value(y[:, k], eta[:, k], S) for k in range(2))
+    assert float(loss.value(y, eta, S)) == pytest.approx(float(parts))
+    assert loss.polish_intercept(y, eta, S).shape == (2,)
+
+
+class PseudoHuber(Loss):
+    """A loss of one method."""
+
+    def per_row(self, y, eta):
+        return jnp.sqrt(1 + (y - eta) ** 2) - 1
+
+
+def test_a_loss_of_one_method_fits_and_is_judged_by_its_kkt():
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((30, 4))
+    y = X[:, 0] + 0.1 * rng.standard_normal(30)
+    fit = l1jax.fit(X, y, l1jax.L1(0.05), loss=PseudoHuber(), tol=1e-8)
+    assert fit.relative_kkt <= 1e-8
+    assert fit.gap == jnp.inf
+    assert jax.numpy.isfinite(fit.objective)
+
+
+@pytest.mark.parametrize(
+    ("loss", "y", "message"),
+    [
+        (l1jax.Logistic(), [0.0, -1.0, 1.0], "labels 0 and 1.*-1.0 at row 1"),
+        (l1jax.Logistic(), [-1.0, 1.0], r"\(y \+ 1\) / 2"),
+        (l1jax.Poisson(), [0.0, -1.0], "counts >= 0.*row 1"),
+        (l1jax.Huber(), [[1.0]], "SquaredError"),
+    ],
+)
+def test_bad_targets_are_named(loss, y, message):
+    with pytest.raises(ValueError, match=message):
+        loss.check_targets(np.array(y))
+
+
+def test_huber_needs_a_positive_delta():
+    with pytest.raises(ValueError, match="delta"):
+        l1jax.Huber(0.0)

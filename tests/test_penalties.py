@@ -1,0 +1,199 @@
+"""The protocol: each default against its override, and what a penalty of two methods gets for free."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import l1jax
+from l1jax import Penalty
+
+pytestmark = pytest.mark.core
+
+GROUPS = [0, 0, 1, 2, 2]
+WEIGHTS = [1.0, 0.5, 2.0, 1.0, 3.0]
+NORMS = {
+    "l1": l1jax.L1(0.7),
+    "weighted l1": l1jax.L1(0.7, weights=WEIGHTS),
+    "nonnegative": l1jax.NonNegativeL1(0.7),
+    "group": l1jax.GroupL1(0.5, GROUPS),
+    "sparse group": l1jax.SparseGroupL1(0.5, GROUPS, 0.3),
+}
+OTHERS = {
+    "elastic net": l1jax.ElasticNet(0.7, 0.4),
+    "ridge": l1jax.Ridge(0.7),
+    "ball": l1jax.L1Ball(1.3),
+}
+ALL = NORMS | OTHERS
+vectors = st.lists(st.floats(-3, 3), min_size=5, max_size=5).map(np.array).map(jnp.asarray)
+
+
+class TwoMethods(Penalty):
+    """The lasso with nothing but what must be written."""
+
+    lam: float | None = None
+
+    def value(self, x):
+        return self.lam * jnp.sum(jnp.abs(x))
+
+    def prox(self, z, step=1.0):
+        return jnp.sign(z) * jnp.maximum(jnp.abs(z) - step * self.lam, 0)
+
+
+class Mcp(Penalty):
+    """The minimax concave penalty with concavity 3: not convex, so no gap can certify it."""
+
+    convex = False
+    lam: float | None = None
+
+    def value(self, x):
+        size = jnp.abs(x)
+        inner = self.lam * size - size**2 / 6
+        return jnp.sum(jnp.where(size <= 3 * self.lam, inner, 1.5 * self.lam**2))
+
+    def prox(self, z, step=1.0):
+        soft = jnp.sign(z) * jnp.maximum(jnp.abs(z) - step * self.lam, 0) / (1 - step / 3)
+        return jnp.where(jnp.abs(z) <= 3 * self.lam, soft, z)
+
+
+@pytest.mark.parametrize("name", NORMS)
+@given(v=vectors)
+def test_defaults_of_the_dual_ball_equal_their_overrides(name, v):
+    pen = NORMS[name]
+    scale = pen.dual_scale(v)
+    # Bisection to 2^-54, and an edge that overrides widen by a few units of rounding.
+    np.testing.assert_allclose(Penalty.dual_scale(pen, v), scale, rtol=1e-12, atol=1e-15)
+    inside, outside = 0.999 * scale * v, 1.001 * scale * v
+    assert Penalty.conjugate(pen, inside) == pen.conjugate(inside) == 0
+    if scale < 1:
+        assert Penalty.conjugate(pen, outside) == pen.conjugate(outside) == jnp.inf
+
+
+@pytest.mark.parametrize("name", [*NORMS, "elastic net"])
+@given(g=vectors)
+def test_the_default_critical_strength_equals_its_override(name, g):
+    pen = ALL[name]
+    exact = pen.critical_strength(g)
+    np.testing.assert_allclose(Penalty.critical_strength(pen, g), exact, rtol=1e-12, atol=1e-15)
+    assert (pen.with_strength(exact * (1 + 1e-12)).prox(-g) == 0).all()
+    if exact > 1e-3:
+        assert (pen.with_strength(0.999 * exact).prox(-g) != 0).any()
+
+
+@pytest.mark.parametrize("name", ALL)
+@given(z=vectors)
+def test_distances_vanish_exactly_at_optimal_pairs(name, z):
+    pen = ALL[name]
+    x = pen.prox(z)
+    slope = x - z  # then −slope is a subgradient at x
+    assert jnp.max(pen.distance(x, slope)) <= 1e-12
+    assert jnp.max(Penalty.distance(pen, x, slope)) <= 1e-12
+    far = slope - 10.0
+    if name != "ball":  # at a vertex of the ball, many slopes are optimal
+        assert jnp.max(pen.distance(x, far)) > 0.1
+        assert jnp.max(Penalty.distance(pen, x, far)) > 0.1
+
+
+@pytest.mark.parametrize("name", ALL)
+@given(x=vectors, v=vectors)
+def test_fenchel_young(name, x, v):
+    pen = ALL[name]
+    x = pen.prox(x)  # into the domain
+    bound = pen.value(x) + pen.conjugate(v) - x @ v
+    assert bound >= -1e-12
+    # The default bounds the conjugate from above.
+    assert Penalty.conjugate(pen, v) >= pen.conjugate(v) - 1e-12
+
+
+@pytest.mark.parametrize("name", ALL)
+@given(z=vectors)
+def test_the_conjugate_is_attained_at_the_prox(name, z):
+    pen = ALL[name]
+    x = pen.prox(z)
+    # On the edge of a dual ball; the default conjugate knows no rounding, so a little inside.
+    v = (z - x) * (1 - 1e-12)
+    assert float(pen.value(x) + pen.conjugate(v) - x @ v) == pytest.approx(0, abs=1e-10)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_tangent_is_the_derivative_of_the_prox(name):
+    pen = ALL[name]
+    z, u = jnp.array([2.0, -1.5, 1.1, 0.9, -2.2]), jnp.array([0.3, 1.0, -0.5, 0.2, 0.7])
+    central = (pen.prox(z + 1e-6 * u, 0.4) - pen.prox(z - 1e-6 * u, 0.4)) / 2e-6
+    np.testing.assert_allclose(pen.tangent(z, 0.4)(u), central, atol=1e-8)
+
+
+def test_masks_name_what_is_free_and_what_is_held():
+    masks = l1jax.L1(0.1, weights=[0.0, 1.0, np.inf]).masks((3,))
+    assert masks.unpenalised.tolist() == [True, False, False]
+    assert masks.excluded.tolist() == [False, False, True]
+    nothing = Penalty.masks(l1jax.L1(0.1), (3,))
+    assert not nothing.unpenalised.any() and not nothing.excluded.any()
+
+
+@pytest.fixture(scope="module")
+def data():
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((40, 8))
+    return X, X[:, 0] - 0.5 * X[:, 3] + 0.3 * rng.standard_normal(40)
+
+
+def test_two_methods_give_a_fit_a_path_and_a_certificate(data):
+    X, y = data
+    own = l1jax.path(X, y, TwoMethods(), n_lams=6)
+    known = l1jax.path(X, y, l1jax.L1(), n_lams=6)
+    np.testing.assert_allclose(own.lams, known.lams, rtol=1e-12)
+    np.testing.assert_allclose(own.coefs, known.coefs, atol=1e-6)
+    assert (np.asarray(own.relative_gaps) <= 1e-6).all()
+
+
+def test_a_penalty_that_is_not_convex_is_judged_by_its_kkt(data):
+    X, y = data
+    fit = l1jax.fit(X, y, Mcp(0.3), tol=1e-8)
+    assert fit.gap == np.inf
+    assert fit.relative_kkt <= 1e-8
+    coef = np.asarray(fit.coef)
+    gradient = -X.T @ (y - np.asarray(fit.predict(X))) / 40
+    price = np.maximum(0.3 - np.abs(coef) / 3, 0)  # the slope of the penalty, falling to zero
+    inside = coef != 0
+    np.testing.assert_allclose(gradient[inside], -(np.sign(coef) * price)[inside], atol=1e-7)
+    assert inside.any() and (np.abs(gradient[~inside]) <= 0.3).all()
+
+
+def test_strengths_are_leaves():
+    pens = jax.vmap(l1jax.L1().with_strength)(jnp.array([0.5, 1.0]))
+    out = jax.vmap(lambda pen: pen.prox(jnp.array([2.0, -0.7])))(pens)
+    np.testing.assert_allclose(out, [[1.5, -0.2], [1.0, 0.0]], atol=1e-15)
+    assert l1jax.L1(0.1).lam.dtype == np.float64
+
+
+@pytest.mark.float32
+def test_a_float64_strength_keeps_float32_data():
+    x = jnp.array([1.0, -2.0], jnp.float32)
+    for pen in (
+        l1jax.L1(0.1),
+        l1jax.ElasticNet(0.1),
+        l1jax.GroupL1(0.1, [0, 1]),
+        l1jax.L1Ball(1.0),
+    ):
+        assert pen.prox(x).dtype == pen.value(x).dtype == jnp.float32
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: l1jax.L1(-1.0), ValueError, "lam"),
+        (lambda: l1jax.L1("a"), TypeError, "lam"),
+        (lambda: l1jax.L1(1.0, weights=[1.0, -1.0]), ValueError, "weights.*index"),
+        (lambda: l1jax.ElasticNet(1.0, 1.5), ValueError, "l1_ratio"),
+        (lambda: l1jax.GroupL1(1.0), TypeError, "groups"),
+        (lambda: l1jax.GroupL1(1.0, [0, 1], weights=[1.0]), ValueError, "weights.*per group"),
+        (lambda: l1jax.L1().value(jnp.ones(2)), ValueError, "no strength"),
+        (lambda: l1jax.L1Ball(-1.0), ValueError, "tau"),
+    ],
+)
+def test_bad_arguments_are_named(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
