@@ -5,6 +5,7 @@ from pathlib import Path
 
 import hypothesis
 import jax
+import pytest
 from jaxtyping import install_import_hook
 
 os.environ.setdefault("MPLBACKEND", "agg")
@@ -32,3 +33,15 @@ hypothesis.settings.register_profile(
     "ci", hypothesis.settings.get_profile("local"), derandomize=True, database=None
 )
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+
+_MAPS = Path("/proc/self/maps")
+_MANY_MAPS = 25_000  # of the 65,530 that Linux allows a process; each compiled function takes a few
+
+
+@pytest.fixture(autouse=True)
+def drop_compiled_functions():
+    """A process that holds thousands of compiled functions runs out of memory maps and crashes."""
+    yield
+    if _MAPS.exists() and _MAPS.read_bytes().count(b"\n") > _MANY_MAPS:
+        jax.clear_caches()

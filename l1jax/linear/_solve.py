@@ -39,10 +39,9 @@ class _Round(eqx.Module):
     best: Point
     best_measure: Float[Array, ""]
     face: Bool[Array, "p *k"]
-    period: Int[Array, ""]
+    period: Int[Array, ""]  # FISTA steps before the next look: none before the first
     stalled: Int[Array, ""]
     met: Int[Array, ""]  # rounds since the tolerance was met
-    landed: Bool[Array, ""]  # the best point is a Newton point, exact to rounding
 
 
 def solve(problem: Problem, pen: Penalty, init: Point, tol: Array, max_steps: Array) -> Outcome:
@@ -59,50 +58,49 @@ def solve(problem: Problem, pen: Penalty, init: Point, tol: Array, max_steps: Ar
     def fista(state: ProxGradState) -> ProxGradState:
         return advance(problem.smooth, prox, state, metric=metric)
 
-    def measure(point: Point) -> Array:
+    def measure(point: Point) -> tuple[Point, Array]:
+        point = polish_intercept(problem, point)
         found = certify(problem, pen, point).measure
-        return jnp.where(jnp.isnan(found), jnp.inf, found)
+        return point, jnp.where(jnp.isnan(found), jnp.inf, found)
 
     def look(round_: _Round) -> _Round:
         state = round_.state
         count = jnp.minimum(round_.period, max_steps - state.num_steps)
         state = jax.lax.fori_loop(0, count, lambda _, s: _where(s.failed, s, fista(s)), state)
-        point = polish_intercept(problem, state.x)
-        face = point.beta != 0
+        face = state.x.beta != 0
         attempt = jnp.all(face == round_.face) | (round_.met > 0)
-        newton = newton_step(problem, pen, point, state.curvature, attempt)
-        newton = polish_intercept(problem, newton)
-        own, landed_at = measure(point), measure(newton)
+        newton = newton_step(problem, pen, state.x, state.curvature, attempt)
+        # Both in one product: the certificate is what a look costs.
+        both = jax.tree.map(lambda *leaves: jnp.stack(leaves), state.x, newton)
+        both, (own, landed_at) = jax.vmap(measure)(both)
         # A step that lands gains orders of magnitude. One that gains little is on the wrong face,
-        # where going
-        # on would cost the acceleration; one that gains nothing on the best would lead in a circle.
+        # where going on would cost the acceleration; one that gains nothing on the best would lead
+        # in a circle.
         accept = attempt & (landed_at < _LANDING * own) & (landed_at < 0.9 * round_.best_measure)
         newton_wins = attempt & (landed_at < own)
-        chosen = _where(newton_wins, newton, point)
+        chosen = jax.tree.map(lambda leaf: jnp.where(newton_wins, leaf[1], leaf[0]), both)
         chosen_measure = jnp.where(newton_wins, landed_at, own)
 
         better = chosen_measure < round_.best_measure
         progress = chosen_measure < 0.9 * round_.best_measure
-        best = _where(better, chosen, round_.best)
         best_measure = jnp.minimum(chosen_measure, round_.best_measure)
         restarted = start(chosen, state.curvature)
         restarted = eqx.tree_at(lambda s: s.num_steps, restarted, state.num_steps)
         met = jnp.where(best_measure <= tol, round_.met + 1, 0)
+        longer = jnp.clip(2 * round_.period, _FIRST_PERIOD, _LONGEST_PERIOD)
         return _Round(
             state=_where(accept, restarted, state),
-            best=best,
+            best=_where(better, chosen, round_.best),
             best_measure=best_measure,
             face=face,
-            period=jnp.where(
-                accept | (met > 0), _FIRST_PERIOD, jnp.minimum(2 * round_.period, _LONGEST_PERIOD)
-            ),
+            period=jnp.where(accept | (met > 0), _FIRST_PERIOD, longer),
             stalled=jnp.where(progress, 0, round_.stalled + 1),
             met=met,
-            landed=jnp.where(better, newton_wins & (landed_at <= 100 * eps), round_.landed),
         )
 
     def is_done(round_: _Round) -> Array:
-        met = (round_.met > _EXTRA_ROUNDS) | ((round_.met > 0) & round_.landed)
+        exact = round_.best_measure <= 100 * eps
+        met = (round_.met > _EXTRA_ROUNDS) | ((round_.met > 0) & exact)
         spent = round_.state.num_steps >= max_steps
         stuck = round_.stalled >= _STALLED_ROUNDS
         return met | spent | stuck | round_.state.failed
@@ -112,20 +110,16 @@ def solve(problem: Problem, pen: Penalty, init: Point, tol: Array, max_steps: Ar
         return round_, is_done(round_)
 
     init = _where(problem.is_trivial, problem.null, _inside(pen, init))
-    init = polish_intercept(problem, init)
-    first_measure = measure(init)
     first = _Round(
         state=start(init, problem.smoothness),
         best=init,
-        best_measure=first_measure,
+        best_measure=jnp.asarray(jnp.inf, problem.y.dtype),
         face=init.beta != 0,
-        period=jnp.asarray(_FIRST_PERIOD, jnp.int32),
+        period=jnp.zeros((), jnp.int32),
         stalled=jnp.zeros((), jnp.int32),
         met=jnp.zeros((), jnp.int32),
-        landed=jnp.zeros((), bool),
     )
-    exact = (first_measure <= jnp.minimum(tol, 100 * eps)) | ~problem.is_valid
-    final, _ = jax.lax.while_loop(lambda c: ~c[1], body, (first, exact))
+    final, _ = jax.lax.while_loop(lambda c: ~c[1], body, (first, ~problem.is_valid))
     return Outcome(final.best, final.state.num_steps, _status(problem, final, tol, max_steps))
 
 
