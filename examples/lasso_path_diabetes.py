@@ -1,8 +1,8 @@
 """The lasso path of the diabetes data: the price of complexity, from nothing to everything.
 
 Run it with `make demo`, or `python examples/lasso_path_diabetes.py [--short] [--output FOLDER]`. It
-fits the path at 100 strengths, prints a table,
-names the features in the order in which they enter, and draws the path. With `--short` it fits 20.
+fits the path at 100 strengths, prints a table, names the features in the order in which they enter,
+and draws the path. With `--short` it fits 20.
 """
 
 from __future__ import annotations

@@ -15,10 +15,8 @@ class Groups:
     """Which group each feature belongs to.
 
     `ids`: one integer per feature, in any order and with any labels; groups are numbered 0, 1, ...
-    in the order of their
-    sorted labels. Being static, other groups mean one recompilation. Raises: TypeError for ids that
-    are traced or not integers,
-    ValueError for an empty or non-flat list.
+    in the order of their sorted labels. Being static, other groups mean one recompilation. Raises:
+    TypeError for ids that are traced or not integers, ValueError for an empty or non-flat list.
 
     **Example:**
 

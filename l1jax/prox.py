@@ -3,9 +3,8 @@
     prox_{sR}(z) = argmin_x ½‖x − z‖²/s + R(x)
 
 `step` s is a scalar, or an array like z: the step of each coordinate, which is a diagonal metric.
-Strengths, weights and steps
-may be numbers, arrays or tracers; the result has the dtype of z. Zeros are exact and positive, NaN
-stays NaN, derivatives are finite.
+Strengths, weights and steps may be numbers, arrays or tracers; the result has the dtype of z. Zeros
+are exact and positive, NaN stays NaN, derivatives are finite.
 """
 
 from __future__ import annotations
@@ -30,8 +29,8 @@ def prox_l1(x: PyTree, lam: Any, step: Any = 1.0, weights: Any = None) -> PyTree
     """Soft threshold: sign(x)·max(|x| − s λ w, 0), the prox of λ Σ wⱼ|xⱼ|.
 
     `x`: an array or pytree; `weights`: like x, or one per row of x. Raises: ValueError for a
-    negative lam, step or weight,
-    TypeError for an x that is not floating. Source: Donoho and Johnstone (1994).
+    negative lam, step or weight, TypeError for an x that is not floating. Source: Donoho and
+    Johnstone (1994).
 
     **Example:**
 
@@ -120,10 +119,9 @@ def prox_group_l1(x: PyTree, lam: Any, groups: Any, step: Any = 1.0, weights: An
     """Block soft threshold: x_g·max(1 − s λ w_g/‖x_g‖, 0), the prox of λ Σ w_g‖x_g‖₂.
 
     `x` (p,) or (p, k); `groups`: one integer id per feature, or `Groups`; `weights` (G,), √(size)
-    unless given. Groups
-    are of any size; with k columns a group holds all of them. `step` may vary by coordinate, also
-    within a group. For a pytree, `groups` (and
-    `weights`, if given) is a pytree like it. Raises: ValueError for lengths that do not fit.
+    unless given. Groups are of any size; with k columns a group holds all of them. `step` may vary
+    by coordinate, also within a group. For a pytree, `groups` (and `weights`, if given) is a pytree
+    like it. Raises: ValueError for lengths that do not fit.
     Source: Yuan and Lin (2006).
 
     **Example:**
@@ -359,8 +357,7 @@ def _metric_root(z: Array, charge: Array, groups: Groups) -> Array:
     """The root θ > 0 of Σ z²/(θ + charge)² = 1 in each group, by Newton on φ^(−1/2) = 1 from its left.
 
     φ^(−1/2) is concave and increasing, so Newton's steps from the left never pass the root; the
-    last two
-    carry the derivatives, first and second, of the root.
+    last two carry the derivatives, first and second, of the root.
     """
 
     def newton(theta: Array, z: Array, charge: Array) -> Array:

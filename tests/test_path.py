@@ -14,8 +14,7 @@ from l1jax.linear import _solve
 pytestmark = pytest.mark.core
 
 # λ at which the active set of the diabetes data changes, and what enters (+) or leaves (−) there;
-# found by a homotopy that
-# shares no code with this library.
+# found by a homotopy that shares no code with this library.
 KNOTS = [
     (2.14804358, "+bmi"), (2.01202214, "+s5"), (1.02465091, "+bp"), (0.71509814, "+s3"),
     (0.29441072, "+sex"), (0.20086946, "+s6"), (0.15602894, "+s1"), (0.04520626, "+s4"),
@@ -74,8 +73,7 @@ def test_coefficients_equal_the_homotopy_of_scikit_learn_along_the_grid(diabetes
 
 
 # Its tightest tolerance is below rounding, as it says. What it reaches has a gap of 1e-14 of ‖y‖²,
-# and so a few
-# 1e-8 of the largest coefficient to spare.
+# and so a few 1e-8 of the largest coefficient to spare.
 @pytest.mark.filterwarnings("ignore:Objective did not converge")
 def test_coefficients_equal_the_descent_of_scikit_learn_along_the_grid(diabetes, path):
     X, y = diabetes

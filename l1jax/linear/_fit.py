@@ -53,20 +53,29 @@ def fit(
 
         minimise over (β, b):   Σᵢ sᵢ loss(yᵢ, xᵢᵀβ + b + offsetᵢ) + R(β),    Σᵢ sᵢ = 1
 
-    Args: `X` (n, p): an array, a DataFrame (its column names are kept), scipy.sparse or BCOO (never
-    densified); `y` (n,), or
-    (n, k) for k responses; `pen`: a penalty with its strength; `sample_weight` (n,) ≥ 0, normalised
-    to sum one; `offset` (n,), added
-    to the linear predictor; `init`: a `Fit` or coefficients to start from; `tol`: on the relative
-    gap (where there is none, the
-    relative kkt), 1e-6 in float64 and 1e-4 in float32 unless given; `standardize`: the penalty
-    refers to σⱼβⱼ with σⱼ the weighted 1/n
-    deviation; coefficients are reported on the scale of X. Works under `jit` and `vmap`.
+    **Arguments:**
+
+    - `X` (n, p): an array, a DataFrame (its column names are kept), scipy.sparse or BCOO (never
+      densified).
+    - `y` (n,), or (n, k) for k responses: the targets.
+    - `pen`: a penalty with its strength.
+    - `loss`: `SquaredError`, `Logistic` (y in {0, 1}), `Poisson` (counts), `Huber`, or your own.
+    - `fit_intercept`: whether b is fitted; it is never penalised.
+    - `standardize`: the penalty refers to σⱼβⱼ, with σⱼ the weighted 1/n deviation of column j.
+      Coefficients are reported on the scale of X.
+    - `sample_weight` (n,): ≥ 0, normalised to sum one.
+    - `offset` (n,): added to the linear predictor.
+    - `init`: a `Fit`, or coefficients, to start from.
+    - `tol`: bounds the relative gap (where there is none, the relative kkt); 1e-6 in float64 and
+      1e-4 in float32 unless given.
+    - `max_steps`: of FISTA.
+    - `engine`: "auto" or "fista".
+
+    Returns a `Fit`. Works under `jit` and `vmap`, over any of its arrays.
 
     Raises: ValueError or TypeError that names the argument, before any work. Traced values cannot
-    be checked: they give the
-    status `INVALID_INPUT` and NaN. Warns: `ConvergenceWarning` if an eager solve ends short of
-    `tol`.
+    be checked: they give the status `INVALID_INPUT` and NaN. Warns: `ConvergenceWarning` if an
+    eager solve ends short of `tol`.
 
     **Example:**
 
@@ -107,9 +116,8 @@ def lambda_max(
     """λmax: the least strength at which no penalised feature is in the model.
 
     For the lasso max_j |x̃ⱼᵀ(s∘r)|/wⱼ with r the residual of the null model (intercept, offset and
-    unpenalised features).
-    Arguments and errors as for `fit`; the penalty's own strength is not used. Infinite for a
-    penalty without a corner.
+    unpenalised features). Arguments and errors as for `fit`; the penalty's own strength is not
+    used. Infinite for a penalty without a corner.
 
     **Example:**
 

@@ -1,8 +1,7 @@
 """The data matrix as an operator: dense or sparse, centred and scaled without the solver's knowing.
 
 A matrix answers `dot(B)` = X B, `rdot(R)` = XᵀR, and the weighted column moments. A sparse one is
-never densified: its centring is
-a correction of rank one.
+never densified: its centring is a correction of rank one.
 """
 
 from __future__ import annotations
@@ -109,8 +108,7 @@ def standardise(x: Any, s: Float[Array, " n"], centre: bool, scale: bool) -> Sta
     """Centres and scales the columns as asked.
 
     σ is the weighted 1/n deviation about the mean, also without centring. Where the centred column
-    is
-    rounding, 1/σ is 0: the column leaves the problem, and its coefficient is 0.
+    is rounding, 1/σ is 0: the column leaves the problem, and its coefficient is 0.
     """
     zeros = jnp.zeros(x.shape[1], s.dtype)
     if not centre and not scale:

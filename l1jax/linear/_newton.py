@@ -1,11 +1,9 @@
 """Newton steps: on the free coordinates of the null model, and on the face where a solution lies.
 
 At a solution β = prox(z), z = β − t C⁻¹∇f(β). With J the derivative of prox at z, one Newton step
-for that equation is
-exact on quadratics once the face (the support, the active groups, the side of a ball) is right. In
-coordinates where the metric C is
-the identity J is symmetric, and the step solves a positive semi-definite system on its range, by
-conjugate gradients:
+for that equation is exact on quadratics once the face (the support, the active groups, the side of
+a ball) is right. In coordinates where the metric C is the identity J is symmetric, and the step
+solves a positive semi-definite system on its range, by conjugate gradients:
 
     d = −F + J u,    (J(I − J) + t J H J) u = J(t H F − F),    F = β − prox(z).
 """

@@ -52,14 +52,18 @@ def path(
 ) -> Path:
     """Fits a penalty at every strength of a grid; each fit comes with its certificate.
 
-    The penalty comes without its strength (a strength it has is not used). `lams` (L,): the grid,
-    sorted here to descend; unless given it is
-    `n_lams` log-spaced strengths from λmax to λmax·`lam_min_ratio` (1e-2 where n ≤ p, 1e-3 else).
-    `engine`: "sequential" starts each
-    fit from the one before; "parallel" fits all as one batch; "auto" is sequential on a CPU and
-    parallel elsewhere.
-    `progress`: show a bar (None: in a terminal). All other arguments and errors as for `fit`;
-    `max_steps` is per fit.
+    The penalty comes without its strength (a strength it has is not used).
+
+    **Arguments:**
+
+    - `lams` (L,): the grid, sorted here to descend. Unless given: `n_lams` log-spaced strengths from
+      λmax to λmax·`lam_min_ratio`.
+    - `lam_min_ratio`: 1e-2 where n ≤ p and 1e-3 else, unless given.
+    - `progress`: show a bar (None: in a terminal).
+    - `engine`: "sequential" starts each fit from the one before; "parallel" fits all as one batch;
+      "auto" is sequential on a CPU and parallel elsewhere.
+
+    All other arguments and errors as for `fit`; `max_steps` is per fit. Returns a `Path`.
 
     **Example:**
 

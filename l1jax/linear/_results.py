@@ -21,11 +21,20 @@ class Fit(eqx.Module):
     """One penalised linear model: coefficients on the scale of the data, and their certificate.
 
     `coef` (p,) or (p, k), `intercept` () or (k,). `gap` bounds how far `objective` is above its
-    minimum;
-    `relative_gap` is in units of the null deviance. `kkt` is the largest violation of the
-    optimality conditions, `relative_kkt` in units
-    of the gradient of the null model. A batch of fits (from `jax.vmap`) has a leading axis
-    everywhere.
+    minimum; `relative_gap` is in units of the null deviance. `kkt` is the largest violation of the
+    optimality conditions, `relative_kkt` in units of the gradient of the null model. `status` is a
+    number of `l1jax.Status`. A batch of fits (from `jax.vmap`) has a leading axis everywhere.
+
+    **Example:**
+
+    ```python
+    >>> import jax.numpy as jnp, l1jax
+    >>> X, y = jnp.array([[-1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]), jnp.array([-3.0, 0.1, 3.0])
+    >>> fit = l1jax.fit(X, y, l1jax.L1(0.2))
+    >>> print(fit.support, fit.n_nonzero, bool(fit.gap < 1e-6))
+    [ True False] 1 True
+
+    ```
     """
 
     coef: AnyArray
@@ -58,8 +67,7 @@ class Fit(eqx.Module):
         """Predictions for new rows: `kind` is "response" (the mean), "link" (η) or "class".
 
         X (m, p) of any kind that `fit` takes, with the same columns; `offset` (m,). Raises:
-        ValueError for another number
-        or other names of columns.
+        ValueError for another number or other names of columns.
         """
         if kind not in ("response", "link", "class"):
             raise ValueError(f'kind must be "response", "link" or "class", got {kind!r}.')
@@ -104,52 +112,77 @@ class Fit(eqx.Module):
 
 
 class Path(eqx.Module):
-    """A path of fits over a descending grid of strengths: every array has the grid as its leading axis."""
+    """A path of fits over a descending grid of strengths: every array has the grid as its leading axis.
+
+    `path[i]` is the `Fit` at `path.lams[i]`, with its certificate.
+
+    **Example:**
+
+    ```python
+    >>> import jax.numpy as jnp, l1jax
+    >>> X, y = jnp.array([[-1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]), jnp.array([-3.0, 0.6, 2.4])
+    >>> path = l1jax.path(X, y, l1jax.L1(), lams=[2.0, 1.0, 0.1])
+    >>> print(path.n_nonzero, path.entries(), path.at(1.5).n_nonzero)
+    [0 1 2] [(1, 0), (2, 1)] 1
+
+    ```
+    """
 
     fits: Fit
 
     @property
     def lams(self) -> AnyArray:
+        """The strengths, (L,), descending."""
         return self.fits.lam
 
     @property
     def coefs(self) -> AnyArray:
+        """Coefficients on the scale of the data, (L, p) or (L, p, k)."""
         return self.fits.coef
 
     @property
     def intercepts(self) -> AnyArray:
+        """Intercepts, (L,) or (L, k)."""
         return self.fits.intercept
 
     @property
     def objectives(self) -> AnyArray:
+        """Loss plus penalty at each fit, (L,)."""
         return self.fits.objective
 
     @property
     def gaps(self) -> AnyArray:
+        """Bounds on how far each objective is above its minimum, (L,)."""
         return self.fits.gap
 
     @property
     def relative_gaps(self) -> AnyArray:
+        """The gaps in units of the null deviance, (L,)."""
         return self.fits.relative_gap
 
     @property
     def n_nonzero(self) -> AnyArray:
+        """How many features are in, (L,)."""
         return self.fits.n_nonzero
 
     @property
     def deviance_explained(self) -> AnyArray:
+        """The share of the null deviance that each fit explains, (L,); R² for squared error."""
         return self.fits.deviance_explained
 
     @property
     def num_steps(self) -> AnyArray:
+        """Steps that each solve took, (L,)."""
         return self.fits.num_steps
 
     @property
     def status(self) -> AnyArray:
+        """A number of `l1jax.Status` for each fit, (L,)."""
         return self.fits.status
 
     @property
     def feature_names(self) -> tuple[str, ...] | None:
+        """The names of the columns, where the data had any."""
         return self.fits.feature_names
 
     def __len__(self) -> int:

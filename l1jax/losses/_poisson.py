@@ -14,8 +14,7 @@ class Poisson(Loss):
     """exp(η) − yη for counts (or rates) y ≥ 0.
 
     Its curvature exp(η) has no bound. Where all y that count are 0 the best intercept is minus
-    infinity; the one returned
-    leaves a mean at rounding.
+    infinity; the one returned leaves a mean at rounding.
 
     **Example:**
 

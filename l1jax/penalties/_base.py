@@ -1,8 +1,7 @@
 """The protocol: what a penalty must say, and what follows from it.
 
 A penalty is a small frozen `equinox.Module` whose strengths are leaves. Its author writes `value`
-and
-`prox`; everything else here is a default derived from those two, which an override may sharpen.
+and `prox`; everything else here is a default derived from those two, which an override may sharpen.
 """
 
 from __future__ import annotations
@@ -41,8 +40,8 @@ class Penalty(eqx.Module):
     `metric = "diagonal"` if its `prox` also accepts a step per coordinate.
 
     The default certificate rests on one fact: for every convex R with minimum R(0), the points v
-    with
-    prox_R(v) = 0 are those of the subdifferential of R at 0, where the conjugate R*(v) is -R(0).
+    with prox_R(v) = 0 are those of the subdifferential of R at 0, where the conjugate R*(v) is
+    -R(0).
 
     **Example:**
 

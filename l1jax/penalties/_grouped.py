@@ -88,8 +88,8 @@ class GroupL1(_Grouped):
 
     Args: `lam` ≥ 0; `groups`: one integer id per feature, or `Groups`; `weights`: one per group,
     √(its number of features) unless given; 0 leaves a group free, inf excludes it. With
-    coefficients (p, k) a group holds
-    all responses of its features: `GroupL1(lam, range(p))` is the multi-task lasso.
+    coefficients (p, k) a group holds all responses of its features: `GroupL1(lam, range(p))` is the
+    multi-task lasso.
     Raises: ValueError for wrong lengths or negative values. Source: Yuan and Lin (2006).
 
     **Example:**
@@ -155,9 +155,8 @@ class SparseGroupL1(_Grouped):
     """The sparse group lasso λ(ρ‖x‖₁ + (1−ρ) Σ_g w_g‖x_g‖₂): few groups, and few features within them.
 
     Args: as for `GroupL1`; `l1_ratio` ρ in [0, 1] (1: lasso, 0: group lasso). An infinite weight
-    excludes its
-    group; a weight of 0 leaves it the lasso part. Raises: as for `GroupL1`. Source: Simon et al.
-    (2013).
+    excludes its group; a weight of 0 leaves it the lasso part. Raises: as for `GroupL1`. Source:
+    Simon et al. (2013).
 
     **Example:**
 

@@ -90,8 +90,7 @@ class L1(_Separable):
     """The lasso penalty λ Σⱼ wⱼ|xⱼ|, whose corners at zero select.
 
     Args: `lam` ≥ 0, a number, array or tracer (None: not set yet); `weights` ≥ 0, one per feature
-    (the
-    leading axis) or like the parameters: 0 leaves a feature free, inf excludes it.
+    (the leading axis) or like the parameters: 0 leaves a feature free, inf excludes it.
     Raises: ValueError for negative or NaN values, TypeError for what is not a number.
     Source: Tibshirani (1996).
 
