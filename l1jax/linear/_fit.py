@@ -27,7 +27,7 @@ from ._inputs import (
     x_dtype,
 )
 from ._matrix import rows
-from ._problem import Point, Problem, prepare
+from ._problem import Point, Problem, prepare, with_smoothness
 from ._results import Fit
 from ._solve import Outcome, solve
 
@@ -95,7 +95,7 @@ def fit(
     max_steps = check_max_steps(max_steps)
     with precision(inputs.wants_x64):
         problem = prepare_inputs(inputs, pen, loss, fit_intercept, standardize)
-        start = start_point(problem, init)
+        problem, start = estimate_smoothness(problem, pen), start_point(problem, init)
         result = solve_and_report(problem, pen, start, tol, max_steps, inputs.names)
         result = give_back(result, inputs.wants_x64)
     warn_if_short(result.status, result, tol)
@@ -132,7 +132,7 @@ def lambda_max(
     inputs = read(X, y, pen, loss, sample_weight, offset, has_strength=False)
     with precision(inputs.wants_x64):
         problem = prepare_inputs(inputs, pen, loss, fit_intercept, standardize)
-        return give_back(_critical(problem, pen), inputs.wants_x64)
+        return give_back(critical(problem, pen), inputs.wants_x64)
 
 
 def prepare_inputs(
@@ -206,19 +206,16 @@ def solve_and_report(
     return report(problem, pen, solve(problem, pen, start, tol, max_steps), names)
 
 
-_prepare = eqx.filter_jit(prepare)
-
-
-@eqx.filter_jit
-def _critical(problem: Problem, pen: Penalty) -> Array:
-    return critical_strength(problem, pen)
-
-
 def critical_strength(problem: Problem, pen: Penalty) -> Array:
     """λmax, of the gradient of the null model on the columns that count."""
     counts = rows(problem.norms > 0, problem.null_gradient)
     gradient = jnp.where(counts & ~problem.is_trivial, problem.null_gradient, 0)
     return pen.critical_strength(gradient)
+
+
+_prepare = eqx.filter_jit(prepare)
+estimate_smoothness = eqx.filter_jit(with_smoothness)
+critical = eqx.filter_jit(critical_strength)
 
 
 def warn_if_short(status: Any, result: Any, tol: Any) -> None:

@@ -14,11 +14,15 @@ from jax.core import Tracer
 from jaxtyping import Array, Float
 from tqdm import tqdm
 
+from .._status import Status
 from ..losses import Loss
 from ..penalties import Penalty
+from ._certificate import certify
 from ._fit import (
     _SQUARED_ERROR,
+    critical,
     critical_strength,
+    estimate_smoothness,
     prepare_inputs,
     report,
     solve_and_report,
@@ -26,9 +30,11 @@ from ._fit import (
     warn_if_short,
 )
 from ._inputs import check_max_steps, check_tol, give_back, precision, read, x_dtype
-from ._problem import Point, Problem
+from ._matrix import DenseMatrix
+from ._problem import Point, Problem, with_smoothness
 from ._results import Fit, Path
-from ._solve import solve
+from ._solve import Outcome, solve
+from ._working_set import can_walk, walk
 
 
 def path(
@@ -60,8 +66,10 @@ def path(
       λmax to λmax·`lam_min_ratio`.
     - `lam_min_ratio`: 1e-2 where n ≤ p and 1e-3 else, unless given.
     - `progress`: show a bar (None: in a terminal).
-    - `engine`: "sequential" starts each fit from the one before; "parallel" fits all as one batch;
-      "auto" is sequential on a CPU and parallel elsewhere.
+    - `engine`: "working_set" walks the exact path on the columns that matter (squared error with
+      L1, elastic net or non-negative L1); "sequential" starts each fit from the one before;
+      "parallel" fits all as one batch, for accelerators; "auto" takes the first of these that can
+      on a CPU, and "parallel" elsewhere.
 
     All other arguments and errors as for `fit`; `max_steps` is per fit. Returns a `Path`.
 
@@ -90,8 +98,7 @@ def path(
             grid = _automatic_grid(problem, pen, n_lams, float(ratio))
         grid = jnp.asarray(grid, problem.y.dtype)
         start = start_point(problem, init)
-        if engine == "auto":
-            engine = "sequential" if jax.default_backend() == "cpu" else "parallel"
+        engine = _choose(engine, problem, pen)
         run = ENGINES[engine]
         fits = run(problem, pen, grid, start, tol, max_steps, inputs.names, progress)
         fits = _with_loss(fits, loss)
@@ -114,6 +121,7 @@ def _sequential(
     leaves = jax.tree.leaves((problem, pen, lams, start, tol, max_steps))
     if any(isinstance(leaf, Tracer) for leaf in leaves):
         return _scan(problem, pen, lams, start, tol, max_steps, names)
+    problem = estimate_smoothness(problem, pen)
     disable = None if progress is None else not progress  # None: tqdm shows itself in a terminal
     fits = []
     with tqdm(np.asarray(lams), desc="path", unit="fit", disable=disable, leave=False) as bar:
@@ -134,6 +142,8 @@ def _one(problem, pen, lam, start, tol, max_steps, names) -> Fit:
 
 @eqx.filter_jit
 def _scan(problem, pen, lams, start, tol, max_steps, names) -> Fit:
+    problem = with_smoothness(problem, pen)
+
     def step(start: Point, lam: Array) -> tuple[Point, Fit]:
         outcome = solve(problem, pen.with_strength(lam), start, tol, max_steps)
         return outcome.point, report(problem, pen.with_strength(lam), outcome, names)
@@ -149,6 +159,8 @@ def _parallel(problem, pen, lams, start, tol, max_steps, names, progress) -> Fit
 
 @eqx.filter_jit
 def _batch(problem, pen, lams, start, tol, max_steps, names) -> Fit:
+    problem = with_smoothness(problem, pen)
+
     def lane(lam: Array) -> Fit:
         outcome = solve(problem, pen.with_strength(lam), start, tol, max_steps)
         return report(problem, pen.with_strength(lam), outcome, names)
@@ -156,9 +168,61 @@ def _batch(problem, pen, lams, start, tol, max_steps, names) -> Fit:
     return jax.vmap(lane)(lams)
 
 
+def _working_set(problem, pen, lams, start, tol, max_steps, names, progress) -> Fit:
+    """The exact walk on the columns that matter; what it leaves short of `tol` is solved again."""
+    biggest = float(critical(problem, pen))
+    walked = walk(problem, pen, np.asarray(lams, np.float64), biggest, progress)
+    fits = _report_all(problem, pen, lams, walked, tol, names)
+    short = np.flatnonzero(np.asarray(fits.status) != Status.CONVERGED)
+    if len(short):
+        again = _sequential(problem, pen, lams[short], start, tol, max_steps, names, progress)
+        fits = jax.tree.map(lambda all_, some: all_.at[short].set(some), fits, again)
+    return fits
+
+
+@eqx.filter_jit
+def _report_all(problem, pen, lams, walked, tol, names) -> Fit:
+    def lane(inputs: tuple[Array, Array, Array, Array]) -> Fit:
+        lam, beta, intercept, num_steps = inputs
+        pen_at, point = pen.with_strength(lam), Point(beta, intercept)
+        measure = certify(problem, pen_at, point).measure
+        status = jnp.where(measure <= tol, Status.CONVERGED, Status.PRECISION_LIMIT)
+        return report(problem, pen_at, Outcome(point, num_steps, status.astype(jnp.int32)), names)
+
+    dtype = problem.y.dtype
+    lanes = (
+        lams,
+        jnp.asarray(walked.betas, dtype),
+        jnp.asarray(walked.intercepts, dtype),
+        jnp.asarray(walked.num_steps, jnp.int32),
+    )
+    # A product with a sparse matrix takes memory for every entry and lane.
+    batch = len(lams) if isinstance(problem.x, DenseMatrix) else 4
+    return jax.lax.map(lane, lanes, batch_size=batch)
+
+
+def _choose(engine: str, problem: Problem, pen: Penalty) -> str:
+    """The engine for a shape, where the choice is left to us; or the one asked for, if it can."""
+    walks = engine in ("auto", "working_set") and can_walk(problem, pen)
+    if engine == "auto":
+        if jax.default_backend() != "cpu":
+            return "parallel"
+        return "working_set" if walks else "sequential"
+    if engine == "working_set" and not walks:
+        raise ValueError(
+            'engine="working_set" needs concrete data, SquaredError with one response, and a penalty '
+            'with prices per coordinate such as L1; use engine="sequential" or leave it "auto".'
+        )
+    return engine
+
+
 # An engine takes (problem, penalty, strengths, start, tol, max_steps, names, progress) and returns
 # a batch of fits.
-ENGINES: dict[str, Callable[..., Fit]] = {"sequential": _sequential, "parallel": _parallel}
+ENGINES: dict[str, Callable[..., Fit]] = {
+    "working_set": _working_set,
+    "sequential": _sequential,
+    "parallel": _parallel,
+}
 
 
 @eqx.filter_jit

@@ -37,7 +37,7 @@ class Problem(eqx.Module):
     mean: Float[Array, " p"]
     inverse_scale: Float[Array, " p"]
     norms: Float[Array, " p"]  # √Σ sᵢ x̃ᵢⱼ²
-    smoothness: Float[Array, ""]  # largest curvature in the metric of the squared norms
+    smoothness: Float[Array, ""]  # largest curvature in the metric; 1 until `with_smoothness`
     null: Point  # intercept and unpenalised features only
     null_gradient: Float[Array, "p *k"]
     null_deviance: Float[Array, ""]
@@ -123,9 +123,9 @@ def prepare(
     rounding = 100 * jnp.finfo(y.dtype).eps
     scale = _rounding_scale(loss, y, eta, s)
     return eqx.tree_at(
-        lambda q: (q.null, q.null_gradient, q.null_deviance, q.is_trivial, q.smoothness),
+        lambda q: (q.null, q.null_gradient, q.null_deviance, q.is_trivial),
         problem,
-        (null, gradient, deviance, deviance <= (rounding * scale) ** 2, _smoothness(problem, pen)),
+        (null, gradient, deviance, deviance <= (rounding * scale) ** 2),
     )
 
 
@@ -142,8 +142,11 @@ def _structural_masks(pen: Penalty, shape: tuple[int, ...]) -> Any:
     return pen.masks(shape)
 
 
-def _smoothness(problem: Problem, pen: Penalty) -> Array:
-    """The largest eigenvalue of C^{-1/2} X̃ᵀ diag(s) X̃ C^{-1/2}, times the loss's curvature bound."""
+def with_smoothness(problem: Problem, pen: Penalty) -> Problem:
+    """The problem with its smoothness, which only engines that take gradient steps need.
+
+    The largest eigenvalue of C^{-1/2} X̃ᵀ diag(s) X̃ C^{-1/2}, times the loss's curvature bound.
+    """
     metric = problem.metric(pen)
     p = problem.norms.shape[0]
     scale = (
@@ -165,4 +168,5 @@ def _smoothness(problem: Problem, pen: Penalty) -> Array:
     )
     bound = problem.loss.smoothness
     largest = jnp.where(largest > 0, largest, 1)
-    return largest * jnp.asarray(1.0 if bound is None else bound, largest.dtype)
+    largest = largest * jnp.asarray(1.0 if bound is None else bound, largest.dtype)
+    return eqx.tree_at(lambda q: q.smoothness, problem, largest)

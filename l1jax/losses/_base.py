@@ -27,6 +27,11 @@ class Loss(eqx.Module):
     def smoothness(self) -> float | None:
         return None
 
+    @property
+    def is_quadratic(self) -> bool:
+        """Whether it is ½(y − η)², so that a Gram matrix says all that a solver needs."""
+        return False
+
     @abc.abstractmethod
     def per_row(self, y: Array, eta: Array) -> Float[Array, " n"]:
         """loss(yᵢ, ηᵢ) of every row, (n,)."""

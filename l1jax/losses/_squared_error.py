@@ -29,6 +29,10 @@ class SquaredError(Loss):
     def smoothness(self) -> float:
         return 1.0
 
+    @property
+    def is_quadratic(self) -> bool:
+        return True
+
     def per_row(self, y: Array, eta: Array) -> Float[Array, " n"]:
         return 0.5 * _row_sums((y - eta) ** 2)
 

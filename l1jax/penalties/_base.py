@@ -19,6 +19,8 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, PyTree
 
+from .._types import AnyArray
+
 # Steps of bisection: float64 has 52 bits of fraction, and a bracket is at most a factor of two
 # wide.
 _BISECTIONS = 54
@@ -30,6 +32,14 @@ class Masks(NamedTuple):
 
     unpenalised: Bool[Array, "..."]
     excluded: Bool[Array, "..."]
+
+
+class LinearForm(NamedTuple):
+    """The prices of each coordinate: per unit above zero, per unit below, and of its square's half."""
+
+    up: AnyArray
+    down: AnyArray
+    quad: AnyArray
 
 
 class Penalty(eqx.Module):
@@ -92,6 +102,14 @@ class Penalty(eqx.Module):
         """The coordinates of an array of this shape that are free of the penalty, or held at zero."""
         nothing = jnp.zeros(shape, bool)
         return Masks(unpenalised=nothing, excluded=nothing)
+
+    def linear_form(self, shape: tuple[int, ...]) -> LinearForm | None:
+        """The prices, if R is Σⱼ upⱼ xⱼ⁺ + downⱼ xⱼ⁻ + ½ quadⱼ xⱼ²; None (the default) if it is not.
+
+        With it a penalty gets the engines that walk from knot to knot.
+        """
+        del shape
+        return None
 
     def critical_strength(self, gradient: Array) -> Array:
         """λmax: the least strength at which x = 0 is optimal where the smooth part has this gradient.

@@ -11,7 +11,15 @@ from jax.core import Tracer
 from jaxtyping import Array, PyTree
 
 from .. import prox
-from ._base import Masks, Penalty, check_nonnegative, strength_leaf, total, weight_leaves
+from ._base import (
+    LinearForm,
+    Masks,
+    Penalty,
+    check_nonnegative,
+    strength_leaf,
+    total,
+    weight_leaves,
+)
 
 _EDGE = 8  # units of rounding by which a point on the edge of the dual ball may lie outside of it
 
@@ -58,6 +66,11 @@ class _Separable(Penalty):
     def masks(self, shape: tuple[int, ...]) -> Masks:
         lam_w, excluded = self._array_terms(jnp.zeros(shape))
         return Masks(unpenalised=(lam_w == 0) & ~excluded, excluded=excluded)
+
+    def _wall(self, shape: tuple[int, ...]) -> Array:
+        """λ w, infinite where a coordinate is excluded."""
+        lam_w, excluded = self._array_terms(jnp.zeros(shape))
+        return jnp.where(excluded, jnp.inf, lam_w)
 
     def _hold(self, x: PyTree) -> PyTree:
         """x with the excluded coordinates at zero."""
@@ -112,6 +125,10 @@ class L1(_Separable):
     def prox(self, z: PyTree, step: Any = 1.0) -> PyTree:
         return self._hold(prox.prox_l1(z, self._lam(), step, self.weights))
 
+    def linear_form(self, shape: tuple[int, ...]) -> LinearForm:
+        price = self._wall(shape)
+        return LinearForm(price, price, jnp.zeros_like(price))
+
     def conjugate(self, v: Array) -> Array:
         lam_w, excluded = self._array_terms(v)
         return _indicator(excluded | _within(jnp.abs(v), lam_w), v)
@@ -158,6 +175,10 @@ class NonNegativeL1(_Separable):
 
     def critical_strength(self, gradient: Array) -> Array:
         return super().dual_norm(jnp.minimum(gradient, 0))
+
+    def linear_form(self, shape: tuple[int, ...]) -> LinearForm:
+        up = self._wall(shape)
+        return LinearForm(up, jnp.full_like(up, jnp.inf), jnp.zeros_like(up))
 
     def conjugate(self, v: Array) -> Array:
         lam_w, excluded = self._array_terms(v)
@@ -220,6 +241,11 @@ class ElasticNet(_Separable):
         at_ridge = jnp.where(norm > 0, jnp.inf, 0).astype(norm.dtype)
         return jnp.where(ratio > 0, norm / jnp.where(ratio > 0, ratio, 1), at_ridge)
 
+    def linear_form(self, shape: tuple[int, ...]) -> LinearForm:
+        linear, quadratic, excluded = self._prices(jnp.zeros(shape))
+        linear = jnp.where(excluded, jnp.inf, linear)
+        return LinearForm(linear, linear, quadratic)
+
     def conjugate(self, v: Array) -> Array:
         linear, quadratic, excluded = self._prices(v)
         beyond = jnp.maximum(jnp.abs(v) - linear, 0)
@@ -278,6 +304,9 @@ class Ridge(_Separable):
     def critical_strength(self, gradient: Array) -> Array:
         norm = self.dual_norm(gradient)
         return jnp.where(norm > 0, jnp.inf, 0).astype(norm.dtype)
+
+    def linear_form(self, shape: tuple[int, ...]) -> LinearForm:
+        return self._net().linear_form(shape)
 
     def conjugate(self, v: Array) -> Array:
         return self._net().conjugate(v)
