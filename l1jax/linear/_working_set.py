@@ -47,7 +47,8 @@ def can_walk(problem: Problem, pen: Penalty) -> bool:
     if len(shape) != 1 or not pen.convex or not hasattr(pen, pen.strength):
         return False
     form = pen.with_strength(1.0).linear_form(shape)
-    if form is None or not problem.is_valid or problem.is_trivial:
+    nothing = np.max(np.asarray(problem.norms)) == 0
+    if form is None or not problem.is_valid or problem.is_trivial or nothing:
         return False
     up, down, quad = (np.asarray(price) for price in form)
     return not ((up == 0) & (down == 0) & (quad > 0)).any()

@@ -1,0 +1,135 @@
+"""The exact walk: against the gradient engine, on ties and duplicates, and on what it must not touch."""
+
+import chex
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.sparse
+from hypothesis import given
+from hypothesis import strategies as st
+
+import l1jax
+from l1jax.linear import _path, _working_set
+
+N, P = 40, 60
+RNG = np.random.default_rng(11)
+X = RNG.standard_normal((N, P)) * np.geomspace(0.1, 10, P) + 0.5
+X[:, 7] = X[:, 3]  # a duplicate
+X[:, 9] = 0.3 * X[:, 1] - 0.2 * X[:, 2]  # and a column that depends on others
+X[:, 11] = 2.0
+Y = X[:, :6] @ np.array([1.0, -1.0, 0.5, 0.2, 0.0, -0.3]) + RNG.standard_normal(N)
+WEIGHTS = RNG.uniform(0.5, 2, P)
+WEIGHTS[[4, 5]] = 0
+WEIGHTS[[0, 20]] = np.inf
+PENALTIES = {
+    "l1": l1jax.L1(),
+    "weighted l1": l1jax.L1(weights=WEIGHTS),
+    "elastic net": l1jax.ElasticNet(l1_ratio=0.6),
+    "weighted elastic net": l1jax.ElasticNet(l1_ratio=0.6, weights=WEIGHTS),
+    "nonnegative": l1jax.NonNegativeL1(),
+}
+EVERYTHING = {
+    "standardize": True,
+    "sample_weight": RNG.uniform(0.2, 2, N),
+    "offset": RNG.standard_normal(N),
+}
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("name", PENALTIES)
+@pytest.mark.parametrize("options", [{}, {"fit_intercept": False}, EVERYTHING])
+@pytest.mark.parametrize("kind", ["dense", "sparse"])
+def test_the_walk_alone_meets_a_tight_tolerance(monkeypatch, name, options, kind):
+    def no_help(*_, **__):
+        raise AssertionError("the walk left something short of the tolerance")
+
+    monkeypatch.setattr(_path, "_sequential", no_help)
+    # Working sets smaller than the problem, so that columns must be found outside of them.
+    monkeypatch.setattr(_working_set, "_ALL_COLUMNS", 0)
+    monkeypatch.setattr(_working_set, "_NEXT_IN_LINE", 2)
+    data = scipy.sparse.csr_array(X) if kind == "sparse" else X
+    path = l1jax.path(
+        data, Y, PENALTIES[name], n_lams=40, tol=1e-10, engine="working_set", **options
+    )
+    assert (np.asarray(path.status) == l1jax.Status.CONVERGED).all()
+    assert (np.asarray(path.relative_gaps) <= 1e-10).all()
+    coefs = np.asarray(path.coefs)
+    assert not np.signbit(coefs[coefs == 0]).any()
+    if options.get("fit_intercept", True):  # a constant column says what the intercept says
+        assert (coefs[:, 11] == 0).all()
+    if name.startswith("weighted"):
+        assert (coefs[:, [0, 20]] == 0).all() and (coefs[:, [4, 5]] != 0).all()
+
+
+@pytest.mark.parametrize("name", PENALTIES)
+def test_it_gives_the_coefficients_of_the_gradient_engine(name):
+    some = np.delete(X, [7, 9, 11], axis=1)  # unique coefficients
+    pen = PENALTIES[name]
+    if name.startswith("weighted"):
+        pen = type(pen)(**_other_fields(pen), weights=np.delete(WEIGHTS, [7, 9, 11]))
+    walked = l1jax.path(some, Y, pen, n_lams=15, engine="working_set", standardize=True)
+    stepped = l1jax.path(some, Y, pen, n_lams=15, engine="sequential", standardize=True, tol=1e-13)
+    np.testing.assert_allclose(walked.lams, stepped.lams, rtol=1e-12)
+    np.testing.assert_allclose(walked.coefs, stepped.coefs, atol=1e-7)
+    np.testing.assert_allclose(walked.intercepts, stepped.intercepts, atol=1e-6)
+
+
+def _other_fields(pen):
+    return {"l1_ratio": pen.l1_ratio} if isinstance(pen, l1jax.ElasticNet) else {}
+
+
+@pytest.mark.core
+@given(
+    st.lists(st.lists(st.integers(-2, 2), min_size=6, max_size=6), min_size=2, max_size=8),
+    st.integers(0, 1000),
+    st.booleans(),
+)
+def test_ties_and_dependent_columns_end_certified(rows, seed, fit_intercept):
+    data = np.array(rows, float)
+    y = np.random.default_rng(seed).integers(-3, 4, len(data)).astype(float)
+    lams = np.array([2.0, 1.0, 0.5, 0.25, 0.1, 0.01])
+    path = l1jax.path(data, y, l1jax.L1(), lams=lams, fit_intercept=fit_intercept)
+    assert np.isfinite(path.coefs).all()
+    assert (np.asarray(path.relative_gaps) <= 1e-6).all()
+    assert (np.asarray(path.status) == l1jax.Status.CONVERGED).all()
+
+
+def test_the_grid_may_end_at_zero():
+    path = l1jax.path(X, Y, l1jax.L1(), lams=[1.0, 0.1, 0.0], engine="working_set")
+    # The objective there is ½·(the error)², and the gap is held to 1e-6 of the null deviance.
+    assert path[2].relative_gap <= 1e-6
+    np.testing.assert_allclose(path[2].predict(X), Y, atol=1e-5)
+    tall = l1jax.path(X[:, :6], Y, l1jax.L1(), lams=[1.0, 0.0], engine="working_set")
+    design = np.column_stack([np.ones(N), X[:, :6]])
+    np.testing.assert_allclose(tall.coefs[1], np.linalg.lstsq(design, Y)[0][1:], atol=1e-9)
+
+
+def test_it_compiles_once_for_any_values(monkeypatch):
+    counted = chex.assert_max_traces(_path.certify, n=1)
+    monkeypatch.setattr(_path, "certify", counted)
+    chex.clear_trace_counter()
+    for change in (1.0, 2.0):
+        l1jax.path(change * X[:17], Y[:17] + change, l1jax.L1(), n_lams=7, engine="working_set")
+
+
+def test_problems_that_it_does_not_serve_go_to_another_engine():
+    few = X[:, :5]
+    labels = (Y > 0).astype(float)
+    ridge = l1jax.path(few, Y, l1jax.Ridge(), lams=[1.0, 0.1])
+    logistic = l1jax.path(few, labels, l1jax.L1(), n_lams=2, loss=l1jax.Logistic())
+    for path in (ridge, logistic):
+        assert (np.asarray(path.status) == l1jax.Status.CONVERGED).all()
+    for arguments in (
+        {"pen": l1jax.Ridge(), "lams": [1.0]},
+        {"pen": l1jax.GroupL1(groups=range(5))},
+        {"pen": l1jax.L1(), "loss": l1jax.Huber()},
+    ):
+        with pytest.raises(ValueError, match="working_set"):
+            l1jax.path(few, Y, engine="working_set", **arguments)
+
+
+@pytest.mark.float32
+def test_float32_data_are_walked_in_float64():
+    path = l1jax.path(jnp.asarray(X, jnp.float32), Y, l1jax.L1(), n_lams=10, engine="working_set")
+    assert path.coefs.dtype == jnp.float32
+    assert (np.asarray(path.relative_gaps) <= 1e-4).all()
