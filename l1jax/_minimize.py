@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from ._derivative import without_derivative
 from ._descent import descend
 from ._minimize_checks import (
     check_init,
@@ -173,10 +174,10 @@ class _Nothing(Penalty):
 
 @eqx.filter_jit
 def _solve(fun, init, pen, args, solver, tol, max_steps, has_aux, history) -> Solution:
-    init, pen, args = _without_derivative((init, pen, args))
+    init, pen, args = without_derivative((init, pen, args))
     # Traced once, here; everything below calls what was recorded, closed-over tracers included.
     fun = eqx.filter_closure_convert(fun, init, *args)
-    fun = _without_derivative(fun)
+    fun = without_derivative(fun)
     smooth = _scalar_part(fun, init, args, has_aux)
     dtype = scalar_dtype(init)
     tol = jnp.asarray(tol, dtype)
@@ -266,24 +267,6 @@ def _like(x: PyTree, z: PyTree, pen: Penalty) -> PyTree:
         return jnp.asarray(a, b.dtype)
 
     return jax.tree.map(leaf, x, z)
-
-
-@jax.custom_jvp
-def _constant(x):
-    return x
-
-
-@_constant.defjvp
-def _no_derivative(primals, tangents):
-    # Unrolled, a warm start that needs no steps would have derivative 0: wrong, and silently so.
-    del primals, tangents
-    raise NotImplementedError(
-        "minimize has no derivative yet: use jax.lax.stop_gradient on what goes in."
-    )
-
-
-def _without_derivative(tree: PyTree) -> PyTree:
-    return jax.tree.map(lambda leaf: _constant(leaf) if eqx.is_inexact_array(leaf) else leaf, tree)
 
 
 def _all_nonnegative(strength: PyTree) -> Array:

@@ -176,6 +176,32 @@ def test_a_bad_grid_is_an_error(change, message):
         l1jax.path(X, Y, l1jax.L1(), **change)
 
 
+def test_a_penalty_without_a_corner_needs_a_grid():
+    with pytest.raises(ValueError, match="Ridge has no strength.*pass lams"):
+        l1jax.path(X, Y, l1jax.Ridge())
+
+
+def test_an_offset_of_the_wrong_length_is_an_error_at_prediction():
+    with pytest.raises(ValueError, match="offset must have one entry per row"):
+        l1jax.fit(X, Y, l1jax.L1(0.1)).predict(X, offset=np.ones(3))
+
+
+def test_a_derivative_of_a_fit_raises_and_is_not_silently_wrong():
+    def size(lam):
+        pen = l1jax.L1().with_strength(lam)
+        return l1jax.fit(jnp.asarray(X), jnp.asarray(Y), pen).coef.sum()
+
+    for derivative in (jax.grad(size), jax.jacfwd(size)):
+        with pytest.raises(NotImplementedError, match="no derivative yet"):
+            derivative(0.1)
+
+
+def test_penalties_print_their_strengths():
+    assert repr(l1jax.L1(0.1)) == "L1(lam=0.1)"
+    assert repr(l1jax.ElasticNet(0.5, 0.25)) == "ElasticNet(lam=0.5, l1_ratio=0.25)"
+    assert repr(l1jax.L1()) == "L1()"
+
+
 @pytest.mark.parametrize("bad", [-0.1, float("nan"), float("inf")])
 def test_a_bad_strength_is_an_error(bad):
     with pytest.raises(ValueError, match="lam must be non-negative and finite"):

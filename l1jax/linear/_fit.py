@@ -12,6 +12,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array
 
+from .._derivative import without_derivative
 from .._status import ConvergenceWarning, Status
 from .._types import AnyArray
 from ..losses import Loss, SquaredError
@@ -203,6 +204,7 @@ def report(problem: Problem, pen: Penalty, outcome: Outcome, names: Any) -> Fit:
 def solve_and_report(
     problem: Problem, pen: Penalty, start: Point, tol: Any, max_steps: Any, names: Any
 ) -> Fit:
+    problem, pen, start = without_derivative((problem, pen, start))
     return report(problem, pen, solve(problem, pen, start, tol, max_steps), names)
 
 

@@ -14,6 +14,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float
 from tqdm import tqdm
 
+from .._derivative import without_derivative
 from .._status import Status
 from ..losses import Loss
 from ..penalties import Penalty
@@ -96,6 +97,11 @@ def path(
             n, p = problem.x.shape
             ratio = lam_min_ratio if lam_min_ratio is not None else (1e-2 if n <= p else 1e-3)
             grid = _automatic_grid(problem, pen, n_lams, float(ratio))
+            if not isinstance(grid, Tracer) and not np.isfinite(np.asarray(grid)).all():
+                raise ValueError(
+                    f"{type(pen).__name__} has no strength at which everything is zero, so no grid "
+                    "follows from the data: pass lams."
+                )
         grid = jnp.asarray(grid, problem.y.dtype)
         start = start_point(problem, init)
         engine = _choose(engine, problem, pen)
@@ -142,6 +148,7 @@ def _one(problem, pen, lam, start, tol, max_steps, names) -> Fit:
 
 @eqx.filter_jit
 def _scan(problem, pen, lams, start, tol, max_steps, names) -> Fit:
+    problem, pen, lams, start = without_derivative((problem, pen, lams, start))
     problem = with_smoothness(problem, pen)
 
     def step(start: Point, lam: Array) -> tuple[Point, Fit]:
@@ -159,6 +166,7 @@ def _parallel(problem, pen, lams, start, tol, max_steps, names, progress) -> Fit
 
 @eqx.filter_jit
 def _batch(problem, pen, lams, start, tol, max_steps, names) -> Fit:
+    problem, pen, lams, start = without_derivative((problem, pen, lams, start))
     problem = with_smoothness(problem, pen)
 
     def lane(lam: Array) -> Fit:
@@ -228,11 +236,6 @@ ENGINES: dict[str, Callable[..., Fit]] = {
 @eqx.filter_jit
 def _automatic_grid(problem: Problem, pen: Penalty, n_lams: int, ratio: float) -> Array:
     biggest = critical_strength(problem, pen)
-    biggest = eqx.error_if(
-        biggest,
-        jnp.isinf(biggest),
-        "this penalty has no strength at which everything is zero: pass lams.",
-    )
     # Where nothing is left to explain every strength gives the null model: any grid will do.
     biggest = jax.lax.stop_gradient(jnp.where(biggest > 0, biggest, 1))
     powers = jnp.linspace(0, 1, n_lams, dtype=biggest.dtype)

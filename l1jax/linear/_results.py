@@ -87,6 +87,10 @@ class Fit(eqx.Module):
             eta = x.dot(jnp.asarray(self.coef)) + self.intercept
             if offset is not None:
                 shift = jnp.asarray(offset)
+                if shift.shape not in {(), eta.shape[:1], eta.shape}:
+                    raise ValueError(
+                        f"offset must have one entry per row of X, shape {eta.shape}, got {shift.shape}."
+                    )
                 eta = eta + (shift[:, None] if shift.ndim < eta.ndim and shift.ndim else shift)
             if kind == "response":
                 eta = self.loss.inverse_link(eta)

@@ -7,6 +7,7 @@ and `prox`; everything else here is a default derived from those two, which an o
 from __future__ import annotations
 
 import abc
+import dataclasses
 import functools
 import operator
 from collections.abc import Iterable
@@ -81,6 +82,11 @@ class Penalty(eqx.Module):
     @abc.abstractmethod
     def prox(self, z: PyTree, step: Any = 1.0) -> PyTree:
         """argmin_x ½‖x − z‖²/step + R(x); `step` is a scalar, or like z where `metric` is diagonal."""
+
+    def __repr__(self) -> str:
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        shown = (f"{name}={_show(v)}" for name, v in fields.items() if v is not None)
+        return f"{type(self).__name__}({', '.join(shown)})"
 
     def violation(self, x: PyTree) -> Array:
         """How far x is outside of the domain of R: 0 for a penalty that is finite everywhere."""
@@ -190,6 +196,17 @@ def _bisect(holds, low: Array, high: Array, lower: bool = False) -> Array:
 
     low, high = jax.lax.fori_loop(0, _BISECTIONS, halve, (low, high))
     return low if lower else high
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, Tracer) or not eqx.is_array_like(value):
+        return repr(value)
+    array = np.asarray(value)
+    if array.ndim == 0 and array.dtype.kind == "f":
+        return f"{float(array):.6g}"
+    if array.dtype == object or array.size > 12:
+        return f"{array.dtype}{list(array.shape)}"
+    return np.array2string(array, precision=6, separator=", ")
 
 
 def _dtype(x: PyTree):
