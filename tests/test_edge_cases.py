@@ -186,6 +186,27 @@ def test_an_offset_of_the_wrong_length_is_an_error_at_prediction():
         l1jax.fit(X, Y, l1jax.L1(0.1)).predict(X, offset=np.ones(3))
 
 
+@pytest.mark.parametrize("standardize", [True, False])
+@pytest.mark.parametrize(
+    ("dtype", "level", "tol"), [(np.float64, 1e4, 1e-6), (np.float32, 2e3, 1e-4)]
+)
+def test_columns_far_from_zero_are_certified(dtype, level, tol, standardize):
+    far = (X + level).astype(dtype)
+    fit = l1jax.fit(far, Y.astype(dtype), l1jax.L1(0.01), standardize=standardize)
+    # The certificate is of what is returned, and the status says no more than the certificate.
+    assert (fit.status == l1jax.Status.CONVERGED) == bool(fit.relative_gap <= tol)
+    assert fit.relative_gap <= tol
+
+
+@pytest.mark.float32
+def test_a_target_far_from_zero_is_not_taken_for_a_constant():
+    near = l1jax.fit(X, 0.1 * X[:, 0], l1jax.L1(1e-3))
+    far = l1jax.fit(X.astype(np.float32), (1e4 + 0.1 * X[:, 0]).astype(np.float32), l1jax.L1(1e-3))
+    # float32 keeps 1e4 to 1e-3: a hundredth of what is to be explained.
+    np.testing.assert_allclose(far.coef, near.coef, atol=2e-3)
+    assert far.coef[0] > 0.05
+
+
 def test_a_derivative_of_a_fit_raises_and_is_not_silently_wrong():
     def size(lam):
         pen = l1jax.L1().with_strength(lam)

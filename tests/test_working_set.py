@@ -105,8 +105,8 @@ def test_the_grid_may_end_at_zero():
 
 
 def test_it_compiles_once_for_any_values(monkeypatch):
-    counted = chex.assert_max_traces(_path.certify, n=1)
-    monkeypatch.setattr(_path, "certify", counted)
+    counted = chex.assert_max_traces(_path.report, n=1)
+    monkeypatch.setattr(_path, "report", counted)
     chex.clear_trace_counter()
     for change in (1.0, 2.0):
         l1jax.path(change * X[:17], Y[:17] + change, l1jax.L1(), n_lams=7, engine="working_set")

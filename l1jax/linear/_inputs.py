@@ -61,7 +61,7 @@ def read(
     is_host = not any(
         isinstance(leaf, jax.Array) for leaf in jax.tree.leaves((x, y, sample_weight, offset))
     )
-    wants_x64 = is_host and dtype == np.float64 and not x64_is_on()
+    wants_x64 = is_host and not is_traced and dtype == np.float64 and not x64_is_on()
 
     y = _column(y, "y", dtype)
     if y.ndim not in (1, 2) or y.shape[0] != n or y.size == 0:

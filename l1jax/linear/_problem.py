@@ -36,6 +36,7 @@ class Problem(eqx.Module):
     loss: Loss
     mean: Float[Array, " p"]
     inverse_scale: Float[Array, " p"]
+    level: Float[Array, "*k"]  # taken off y beforehand, where the intercept gives it back
     norms: Float[Array, " p"]  # √Σ sᵢ x̃ᵢⱼ²
     smoothness: Float[Array, ""]  # largest curvature in the metric; 1 until `with_smoothness`
     null: Point  # intercept and unpenalised features only
@@ -66,12 +67,14 @@ class Problem(eqx.Module):
     def to_user(self, point: Point) -> tuple[Array, Array]:
         """Coefficients and intercept on the scale of the data as given."""
         coef = rows(self.inverse_scale, point.beta) * point.beta
-        return coef, point.intercept - jnp.matmul(self.mean, coef, precision="highest")
+        moved = jnp.matmul(self.mean, coef, precision="highest")
+        return coef, self.level + (point.intercept - moved)
 
     def from_user(self, coef: Array, intercept: Array) -> Point:
         scale = jnp.where(self.inverse_scale > 0, self.inverse_scale, 1)
         beta = jnp.where(rows(self.inverse_scale, coef) > 0, coef / rows(scale, coef), 0)
-        return Point(beta, intercept + jnp.matmul(self.mean, coef, precision="highest"))
+        moved = jnp.matmul(self.mean, coef, precision="highest")
+        return Point(beta, (intercept - self.level) + moved)
 
 
 def prepare(
@@ -96,6 +99,11 @@ def prepare(
     is_valid &= jnp.all(jnp.isfinite(norms)) & jnp.all(jnp.isfinite(jnp.where(counts, y, 0)))
     is_valid &= jnp.all(jnp.isfinite(jnp.where(counts, offset, 0)))
 
+    level = jnp.zeros(y.shape[1:], y.dtype)
+    if fit_intercept and loss.is_quadratic:
+        # Far from zero, every sum over the rows would lose the digits that the residuals have.
+        level = jnp.sum(s.reshape(counts.shape) * jnp.where(counts, y - offset, 0), axis=0)
+        y = y - level
     shape = (norms.shape[0], *y.shape[1:])
     zero = Point(jnp.zeros(shape, y.dtype), jnp.zeros(y.shape[1:], y.dtype))
     problem = Problem(
@@ -106,6 +114,7 @@ def prepare(
         loss=loss,
         mean=mean,
         inverse_scale=inverse_scale,
+        level=level,
         norms=norms,
         smoothness=jnp.ones((), y.dtype),
         null=zero,
