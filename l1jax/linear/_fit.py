@@ -13,6 +13,7 @@ from jax.core import Tracer
 from jaxtyping import Array
 
 from .._derivative import without_derivative
+from .._minimize_checks import show_shape
 from .._status import ConvergenceWarning, Status
 from .._types import AnyArray
 from ..losses import Loss, SquaredError
@@ -93,13 +94,14 @@ def fit(
     """
     if engine not in ("auto", "fista"):
         raise ValueError(f'engine must be "auto" or "fista" for one fit, got {engine!r}.')
-    inputs = read(X, y, pen, loss, sample_weight, offset)
+    inputs = read(X, y, pen, loss, sample_weight, offset, init, tol, max_steps)
+    pen, loss = inputs.pen, inputs.loss
     tol = check_tol(tol, x_dtype(inputs.x))
     max_steps = check_max_steps(max_steps)
     with precision(inputs.wants_x64):
         problem = prepare_inputs(inputs, pen, loss, fit_intercept, standardize)
         problem, start = estimate_smoothness(problem, pen), start_point(problem, init)
-        result = solve_and_report(problem, pen, start, tol, max_steps, inputs.names)
+        result, _ = solve_one(problem, pen, start, tol, max_steps, inputs.names)
         result = give_back(result, inputs.wants_x64)
     warn_if_short(result.status, result, tol)
     return result
@@ -133,6 +135,7 @@ def lambda_max(
     ```
     """
     inputs = read(X, y, pen, loss, sample_weight, offset, has_strength=False)
+    pen, loss = inputs.pen, inputs.loss
     with precision(inputs.wants_x64):
         problem = prepare_inputs(inputs, pen, loss, fit_intercept, standardize)
         return give_back(critical(problem, pen), inputs.wants_x64)
@@ -165,13 +168,14 @@ def start_point(problem: Problem, init: Any) -> Point:
     else:
         coef, intercept = init, problem.null.intercept
     shape = problem.null.beta.shape
-    if np.shape(coef) != shape:
+    if np.shape(coef) != shape or getattr(coef, "dtype", np.asarray(coef).dtype).kind not in "fiu":
         raise ValueError(
-            f"init must be a Fit or coefficients of shape {shape}, got shape {np.shape(coef)}."
+            f"init must be a Fit or coefficients of shape {shape}, got {show_shape(coef)}."
         )
     if not isinstance(coef, Tracer) and not np.isfinite(np.asarray(coef)).all():
         raise ValueError("init must be finite.")
     dtype = problem.y.dtype
+    intercept = intercept if problem.fit_intercept else jnp.zeros_like(problem.null.intercept)
     return problem.from_user(jnp.asarray(coef, dtype), jnp.asarray(intercept, dtype))
 
 
@@ -217,22 +221,32 @@ def report(problem: Problem, pen: Penalty, outcome: Outcome, tol: Any, names: An
     )
 
 
-@eqx.filter_jit
 def solve_and_report(
     problem: Problem, pen: Penalty, start: Point, tol: Any, max_steps: Any, names: Any
-) -> Fit:
+) -> tuple[Fit, Point]:
+    """The traced solver: the fit, and the point on the solver's scale to start the next one from."""
     problem, pen, start = without_derivative((problem, pen, start))
-    return report(problem, pen, solve(problem, pen, start, tol, max_steps), tol, names)
+    # Traced arguments may be such as an eager call refuses.
+    finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(start)]
+    valid = jnp.stack([problem.is_valid, pen.is_valid(), tol >= 0, max_steps >= 1, *finite]).all()
+    problem = eqx.tree_at(lambda q: q.is_valid, problem, valid)
+    outcome = solve(problem, pen, start, tol, max_steps)
+    return report(problem, pen, outcome, tol, names), outcome.point
 
 
 def critical_strength(problem: Problem, pen: Penalty) -> Array:
-    """λmax, of the gradient of the null model on the columns that count."""
+    """λmax: the critical strength of the null model's gradient."""
+    return pen.critical_strength(remaining_gradient(problem))
+
+
+def remaining_gradient(problem: Problem) -> Array:
+    """The gradient of the null model, on the columns that count; 0 where it explains everything."""
     counts = rows(problem.norms > 0, problem.null_gradient)
-    gradient = jnp.where(counts & ~problem.is_trivial, problem.null_gradient, 0)
-    return pen.critical_strength(gradient)
+    return jnp.where(counts & ~problem.is_trivial, problem.null_gradient, 0)
 
 
 _prepare = eqx.filter_jit(prepare)
+solve_one = eqx.filter_jit(solve_and_report)
 estimate_smoothness = eqx.filter_jit(with_smoothness)
 critical = eqx.filter_jit(critical_strength)
 

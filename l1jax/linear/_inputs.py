@@ -12,6 +12,7 @@ import numpy as np
 from jax.core import Tracer
 from jax.experimental import sparse as jax_sparse
 
+from .._minimize_checks import check_number, numbers_as_leaves
 from ..losses import Loss
 from ..penalties import Penalty
 from ._matrix import DenseMatrix, SparseMatrix
@@ -24,11 +25,10 @@ class Inputs(NamedTuple):
     y: Any
     weights: Any
     offset: Any
+    pen: Penalty
+    loss: Loss
     names: tuple[str, ...] | None
-    is_traced: bool
-    wants_x64: (
-        bool  # NumPy float64 data while JAX's x64 switch is off: solve in a local x64 context
-    )
+    wants_x64: bool  # NumPy float64 while JAX's x64 switch is off: solve in a local x64 context
 
 
 def read(
@@ -38,12 +38,13 @@ def read(
     loss: Any,
     sample_weight: Any,
     offset: Any,
-    *,
+    *others: Any,
     has_strength: bool = True,
 ) -> Inputs:
     """Checks everything that can be checked before any work, and converts it.
 
-    Shapes and dtypes are always checked; values where they are concrete.
+    Shapes and dtypes are always checked; values where they are concrete. `others` may hold tracers
+    too: then the whole call is traced.
     """
     if not isinstance(pen, Penalty):
         raise TypeError(f"pen must be an l1jax penalty such as l1jax.L1(0.1), got {_kind(pen)}.")
@@ -51,18 +52,19 @@ def read(
         raise TypeError(
             f"loss must be an l1jax loss such as l1jax.SquaredError(), got {_kind(loss)}."
         )
-    is_traced = any(
-        isinstance(leaf, Tracer)
-        for leaf in jax.tree.leaves((X, y, pen, loss, sample_weight, offset))
-    )
     x, names = read_matrix(X)
     n, p = x.shape
-    dtype = x_dtype(x)
-    is_host = not any(
-        isinstance(leaf, jax.Array) for leaf in jax.tree.leaves((x, y, sample_weight, offset))
-    )
-    wants_x64 = is_host and not is_traced and dtype == np.float64 and not x64_is_on()
+    dtype, wants_x64 = x_dtype(x), False
+    if dtype == np.float64 and not x64_is_on():
+        data = jax.tree.leaves((x, y, sample_weight, offset))
+        rest = jax.tree.leaves((pen, loss, others))
+        wants_x64 = not any(isinstance(leaf, jax.Array) for leaf in data)
+        wants_x64 &= not any(isinstance(leaf, Tracer) for leaf in rest)
+        if not wants_x64:
+            dtype = np.dtype(np.float32)
+            x = jax.tree.map(lambda leaf: leaf.astype(dtype) if leaf.dtype.kind == "f" else leaf, x)
 
+    _check_index(X, y)
     y = _column(y, "y", dtype)
     if y.ndim not in (1, 2) or y.shape[0] != n or y.size == 0:
         raise ValueError(
@@ -71,6 +73,7 @@ def read(
     if not isinstance(y, Tracer):
         host = np.asarray(y)
         check_finite(host, "y")
+        check_scale(host, "y")
         loss.check_targets(host)
     elif y.ndim == 2:
         loss.check_targets(np.zeros(y.shape))
@@ -98,7 +101,9 @@ def read(
             offset = offset[:, None]
         offset = offset + np.zeros(y.shape, dtype)
     _check_penalty(pen, (p, *y.shape[1:]), has_strength)
-    return Inputs(x, y, weights, offset, names, is_traced, wants_x64)
+    # Python numbers in the fields of a user's own class would be constants of the program.
+    pen, loss = numbers_as_leaves((pen, loss))
+    return Inputs(x, y, weights, offset, pen, loss, names, wants_x64)
 
 
 def read_matrix(X: Any) -> tuple[Any, tuple[str, ...] | None]:
@@ -113,38 +118,52 @@ def read_matrix(X: Any) -> tuple[Any, tuple[str, ...] | None]:
                     "example with pandas.get_dummies(X, drop_first=True, dtype=float)."
                 )
         X = X.to_numpy(dtype=np.float64 if any(k != np.float32 for k in X.dtypes) else np.float32)
-    if hasattr(X, "tocoo") and not isinstance(X, np.ndarray | jax.Array):
-        return _read_sparse(X), names
-    if isinstance(X, jax_sparse.BCOO):
-        X = X.sum_duplicates(nse=X.nse)
-        data = X.data.astype(_float_dtype(X.data.dtype, "X"))
-        return SparseMatrix(data, X.indices[:, 0], X.indices[:, 1], None, None, X.shape), names
-    X = _as_array(X, "X")
+    is_scipy = hasattr(X, "tocoo") and not isinstance(X, np.ndarray | jax.Array)
+    is_sparse = is_scipy or isinstance(X, jax_sparse.BCOO)
+    X = X if is_sparse else _as_array(X, "X")
     if X.ndim != 2:
         hint = " One feature is a column: X[:, None]." if X.ndim == 1 else ""
         raise ValueError(f"X must be a matrix of shape (n, p), got shape {X.shape}.{hint}")
     if 0 in X.shape:
         raise ValueError(f"X is empty: shape {X.shape}. It needs at least one row and one column.")
-    X = X.astype(_float_dtype(X.dtype, "X"))
+    if is_sparse:
+        return (_read_scipy(X) if is_scipy else _read_bcoo(X)), names
+    X = X.astype(_float_dtype(X, "X"), copy=False)
     if not isinstance(X, Tracer):
-        check_finite(np.asarray(X), "X", names)
+        host = np.asarray(X)
+        check_finite(host, "X", names)
+        check_scale(host, "X")
     return DenseMatrix(X), names
 
 
-def _read_sparse(X: Any) -> SparseMatrix:
+def _read_scipy(X: Any) -> SparseMatrix:
     coo = X.tocsc().tocoo()  # by columns, without repeated entries
-    if 0 in coo.shape:
-        raise ValueError(
-            f"X is empty: shape {coo.shape}. It needs at least one row and one column."
-        )
-    data = np.asarray(coo.data, _float_dtype(coo.data.dtype, "X"))
-    if not np.isfinite(data).all():
-        at = int(np.flatnonzero(~np.isfinite(data))[0])
-        raise ValueError(
-            f"X must be finite, got {data[at]} at row {coo.row[at]}, column {coo.col[at]}."
-        )
+    data = np.asarray(coo.data, _float_dtype(coo.data, "X"))
     rows, cols = coo.row.astype(np.int32), coo.col.astype(np.int32)
+    _check_entries(data, rows, cols)
     return SparseMatrix(data, rows, cols, None, None, (int(coo.shape[0]), int(coo.shape[1])))
+
+
+def _read_bcoo(X: jax_sparse.BCOO) -> SparseMatrix:
+    if X.n_batch or X.n_dense:
+        raise ValueError(
+            f"X must be a BCOO matrix without batch or dense dimensions, got n_batch={X.n_batch} and "
+            f"n_dense={X.n_dense}."
+        )
+    X = X.sum_duplicates(nse=X.nse)
+    data, rows, cols = X.data, X.indices[:, 0], X.indices[:, 1]
+    data = data.astype(_float_dtype(data, "X"))
+    if not isinstance(data, Tracer):
+        _check_entries(np.asarray(data), rows, cols)
+    return SparseMatrix(data, rows, cols, None, None, (int(X.shape[0]), int(X.shape[1])))
+
+
+def _check_entries(data: np.ndarray, rows: Any, cols: Any) -> None:
+    bad = np.flatnonzero(~np.isfinite(data))
+    if len(bad):
+        at = int(bad[0])
+        raise ValueError(f"X must be finite, got {data[at]} at row {rows[at]}, column {cols[at]}.")
+    check_scale(data, "X")
 
 
 def x_dtype(x: Any) -> Any:
@@ -165,29 +184,34 @@ def check_finite(array: np.ndarray, name: str, columns: tuple[str, ...] | None =
     )
 
 
+def check_scale(array: np.ndarray, name: str) -> None:
+    """Raises where the squares that a fit needs would overflow, or all vanish."""
+    peak = max(array.max(initial=0), -array.min(initial=0))
+    limit = 1e150 if array.dtype == np.float64 else 1e18
+    if peak > limit or 0 < peak < 1 / limit:
+        raise ValueError(
+            f"{name} must have entries whose squares {array.dtype} can hold: its largest is "
+            f"{peak:.3g}. Measure it in other units."
+        )
+
+
 def check_weights(weights: np.ndarray) -> None:
     check_finite(weights, "sample_weight")
     if (weights < 0).any():
         at = int(np.flatnonzero(weights < 0)[0])
         raise ValueError(f"sample_weight must be >= 0, got {weights[at]} at row {at}.")
-    if weights.sum() <= 0:
+    if not weights.any():
         raise ValueError("sample_weight sums to zero: at least one row must count.")
 
 
 def check_tol(tol: Any, dtype: Any) -> Any:
     if tol is None:
         return np.asarray(1e-6 if dtype == np.float64 else 1e-4, dtype)
-    if not isinstance(tol, Tracer) and not float(tol) >= 0:
-        raise ValueError(f"tol must be a number >= 0, got {tol}.")
-    return tol if isinstance(tol, Tracer) else np.asarray(tol, dtype)
+    return check_number(tol, "tol", 0).astype(dtype)
 
 
 def check_max_steps(max_steps: Any) -> Any:
-    if isinstance(max_steps, Tracer):
-        return max_steps
-    if int(max_steps) != max_steps or max_steps < 1:
-        raise ValueError(f"max_steps must be a whole number >= 1, got {max_steps}.")
-    return np.asarray(max_steps, np.int32)
+    return check_number(max_steps, "max_steps", 1, whole=True)
 
 
 def x64_is_on() -> bool:
@@ -220,12 +244,25 @@ def _check_penalty(pen: Penalty, shape: tuple[int, ...], has_strength: bool) -> 
         )
     if not has_strength and hasattr(pen, pen.strength):
         pen = pen.with_strength(1.0)
-    jax.eval_shape(pen.prox, jax.ShapeDtypeStruct(shape, jnp.result_type(float)))
+    for method in (pen.value, pen.prox):
+        jax.eval_shape(method, jax.ShapeDtypeStruct(shape, jnp.result_type(float)))
+
+
+def _check_index(X: Any, y: Any) -> None:
+    """Rows are matched by position: labels that say otherwise are a mistake."""
+    ours, theirs = getattr(X, "index", None), getattr(y, "index", None)
+    if ours is None or theirs is None or not hasattr(ours, "equals"):
+        return  # a list's `index` is a method
+    if hasattr(theirs, "equals") and not ours.equals(theirs):
+        raise ValueError(
+            "y must have the index of X, row by row: align it with y.loc[X.index], or drop the labels "
+            "with y.to_numpy()."
+        )
 
 
 def _column(values: Any, name: str, dtype: Any) -> Any:
     values = _as_array(values, name)
-    _float_dtype(values.dtype, name)
+    _float_dtype(values, name)
     return values.astype(dtype)
 
 
@@ -234,6 +271,8 @@ def _as_array(values: Any, name: str) -> Any:
         return values
     if hasattr(values, "to_numpy"):
         values = values.to_numpy()
+    if np.ma.is_masked(values):
+        raise ValueError(f"{name} has masked entries: drop those rows or fill them in first.")
     try:
         array = np.asarray(values)
     except ValueError as error:
@@ -241,12 +280,14 @@ def _as_array(values: Any, name: str) -> Any:
     return array
 
 
-def _float_dtype(dtype: Any, name: str) -> Any:
-    if jnp.issubdtype(dtype, jnp.floating):
-        return np.dtype(np.float32) if np.dtype(dtype).itemsize < 4 else np.dtype(dtype)
-    if dtype.kind in "iub":
-        return np.dtype(np.float64)
-    raise TypeError(f"{name} must hold real numbers, got dtype {dtype}.")
+def _float_dtype(array: Any, name: str) -> Any:
+    """float32 for what is no longer, float64 for the rest; what JAX has of it for its arrays."""
+    dtype = array.dtype
+    if not jnp.issubdtype(dtype, jnp.floating) and dtype.kind not in "iub":
+        raise TypeError(f"{name} must hold real numbers, got dtype {dtype}.")
+    is_short = jnp.issubdtype(dtype, jnp.floating) and dtype.itemsize <= 4
+    wanted = np.dtype(np.float32 if is_short else np.float64)
+    return jax.dtypes.canonicalize_dtype(wanted) if isinstance(array, jax.Array) else wanted
 
 
 def _kind(value: Any) -> str:

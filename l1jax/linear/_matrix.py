@@ -15,9 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from .._types import AnyArray
 
-_CONSTANT = (
-    10  # units of rounding of its largest entry below which a column's deviation is rounding
-)
+_CONSTANT = 10  # units of rounding of its largest entry: a column that deviates less is constant
 
 
 class DenseMatrix(eqx.Module):
@@ -37,11 +35,14 @@ class DenseMatrix(eqx.Module):
         return jnp.matmul(self.array.T, r, precision="highest")
 
     def means(self, s: Float[Array, " n"]) -> Float[Array, " p"]:
-        return self.rdot(s)
+        first = self.rdot(s)
+        # A second pass takes off the rounding of the first, which is relative to the level.
+        rest = jnp.sum(s[:, None] * (self.array - first), axis=0)
+        return first + rest / jnp.sum(s)
 
     def squares(self, s: Float[Array, " n"], centre: Float[Array, " p"]) -> Float[Array, " p"]:
         """Σᵢ sᵢ (xᵢⱼ − centreⱼ)²."""
-        return jnp.einsum("n,np->p", s, (self.array - centre) ** 2, precision="highest")
+        return jnp.sum(s[:, None] * (self.array - centre) ** 2, axis=0)
 
     def peaks(self, s: Float[Array, " n"]) -> Float[Array, " p"]:
         """maxᵢ |xᵢⱼ| over the rows that count."""
@@ -77,15 +78,25 @@ class SparseMatrix(eqx.Module):
         return out if self.inverse_scale is None else rows(self.inverse_scale, r) * out
 
     def means(self, s: Float[Array, " n"]) -> Float[Array, " p"]:
-        return jax.ops.segment_sum(self.data * s[self.rows], self.cols, self.shape[1])
+        weights = s[self.rows]
+        first = jax.ops.segment_sum(self.data * weights, self.cols, self.shape[1])
+        stored = weights * (self.data - first[self.cols])
+        rest = jax.ops.segment_sum(stored, self.cols, self.shape[1]) - self._missing(s) * first
+        return first + rest / jnp.sum(s)
 
     def squares(self, s: Float[Array, " n"], centre: Float[Array, " p"]) -> Float[Array, " p"]:
         weights = s[self.rows]
         stored = jax.ops.segment_sum(
             weights * (self.data - centre[self.cols]) ** 2, self.cols, self.shape[1]
         )
+        return stored + self._missing(s) * centre**2
+
+    def _missing(self, s: Float[Array, " n"]) -> Float[Array, " p"]:
+        """The weight of the rows in which a column stores nothing; exactly 0 where there are none."""
+        weights = s[self.rows]
         covered = jax.ops.segment_sum(weights, self.cols, self.shape[1])
-        return stored + jnp.maximum(jnp.sum(s) - covered, 0) * centre**2
+        counts = jax.ops.segment_sum((weights > 0).astype(jnp.int32), self.cols, self.shape[1])
+        return jnp.where(counts < jnp.sum(s > 0), jnp.maximum(jnp.sum(s) - covered, 0), 0)
 
     def peaks(self, s: Float[Array, " n"]) -> Float[Array, " p"]:
         sizes = jnp.where(s[self.rows] > 0, jnp.abs(self.data), 0)

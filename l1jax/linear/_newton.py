@@ -74,23 +74,15 @@ def fit_free(problem: Problem, point: Point, free: Bool[Array, "p *k"]) -> Point
         return polish_intercept(problem, point)
 
     def body(carry):
-        point, steps, _ = carry
+        point, steps, careful, _ = carry
         eta = problem.eta(point)
         slope = problem.loss.gradient(problem.y, eta, problem.s)
-        weights = problem.loss.curvature(problem.y, eta, problem.s)
-        scale = rows(jnp.where(problem.norms > 0, problem.norms, 1), point.beta)
-
-        def mask(u: Point) -> Point:
-            return Point(jnp.where(free, u.beta, 0), _free(problem, u.intercept))
-
-        def system(u: Point) -> Point:
-            u = mask(u)
-            image = weights * (problem.x.dot(u.beta / scale) + u.intercept)
-            return mask(Point(problem.x.rdot(image) / scale, jnp.sum(image, axis=0)))
-
-        rhs = mask(Point(-problem.x.rdot(slope) / scale, -jnp.sum(slope, axis=0)))
-        u = _conjugate_gradients(problem, system, rhs, has_free)
-        direction = Point(u.beta / scale, u.intercept)
+        # Where many rows have no curvature Newton's step leads nowhere; the majorant's goes down.
+        curvature = problem.loss.curvature(problem.y, eta, problem.s)
+        majorant = problem.loss.majorant(problem.y, eta, problem.s)
+        weights = jnp.where(careful, majorant, curvature)
+        rhs = Point(-problem.x.rdot(slope), -jnp.sum(slope, axis=0))
+        direction = solve_free(problem, free, weights, rhs)
         value = problem.smooth(point)
 
         def at(length):
@@ -106,17 +98,42 @@ def fit_free(problem: Problem, point: Point, free: Bool[Array, "p *k"]) -> Point
             too_long, lambda c: (c[0] / 2, c[1] + 1), (jnp.ones((), value.dtype), 0)
         )
         new = polished(at(length))
+        better = problem.smooth(new) < value - 4 * jnp.finfo(value.dtype).eps * jnp.abs(value)
+        finite = jnp.all(jnp.isfinite(new.beta)) & jnp.all(jnp.isfinite(new.intercept))
         size = jnp.max(jnp.abs(new.beta), initial=0)
         change = jnp.max(jnp.abs(new.beta - point.beta), initial=0)
-        settled = change <= 4 * jnp.finfo(value.dtype).eps * size
-        return new, steps + 1, settled | ~jnp.isfinite(value)
+        settled = finite & (change <= 4 * jnp.finfo(value.dtype).eps * size)
+        good = finite & (better | ~careful) & (length > 0.5**_HALVINGS)
+        point = _where(good, new, point)
+        # A majorant's step is followed by another try of Newton's; two that fail end it.
+        failed = ~good | ~(better | settled)
+        return point, steps + 1, failed & ~careful, settled | (failed & careful)
 
     start = polished(point)
-    done = ~has_free
-    point, _, _ = jax.lax.while_loop(
-        lambda c: ~c[2] & (c[1] < _NULL_STEPS), body, (start, jnp.zeros((), jnp.int32), done)
+    no = jnp.zeros((), bool)
+    point, _, _, _ = jax.lax.while_loop(
+        lambda c: ~c[3] & (c[1] < _NULL_STEPS),
+        body,
+        (start, jnp.zeros((), jnp.int32), no, ~has_free),
     )
     return point
+
+
+def solve_free(problem: Problem, free: Bool[Array, "p *k"], weights: Array, rhs: Point) -> Point:
+    """Solves X_Uᵀ diag(weights) X_U d = rhs on the free features U and the intercept."""
+    scale = rows(jnp.where(problem.norms > 0, problem.norms, 1), rhs.beta)
+
+    def mask(u: Point) -> Point:
+        return Point(jnp.where(free, u.beta, 0), _free(problem, u.intercept))
+
+    def system(u: Point) -> Point:
+        u = mask(u)
+        image = weights * (problem.x.dot(u.beta / scale) + u.intercept)
+        return mask(Point(problem.x.rdot(image) / scale, jnp.sum(image, axis=0)))
+
+    scaled = mask(Point(rhs.beta / scale, rhs.intercept))
+    u = mask(_conjugate_gradients(problem, system, scaled, jnp.any(free)))
+    return Point(u.beta / scale, u.intercept)
 
 
 def polish_intercept(problem: Problem, point: Point) -> Point:

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 from tqdm import tqdm
 
 from .._derivative import without_derivative
+from .._minimize_checks import check_number
 from .._status import Status
 from ..losses import Loss
 from ..penalties import Penalty
@@ -24,8 +25,10 @@ from ._fit import (
     critical_strength,
     estimate_smoothness,
     prepare_inputs,
+    remaining_gradient,
     report,
     solve_and_report,
+    solve_one,
     start_point,
     warn_if_short,
 )
@@ -33,7 +36,7 @@ from ._inputs import check_max_steps, check_tol, give_back, precision, read, x_d
 from ._matrix import DenseMatrix
 from ._problem import Point, Problem, with_smoothness
 from ._results import Fit, Path
-from ._solve import Outcome, solve
+from ._solve import Outcome
 from ._working_set import can_walk, walk
 
 
@@ -84,7 +87,9 @@ def path(
 
     ```
     """
-    inputs = read(X, y, pen, loss, sample_weight, offset, has_strength=False)
+    others = (lams, init, tol, max_steps)
+    inputs = read(X, y, pen, loss, sample_weight, offset, *others, has_strength=False)
+    pen, loss = inputs.pen, inputs.loss
     if engine not in ("auto", *ENGINES):
         raise ValueError(f"engine must be one of {['auto', *ENGINES]}, got {engine!r}.")
     tol = check_tol(tol, x_dtype(inputs.x))
@@ -96,11 +101,7 @@ def path(
             n, p = problem.x.shape
             ratio = lam_min_ratio if lam_min_ratio is not None else (1e-2 if n <= p else 1e-3)
             grid = _automatic_grid(problem, pen, n_lams, float(ratio))
-            if not isinstance(grid, Tracer) and not np.isfinite(np.asarray(grid)).all():
-                raise ValueError(
-                    f"{type(pen).__name__} has no strength at which everything is zero, so no grid "
-                    "follows from the data: pass lams."
-                )
+            _check_automatic(grid, pen)
         grid = jnp.asarray(grid, problem.y.dtype)
         start = start_point(problem, init)
         engine = _choose(engine, problem, pen)
@@ -131,8 +132,9 @@ def _sequential(
     fits = []
     with tqdm(np.asarray(lams), desc="path", unit="fit", disable=disable, leave=False) as bar:
         for lam in bar:
-            fits.append(_one(problem, pen, lam, start, tol, max_steps, names))
-            start = problem.from_user(fits[-1].coef, fits[-1].intercept)
+            pen_at = pen.with_strength(lam)
+            one, start = solve_one(problem, pen_at, start, tol, max_steps, names)
+            fits.append(one)
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *fits)
 
 
@@ -141,18 +143,15 @@ def _with_loss(fits: Fit, loss: Loss) -> Fit:
     return dataclasses.replace(fits, loss=loss)
 
 
-def _one(problem, pen, lam, start, tol, max_steps, names) -> Fit:
-    return solve_and_report(problem, pen.with_strength(lam), start, tol, max_steps, names)
-
-
 @eqx.filter_jit
 def _scan(problem, pen, lams, start, tol, max_steps, names) -> Fit:
-    problem, pen, lams, start = without_derivative((problem, pen, lams, start))
+    lams = without_derivative(lams)
     problem = with_smoothness(problem, pen)
 
     def step(start: Point, lam: Array) -> tuple[Point, Fit]:
-        outcome = solve(problem, pen.with_strength(lam), start, tol, max_steps)
-        return outcome.point, report(problem, pen.with_strength(lam), outcome, tol, names)
+        pen_at = pen.with_strength(lam)
+        one, start = solve_and_report(problem, pen_at, start, tol, max_steps, names)
+        return start, one
 
     return jax.lax.scan(step, start, lams)[1]
 
@@ -165,12 +164,12 @@ def _parallel(problem, pen, lams, start, tol, max_steps, names, progress) -> Fit
 
 @eqx.filter_jit
 def _batch(problem, pen, lams, start, tol, max_steps, names) -> Fit:
-    problem, pen, lams, start = without_derivative((problem, pen, lams, start))
+    lams = without_derivative(lams)
     problem = with_smoothness(problem, pen)
 
     def lane(lam: Array) -> Fit:
-        outcome = solve(problem, pen.with_strength(lam), start, tol, max_steps)
-        return report(problem, pen.with_strength(lam), outcome, tol, names)
+        pen_at = pen.with_strength(lam)
+        return solve_and_report(problem, pen_at, start, tol, max_steps, names)[0]
 
     return jax.vmap(lane)(lams)
 
@@ -235,9 +234,21 @@ ENGINES: dict[str, Callable[..., Fit]] = {
 def _automatic_grid(problem: Problem, pen: Penalty, n_lams: int, ratio: float) -> Array:
     biggest = critical_strength(problem, pen)
     # Where nothing is left to explain every strength gives the null model: any grid will do.
-    biggest = jax.lax.stop_gradient(jnp.where(biggest > 0, biggest, 1))
+    nothing = (biggest == 0) & ~jnp.any(remaining_gradient(problem) != 0)
+    biggest = jax.lax.stop_gradient(jnp.where(nothing, 1, biggest))
     powers = jnp.linspace(0, 1, n_lams, dtype=biggest.dtype)
     return biggest * jnp.asarray(ratio, biggest.dtype) ** powers
+
+
+def _check_automatic(grid: Any, pen: Penalty) -> None:
+    if isinstance(grid, Tracer):
+        return
+    first = float(grid[0])
+    if not 0 < first < np.inf:
+        why = "no strength at which everything is zero" if first else "a budget, not a price"
+        raise ValueError(
+            f"{type(pen).__name__} has {why}, so no grid follows from the data: pass lams."
+        )
 
 
 def _check_grid(lams: Any, n_lams: int, ratio: float | None) -> Any:
@@ -245,7 +256,7 @@ def _check_grid(lams: Any, n_lams: int, ratio: float | None) -> Any:
     if lams is None:
         if not isinstance(n_lams, int | np.integer) or n_lams < 1:
             raise ValueError(f"n_lams must be a whole number >= 1, got {n_lams!r}.")
-        if ratio is not None and not 0 < ratio <= 1:
+        if ratio is not None and not 0 < check_number(ratio, "lam_min_ratio", 0) <= 1:
             raise ValueError(f"lam_min_ratio must lie in (0, 1], got {ratio}.")
         return None
     if isinstance(lams, Tracer):

@@ -91,19 +91,22 @@ def prepare(
     """The problem on the solver's scale. `weights` need not sum to one yet."""
     from ._newton import fit_free
 
-    total = jnp.sum(weights)
-    is_valid = (total > 0) & jnp.all(weights >= 0) & jnp.isfinite(total)
-    s = jnp.where(is_valid, weights / jnp.where(total > 0, total, 1), 1 / weights.shape[0])
-    counts = (s > 0).reshape(s.shape + (1,) * (y.ndim - 1))
+    biggest = jnp.max(weights)
+    is_valid = (biggest > 0) & jnp.all(weights >= 0) & jnp.isfinite(biggest)
+    weights = jnp.where(is_valid, weights / jnp.where(is_valid, biggest, 1), 1)
+    s = weights / jnp.sum(weights)
+    # A row that does not count may hold anything: 0 is a target of every loss.
+    counts = rows(s > 0, y)
+    y, offset = jnp.where(counts, y, 0), jnp.where(counts, offset, 0)
     x, mean, inverse_scale, norms = standardise(x, s, centre=fit_intercept, scale=standardize)
-    is_valid &= jnp.all(jnp.isfinite(norms)) & jnp.all(jnp.isfinite(jnp.where(counts, y, 0)))
-    is_valid &= jnp.all(jnp.isfinite(jnp.where(counts, offset, 0)))
+    is_valid &= jnp.all(jnp.isfinite(norms)) & jnp.all(jnp.isfinite(offset))
+    is_valid &= jnp.all(loss.accepts(y) | ~counts)
 
     level = jnp.zeros(y.shape[1:], y.dtype)
-    if fit_intercept and loss.is_quadratic:
+    if fit_intercept and loss.is_of_residuals:
         # Far from zero, every sum over the rows would lose the digits that the residuals have.
-        level = jnp.sum(s.reshape(counts.shape) * jnp.where(counts, y - offset, 0), axis=0)
-        y = y - level
+        level = loss.polish_intercept(y, offset, s)
+        y = jnp.where(counts, y - level, 0)
     shape = (norms.shape[0], *y.shape[1:])
     zero = Point(jnp.zeros(shape, y.dtype), jnp.zeros(y.shape[1:], y.dtype))
     problem = Problem(
@@ -130,7 +133,7 @@ def prepare(
     gradient = x.rdot(loss.gradient(y, eta, s))
     deviance = loss.value(y, eta, s) - loss.saturated(y, s)
     rounding = 100 * jnp.finfo(y.dtype).eps
-    scale = _rounding_scale(loss, y, eta, s)
+    scale = _rounding_scale(y, eta, s)
     return eqx.tree_at(
         lambda q: (q.null, q.null_gradient, q.null_deviance, q.is_trivial),
         problem,
@@ -138,10 +141,9 @@ def prepare(
     )
 
 
-def _rounding_scale(loss: Loss, y: Array, eta: Array, s: Array) -> Array:
+def _rounding_scale(y: Array, eta: Array, s: Array) -> Array:
     """The size of what is subtracted in a residual: a deviance below (eps · this)² is rounding."""
-    rows = s.reshape(s.shape + (1,) * (y.ndim - 1))
-    return jnp.sqrt(jnp.sum(rows * (y**2 + eta**2)))
+    return jnp.sqrt(jnp.sum(rows(s, y) * (y**2 + eta**2)))
 
 
 def _structural_masks(pen: Penalty, shape: tuple[int, ...]) -> Any:

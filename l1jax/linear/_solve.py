@@ -55,6 +55,9 @@ def solve(problem: Problem, pen: Penalty, init: Point, tol: Array, max_steps: Ar
             z.intercept if problem.fit_intercept else jnp.zeros_like(z.intercept),
         )
 
+    def objective(point: Point) -> Array:
+        return problem.smooth(point) + pen.value(point.beta)
+
     def fista(state: ProxGradState) -> ProxGradState:
         return advance(problem.smooth, prox, state, metric=metric)
 
@@ -109,7 +112,9 @@ def solve(problem: Problem, pen: Penalty, init: Point, tol: Array, max_steps: Ar
         round_ = look(carry[0])
         return round_, is_done(round_)
 
-    init = _where(problem.is_trivial, problem.null, _inside(pen, init))
+    init = _inside(pen, init)
+    worse = ~(objective(init) <= objective(problem.null))
+    init = _where(problem.is_trivial | worse, problem.null, init)
     first = _Round(
         state=start(init, problem.smoothness),
         best=init,

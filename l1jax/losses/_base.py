@@ -11,7 +11,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 _NEWTON_STEPS = 100  # a safeguarded step at least halves the bracket, and mostly does far better
 
@@ -32,6 +32,11 @@ class Loss(eqx.Module):
         """Whether it is ½(y − η)², so that a Gram matrix says all that a solver needs."""
         return False
 
+    @property
+    def is_of_residuals(self) -> bool:
+        """Whether it is a function of y − η alone, so that a level common to both says nothing."""
+        return self.is_quadratic
+
     @abc.abstractmethod
     def per_row(self, y: Array, eta: Array) -> Float[Array, " n"]:
         """loss(yᵢ, ηᵢ) of every row, (n,)."""
@@ -47,6 +52,16 @@ class Loss(eqx.Module):
     def curvature(self, y: Array, eta: Array, s: Float[Array, " n"]) -> Float[Array, "n *k"]:
         """The diagonal of ∂²L/∂η², like η; it includes s. Rows are separate, so one product finds it."""
         return jax.jvp(lambda e: self.gradient(y, e, s), (eta,), (jnp.ones_like(eta),))[1]
+
+    def majorant(self, y: Array, eta: Array, s: Float[Array, " n"]) -> Float[Array, "n *k"]:
+        """Curvatures of a quadratic that touches L at η and is nowhere below it, like η; with s.
+
+        Where there is none (`smoothness` is None), the curvature itself.
+        """
+        if self.smoothness is None:
+            return self.curvature(y, eta, s)
+        weights = s.reshape(s.shape + (1,) * (eta.ndim - 1))
+        return jnp.broadcast_to(self.smoothness * weights, eta.shape)
 
     def conjugate(self, y: Array, u: Array, s: Float[Array, " n"]) -> Float[Array, ""]:
         """sup_η ⟨u, η⟩ − L(y, η; s), or an upper bound of it; by default infinite: not known."""
@@ -118,6 +133,10 @@ class Loss(eqx.Module):
             'kind="class" needs a loss that classifies, such as Logistic, got '
             f"{type(self).__name__}."
         )
+
+    def accepts(self, y: Array) -> Bool[Array, "n *k"]:
+        """Which targets can be modelled, for those that are traced; `check_targets` says it aloud."""
+        return jnp.isfinite(y)
 
     def check_targets(self, y: np.ndarray) -> None:
         """Raises where concrete targets cannot be modelled by this loss."""

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from ._base import Loss
 
@@ -42,6 +42,10 @@ class Huber(Loss):
     def smoothness(self) -> float:
         return 1.0
 
+    @property
+    def is_of_residuals(self) -> bool:
+        return True
+
     def per_row(self, y: Array, eta: Array) -> Float[Array, " n"]:
         delta = jnp.asarray(self.delta, eta.dtype)
         size = jnp.abs(y - eta)
@@ -54,6 +58,11 @@ class Huber(Loss):
 
     def curvature(self, y: Array, eta: Array, s: Float[Array, " n"]) -> Float[Array, " n"]:
         return jnp.where(jnp.abs(y - eta) <= jnp.asarray(self.delta, eta.dtype), s, 0)
+
+    def majorant(self, y: Array, eta: Array, s: Float[Array, " n"]) -> Float[Array, " n"]:
+        """s min(1, δ/|r|): the weights of iterated least squares."""
+        delta = jnp.asarray(self.delta, eta.dtype)
+        return s * delta / jnp.maximum(jnp.abs(y - eta), delta)
 
     def conjugate(self, y: Array, u: Array, s: Float[Array, " n"]) -> Float[Array, ""]:
         delta = jnp.asarray(self.delta, u.dtype)
@@ -70,6 +79,9 @@ class Huber(Loss):
         inner = jnp.minimum(size, delta)
         rows = 0.5 * (1 - c) ** 2 * inner**2 + (1 - c) * inner * (size - inner)
         return jnp.sum(jnp.where(s > 0, s * rows, 0))
+
+    def accepts(self, y: Array) -> Bool[Array, " n"]:
+        return jnp.isfinite(y) & (jnp.asarray(self.delta) > 0)
 
     def _furthest_shift(self, eta: Array) -> Array:
         return jnp.asarray(jnp.finfo(eta.dtype).max / 8, eta.dtype)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import xlogy
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from ._base import Loss, check_one_response
 
@@ -71,6 +71,9 @@ class Logistic(Loss):
 
     def classes(self, eta: Array) -> Int[Array, "..."]:
         return (eta > 0).astype(jnp.int32)
+
+    def accepts(self, y: Array) -> Bool[Array, " n"]:
+        return (y == 0) | (y == 1)
 
     def check_targets(self, y: np.ndarray) -> None:
         check_one_response(y, "Logistic")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import xlogy
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from ._base import Loss, check_one_response
 
@@ -67,6 +67,9 @@ class Poisson(Loss):
 
     def inverse_link(self, eta: Array) -> Array:
         return jnp.exp(eta)
+
+    def accepts(self, y: Array) -> Bool[Array, " n"]:
+        return jnp.isfinite(y) & (y >= 0)
 
     def check_targets(self, y: np.ndarray) -> None:
         check_one_response(y, "Poisson")

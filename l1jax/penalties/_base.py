@@ -104,6 +104,11 @@ class Penalty(eqx.Module):
             lambda pen: getattr(pen, pen.strength), self, lam, is_leaf=lambda leaf: leaf is None
         )
 
+    def is_valid(self) -> Bool[Array, ""]:
+        """Whether its numbers are what an eager call would accept; for those that are traced."""
+        strength = jnp.asarray(getattr(self, self.strength, 0.0))
+        return jnp.all((strength >= 0) & jnp.isfinite(strength))
+
     def masks(self, shape: tuple[int, ...]) -> Masks:
         """The coordinates of an array of this shape that are free of the penalty, or held at zero."""
         nothing = jnp.zeros(shape, bool)
@@ -172,9 +177,13 @@ class Penalty(eqx.Module):
         del x
         return self.dual_scale(v)[None]
 
-    def distance(self, x: Array, gradient: Array) -> Array:
-        """dist(−gradient, ∂R(x)), per unit of the penalty; by default |x − prox(x − gradient)|."""
-        return jnp.abs(x - self.prox(x - gradient))
+    def distance(self, x: Array, gradient: Array, step: Any = 1.0) -> Array:
+        """dist(−gradient, ∂R(x)), per unit of the penalty.
+
+        By default the residual |x − prox(x − step·gradient)|/step, which is never more; a step that
+        suits the curvature of the smooth part makes it a fair measure of the other.
+        """
+        return jnp.abs(x - self.prox(x - step * gradient, step)) / step
 
     def tangent(self, z: Array, step: Any = 1.0) -> Any:
         """The derivative of `prox` at z, as a function u -> J u. Self-adjoint in the metric 1/step."""
@@ -251,6 +260,12 @@ def check_nonnegative(array: np.ndarray, name: str, allow_inf: bool = False) -> 
         raise ValueError(f"{name} must be {kind}, got {array[tuple(where)]}{place}.")
 
 
+def no_negative(weights: PyTree) -> Bool[Array, ""]:
+    """Whether no weight is negative or NaN, for those that are traced."""
+    leaves = [jnp.all(jnp.asarray(w) >= 0) for w in jax.tree.leaves(weights)]
+    return jnp.stack(leaves).all() if leaves else jnp.ones((), bool)
+
+
 def weight_leaves(weights: Any, name: str = "weights") -> tuple[PyTree, PyTree]:
     """Weights as (finite weights, excluded mask): inf means held at zero and never meets a product."""
     if weights is None:
@@ -265,7 +280,7 @@ def weight_leaves(weights: Any, name: str = "weights") -> tuple[PyTree, PyTree]:
             if not isinstance(w, jax.Array):
                 w = concrete.astype(concrete.dtype if concrete.dtype.kind == "f" else np.float64)
         xp = jnp if isinstance(w, jax.Array) else np
-        return xp.where(xp.isinf(w), xp.zeros_like(w), w), xp.isinf(w)
+        return xp.where(xp.isposinf(w), xp.zeros_like(w), w), xp.isposinf(w)
 
     if isinstance(weights, list | tuple) and not any(hasattr(w, "shape") for w in weights):
         weights = np.asarray(weights)  # a plain list of numbers, not a pytree of arrays

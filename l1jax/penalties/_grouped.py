@@ -8,12 +8,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from .. import prox
 from .._groups import Groups
-from ._base import Masks, Penalty, strength_leaf, weight_leaves
-from ._separable import _indicator, _scale_into, _within, ratio_leaf
+from ._base import Masks, Penalty, no_negative, strength_leaf, weight_leaves
+from ._separable import _indicator, _scale_into, _within, is_ratio, ratio_leaf
 
 
 class _Grouped(Penalty):
@@ -39,6 +39,9 @@ class _Grouped(Penalty):
                 f"weights must hold one number per group, shape ({self.groups.num_groups},), "
                 f"got shape {shape}."
             )
+
+    def is_valid(self) -> Bool[Array, ""]:
+        return super().is_valid() & no_negative(self.weights)
 
     def _lam(self) -> Any:
         if self.lam is None:
@@ -143,7 +146,8 @@ class GroupL1(_Grouped):
     def dual_scale(self, v: Array) -> Array:
         return _scale_into(self._norms(v), self._prices(v), ~self._held())
 
-    def distance(self, x: Array, gradient: Array) -> Array:
+    def distance(self, x: Array, gradient: Array, step: Any = 1.0) -> Array:
+        del step
         prices, norms = self._prices(x), self._norms(x)
         direction = x / self._spread(jnp.where(norms > 0, norms, 1), x)
         active = self._norms(gradient + self._spread(prices, x) * direction)
@@ -176,6 +180,9 @@ class SparseGroupL1(_Grouped):
     ):
         super().__init__(lam, groups, weights)
         self.l1_ratio = ratio_leaf(l1_ratio)
+
+    def is_valid(self) -> Bool[Array, ""]:
+        return super().is_valid() & is_ratio(self.l1_ratio)
 
     def value(self, x: Array) -> Array:
         self._check(x)

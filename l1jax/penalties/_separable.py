@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, Bool, PyTree
 
 from .. import prox
 from ._base import (
@@ -16,6 +16,7 @@ from ._base import (
     Masks,
     Penalty,
     check_nonnegative,
+    no_negative,
     strength_leaf,
     total,
     weight_leaves,
@@ -36,6 +37,9 @@ class _Separable(Penalty):
     def __init__(self, lam: Any = None, weights: Any = None):
         self.lam = strength_leaf(lam, "lam")
         self.weights, self.excluded = weight_leaves(weights)
+
+    def is_valid(self) -> Bool[Array, ""]:
+        return super().is_valid() & no_negative(self.weights)
 
     def _lam(self) -> Any:
         if self.lam is None:
@@ -137,7 +141,8 @@ class L1(_Separable):
         lam_w, excluded = self._array_terms(v)
         return _scale_into(jnp.abs(v), lam_w, ~excluded)
 
-    def distance(self, x: Array, gradient: Array) -> Array:
+    def distance(self, x: Array, gradient: Array, step: Any = 1.0) -> Array:
+        del step
         lam_w, excluded = self._array_terms(x)
         inside = jnp.maximum(jnp.abs(gradient) - lam_w, 0)
         active = jnp.abs(gradient + lam_w * jnp.sign(x))
@@ -188,7 +193,8 @@ class NonNegativeL1(_Separable):
         lam_w, excluded = self._array_terms(v)
         return _scale_into(jnp.maximum(v, 0), lam_w, ~excluded)
 
-    def distance(self, x: Array, gradient: Array) -> Array:
+    def distance(self, x: Array, gradient: Array, step: Any = 1.0) -> Array:
+        del step
         lam_w, excluded = self._array_terms(x)
         slope = gradient + lam_w
         at_bound = jnp.maximum(-slope, 0)
@@ -216,6 +222,9 @@ class ElasticNet(_Separable):
     def __init__(self, lam: Any = None, l1_ratio: Any = 0.5, weights: Any = None):
         super().__init__(lam, weights)
         self.l1_ratio = ratio_leaf(l1_ratio)
+
+    def is_valid(self) -> Bool[Array, ""]:
+        return super().is_valid() & is_ratio(self.l1_ratio)
 
     def _prices(self, x: Array) -> tuple[Array, Array, Array]:
         """The prices of |x| and of ½x², and the excluded mask."""
@@ -266,7 +275,8 @@ class ElasticNet(_Separable):
         augmented = _scale_into(jnp.abs(v - quadratic * x), linear, ~excluded)
         return jnp.minimum(jnp.stack([limit, boxed, augmented]), limit)
 
-    def distance(self, x: Array, gradient: Array) -> Array:
+    def distance(self, x: Array, gradient: Array, step: Any = 1.0) -> Array:
+        del step
         linear, quadratic, excluded = self._prices(x)
         slope = gradient + quadratic * x
         inside = jnp.maximum(jnp.abs(slope) - linear, 0)
@@ -314,7 +324,8 @@ class Ridge(_Separable):
     def dual_scale(self, v: Array) -> Array:
         return self._net().dual_scale(v)
 
-    def distance(self, x: Array, gradient: Array) -> Array:
+    def distance(self, x: Array, gradient: Array, step: Any = 1.0) -> Array:
+        del step
         return self._net().distance(x, gradient)
 
 
@@ -329,6 +340,11 @@ def ratio_leaf(l1_ratio: Any) -> Any:
         if (concrete > 1).any():
             raise ValueError(f"l1_ratio must lie in [0, 1], got {concrete.max()}.")
     return ratio
+
+
+def is_ratio(l1_ratio: Any) -> Bool[Array, ""]:
+    """Whether it lies in [0, 1], for one that is traced."""
+    return jnp.all((jnp.asarray(l1_ratio) >= 0) & (jnp.asarray(l1_ratio) <= 1))
 
 
 def per_row(weights: Any, x: Array, dtype: Any = None) -> Array:
