@@ -198,7 +198,13 @@ def project_nonnegative(x: PyTree) -> PyTree:
 
 def project_box(x: PyTree, lower: Any, upper: Any) -> PyTree:
     """The nearest point with lower ≤ x ≤ upper (numbers, or like x)."""
-    return _positive_zeros(optax.projections.projection_box(_floating_tree(x), lower, upper))
+
+    def leaf(z: Array, low: Any, high: Any) -> Array:
+        # optax would promote float32 to the dtype of the bounds.
+        low, high = jnp.asarray(low, z.dtype), jnp.asarray(high, z.dtype)
+        return _positive_zeros(optax.projections.projection_box(z, low, high))
+
+    return _map(leaf, x, lower, upper)
 
 
 def project_simplex(x: PyTree, total: Any = 1.0) -> PyTree:
@@ -398,7 +404,8 @@ def _simplex(flat: Array, total: Array) -> Array:
     """Projection on {x ≥ 0, Σx = total}, at total = 0 too."""
     unit = jnp.where(total > 0, total, 1)
     out = optax.projections.projection_simplex(flat / unit, 1.0) * unit
-    return _positive_zeros(jnp.where(total > 0, out.astype(flat.dtype), jnp.zeros_like(flat)))
+    out = jnp.where(total > 0, out.astype(flat.dtype), jnp.zeros_like(flat))
+    return _positive_zeros(jnp.where(jnp.any(jnp.isnan(flat)), jnp.nan, out))
 
 
 def _clip(z: Array, radius: Array) -> Array:

@@ -245,6 +245,16 @@ def remaining_gradient(problem: Problem) -> Array:
     return jnp.where(counts & ~problem.is_trivial, problem.null_gradient, 0)
 
 
+_ADVICE = {
+    Status.MAX_STEPS: "Raise max_steps, standardise the columns, or accept a larger tol.",
+    Status.PRECISION_LIMIT: "Rounding allows no more: standardise the columns, use float64, or "
+    "accept a larger tol.",
+    Status.NOT_FINITE: "Objective and gradient overflow: bring the columns to smaller scales.",
+    Status.INVALID_INPUT: "Some argument holds a value that fit refuses, such as a negative or NaN "
+    "strength, weight or tol.",
+    Status.INTERRUPTED: "It was stopped before its end.",
+}
+
 _prepare = eqx.filter_jit(prepare)
 solve_one = eqx.filter_jit(solve_and_report)
 estimate_smoothness = eqx.filter_jit(with_smoothness)
@@ -260,11 +270,17 @@ def warn_if_short(status: Any, result: Any, tol: Any) -> None:
     if not len(short):
         return
     first = int(short[0])
-    gaps = np.atleast_1d(np.asarray(result.relative_gap))
+    status = Status(int(statuses[first]))
     what = f"{len(short)} of {len(statuses)} fits" if len(statuses) > 1 else "The fit"
+    measures = {"relative gap": result.relative_gap, "relative kkt": result.relative_kkt}
+    where = ""
+    for name, values in measures.items():
+        value = np.atleast_1d(np.asarray(values))[first]
+        if np.isfinite(value):
+            where = f" at a {name} of {value:.1e}, above tol={float(tol):.1e}"
+            break
     warnings.warn(
-        f"{what} ended with {Status(int(statuses[first])).name} at a relative gap of {gaps[first]:.1e}, above "
-        f"tol={float(tol):.1e}. Raise max_steps, standardise the columns, or accept a larger tol.",
+        f"{what} ended with {status.name}{where}. {_ADVICE[status]}",
         ConvergenceWarning,
         stacklevel=3,
     )

@@ -65,7 +65,7 @@ def read(
             x = jax.tree.map(lambda leaf: leaf.astype(dtype) if leaf.dtype.kind == "f" else leaf, x)
 
     _check_index(X, y)
-    y = _column(y, "y", dtype)
+    y = read_vector(y, "y", dtype)
     if y.ndim not in (1, 2) or y.shape[0] != n or y.size == 0:
         raise ValueError(
             f"y must have one row per row of X: shape ({n},), or ({n}, k) for k responses; got {y.shape}."
@@ -80,7 +80,7 @@ def read(
     if sample_weight is None:
         weights = np.full(n, 1 / n, dtype)
     else:
-        weights = _column(sample_weight, "sample_weight", dtype)
+        weights = read_vector(sample_weight, "sample_weight", dtype)
         if weights.shape != (n,):
             raise ValueError(
                 f"sample_weight must have one entry per row of X, shape ({n},), got {weights.shape}."
@@ -90,7 +90,7 @@ def read(
     if offset is None:
         offset = np.zeros(y.shape, dtype)
     else:
-        offset = _column(offset, "offset", dtype)
+        offset = read_vector(offset, "offset", dtype)
         if offset.shape not in {(), (n,), y.shape}:
             raise ValueError(
                 f"offset must have one entry per row of X, shape {y.shape}, got {offset.shape}."
@@ -260,7 +260,7 @@ def _check_index(X: Any, y: Any) -> None:
         )
 
 
-def _column(values: Any, name: str, dtype: Any) -> Any:
+def read_vector(values: Any, name: str, dtype: Any) -> Any:
     values = _as_array(values, name)
     _float_dtype(values, name)
     return values.astype(dtype)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, overload
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Bool
+from jaxtyping import Array, Bool
 
+from .._minimize_checks import check_number
 from .._status import Status
 from .._types import AnyArray
 from ..losses import Loss
-from ._inputs import give_back, precision, read_matrix, x64_is_on, x_dtype
+from ._inputs import give_back, precision, read_matrix, read_vector, x64_is_on, x_dtype
 
 
 class Fit(eqx.Module):
@@ -66,8 +67,8 @@ class Fit(eqx.Module):
     def predict(self, X: Any, offset: Any = None, kind: str = "response") -> AnyArray:
         """Predictions for new rows: `kind` is "response" (the mean), "link" (η) or "class".
 
-        X (m, p) of any kind that `fit` takes, with the same columns; `offset` (m,). Raises:
-        ValueError for another number or other names of columns.
+        X (m, p) of any kind that `fit` takes, with the same columns; `offset` (m,). A batch of
+        fits gives (lanes, m). Raises: ValueError for another number or other names of columns.
         """
         if kind not in ("response", "link", "class"):
             raise ValueError(f'kind must be "response", "link" or "class", got {kind!r}.')
@@ -84,19 +85,31 @@ class Fit(eqx.Module):
         wants_x64 = isinstance(self.coef, np.ndarray) and self.coef.dtype == np.float64
         wants_x64 &= not x64_is_on() and x_dtype(x) == np.float64
         with precision(wants_x64):
-            eta = x.dot(jnp.asarray(self.coef)) + self.intercept
+            eta = self._link(x)
             if offset is not None:
-                shift = jnp.asarray(offset)
-                if shift.shape not in {(), eta.shape[:1], eta.shape}:
+                shift = read_vector(offset, "offset", eta.dtype)
+                rows = eta.shape[self.coef.ndim - 1 - self.several_responses :]
+                if shift.shape not in {(), rows[:1], rows}:
                     raise ValueError(
-                        f"offset must have one entry per row of X, shape {eta.shape}, got {shift.shape}."
+                        f"offset must have one entry per row of X, shape {rows}, got {shift.shape}."
                     )
-                eta = eta + (shift[:, None] if shift.ndim < eta.ndim and shift.ndim else shift)
+                eta = eta + (shift[:, None] if 0 < shift.ndim < len(rows) else shift)
             if kind == "response":
                 eta = self.loss.inverse_link(eta)
             elif kind == "class":
                 eta = self.loss.classes(eta)
             return give_back(eta, wants_x64)
+
+    def _link(self, x: Any) -> Array:
+        """η without offset: (m,) or (m, k), after the lanes of a batch; one product for all of them."""
+        coef, intercept = jnp.asarray(self.coef), jnp.asarray(self.intercept)
+        if not self.several_responses:
+            coef, intercept = coef[..., None], intercept[..., None]
+        *lanes, p, k = coef.shape
+        columns = jnp.moveaxis(coef, -2, 0).reshape(p, -1)
+        eta = x.dot(columns).reshape(-1, *lanes, k)
+        eta = jnp.moveaxis(eta, 0, -2) + intercept[..., None, :]
+        return eta if self.several_responses else eta[..., 0]
 
     def __str__(self) -> str:
         if isinstance(self.status, Tracer) or np.ndim(self.status):
@@ -118,7 +131,7 @@ class Fit(eqx.Module):
 class Path(eqx.Module):
     """A path of fits over a descending grid of strengths: every array has the grid as its leading axis.
 
-    `path[i]` is the `Fit` at `path.lams[i]`, with its certificate.
+    `path[i]` is the `Fit` at `path.lams[i]`, with its certificate; `path[2:5]` is a path again.
 
     **Example:**
 
@@ -171,7 +184,11 @@ class Path(eqx.Module):
 
     @property
     def deviance_explained(self) -> AnyArray:
-        """The share of the null deviance that each fit explains, (L,); R² for squared error."""
+        """The share of the null deviance that each fit explains, (L,).
+
+        For squared error it is R², where the null model is the intercept: features that are not
+        penalised belong to the null model.
+        """
         return self.fits.deviance_explained
 
     @property
@@ -192,12 +209,25 @@ class Path(eqx.Module):
     def __len__(self) -> int:
         return self.lams.shape[0]
 
-    def __getitem__(self, i: int) -> Fit:
-        if not isinstance(i, int | np.integer):
-            raise TypeError(f"a path is indexed by one whole number, got {i!r}.")
-        if not -len(self) <= i < len(self):
+    @overload
+    def __getitem__(self, i: slice) -> Path: ...
+    @overload
+    def __getitem__(self, i: int) -> Fit: ...
+    def __getitem__(self, i: Any) -> Fit | Path:
+        if isinstance(i, slice):
+            if not len(range(*i.indices(len(self)))):
+                raise IndexError(f"the path has {len(self)} fits, none of them in {i}.")
+            return Path(self._pick(lambda leaf: leaf[i]))
+        kind = getattr(i, "dtype", np.dtype(type(i)) if isinstance(i, int) else None)
+        if np.ndim(i) != 0 or not (kind is not None and jnp.issubdtype(kind, jnp.integer)):
+            raise TypeError(f"a path is indexed by one whole number or a slice, got {i!r}.")
+        if not isinstance(i, Tracer) and not -len(self) <= i < len(self):
             raise IndexError(f"the path has {len(self)} fits, got index {i}.")
         return self._pick(lambda leaf: leaf[i])
+
+    def predict(self, X: Any, offset: Any = None, kind: str = "response") -> AnyArray:
+        """Predictions of every fit, (L, m) or (L, m, k); arguments and errors as for `Fit.predict`."""
+        return self.fits.predict(X, offset, kind)
 
     def at(self, lam: float) -> Fit:
         """The model at a strength between grid points, its coefficients interpolated linearly.
@@ -205,6 +235,7 @@ class Path(eqx.Module):
         Such a model is not certified: its objective, gap and kkt are NaN. Raises: ValueError
         outside of the grid.
         """
+        lam = float(check_number(lam, "lam", 0))
         lams = np.asarray(self.lams)
         if not lams.min() <= lam <= lams.max():
             raise ValueError(
