@@ -122,7 +122,8 @@ def lambda_max(
 
     For the lasso max_j |x̃ⱼᵀ(s∘r)|/wⱼ with r the residual of the null model (intercept, offset and
     unpenalised features). Arguments and errors as for `fit`; the penalty's own strength is not
-    used. Infinite for a penalty without a corner.
+    used. Infinite for a penalty without a corner. A feature of weight 0 that must be non-negative
+    is no part of the null model: at λmax its gradient is counted as if it were out.
 
     **Example:**
 
@@ -168,7 +169,8 @@ def start_point(problem: Problem, init: Any) -> Point:
     else:
         coef, intercept = init, problem.null.intercept
     shape = problem.null.beta.shape
-    if np.shape(coef) != shape or getattr(coef, "dtype", np.asarray(coef).dtype).kind not in "fiu":
+    coef = coef if hasattr(coef, "dtype") else np.asarray(coef)
+    if np.shape(coef) != shape or coef.dtype.kind not in "fiu":
         raise ValueError(
             f"init must be a Fit or coefficients of shape {shape}, got {show_shape(coef)}."
         )

@@ -1,0 +1,262 @@
+"""What `fit` and `path` refuse, and how: an error that names the argument, or a status when traced."""
+
+import warnings
+
+import jax
+import jax.experimental.sparse
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+import pytest
+
+import l1jax
+
+N, P = 20, 4
+RNG = np.random.default_rng(3)
+X = RNG.standard_normal((N, P)) + 1.0
+Y = X @ np.array([1.0, -0.5, 0.0, 0.0]) + 0.3 * RNG.standard_normal(N)
+BCOO = jax.experimental.sparse.BCOO
+
+# The runtime type checker of the tests is quicker than the library's own sentence for two of these.
+BAD = [
+    ({"X": X[:, 0]}, ValueError, "X must be a matrix"),
+    ({"X": X[:0]}, ValueError, "X is empty"),
+    ({"X": np.where(X[3, 2] == X, np.nan, X)}, ValueError, "X must be finite.*row 3, column 2"),
+    ({"X": X.astype(str)}, TypeError, "X must hold real numbers"),
+    ({"y": Y[:-1]}, ValueError, "y must have one row per row of X"),
+    ({"y": np.where(Y[5] == Y, np.inf, Y)}, ValueError, "y must be finite.*row 5"),
+    ({"y": ["a"] * N}, TypeError, "y must hold real numbers"),
+    ({"pen": 0.1}, TypeError, "pen' ?|pen must be an l1jax penalty"),
+    ({"pen": l1jax.L1()}, ValueError, "no strength"),
+    ({"pen": l1jax.GroupL1(0.1, [0, 1])}, ValueError, "groups has 2 ids"),
+    ({"pen": l1jax.L1(0.1, weights=[1.0, 2.0])}, ValueError, "weight"),
+    ({"loss": l1jax.Logistic()}, ValueError, "labels 0 and 1"),
+    ({"loss": l1jax.Poisson()}, ValueError, "counts >= 0"),
+    ({"sample_weight": -np.ones(N)}, ValueError, "sample_weight must be >= 0"),
+    ({"sample_weight": np.zeros(N)}, ValueError, "sample_weight sums to zero"),
+    ({"sample_weight": np.ones(3)}, ValueError, "sample_weight must have one entry"),
+    ({"offset": np.ones(3)}, ValueError, "offset must have one entry"),
+    ({"init": np.ones(3)}, ValueError, "init must be"),
+    ({"tol": -1.0}, ValueError, "tol must be"),
+    ({"max_steps": 0}, ValueError, "max_steps must be"),
+    ({"engine": "warp"}, ValueError, "engine must be"),
+    ({"fit_intercept": "yes"}, TypeError, "fit_intercept' ?|fit_intercept must be"),
+]
+
+
+@pytest.mark.core
+@pytest.mark.parametrize(("change", "error", "message"), BAD)
+def test_bad_input_is_an_error_that_names_the_argument(monkeypatch, change, error, message):
+    def no_work(*_, **__):
+        raise AssertionError("the solver was called")
+
+    monkeypatch.setattr("l1jax.linear._fit.solve_and_report", no_work)
+    arguments = {"X": X, "y": Y, "pen": l1jax.L1(0.1)} | change
+    with pytest.raises(error, match=message):
+        l1jax.fit(**arguments)
+
+
+SHUFFLED = pd.Series(Y, index=np.arange(N)[::-1])
+MASKED = np.ma.masked_array(X, mask=X.max() - 1e-9 < X)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"X": MASKED}, ValueError, "X has masked entries"),
+        ({"X": pd.DataFrame(X), "y": SHUFFLED}, ValueError, "y must have the index of X"),
+        ({"X": BCOO.fromdense(jnp.asarray(X), n_dense=1)}, ValueError, "without batch or dense"),
+        (
+            {"X": BCOO.fromdense(jnp.asarray(X).at[3, 2].set(jnp.nan))},
+            ValueError,
+            "row 3, column 2",
+        ),
+        ({"X": 1e200 * X}, ValueError, "X must have entries whose squares float64 can hold"),
+        ({"X": 1e-200 * X}, ValueError, "X must have entries whose squares float64 can hold"),
+        ({"y": 1e200 * Y}, ValueError, "y must have entries whose squares"),
+        ({"pen": l1jax.L1(np.array([0.1, 0.2]))}, ValueError, "lam must be one number"),
+        ({"init": np.zeros(P, complex)}, ValueError, "init must be"),
+        ({"init": np.full(P, np.nan)}, ValueError, "init must be finite"),
+    ],
+)
+def test_bad_kinds_of_data_are_errors(change, error, message):
+    arguments = {"X": X, "y": Y, "pen": l1jax.L1(0.1)} | change
+    with pytest.raises(error, match=message):
+        l1jax.fit(**arguments)
+
+
+def traced(**changes):
+    """The status and coefficients of a fit inside jit, with some numbers that only it knows."""
+
+    @jax.jit
+    def run(values):
+        weights = values.get("weights", jnp.ones(P))
+        pen = l1jax.L1(weights=weights).with_strength(values.get("lam", 0.1))
+        loss = l1jax.SquaredError()
+        if "delta" in values:
+            loss = l1jax.Huber(values["delta"])
+        if "label" in values:
+            loss = l1jax.Logistic()
+        y = (
+            (jnp.asarray(Y) > 0).astype(float).at[0].set(values["label"])
+            if "label" in values
+            else Y
+        )
+        fit = l1jax.fit(
+            jnp.asarray(X),
+            jnp.asarray(y),
+            pen,
+            loss=loss,
+            sample_weight=values.get("sample_weight"),
+            offset=values.get("offset"),
+            init=values.get("init"),
+            tol=values.get("tol", 1e-6),
+            max_steps=values.get("max_steps", 1000),
+        )
+        return fit.status, fit.coef
+
+    return run({name: jnp.asarray(value) for name, value in changes.items()})
+
+
+@pytest.mark.core
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"lam": -0.1},
+        {"lam": np.nan},
+        {"weights": [1.0, -1.0, 1.0, 1.0]},
+        {"sample_weight": np.where(np.arange(N) == 2, -1.0, 1.0)},
+        {"sample_weight": np.zeros(N)},
+        {"offset": np.full(N, np.inf)},
+        {"tol": -1.0},
+        {"max_steps": 0},
+        {"init": np.full(P, np.inf)},
+        {"label": 2.0},
+        {"delta": -1.0},
+    ],
+    ids=lambda bad: next(iter(bad)),
+)
+def test_a_traced_value_that_an_eager_call_refuses_is_reported(bad):
+    status, coef = traced(**bad)
+    assert status == l1jax.Status.INVALID_INPUT
+    assert jnp.isnan(coef).all()
+
+
+def test_traced_values_that_an_eager_call_takes_are_solved():
+    status, coef = traced(lam=0.1, weights=np.ones(P), sample_weight=np.ones(N), tol=1e-6)
+    assert status == l1jax.Status.CONVERGED
+    np.testing.assert_allclose(coef, l1jax.fit(X, Y, l1jax.L1(0.1)).coef, atol=1e-8)
+
+
+@pytest.mark.parametrize("value", [np.nan, 1e300])
+def test_a_row_of_weight_zero_may_hold_any_target(value):
+    weights = np.where(np.arange(N) == 4, 0.0, 1.0)
+    strange = jnp.asarray(Y).at[4].set(value)
+    fit = jax.jit(lambda y: l1jax.fit(jnp.asarray(X), y, l1jax.L1(0.1), sample_weight=weights))(
+        strange
+    )
+    alone = l1jax.fit(np.delete(X, 4, 0), np.delete(Y, 4), l1jax.L1(0.1))
+    assert fit.status == l1jax.Status.CONVERGED
+    np.testing.assert_allclose(fit.coef, alone.coef, atol=1e-8)
+
+
+@pytest.mark.float32
+def test_numpy_float64_beside_jax_arrays_takes_the_precision_of_jax():
+    fit = l1jax.fit(X, jnp.asarray(Y), l1jax.L1(0.1))
+    assert fit.coef.dtype == jnp.result_type(float)
+    assert fit.status == l1jax.Status.CONVERGED
+
+
+@pytest.mark.parametrize("kind", ["int", "bool", "longdouble", "float16"])
+def test_other_kinds_of_numbers_are_taken(kind):
+    table = (X > 1).astype(kind) if kind in ("int", "bool") else X.astype(kind)
+    fit = l1jax.fit(table, Y, l1jax.L1(0.01))
+    as_float = l1jax.fit(table.astype(fit.coef.dtype), Y, l1jax.L1(0.01))
+    assert fit.coef.dtype == (np.float32 if kind == "float16" else np.float64)
+    np.testing.assert_array_equal(fit.coef, as_float.coef)
+
+
+def test_an_index_of_its_own_is_no_objection():
+    frame = pd.DataFrame(X, index=[f"row {i}" for i in range(N)])
+    for y in (list(Y), Y, pd.Series(Y, index=frame.index)):
+        assert l1jax.fit(frame, y, l1jax.L1(0.1)).n_nonzero > 0
+
+
+def test_without_an_intercept_a_warm_start_brings_none():
+    start = l1jax.fit(X, Y + 3, l1jax.L1(0.1))
+    fit = l1jax.fit(X, Y, l1jax.L1(0.1), fit_intercept=False, init=start)
+    assert start.intercept != 0 and fit.intercept == 0
+    alone = l1jax.fit(X, Y, l1jax.L1(0.1), fit_intercept=False)
+    np.testing.assert_allclose(fit.coef, alone.coef, atol=1e-8)
+
+
+@pytest.mark.parametrize("loss", [l1jax.SquaredError(), l1jax.Poisson()])
+def test_a_start_that_is_far_off_does_no_harm(loss):
+    y = np.round(np.abs(Y))
+    near = l1jax.fit(X, y, l1jax.L1(0.1), loss=loss)
+    far = l1jax.fit(X, y, l1jax.L1(0.1), loss=loss, init=np.full(P, 1e4))
+    assert far.status == l1jax.Status.CONVERGED
+    np.testing.assert_allclose(far.coef, near.coef, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"lams": []}, "lams must be a vector"),
+        ({"lams": [1.0, -1.0]}, "lams must be >= 0.*index 1"),
+        ({"n_lams": 0}, "n_lams must be"),
+        ({"lam_min_ratio": 2.0}, "lam_min_ratio must lie"),
+    ],
+)
+def test_a_bad_grid_is_an_error(change, message):
+    with pytest.raises(ValueError, match=message):
+        l1jax.path(X, Y, l1jax.L1(), **change)
+
+
+@pytest.mark.parametrize(
+    ("pen", "message"),
+    [
+        (l1jax.Ridge(), "Ridge has no strength.*pass lams"),
+        (l1jax.L1Ball(1.0), "a budget, not a price.*pass lams"),
+    ],
+)
+def test_a_penalty_without_a_largest_strength_needs_a_grid(pen, message):
+    with pytest.raises(ValueError, match=message):
+        l1jax.path(X, Y, pen)
+
+
+def test_a_number_in_a_penalty_of_ones_own_is_no_constant_of_the_program():
+    class Tilted(l1jax.Penalty):
+        lam: float | None = None
+
+        def value(self, x):
+            return self.lam * jnp.sum(jnp.maximum(2 * x, -x))
+
+        def prox(self, z, step=1.0):
+            return jax.nn.relu(z - 2 * step * self.lam) - jax.nn.relu(-z - step * self.lam)
+
+    l1jax.fit(X[:13], Y[:13], Tilted(0.1))
+    compiled = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda name, *_, **__: compiled.append(name)
+    )
+    try:
+        l1jax.fit(X[:13], Y[:13], Tilted(0.2))
+    finally:
+        jax.monitoring.clear_event_listeners()
+    assert not [name for name in compiled if "backend_compile" in name]
+
+
+def test_the_warning_says_what_would_help():
+    with pytest.warns(l1jax.ConvergenceWarning, match="MAX_STEPS at a relative gap.*max_steps"):
+        wide = RNG.standard_normal((10, 40)) + 5
+        l1jax.fit(wide, wide[:, :6].sum(axis=1), l1jax.L1(1e-3), max_steps=1, tol=1e-12)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        l1jax.fit(X, Y, l1jax.L1(0.1))
+
+
+@pytest.mark.parametrize("bad", [-0.1, float("nan"), float("inf")])
+def test_a_bad_strength_is_an_error(bad):
+    with pytest.raises(ValueError, match="lam must be non-negative and finite"):
+        l1jax.L1(bad)
