@@ -31,7 +31,7 @@ float32: $(DEV)  ## run the tests marked float32 with x64 off
 	L1JAX_TEST_X64=0 $(PYTEST) -n auto -m float32 tests
 
 test-core: $(DEV)  ## run the tests marked core
-	$(PYTEST) -n auto -m core tests
+	XLA_FLAGS=--xla_backend_optimization_level=0 $(PYTEST) -n auto -m core tests
 
 lint: $(DEV)  ## check style and formatting
 	$(PY) -m ruff check .

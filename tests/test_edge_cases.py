@@ -51,7 +51,6 @@ def test_one_row_and_one_column_work(loss):
     assert (np.asarray(one_row.coef) == 0).all()
 
 
-@pytest.mark.core
 def test_at_lambda_max_and_above_everything_is_exactly_zero():
     biggest = float(l1jax.lambda_max(X, Y, l1jax.L1()))
     for lam in (biggest, 2 * biggest):

@@ -118,7 +118,6 @@ def traced(**changes):
     return run({name: jnp.asarray(value) for name, value in changes.items()})
 
 
-@pytest.mark.core
 @pytest.mark.parametrize(
     "bad",
     [

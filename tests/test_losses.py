@@ -11,8 +11,6 @@ from scipy.optimize import brentq
 import l1jax
 from l1jax import Loss
 
-pytestmark = pytest.mark.core
-
 LOSSES = {
     "squared": l1jax.SquaredError(),
     "logistic": l1jax.Logistic(),
@@ -33,6 +31,7 @@ call = eqx.filter_jit(lambda method, *args: method(*args))
 each = pytest.mark.parametrize("name", LOSSES)
 
 
+@pytest.mark.core
 @each
 @given(eta=predictors)
 def test_defaults_equal_overrides(name, eta):
@@ -84,6 +83,7 @@ def test_the_polished_intercept_is_the_root_that_bisection_finds(name, eta):
     assert shift == pytest.approx(brentq(slope, -30, 30, xtol=1e-13), abs=1e-8)
 
 
+@pytest.mark.core
 @each
 def test_curvature_is_bounded_by_smoothness(name):
     loss = LOSSES[name]
@@ -93,6 +93,7 @@ def test_curvature_is_bounded_by_smoothness(name):
         assert jnp.max(loss.curvature(jnp.zeros(101), eta, s)) <= loss.smoothness
 
 
+@pytest.mark.core
 @each
 @pytest.mark.float32
 def test_extreme_predictors_and_rows_of_weight_zero_do_no_harm(name):
@@ -116,6 +117,7 @@ def test_saturated_is_the_least_loss():
     assert float(l1jax.Poisson().saturated(y, S)) == pytest.approx(least, abs=1e-8)
 
 
+@pytest.mark.core
 def test_several_responses_sum():
     loss, y = l1jax.SquaredError(), jnp.arange(8.0).reshape(4, 2)
     eta = jnp.ones((4, 2))

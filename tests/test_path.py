@@ -11,8 +11,6 @@ from sklearn.linear_model import lars_path, lasso_path
 import l1jax
 from l1jax.linear import _solve
 
-pytestmark = pytest.mark.core
-
 # λ at which the active set of the diabetes data changes, and what enters (+) or leaves (−) there;
 # found by a homotopy that shares no code with this library.
 KNOTS = [
@@ -48,6 +46,7 @@ def certified_gap(X, y, coef, lam):
     return (primal - dual) / (y @ y / (2 * n))
 
 
+@pytest.mark.core
 def test_lambda_max_is_the_first_knot(diabetes):
     assert l1jax.lambda_max(*diabetes, l1jax.L1()) == pytest.approx(KNOTS[0][0], rel=1e-8)
 
@@ -63,6 +62,7 @@ def test_features_enter_and_leave_at_the_known_knots(diabetes, names, knot, chan
     assert inside != 0
 
 
+@pytest.mark.core
 def test_coefficients_equal_the_homotopy_of_scikit_learn_along_the_grid(diabetes, path):
     X, y = diabetes
     knots, _, coefs = lars_path(X - X.mean(axis=0), y - y.mean(), method="lasso")
@@ -83,6 +83,7 @@ def test_coefficients_equal_the_descent_of_scikit_learn_along_the_grid(diabetes,
     assert np.abs(path.coefs[::5] - coefs.T).max() <= 1e-7 * np.abs(coefs).max()
 
 
+@pytest.mark.core
 def test_every_fit_is_certified_from_outside(diabetes, path):
     gaps = [
         certified_gap(*diabetes, np.asarray(path.coefs[i]), float(path.lams[i]))
@@ -104,6 +105,7 @@ def test_included_features_sit_at_lambda_and_excluded_ones_below(diabetes, path)
         assert (correlation[~inside] <= float(fit.lam) + 1e-12).all()
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("engine", ["sequential", "parallel"])
 def test_engines_agree_with_the_loop_over_fit(diabetes, engine):
     lams = np.geomspace(2.0, 0.01, 6)
@@ -114,6 +116,7 @@ def test_engines_agree_with_the_loop_over_fit(diabetes, engine):
         np.testing.assert_allclose(path.coefs[i], alone.coef, atol=1e-7 * 700)
 
 
+@pytest.mark.core
 def test_vmap_over_strengths_equals_the_loop(diabetes):
     X, y = map(jnp.asarray, diabetes)
     lams = jnp.geomspace(2.0, 0.02, 5)
@@ -125,6 +128,7 @@ def test_vmap_over_strengths_equals_the_loop(diabetes):
         assert batch.status[i] == l1jax.Status.CONVERGED
 
 
+@pytest.mark.core
 def test_other_values_do_not_compile_again(diabetes, monkeypatch):
     X, y = diabetes
     X, y = X[:173, :7], y[:173]  # a shape of this test's own
@@ -152,6 +156,7 @@ def test_a_wide_problem_is_certified_from_outside(dtype, bound):
     assert max(gaps) <= bound
 
 
+@pytest.mark.core
 @pytest.mark.float32
 def test_float32_is_certified_to_its_tolerance():
     X, y = load_diabetes(return_X_y=True)
@@ -167,6 +172,7 @@ def test_float32_is_certified_to_its_tolerance():
     assert max(gaps) <= 1e-4
 
 
+@pytest.mark.core
 def test_entries_names_features_in_the_order_of_the_knots(path, names):
     order = [names[j] for _, j in path.entries()]
     assert order == [change[1:] for _, change in KNOTS if change[0] == "+"][:10]
@@ -182,6 +188,7 @@ def test_at_interpolates_between_grid_points(path):
         path.at(100.0)
 
 
+@pytest.mark.core
 def test_path_runs_inside_jit(diabetes):
     X, y = map(jnp.asarray, diabetes)
     lams = jnp.geomspace(2.0, 0.2, 3)

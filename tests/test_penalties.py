@@ -11,8 +11,6 @@ from hypothesis import strategies as st
 import l1jax
 from l1jax import Penalty
 
-pytestmark = pytest.mark.core
-
 GROUPS = [0, 0, 1, 2, 2]
 WEIGHTS = [1.0, 0.5, 2.0, 1.0, 3.0]
 NORMS = {
@@ -116,6 +114,7 @@ def test_fenchel_young(name, x, v):
     assert call(Penalty.conjugate, pen, v) >= conjugate - 1e-12
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("name", ALL)
 @given(z=vectors)
 def test_the_conjugate_is_attained_at_the_prox(name, z):
@@ -127,6 +126,7 @@ def test_the_conjugate_is_attained_at_the_prox(name, z):
     assert float(both - x @ v) == pytest.approx(0, abs=1e-10)
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("name", ALL)
 def test_the_tangent_is_the_derivative_of_the_prox(name):
     pen = ALL[name]
@@ -135,6 +135,7 @@ def test_the_tangent_is_the_derivative_of_the_prox(name):
     np.testing.assert_allclose(pen.tangent(z, 0.4)(u), central, atol=1e-8)
 
 
+@pytest.mark.core
 def test_masks_name_what_is_free_and_what_is_held():
     masks = l1jax.L1(0.1, weights=[0.0, 1.0, np.inf]).masks((3,))
     assert masks.unpenalised.tolist() == [True, False, False]
@@ -172,6 +173,7 @@ def test_a_penalty_that_is_not_convex_is_judged_by_its_kkt(data):
     assert inside.any() and (np.abs(gradient[~inside]) <= 0.3).all()
 
 
+@pytest.mark.core
 def test_strengths_are_leaves():
     pens = jax.vmap(l1jax.L1().with_strength)(jnp.array([0.5, 1.0]))
     out = jax.vmap(lambda pen: pen.prox(jnp.array([2.0, -0.7])))(pens)
@@ -191,6 +193,7 @@ def test_a_float64_strength_keeps_float32_data():
         assert pen.prox(x).dtype == pen.value(x).dtype == jnp.float32
 
 
+@pytest.mark.core
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [

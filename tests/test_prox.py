@@ -10,8 +10,6 @@ from scipy.optimize import minimize
 
 from l1jax import prox
 
-pytestmark = pytest.mark.core
-
 IDS = [0, 1, 1, 2, 2, 2]
 SIZES = np.sqrt(np.array([1, 2, 3]))
 
@@ -79,6 +77,7 @@ def test_it_is_firmly_nonexpansive(name, a, b):
     assert (pa - pb) @ (pa - pb) <= (pa - pb) @ (a - b) + 1e-12
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("name", OPERATORS)
 def test_its_derivative_is_the_finite_difference(name, step):
@@ -111,6 +110,7 @@ def test_derivatives_are_finite_at_the_kinks_and_at_any_scale(name, scale, lam):
         assert all(jnp.isfinite(g).all() for g in gradients)
 
 
+@pytest.mark.core
 @pytest.mark.float32
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
 @pytest.mark.parametrize("name", OPERATORS)
@@ -123,6 +123,7 @@ def test_dtype_is_kept_and_zeros_are_positive(name, dtype):
         assert (out == 0).all() and not jnp.signbit(out).any()
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("name", OPERATORS)
 def test_nan_stays_nan_and_a_step_of_zero_moves_nothing(name):
     operator, _ = OPERATORS[name]
@@ -180,6 +181,7 @@ def test_projections_are_nearest_points(name, z, w):
     assert (z - x) @ (other - x) <= 1e-10
 
 
+@pytest.mark.core
 def test_a_ball_of_radius_zero_is_a_point():
     z = jnp.array([1.0, -2.0])
     for project in (prox.project_l1_ball, prox.project_l2_ball, prox.project_simplex):
@@ -187,6 +189,7 @@ def test_a_ball_of_radius_zero_is_a_point():
         assert (out == 0).all() and not jnp.signbit(out).any()
 
 
+@pytest.mark.core
 def test_trees_keep_their_shape():
     tree = {"a": jnp.array([2.0, -0.5]), "b": (jnp.array([[3.0]]), None)}
     out = prox.prox_l1(tree, 1.0)
@@ -196,12 +199,14 @@ def test_trees_keep_their_shape():
     assert both["a"].tolist() == [1.5] and both["b"].tolist() == [2.0]
 
 
+@pytest.mark.core
 def test_a_group_holds_all_responses_of_its_features():
     z = jnp.array([[3.0, 0.0], [0.0, 4.0], [1.0, 1.0]])
     out = prox.prox_group_l1(z, 1.0, [0, 0, 1], weights=jnp.array([2.5, 2.0]))
     np.testing.assert_allclose(out, [[1.5, 0], [0, 2.0], [0, 0]], atol=1e-15)
 
 
+@pytest.mark.core
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [

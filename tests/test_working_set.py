@@ -35,7 +35,6 @@ EVERYTHING = {
 }
 
 
-@pytest.mark.core
 @pytest.mark.parametrize("name", PENALTIES)
 @pytest.mark.parametrize("options", [{}, {"fit_intercept": False}, EVERYTHING])
 @pytest.mark.parametrize("kind", ["dense", "sparse"])
@@ -78,7 +77,6 @@ def _other_fields(pen):
     return {"l1_ratio": pen.l1_ratio} if isinstance(pen, l1jax.ElasticNet) else {}
 
 
-@pytest.mark.core
 @given(
     st.lists(st.lists(st.integers(-2, 2), min_size=6, max_size=6), min_size=2, max_size=8),
     st.integers(0, 1000),
