@@ -302,7 +302,7 @@ def test_the_gap_is_never_below_the_true_excess(data, loss, name, seed, factor, 
     pen = pen.with_strength(factor * float(getattr(pen, pen.strength)))
     start = spread * rng.standard_normal(P)
     problem = {"loss": LOSSES[loss], "sample_weight": weights, "offset": offset, **EVERYTHING}
-    rough = l1jax.fit(X, y, pen, init=start, tol=0.0, max_steps=steps, **problem)
+    rough = l1jax.fit(X, y, pen, init=start, tol=0.0, max_steps=steps, engine="fista", **problem)
     best = l1jax.fit(X, y, pen, tol=1e-13, **problem)
     assert 0 <= float(best.gap) <= max(0.1 * float(rough.gap), 1e-12)
     excess = float(rough.objective - best.objective)
@@ -313,6 +313,7 @@ def test_the_gap_is_never_below_the_true_excess(data, loss, name, seed, factor, 
 
 def test_a_warm_start_needs_fewer_steps(data):
     X, targets, _, _ = data
-    cold = l1jax.fit(X, targets["logistic"], l1jax.L1(0.01), loss=LOSSES["logistic"])
-    warm = l1jax.fit(X, targets["logistic"], l1jax.L1(0.01), loss=LOSSES["logistic"], init=cold)
+    arguments = {"loss": LOSSES["logistic"], "engine": "fista"}
+    cold = l1jax.fit(X, targets["logistic"], l1jax.L1(0.01), **arguments)
+    warm = l1jax.fit(X, targets["logistic"], l1jax.L1(0.01), init=cold, **arguments)
     assert warm.num_steps < cold.num_steps

@@ -249,7 +249,9 @@ def test_a_number_in_a_penalty_of_ones_own_is_no_constant_of_the_program():
 def test_the_warning_says_what_would_help():
     with pytest.warns(l1jax.ConvergenceWarning, match="MAX_STEPS at a relative gap.*max_steps"):
         wide = RNG.standard_normal((10, 40)) + 5
-        l1jax.fit(wide, wide[:, :6].sum(axis=1), l1jax.L1(1e-3), max_steps=1, tol=1e-12)
+        l1jax.fit(
+            wide, wide[:, :6].sum(axis=1), l1jax.L1(1e-3), max_steps=1, tol=1e-12, engine="fista"
+        )
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         l1jax.fit(X, Y, l1jax.L1(0.1))

@@ -197,3 +197,15 @@ def test_path_runs_inside_jit(diabetes):
     )
     outside = l1jax.path(X, y, l1jax.L1(), lams=lams).coefs
     np.testing.assert_allclose(inside(X, y), outside, atol=1e-7 * 700)
+
+
+def test_the_knots_of_the_path_are_the_known_ones(diabetes, names):
+    knots = l1jax.path(*diabetes, l1jax.L1(), engine="homotopy", lams=[2.5e-3]).knots
+    # The first is the start of the path and the last the end of the grid.
+    np.testing.assert_allclose(knots.lams[1:-1], [knot for knot, _ in KNOTS], atol=1e-8)
+    inside = np.asarray(knots.coefs) != 0
+    for k, (_, change) in enumerate(KNOTS, start=1):
+        j = names.index(change[1:])
+        there, beyond = (k + 1, k - 1) if change[0] == "+" else (k - 1, k + 1)
+        assert not inside[k, j] and inside[there, j]
+        assert not inside[beyond, j]

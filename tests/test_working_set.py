@@ -44,7 +44,7 @@ def test_the_walk_alone_meets_a_tight_tolerance(monkeypatch, name, options, kind
 
     monkeypatch.setattr(_path, "_sequential", no_help)
     # Working sets smaller than the problem, so that columns must be found outside of them.
-    monkeypatch.setattr(_working_set, "_ALL_COLUMNS", 0)
+    monkeypatch.setattr(_working_set, "_is_small", lambda _: False)
     monkeypatch.setattr(_working_set, "_NEXT_IN_LINE", 2)
     data = scipy.sparse.csr_array(X) if kind == "sparse" else X
     path = l1jax.path(
@@ -58,6 +58,88 @@ def test_the_walk_alone_meets_a_tight_tolerance(monkeypatch, name, options, kind
         assert (coefs[:, 11] == 0).all()
     if name.startswith("weighted"):
         assert (coefs[:, [0, 20]] == 0).all() and (coefs[:, [4, 5]] != 0).all()
+
+
+CURVED = {
+    "logistic": (l1jax.Logistic(), (Y > 0).astype(float)),
+    "poisson": (l1jax.Poisson(), np.round(np.exp(Y / 2))),
+    "huber": (l1jax.Huber(0.5), Y),
+}
+
+
+@pytest.mark.parametrize("loss", CURVED)
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("dense", "l1"),
+        ("dense", "weighted elastic net"),
+        ("dense", "nonnegative"),
+        ("sparse", "weighted elastic net"),
+    ],
+)
+def test_other_losses_are_walked_too(monkeypatch, loss, name, kind):
+    def no_help(*_, **__):
+        raise AssertionError("the walk left something short of the tolerance")
+
+    monkeypatch.setattr(_path, "_sequential", no_help)
+    monkeypatch.setattr(_working_set, "_is_small", lambda _: False)
+    monkeypatch.setattr(_working_set, "_NEXT_IN_LINE", 2)
+    data = scipy.sparse.csr_array(X) if kind == "sparse" else X
+    form, target = CURVED[loss]
+    options = {"loss": form, "n_lams": 15, "lam_min_ratio": 0.05, "tol": 1e-10, **EVERYTHING}
+    path = l1jax.path(data, target, PENALTIES[name], engine="working_set", **options)
+    assert (np.asarray(path.status) == l1jax.Status.CONVERGED).all()
+    assert (np.asarray(path.relative_gaps) <= 1e-10).all()
+    assert int(np.max(path.num_steps)) <= 40
+
+
+def test_one_fit_walks_to_its_strength_in_strides(monkeypatch):
+    monkeypatch.setattr(_working_set, "_is_small", lambda _: False)
+    monkeypatch.setattr(_working_set, "_NEXT_IN_LINE", 2)
+    for lam in (0.3, 0.01, 0.0):
+        walked = l1jax.fit(X[:, :7], Y, l1jax.L1(lam), engine="working_set", tol=1e-12)
+        stepped = l1jax.fit(X[:, :7], Y, l1jax.L1(lam), engine="fista", tol=1e-12)
+        np.testing.assert_allclose(walked.coef, stepped.coef, atol=1e-9)
+    with pytest.raises(ValueError, match='engine="working_set" needs'):
+        l1jax.fit(X, Y, l1jax.Ridge(1.0), engine="working_set")
+
+
+def test_covariance_and_homotopy_are_the_same_path():
+    paths = [
+        l1jax.path(X, Y, l1jax.L1(), n_lams=12, engine=engine)
+        for engine in ("working_set", "covariance", "homotopy")
+    ]
+    assert [path.knots is None for path in paths] == [True, True, False]
+    for path in paths[1:]:
+        np.testing.assert_allclose(path.fits.objective, paths[0].fits.objective, rtol=1e-12)
+
+
+def test_between_its_knots_a_path_is_straight():
+    some = np.delete(X, [7, 9, 11], axis=1)  # unique coefficients
+    weights = np.delete(WEIGHTS, [7, 9, 11])
+    for pen in (l1jax.L1(weights=weights), l1jax.NonNegativeL1()):
+        path = l1jax.path(some, Y, pen, n_lams=5, engine="homotopy", standardize=True)
+        knots = path.knots
+        lams = np.asarray(knots.lams)
+        assert (np.diff(lams) <= 0).all() and len(path[1:].knots) == len(knots)
+        for lam in (lams[:-1] + lams[1:])[::4] / 2:
+            exact = l1jax.fit(some, Y, pen.with_strength(lam), standardize=True, tol=1e-13)
+            between = path.at(lam)
+            np.testing.assert_allclose(between.coef, exact.coef, atol=1e-9)
+            np.testing.assert_allclose(between.intercept, exact.intercept, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("engine", "arguments", "message"),
+    [
+        ("homotopy", {"pen": l1jax.ElasticNet()}, "straight between its knots"),
+        ("covariance", {"pen": l1jax.L1(), "loss": l1jax.Huber()}, "needs SquaredError"),
+        ("covariance", {"pen": l1jax.GroupL1(groups=range(5))}, "prices per coordinate"),
+    ],
+)
+def test_what_an_engine_cannot_do_is_an_error(engine, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        l1jax.path(X[:, :5], Y, engine=engine, **arguments)
 
 
 @pytest.mark.parametrize("name", PENALTIES)
@@ -114,13 +196,13 @@ def test_problems_that_it_does_not_serve_go_to_another_engine():
     few = X[:, :5]
     labels = (Y > 0).astype(float)
     ridge = l1jax.path(few, Y, l1jax.Ridge(), lams=[1.0, 0.1])
-    logistic = l1jax.path(few, labels, l1jax.L1(), n_lams=2, loss=l1jax.Logistic())
+    groups = l1jax.GroupL1(groups=range(5))
+    logistic = l1jax.path(few, labels, groups, n_lams=2, loss=l1jax.Logistic())
     for path in (ridge, logistic):
         assert (np.asarray(path.status) == l1jax.Status.CONVERGED).all()
     for arguments in (
         {"pen": l1jax.Ridge(), "lams": [1.0]},
         {"pen": l1jax.GroupL1(groups=range(5))},
-        {"pen": l1jax.L1(), "loss": l1jax.Huber()},
     ):
         with pytest.raises(ValueError, match="working_set"):
             l1jax.path(few, Y, engine="working_set", **arguments)

@@ -10,41 +10,58 @@ from ._problem import Problem
 
 
 class Columns:
-    """The columns of a problem, and a cache of the Gram matrix of those that were ever asked for.
+    """The columns of a problem that were ever asked for, copied once.
 
-    Products are weighted by the rows: `gram` holds X̃ᵀ diag(s) X̃ and `linear` X̃ᵀ(s∘y), with y less its
-    offset and its mean. A sparse matrix stays sparse; its centring is a correction of rank one.
+    A sparse matrix stays sparse; its centring is a correction of rank one.
     """
 
     def __init__(self, problem: Problem):
         self.s = np.asarray(problem.s, np.float64)
+        self.matrix = _Dense(problem) if isinstance(problem.x, DenseMatrix) else _Sparse(problem)
+        self.place = np.full(problem.x.shape[1], -1)  # of each feature among the copies
+        self.count = 0
+
+    def require(self, features: np.ndarray) -> np.ndarray:
+        """The places of these features, after adding those that are missing."""
+        new = features[self.place[features] < 0]
+        if len(new):
+            self.matrix.add(new)
+            self.place[new] = np.arange(self.count, self.count + len(new))
+            self.count += len(new)
+            self.added(len(new))
+        return self.place[features]
+
+    def added(self, count: int) -> None:
+        """Told of the last `count` columns being new."""
+
+
+class GramColumns(Columns):
+    """Columns, and the Gram matrix of all of them.
+
+    Products are weighted by the rows: `gram` holds X̃ᵀ diag(s) X̃ and `linear` X̃ᵀ(s∘y), with y less its
+    offset and its mean.
+    """
+
+    def __init__(self, problem: Problem):
+        super().__init__(problem)
         target = np.asarray(problem.y, np.float64) - np.asarray(problem.offset, np.float64)
         self.centre = float(self.s @ target) if problem.fit_intercept else 0.0
         self.target = target - self.centre
-        self.matrix = _Dense(problem) if isinstance(problem.x, DenseMatrix) else _Sparse(problem)
-        self.place = np.full(problem.x.shape[1], -1)  # of each feature in the cache
-        self.count = 0
         self.gram = np.empty((0, 0))
         self.linear = np.empty(0)
 
-    def require(self, features: np.ndarray) -> np.ndarray:
-        """The places of these features in the cache, after adding those that are missing."""
-        new = features[self.place[features] < 0]
-        if len(new):
-            old, self.count = self.count, self.count + len(new)
-            if self.count > len(self.linear):
-                room = max(self.count, 2 * len(self.linear))
-                self.gram, self.linear = grown(self.gram, (room, room)), grown(self.linear, (room,))
-            fresh = slice(old, self.count)
-            block, self.linear[fresh] = self.matrix.add(new, self.s, self.target)
-            self.gram[: self.count, fresh] = block
-            self.gram[fresh, : self.count] = block.T
-            self.place[new] = np.arange(old, self.count)
-        return self.place[features]
+    def added(self, count: int) -> None:
+        fresh = slice(self.count - count, self.count)
+        if self.count > len(self.linear):
+            room = max(self.count, 2 * len(self.linear))
+            self.gram, self.linear = grown(self.gram, (room, room)), grown(self.linear, (room,))
+        block, self.linear[fresh] = self.matrix.products(fresh, self.s, self.target)
+        self.gram[: self.count, fresh] = block
+        self.gram[fresh, : self.count] = block.T
 
     def gradients(self, solutions: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
         """X̃ᵀ(s∘r) of all columns, (p, B), at solutions given as (features, their coefficients)."""
-        fitted = [self.matrix.dot(self.place[at], values) for at, values in solutions]
+        fitted = [self.matrix.part(self.place[at]).dot(values) for at, values in solutions]
         residuals = self.s * (self.target - np.stack(fitted))
         return self.matrix.rdot(residuals.T)
 
@@ -55,20 +72,41 @@ class _Dense:
         self.cache = np.empty((self.x.shape[0], 0), order="F")
         self.count = 0
 
-    def add(self, new, s, target):
+    def add(self, new: np.ndarray) -> None:
         old, self.count = self.count, self.count + len(new)
         if self.count > self.cache.shape[1]:
             room = max(self.count, 2 * self.cache.shape[1])
             self.cache = grown(self.cache, (self.cache.shape[0], room))
         self.cache[:, old : self.count] = self.x[:, new]
-        weighted = s[:, None] * self.cache[:, old : self.count]
+
+    def products(self, fresh: slice, s: np.ndarray, target: np.ndarray):
+        """Of the fresh columns: their products with all copies, and with the target."""
+        weighted = s[:, None] * self.cache[:, fresh]
         return self.cache[:, : self.count].T @ weighted, weighted.T @ target
 
-    def dot(self, places, values):
-        return self.cache[:, places] @ values
+    def part(self, places: np.ndarray) -> DensePart:
+        return DensePart(self.cache[:, places])
 
-    def rdot(self, residuals):
+    def rdot(self, residuals: np.ndarray) -> np.ndarray:
         return np.asarray(self.x.T @ residuals.astype(self.x.dtype), np.float64)
+
+
+class DensePart:
+    """Some columns, as a matrix of their own."""
+
+    def __init__(self, x: np.ndarray):
+        self.x = x
+
+    def dot(self, values: np.ndarray) -> np.ndarray:
+        return self.x @ values
+
+    def rdot(self, residual: np.ndarray) -> np.ndarray:
+        return self.x.T @ residual
+
+    def gram(self, weights: np.ndarray) -> np.ndarray:
+        """Xᵀ diag(weights) X, for weights ≥ 0."""
+        root = np.sqrt(weights)[:, None] * self.x
+        return root.T @ root
 
 
 class _Sparse:
@@ -81,26 +119,50 @@ class _Sparse:
         self.scales = np.ones(p) if x.inverse_scale is None else np.asarray(x.inverse_scale)
         self.features = np.zeros(0, int)
 
-    def add(self, new, s, target):
+    def add(self, new: np.ndarray) -> None:
         self.features = np.concatenate([self.features, new])
-        some = self.features
+
+    def products(self, fresh: slice, s: np.ndarray, target: np.ndarray):
+        """Of the fresh columns: their products with all columns asked for, and with the target."""
+        some, new = self.features, self.features[fresh]
         weighted = self.x[:, new] * s[:, None]
         gram = (self.x[:, some].T @ weighted).toarray()
         # Columns of mean μ: Σ s (x − μ)(x' − μ')  =  Σ s x x' − μ (Σ s x') − (Σ s x) μ' + μ μ'.
         sums = self.x.T[some] @ s
-        gram -= np.outer(self.centres[some], sums[-len(new) :])
+        gram -= np.outer(self.centres[some], sums[fresh])
         gram -= np.outer(sums - self.centres[some], self.centres[new])
         linear = weighted.T @ target - self.centres[new] * (s @ target)
         return np.outer(self.scales[some], self.scales[new]) * gram, self.scales[new] * linear
 
-    def dot(self, places, values):
+    def part(self, places: np.ndarray) -> SparsePart:
         at = self.features[places]
-        scaled = self.scales[at] * values
-        return self.x[:, at] @ scaled - self.centres[at] @ scaled
+        return SparsePart(self.x[:, at], self.centres[at], self.scales[at])
 
-    def rdot(self, residuals):
+    def rdot(self, residuals: np.ndarray) -> np.ndarray:
         out = self.x.T @ residuals - np.outer(self.centres, residuals.sum(axis=0))
         return self.scales[:, None] * out
+
+
+class SparsePart:
+    """Some columns of a sparse matrix, centred and scaled implicitly."""
+
+    def __init__(self, x: scipy.sparse.csc_array, centres: np.ndarray, scales: np.ndarray):
+        self.x, self.centres, self.scales = x, centres, scales
+
+    def dot(self, values: np.ndarray) -> np.ndarray:
+        scaled = self.scales * values
+        return self.x @ scaled - self.centres @ scaled
+
+    def rdot(self, residual: np.ndarray) -> np.ndarray:
+        return self.scales * (self.x.T @ residual - self.centres * residual.sum())
+
+    def gram(self, weights: np.ndarray) -> np.ndarray:
+        """Xᵀ diag(weights) X, for weights ≥ 0."""
+        gram = (self.x.T @ (self.x * weights[:, None]).tocsc()).toarray()
+        sums = self.x.T @ weights
+        gram -= np.outer(self.centres, sums)
+        gram -= np.outer(sums - weights.sum() * self.centres, self.centres)
+        return np.outer(self.scales, self.scales) * gram
 
 
 def grown(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

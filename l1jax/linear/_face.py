@@ -19,7 +19,7 @@ _SLOW = 1e-10  # a gradient that closes in on its price more slowly than this co
 _DEPENDENT = 1e-9  # a column with less than this share of itself outside of the face depends on it
 _SETTLED = 1e-13  # residual of the equations on the face, as a share of the prices
 _potrf, _potri = get_lapack_funcs(("potrf", "potri"), dtype=np.float64)
-_WIDE = 1e300  # stands for an infinite price where prices are subtracted
+_WIDE = 1e150  # stands for an infinite price where prices are subtracted
 
 
 class Stop(NamedTuple):

@@ -33,6 +33,7 @@ from ._newton import polish_intercept
 from ._problem import Point, Problem, prepare, with_smoothness
 from ._results import Fit
 from ._solve import Outcome, solve
+from ._working_set import can_walk, walk_to
 
 _SQUARED_ERROR = SquaredError()
 _ROUNDING = 1000  # units of rounding that going to the user's scale and back may cost
@@ -73,7 +74,9 @@ def fit(
     - `tol`: bounds the relative gap (where there is none, the relative kkt); 1e-6 in float64 and
       1e-4 in float32 unless given.
     - `max_steps`: of FISTA.
-    - `engine`: "auto" or "fista".
+    - `engine`: "working_set" walks there from λmax on the columns that matter, and lands exactly
+      (concrete data, one response, penalties with a price per coordinate such as L1); "fista" takes
+      gradient steps and serves everything; "auto" takes the first that can.
 
     Returns a `Fit`. Works under `jit` and `vmap`, over any of its arrays.
 
@@ -92,16 +95,23 @@ def fit(
 
     ```
     """
-    if engine not in ("auto", "fista"):
-        raise ValueError(f'engine must be "auto" or "fista" for one fit, got {engine!r}.')
+    if engine not in ("auto", "working_set", "fista"):
+        raise ValueError(
+            f'engine must be "auto", "working_set" or "fista" for one fit, got {engine!r}.'
+        )
     inputs = read(X, y, pen, loss, sample_weight, offset, init, tol, max_steps)
     pen, loss = inputs.pen, inputs.loss
     tol = check_tol(tol, x_dtype(inputs.x))
     max_steps = check_max_steps(max_steps)
     with precision(inputs.wants_x64):
         problem = prepare_inputs(inputs, pen, loss, fit_intercept, standardize)
-        problem, start = estimate_smoothness(problem, pen), start_point(problem, init)
-        result, _ = solve_one(problem, pen, start, tol, max_steps, inputs.names)
+        start = start_point(problem, init)
+        result = None
+        if walks(engine, problem, pen):
+            result = _walked(problem, pen, tol, inputs.names)
+        if result is None or result.status != Status.CONVERGED:
+            problem = estimate_smoothness(problem, pen)
+            result, _ = solve_one(problem, pen, start, tol, max_steps, inputs.names)
         result = give_back(result, inputs.wants_x64)
     warn_if_short(result.status, result, tol)
     return result
@@ -140,6 +150,31 @@ def lambda_max(
     with precision(inputs.wants_x64):
         problem = prepare_inputs(inputs, pen, loss, fit_intercept, standardize)
         return give_back(critical(problem, pen), inputs.wants_x64)
+
+
+def walks(engine: str, problem: Problem, pen: Penalty, name: str = "working_set") -> bool:
+    """Whether the engine asked for is the walk, or the choice is left to us and it is the best."""
+    if engine == "working_set":
+        if not can_walk(problem, pen):
+            raise ValueError(
+                f'engine="{name}" needs concrete data, one response, and a penalty with prices '
+                'per coordinate such as L1; leave engine="auto" for all else.'
+            )
+        return True
+    return engine == "auto" and jax.default_backend() == "cpu" and can_walk(problem, pen)
+
+
+def _walked(problem: Problem, pen: Penalty, tol: Any, names: Any) -> Fit | None:
+    """What the walk finds, certified; None where it loses its way."""
+    lam = float(np.asarray(getattr(pen, pen.strength)))
+    found = walk_to(problem, pen, lam, float(critical(problem, pen)))
+    if not found.num_solved:
+        return None
+    dtype = problem.y.dtype
+    point = Point(jnp.asarray(found.betas[0], dtype), jnp.asarray(found.intercepts[0], dtype))
+    steps = jnp.asarray(found.num_steps[0], jnp.int32)
+    outcome = Outcome(point, steps, jnp.asarray(Status.CONVERGED, jnp.int32))
+    return _report(problem, pen, outcome, tol, names)
 
 
 def prepare_inputs(
@@ -258,6 +293,7 @@ _ADVICE = {
 }
 
 _prepare = eqx.filter_jit(prepare)
+_report = eqx.filter_jit(report)
 solve_one = eqx.filter_jit(solve_and_report)
 estimate_smoothness = eqx.filter_jit(with_smoothness)
 critical = eqx.filter_jit(critical_strength)

@@ -30,14 +30,16 @@ from ._fit import (
     solve_and_report,
     solve_one,
     start_point,
+    walks,
     warn_if_short,
 )
 from ._inputs import check_max_steps, check_tol, give_back, precision, read, x_dtype
 from ._matrix import DenseMatrix
 from ._problem import Point, Problem, with_smoothness
-from ._results import Fit, Path
+from ._results import Fit, Knots, Path
 from ._solve import Outcome
-from ._working_set import can_walk, walk
+from ._state import Knot
+from ._working_set import Walk, has_knots, walk
 
 
 def path(
@@ -69,10 +71,12 @@ def path(
       λmax to λmax·`lam_min_ratio`.
     - `lam_min_ratio`: 1e-2 where n ≤ p and 1e-3 else, unless given.
     - `progress`: show a bar (None: in a terminal).
-    - `engine`: "working_set" walks the exact path on the columns that matter (squared error with
-      L1, elastic net or non-negative L1); "sequential" starts each fit from the one before;
-      "parallel" fits all as one batch, for accelerators; "auto" takes the first of these that can
-      on a CPU, and "parallel" elsewhere.
+    - `engine`: on concrete data of one response, with prices per coordinate (L1, elastic net,
+      non-negative L1, any weights), "working_set" walks the path on the columns that matter and
+      lands exactly on each strength; for squared error "covariance" does so on the Gram matrix of
+      all columns (n ≫ p), and "homotopy" also keeps every knot of a piecewise linear path, in
+      `path.knots`. "sequential" starts each fit from the one before; "parallel" fits all as one
+      batch, for accelerators. "auto" takes the first that can on a CPU, and "parallel" elsewhere.
 
     All other arguments and errors as for `fit`; `max_steps` is per fit. Returns a `Path`.
 
@@ -106,9 +110,9 @@ def path(
         start = start_point(problem, init)
         engine = _choose(engine, problem, pen)
         run = ENGINES[engine]
-        fits = run(problem, pen, grid, start, tol, max_steps, inputs.names, progress)
-        fits = _with_loss(fits, loss)
-        result = give_back(Path(fits), inputs.wants_x64)
+        found = run(problem, pen, grid, start, tol, max_steps, inputs.names, progress)
+        found = dataclasses.replace(found, fits=_with_loss(found.fits, loss))
+        result = give_back(found, inputs.wants_x64)
     warn_if_short(result.status, result.fits, tol)
     return result
 
@@ -122,11 +126,11 @@ def _sequential(
     max_steps: Any,
     names: Any,
     progress: bool | None,
-) -> Fit:
+) -> Path:
     """One strength after the other, each from the solution before it."""
     leaves = jax.tree.leaves((problem, pen, lams, start, tol, max_steps))
     if any(isinstance(leaf, Tracer) for leaf in leaves):
-        return _scan(problem, pen, lams, start, tol, max_steps, names)
+        return Path(_scan(problem, pen, lams, start, tol, max_steps, names))
     problem = estimate_smoothness(problem, pen)
     disable = None if progress is None else not progress  # None: tqdm shows itself in a terminal
     fits = []
@@ -135,7 +139,7 @@ def _sequential(
             pen_at = pen.with_strength(lam)
             one, start = solve_one(problem, pen_at, start, tol, max_steps, names)
             fits.append(one)
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *fits)
+    return Path(jax.tree.map(lambda *leaves: jnp.stack(leaves), *fits))
 
 
 def _with_loss(fits: Fit, loss: Loss) -> Fit:
@@ -156,10 +160,10 @@ def _scan(problem, pen, lams, start, tol, max_steps, names) -> Fit:
     return jax.lax.scan(step, start, lams)[1]
 
 
-def _parallel(problem, pen, lams, start, tol, max_steps, names, progress) -> Fit:
+def _parallel(problem, pen, lams, start, tol, max_steps, names, progress) -> Path:
     """All strengths as one batch, in which finished lanes are frozen."""
     del progress
-    return _batch(problem, pen, lams, start, tol, max_steps, names)
+    return Path(_batch(problem, pen, lams, start, tol, max_steps, names))
 
 
 @eqx.filter_jit
@@ -174,16 +178,38 @@ def _batch(problem, pen, lams, start, tol, max_steps, names) -> Fit:
     return jax.vmap(lane)(lams)
 
 
-def _working_set(problem, pen, lams, start, tol, max_steps, names, progress) -> Fit:
-    """The exact walk on the columns that matter; what it leaves short of `tol` is solved again."""
-    biggest = float(critical(problem, pen))
-    walked = walk(problem, pen, np.asarray(lams, np.float64), biggest, progress)
-    fits = _report_all(problem, pen, lams, walked, tol, names)
-    short = np.flatnonzero(np.asarray(fits.status) != Status.CONVERGED)
-    if len(short):
-        again = _sequential(problem, pen, lams[short], start, tol, max_steps, names, progress)
-        fits = jax.tree.map(lambda all_, some: all_.at[short].set(some), fits, again)
-    return fits
+def _walking(whole: bool | None = None, keep_knots: bool = False) -> Callable[..., Path]:
+    """An engine that walks; what it leaves short of `tol` is solved by gradient steps."""
+
+    def engine(problem, pen, lams, start, tol, max_steps, names, progress) -> Path:
+        biggest = float(critical(problem, pen))
+        grid = np.asarray(lams, np.float64)
+        walked = walk(problem, pen, grid, biggest, progress, whole, keep_knots)
+        fits = _report_all(problem, pen, lams, walked, tol, names)
+        short = np.flatnonzero(np.asarray(fits.status) != Status.CONVERGED)
+        if len(short):
+            again = _sequential(problem, pen, lams[short], start, tol, max_steps, names, progress)
+            fits = jax.tree.map(lambda all_, some: all_.at[short].set(some), fits, again.fits)
+        complete = keep_knots and not len(short)
+        return Path(fits, _knots(problem, walked, biggest, grid) if complete else None)
+
+    return engine
+
+
+def _knots(problem: Problem, walked: Walk, critical: float, lams: np.ndarray) -> Knots:
+    """The knots on the user's scale, between the start of the path and the end of the grid."""
+    null = np.asarray(problem.null.beta)
+    ends = [Knot(max(critical, lams[0]), np.flatnonzero(null), null[null != 0])]
+    last = np.flatnonzero(walked.betas[-1])
+    ends.append(Knot(lams[-1], last, walked.betas[-1][last]))
+    all_ = [ends[0], *walked.knots, ends[1]]
+    betas = np.zeros((len(all_), len(null)))
+    for row, knot in zip(betas, all_, strict=True):
+        row[knot.features] = knot.values
+    dtype = problem.y.dtype
+    point = Point(jnp.asarray(betas, dtype), jnp.full(len(all_), walked.intercepts[0], dtype))
+    coefs, intercepts = jax.vmap(problem.to_user)(point)
+    return Knots(jnp.asarray([knot.lam for knot in all_], dtype), coefs, intercepts)
 
 
 @eqx.filter_jit
@@ -208,23 +234,29 @@ def _report_all(problem, pen, lams, walked, tol, names) -> Fit:
 
 def _choose(engine: str, problem: Problem, pen: Penalty) -> str:
     """The engine for a shape, where the choice is left to us; or the one asked for, if it can."""
-    walks = engine in ("auto", "working_set") and can_walk(problem, pen)
+    if engine in ("covariance", "homotopy"):
+        walks("working_set", problem, pen, name=engine)
+        if not problem.loss.is_quadratic:
+            raise ValueError(f'engine="{engine}" needs SquaredError, got {problem.loss}.')
+        if engine == "homotopy" and not has_knots(problem, pen):
+            raise ValueError(
+                'engine="homotopy" needs a path that is straight between its knots: L1 or '
+                'NonNegativeL1, with any weights. For others use engine="working_set".'
+            )
+        return engine
+    if walks(engine, problem, pen):
+        return "working_set"
     if engine == "auto":
-        if jax.default_backend() != "cpu":
-            return "parallel"
-        return "working_set" if walks else "sequential"
-    if engine == "working_set" and not walks:
-        raise ValueError(
-            'engine="working_set" needs concrete data, SquaredError with one response, and a penalty '
-            'with prices per coordinate such as L1; use engine="sequential" or leave it "auto".'
-        )
+        return "sequential" if jax.default_backend() == "cpu" else "parallel"
     return engine
 
 
 # An engine takes (problem, penalty, strengths, start, tol, max_steps, names, progress) and returns
-# a batch of fits.
-ENGINES: dict[str, Callable[..., Fit]] = {
-    "working_set": _working_set,
+# a path.
+ENGINES: dict[str, Callable[..., Path]] = {
+    "working_set": _walking(),
+    "covariance": _walking(whole=True),
+    "homotopy": _walking(keep_knots=True),
     "sequential": _sequential,
     "parallel": _parallel,
 }

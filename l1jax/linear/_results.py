@@ -128,10 +128,38 @@ class Fit(eqx.Module):
     __repr__ = __str__
 
 
+class Knots(eqx.Module):
+    """Where the active set of a path changes: the path is straight between these strengths.
+
+    `lams` (K,), descending, from the start of the path to the end of the grid; `coefs` (K, p) and
+    `intercepts` (K,) on the scale of the data.
+    """
+
+    lams: AnyArray
+    coefs: AnyArray
+    intercepts: AnyArray
+
+    def __len__(self) -> int:
+        return self.lams.shape[0]
+
+    def at(self, lam: float) -> tuple[AnyArray, AnyArray]:
+        """Coefficients and intercept at a strength between the first and the last knot."""
+        lams = np.asarray(self.lams)
+        after = int(np.clip(np.searchsorted(-lams, -lam), 1, len(lams) - 1))
+        step = lams[after - 1] - lams[after]
+        share = (lams[after - 1] - lam) / step if step > 0 else 0.0
+
+        def between(values: AnyArray) -> AnyArray:
+            return values[after - 1] + share * (values[after] - values[after - 1])
+
+        return between(self.coefs), between(self.intercepts)
+
+
 class Path(eqx.Module):
     """A path of fits over a descending grid of strengths: every array has the grid as its leading axis.
 
     `path[i]` is the `Fit` at `path.lams[i]`, with its certificate; `path[2:5]` is a path again.
+    `knots` holds the `Knots` that engine="homotopy" finds, else None.
 
     **Example:**
 
@@ -146,6 +174,7 @@ class Path(eqx.Module):
     """
 
     fits: Fit
+    knots: Knots | None = None
 
     @property
     def lams(self) -> AnyArray:
@@ -217,7 +246,7 @@ class Path(eqx.Module):
         if isinstance(i, slice):
             if not len(range(*i.indices(len(self)))):
                 raise IndexError(f"the path has {len(self)} fits, none of them in {i}.")
-            return Path(self._pick(lambda leaf: leaf[i]))
+            return Path(self._pick(lambda leaf: leaf[i]), self.knots)
         kind = getattr(i, "dtype", np.dtype(type(i)) if isinstance(i, int) else None)
         if np.ndim(i) != 0 or not (kind is not None and jnp.issubdtype(kind, jnp.integer)):
             raise TypeError(f"a path is indexed by one whole number or a slice, got {i!r}.")
@@ -232,8 +261,8 @@ class Path(eqx.Module):
     def at(self, lam: float) -> Fit:
         """The model at a strength between grid points, its coefficients interpolated linearly.
 
-        Such a model is not certified: its objective, gap and kkt are NaN. Raises: ValueError
-        outside of the grid.
+        With `knots` it is exact. Such a model is not certified: its objective, gap and kkt are NaN.
+        Raises: ValueError outside of the grid.
         """
         lam = float(check_number(lam, "lam", 0))
         lams = np.asarray(self.lams)
@@ -249,6 +278,10 @@ class Path(eqx.Module):
         before, next_ = self[after - 1], self[after]
         share = (lams[after - 1] - lam) / (lams[after - 1] - lams[after])
         nan = np.asarray(np.nan, lams.dtype)
+        coef = before.coef + share * (next_.coef - before.coef)
+        intercept = before.intercept + share * (next_.intercept - before.intercept)
+        if self.knots is not None:
+            coef, intercept = self.knots.at(lam)
         return eqx.tree_at(
             lambda f: (
                 f.coef, f.intercept, f.lam, f.objective, f.gap, f.relative_gap, f.kkt,
@@ -257,9 +290,7 @@ class Path(eqx.Module):
             ),
             before,
             (
-                before.coef + share * (next_.coef - before.coef),
-                before.intercept + share * (next_.intercept - before.intercept),
-                np.asarray(lam, lams.dtype), nan, nan, nan, nan, nan, nan,
+                coef, intercept, np.asarray(lam, lams.dtype), nan, nan, nan, nan, nan, nan,
                 np.maximum(before.status, next_.status),
             ),
         )  # fmt: skip

@@ -1,0 +1,74 @@
+"""Squared error on a working set: the solution is followed exactly, in terms of its Gram matrix."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ._columns import GramColumns
+from ._face import Face, Stop
+from ._prices import Prices
+from ._problem import Problem
+from ._state import Knot, State
+
+
+class Quadratic:
+    """Follows the solutions of squared error from one strength to the next."""
+
+    def __init__(self, problem: Problem, keep_knots: bool = False):
+        self.columns = GramColumns(problem)
+        self.keep_knots = keep_knots
+
+    def start(self, features: np.ndarray, values: np.ndarray, gradient: np.ndarray) -> State:
+        """The null model, with the features that are free."""
+        signs = np.zeros(len(features))
+        return State(features, signs, values, self.columns.centre, gradient)
+
+    def follow(
+        self, members: np.ndarray, prices: Prices, at: State, lam: float, lams: np.ndarray
+    ) -> list[State]:
+        """The solutions at `lams` on the columns `members`, from the one at `lam`."""
+        places = self.columns.require(members)
+        linear = self.columns.linear[places]
+        prices = prices.of(members)
+        old = prices.at(lam)
+        face = Face(
+            self.columns.gram[np.ix_(places, places)] + np.diag(old.quad),
+            at.gradient[members],
+            old.up,
+            old.down,
+            np.searchsorted(members, at.features),
+            at.signs,
+            at.values,
+            at.inverse,
+        )
+        states = []
+        for target in lams:
+            new = prices.at(target)
+            bend = new.quad - old.quad
+            if bend.any():
+                face.bend(bend)
+            stops: list[Stop] | None = [] if self.keep_knots else None
+            passed = face.follow(-bend * face.x, new.up, new.down, stops)
+            face.settle(linear)
+            state = State(
+                features=members[face.face],
+                signs=face.signs.copy(),
+                values=face.x[face.face],
+                intercept=self.columns.centre,
+                gradient=face.gradient.copy(),
+                inverse=face.inverse.copy(),
+                steps=passed,
+                knots=tuple(_knot(stop, members, lam, target) for stop in stops or ()),
+            )
+            states.append(state)
+            old, lam = new, target
+        return states
+
+    def gradients(self, states: list[State]) -> np.ndarray:
+        """−∇L of all columns at each of the states, (p, B)."""
+        return self.columns.gradients([(state.features, state.values) for state in states])
+
+
+def _knot(stop: Stop, members: np.ndarray, lam: float, target: float) -> Knot:
+    inside = np.flatnonzero(stop.x)
+    return Knot(lam + stop.share * (target - lam), members[inside], stop.x[inside])

@@ -1,0 +1,29 @@
+"""Where a walk stands."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Knot(NamedTuple):
+    """A strength at which a feature enters or leaves, and the solution there."""
+
+    lam: float
+    features: np.ndarray
+    values: np.ndarray
+
+
+class State(NamedTuple):
+    """A solution: the features on its face, and what it takes to walk on from there."""
+
+    features: np.ndarray
+    signs: np.ndarray  # 0 for a feature that is free
+    values: np.ndarray
+    intercept: float
+    gradient: np.ndarray  # −∇(L + quad/2), of the working set or of all columns
+    inverse: np.ndarray | None = None  # of the Hessian on the face, where a Gram matrix has it
+    slope: np.ndarray | None = None  # ∂L/∂η, where the loss is not quadratic
+    steps: int = 0
+    knots: tuple[Knot, ...] = ()  # passed on the way, where they were asked for
