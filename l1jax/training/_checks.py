@@ -124,7 +124,7 @@ def check_last(tx: optax.GradientTransformation) -> optax.GradientTransformation
                     f"{next(iter(sorted(inside)), 'a function')} comes after a proximal step, and would "
                     "scale its zeros away: put it before, or inside the direction."
                 )
-            proximal |= bool(inside & _PROX)
+            proximal = proximal or bool(inside & _PROX)
     return tx
 
 
@@ -142,8 +142,9 @@ def _components(function: Any, seen: set[int] | None = None) -> Iterator[tuple[s
     if not isinstance(function, FunctionType) or id(function) in seen:
         return
     seen.add(id(function))
-    ours = function.__module__.split(".")[0] in ("optax", "l1jax")
-    if ours and ".<locals>.update" in function.__qualname__:
+    if (function.__module__ or "").split(".")[0] not in ("optax", "l1jax"):
+        return
+    if ".<locals>.update" in function.__qualname__:
         yield function.__qualname__.split(".")[0], function
     for value in _closure(function).values():
         yield from _components(value, seen)

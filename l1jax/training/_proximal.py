@@ -133,7 +133,7 @@ def cast_gradients() -> optax.GradientTransformation:
 def proximal_after(
     move: optax.GradientTransformation,
     learning_rate: Any,
-    penalty: Penalty | None,
+    penalty: Any,
     metric: Callable[[PyTree, PyTree], Any],
     strength: Any,
     rate_momentum: optax.GradientTransformation | None = None,
@@ -174,10 +174,8 @@ def proximal_after(
 def after_prox(penalty: Penalty, moves: PyTree, params: PyTree, step: Any) -> PyTree:
     """Updates to prox(params + moves), and the moves themselves where the prox changes nothing."""
     leaves, tree = jax.tree.flatten(moves, is_leaf=_is_none)
-    old = [None if u is None else jnp.asarray(p) for u, p in _pairs(leaves, tree, params)]
-    there = [
-        None if p is None else (p + u).astype(p.dtype) for u, p in zip(leaves, old, strict=True)
-    ]
+    old = _old(leaves, tree, params)
+    there = [_there(p, u) for p, u in zip(old, leaves, strict=True)]
     new = tree.flatten_up_to(penalty.prox(tree.unflatten(there), step))
     out = [
         u if z is x else _to(x, z, u, p) for u, p, z, x in zip(leaves, old, there, new, strict=True)
@@ -185,9 +183,35 @@ def after_prox(penalty: Penalty, moves: PyTree, params: PyTree, step: Any) -> Py
     return tree.unflatten(out)
 
 
+def arrive(
+    penalty: Penalty | None, there: PyTree, like: PyTree, params: PyTree, step: Any
+) -> PyTree:
+    """Updates that lead from params to prox(there), wherever `like` (the gradients) is not None."""
+    leaves, tree = jax.tree.flatten(like, is_leaf=_is_none)
+    old = _old(leaves, tree, params)
+    new = there if penalty is None else penalty.prox(there, step)
+    out = [
+        None
+        if p is None
+        else _difference(x.astype(p.dtype), p, jnp.promote_types(p.dtype, u.dtype))
+        for u, p, x in zip(leaves, old, tree.flatten_up_to(new), strict=True)
+    ]
+    return tree.unflatten(out)
+
+
 def at(rate: Any, count: Array) -> Any:
     """The value of a number or schedule at a step."""
     return rate(count) if callable(rate) else rate
+
+
+def check_metric(penalty: Penalty) -> None:
+    """Refuses a penalty whose prox takes one step only, where the metric has one per coordinate."""
+    if penalty.metric != "diagonal":
+        raise ValueError(
+            f"penalty {type(penalty).__name__} takes one step for all coordinates, and the metric of this "
+            "optimiser has one for each: use prox_sgd or prox_step, or write a prox that takes a step "
+            'like z and say metric = "diagonal" in its class.'
+        )
 
 
 def _to(new: Array, there: Array, move: Array, old: Array) -> Array:
@@ -199,20 +223,30 @@ def _to(new: Array, there: Array, move: Array, old: Array) -> Array:
     dtype = jnp.promote_types(old.dtype, move.dtype)
     new = new.astype(there.dtype)
     kept = (new == there) & ((there != 0) | ~jnp.signbit(there))
-    return jnp.where(kept, move.astype(dtype), new.astype(dtype) - old.astype(dtype))
+    return jnp.where(kept, move.astype(dtype), _difference(new, old, dtype))
+
+
+def _difference(new: Array, old: Array, dtype: Any) -> Array:
+    return new.astype(dtype) - old.astype(dtype)
+
+
+def _old(leaves: list, tree: Any, params: PyTree) -> list:
+    """The parameters that have an update, as arrays."""
+    pairs = zip(leaves, tree.flatten_up_to(params), strict=True)
+    return [None if u is None else jnp.asarray(p) for u, p in pairs]
+
+
+def _there(old: Array | None, move: Any) -> Array | None:
+    return None if old is None else (old + move).astype(old.dtype)
 
 
 def _divide(step: Array, metric: Any, penalty: Penalty) -> Any:
     """step/C, one number or like params."""
     if _is_number(metric):
         return step / metric
-    if penalty.metric != "diagonal":
-        raise ValueError(
-            f"penalty {type(penalty).__name__} takes one step for all coordinates, and the metric of this "
-            "optimiser has one for each: use prox_sgd or prox_step, or write a prox that takes a step "
-            'like z and say metric = "diagonal" in its class.'
-        )
-    return jax.tree.map(lambda c: step.astype(c.dtype) / c, metric)
+    check_metric(penalty)
+    # Where C is NaN so is the move; a NaN step would raise in eager code.
+    return jax.tree.map(lambda c: jnp.where(jnp.isnan(c), 0, step.astype(c.dtype) / c), metric)
 
 
 def _is_number(value: Any) -> bool:
@@ -221,10 +255,6 @@ def _is_number(value: Any) -> bool:
 
 def _number(value: Any) -> Array:
     return jnp.asarray(value, float) if isinstance(value, int | float) else jnp.asarray(value)
-
-
-def _pairs(leaves: list, tree: Any, params: PyTree) -> Any:
-    return zip(leaves, tree.flatten_up_to(params), strict=True)
 
 
 def _is_none(leaf: Any) -> bool:
