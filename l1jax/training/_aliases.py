@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax
+import jax.numpy as jnp
 import optax
-from jaxtyping import Array
 
 from . import directions
 from ._checks import check_rate
@@ -167,9 +166,7 @@ def _steady_trace(decay: Any, nesterov: bool) -> optax.GradientTransformation:
     """Momentum that starts where a constant input would have brought it: at input/(1−β)."""
     trace = optax.trace(decay, nesterov)
 
-    def init(value: Array):
-        return jax.tree.map(
-            lambda leaf: (leaf + value / (1 - decay)).astype(value.dtype), trace.init(value)
-        )
+    def init(params: Any):
+        return optax.TraceState(jnp.asarray(params / (1 - decay)).astype(params.dtype))
 
     return optax.GradientTransformation(init, trace.update)

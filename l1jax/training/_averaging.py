@@ -10,13 +10,13 @@ import optax
 from jaxtyping import Array, Int, PyTree
 
 from ._checks import check_fits, check_penalty, check_rate
-from ._proximal import _is_none, _number, arrive, at, check_metric
+from ._proximal import _is_none, _number, arrive, at, check_metric, increment
 
 
 class RDAState(NamedTuple):
     """The steps taken, the sum of all gradients, and the parameters that all is counted from."""
 
-    count: Int[Array, ""]
+    count: Int[Array, ""]  # pyright: ignore[reportIncompatibleMethodOverride]
     total: PyTree
     start: PyTree
 
@@ -24,7 +24,7 @@ class RDAState(NamedTuple):
 class FTRLState(NamedTuple):
     """The steps taken, z and the sums of squared gradients, and the last learning rate."""
 
-    count: Int[Array, ""]
+    count: Int[Array, ""]  # pyright: ignore[reportIncompatibleMethodOverride]
     linear: PyTree
     squares: PyTree
     rate: Array
@@ -68,7 +68,7 @@ def rda(
         del extra_args
         _needs(params, "rda")
         pen = default if penalty is None else check_penalty(penalty)
-        count = optax.safe_increment(state.count)
+        count = increment(state.count)
         total = _add(state.total, updates)
         step = _number(at(learning_rate, state.count)) * jnp.sqrt(count)
 
@@ -122,9 +122,10 @@ def ftrl_proximal(
     def init(params):
         check_fits(default, params)
         squares = optax.tree.full_like(params, initial_accumulator_value)
-        rate = _number(at(learning_rate, 0))
+        count = jnp.zeros([], jnp.int32)
+        rate = _number(at(learning_rate, count))
         linear = _map(lambda p, n: (-p * curvature(n, rate)).astype(p.dtype), params, squares)
-        return FTRLState(jnp.zeros([], jnp.int32), linear, squares, rate)
+        return FTRLState(count, linear, squares, rate)
 
     def update(updates, state, params=None, *, penalty=None, **extra_args):
         del extra_args
@@ -132,7 +133,7 @@ def ftrl_proximal(
         pen = default if penalty is None else check_penalty(penalty)
         if pen is not None:
             check_metric(pen)
-        count = optax.safe_increment(state.count)
+        count = increment(state.count)
         rate = _number(at(learning_rate, state.count)).astype(state.rate.dtype)
         squares = _add(state.squares, _map(lambda g: g**2, updates))
         last = _map(lambda n: curvature(n, state.rate), state.squares)

@@ -63,8 +63,9 @@ def check_rate(rate: Any, name: str) -> Any:
 def check_fits(penalty: Penalty | None, params: PyTree) -> None:
     """Runs the prox on shapes only, so that a penalty that does not fit says so at `init`."""
     leaves = jax.tree.leaves(params)
-    unset = penalty is None or getattr(penalty, penalty.strength, 0.0) is None
-    if unset or not leaves or not all(eqx.is_array(leaf) for leaf in leaves):
+    if penalty is None or getattr(penalty, penalty.strength, 0.0) is None:
+        return
+    if not leaves or not all(eqx.is_array(leaf) for leaf in leaves):
         return
     jax.eval_shape(lambda tree: penalty.prox(tree, 1.0), params)
 

@@ -18,7 +18,7 @@ from ._metrics import resolve
 class ProximalState(NamedTuple):
     """The steps taken, the state of what moves the parameters, and that of the learning rate's momentum."""
 
-    count: Int[Array, ""]
+    count: Int[Array, ""]  # pyright: ignore[reportIncompatibleMethodOverride]
     inner: optax.OptState
     rate: optax.OptState
 
@@ -163,10 +163,10 @@ def proximal_after(
             )
         moves, inner = move.update(updates, state.inner, params, **extra_args)
         rate, rate_state = rates.update(_number(at(learning_rate, state.count)), state.rate)
-        step = rate * _number(at(strength, state.count))
+        step = jnp.asarray(rate) * _number(at(strength, state.count))
         if pen is not None:
             moves = after_prox(pen, moves, params, _divide(step, metric(inner, params), pen))
-        return moves, ProximalState(optax.safe_increment(state.count), inner, rate_state)
+        return moves, ProximalState(increment(state.count), inner, rate_state)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -199,6 +199,10 @@ def arrive(
     return tree.unflatten(out)
 
 
+def increment(count: Array) -> Array:
+    return jnp.asarray(optax.safe_increment(count))
+
+
 def at(rate: Any, count: Array) -> Any:
     """The value of a number or schedule at a step."""
     return rate(count) if callable(rate) else rate
@@ -214,7 +218,7 @@ def check_metric(penalty: Penalty) -> None:
         )
 
 
-def _to(new: Array, there: Array, move: Array, old: Array) -> Array:
+def _to(new: Array, there: Any, move: Array, old: Any) -> Array:
     """An update u with old + u = 0 where new is, equal to move where new is what move leads to.
 
     It has at least the precision of the parameters, so that −old is exact. A negative zero is led to

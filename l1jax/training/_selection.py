@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import functools
 import re
 from collections.abc import Iterator, Mapping
@@ -121,7 +120,7 @@ class Selection(Penalty):
         """The leaves of each block, as (index, axis of the groups); an error where nothing matches."""
         found: dict[int, int | None] = {}
         for selector, axis in self.parts:
-            here = [e.index for e in entries if _matches(selector, e)]
+            here = [e.place for e in entries if _matches(selector, e)]
             if not here:
                 raise ValueError(_nothing(selector, entries))
             for index in here:
@@ -155,8 +154,8 @@ class Selections(Penalty):
     def blocks(self, x: PyTree) -> list[Block]:
         """Each block of leaves that a penalty sees at once, with the groups' axis leading."""
         entries = _entries(x)
-        arrays = {e.index: e.leaf for e in entries}
-        names = {e.index: e.path for e in entries}
+        arrays = {e.place: e.leaf for e in entries}
+        names = {e.place: e.path for e in entries}
         return [
             Block(pen, tuple(names[i] for i, _ in pairs), _join(pairs, arrays, names))
             for pen, pairs in self._owners(entries)
@@ -165,7 +164,7 @@ class Selections(Penalty):
     def prox(self, z: PyTree, step: Any = 1.0) -> PyTree:
         leaves, tree = jax.tree.flatten(z)
         entries = _entries(z)
-        names = {e.index: e.path for e in entries}
+        names = {e.place: e.path for e in entries}
         steps = _steps(step, tree)
         for pen, pairs in self._owners(entries):
             array = _join(pairs, leaves, names)
@@ -231,12 +230,16 @@ def on(selector: Any, penalty: Any, *, axis: int | None = None) -> Selection:
                 "selector must be a path pattern, a function of (path, leaf), a module type, a list of them, "
                 f"or a mapping from them to an axis, got {one!r}."
             )
+    if isinstance(pen, ChannelL1) and pen.axis != 0 and (joined or axis is not None):
+        raise ValueError(
+            "the axis of the channels is given twice: ChannelL1(lam) sees the axis that on names first."
+        )
     if not parts:
         raise ValueError("selector is empty: it names no leaf to penalise.")
     return Selection(pen, parts, joined)
 
 
-def penalties(*selections: Selection) -> Selections:
+def penalties(*selections: Any) -> Selections:
     """Several penalties for parts of one tree; a leaf belongs to the first that matches it.
 
     Raises: TypeError for a penalty without a selector. **Example:**
@@ -265,7 +268,7 @@ def penalties(*selections: Selection) -> Selections:
 
 
 class _Entry(NamedTuple):
-    index: int
+    place: int  # among all leaves of the tree
     path: str
     full: str  # with the .value of Flax NNX
     leaf: Any
@@ -276,16 +279,12 @@ def _entries(tree: PyTree) -> list[_Entry]:
     """The floating-point leaves of a tree with their paths and the modules around them."""
     out = []
     for index, (path, leaf) in enumerate(jax.tree_util.tree_leaves_with_path(tree)):
-        if not eqx.is_inexact_array(leaf) and not _is_shape(leaf):
+        if not eqx.is_inexact_array(leaf):
             continue
         full = "/".join(_name(key) for key in path)
         short = full.removesuffix("/value")
         out.append(_Entry(index, short, full, leaf, _types_along(tree, path)))
     return out
-
-
-def _is_shape(leaf: Any) -> bool:
-    return isinstance(leaf, jax.ShapeDtypeStruct) and jnp.issubdtype(leaf.dtype, jnp.floating)
 
 
 def _name(key: Any) -> str:
@@ -297,9 +296,8 @@ def _name(key: Any) -> str:
 
 def _types_along(tree: PyTree, path: Any) -> tuple[type, ...]:
     """The types of the nodes from the root to a leaf."""
-    node, types = tree, []
-    for key in path:
-        types.append(type(node))
+    node, types = tree, [type(tree)]
+    for key in path[:-1]:
         try:
             if hasattr(key, "name"):
                 node = getattr(node, key.name)
@@ -307,6 +305,7 @@ def _types_along(tree: PyTree, path: Any) -> tuple[type, ...]:
                 node = node[key.key if hasattr(key, "key") else key.idx]
         except (AttributeError, KeyError, IndexError, TypeError):
             break  # a node that is not entered by its keys: no type is known below it
+        types.append(type(node))
     return tuple(types)
 
 
@@ -323,19 +322,15 @@ def _matches(selector: Any, entry: _Entry) -> bool:
 @functools.lru_cache
 def _pattern(glob: str) -> re.Pattern:
     """A pattern in which * and ? stay within a name and ** runs over any number of names."""
-    out = ""
-    names = glob.split("/")
-    for i, name in enumerate(names):
-        last = i == len(names) - 1
-        if name == "**":
-            out += ".*" if last else "(?:[^/]+/)*"
-            continue
-        body = re.sub(r"^\(\?s:(.*)\)\\[zZ]$", r"\1", fnmatch.translate(name))
-        body = (
-            body.replace("(?>.*?", "(?>[^/]*?").replace(".*", "[^/]*").replace("[^/]*?", "[^/]*?")
-        )
-        out += body + ("" if last else "/")
-    return re.compile(out)
+    tokens = {"**/": "(?:[^/]+/)*", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+    parts = re.split(r"((?:(?<=/)|^)\*\*/|\*\*$|\*|\?|\[!?[^\]]+\])", glob)
+    return re.compile("".join(tokens.get(part) or _characters(part) for part in parts))
+
+
+def _characters(part: str) -> str:
+    if re.fullmatch(r"\[!?[^\]]+\]", part):
+        return part.replace("[!", "[^", 1)
+    return re.escape(part)
 
 
 def _nothing(selector: Any, entries: list[_Entry]) -> str:

@@ -127,7 +127,7 @@ def strength_warmup(steps: int, delay: int = 0) -> optax.Schedule:
     if steps < 0 or delay < 0:
         raise ValueError(f"steps and delay must be >= 0, got {steps} and {delay}.")
     if steps == 0:
-        return lambda count: jnp.where(count >= delay, 1.0, 0.0)
+        return lambda count: jnp.where(jnp.asarray(count) >= delay, 1.0, 0.0)
     return optax.linear_schedule(0.0, 1.0, steps, delay)
 
 
