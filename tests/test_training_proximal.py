@@ -280,6 +280,16 @@ def test_a_coordinate_without_gradient_is_emptied_and_eps_caps_its_threshold():
     assert float(u[0]) == 0
 
 
+def test_a_gradient_that_is_not_a_number_harms_as_it_does_in_optax():
+    w, g = jnp.ones(3), jnp.array([jnp.nan, 1.0, 0.5])
+    for tx in [make(l1jax.L1(0.1)) for make in OPTIMISERS.values()] + [
+        l1jax.rda(0.1, l1jax.L1(0.1)),
+        l1jax.ftrl_proximal(0.1, l1jax.L1(0.1)),
+    ]:
+        u, _ = tx.update(g, tx.init(w), w)
+        np.testing.assert_array_equal(jnp.isnan(u), [True, False, False])
+
+
 def test_bad_use_gets_a_sentence():
     w = jnp.ones(3)
     pen = l1jax.L1(0.1)

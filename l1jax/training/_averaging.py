@@ -10,7 +10,7 @@ import optax
 from jaxtyping import Array, Int, PyTree
 
 from ._checks import check_fits, check_penalty, check_rate
-from ._proximal import _is_none, _number, arrive, at, check_metric, increment
+from ._proximal import _is_none, _number, arrive, at, check_metric, increment, steps_in
 
 
 class RDAState(NamedTuple):
@@ -145,8 +145,7 @@ def ftrl_proximal(
         linear = _map(leader, state.linear, updates, now, last, params)
         there = _map(lambda z, d: -z / d, linear, now)
         price = count * _number(at(strength, state.count))
-        steps = _map(lambda d: price.astype(d.dtype) / d, now)
-        moves = arrive(pen, there, updates, params, steps)
+        moves = arrive(pen, there, updates, params, steps_in(price, now))
         return moves, FTRLState(count, linear, squares, rate)
 
     return optax.GradientTransformationExtraArgs(init, update)

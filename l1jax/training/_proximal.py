@@ -249,7 +249,11 @@ def _divide(step: Array, metric: Any, penalty: Penalty) -> Any:
     if _is_number(metric):
         return step / metric
     check_metric(penalty)
-    # Where C is NaN so is the move; a NaN step would raise in eager code.
+    return steps_in(step, metric)
+
+
+def steps_in(step: Array, metric: PyTree) -> PyTree:
+    """The step of each coordinate; 0 where C is NaN: so is the move, and eager code refuses a NaN step."""
     return jax.tree.map(lambda c: jnp.where(jnp.isnan(c), 0, step.astype(c.dtype) / c), metric)
 
 
