@@ -1,0 +1,38 @@
+"""Training: proximal steps as optax transformations, with zeros that are zeros."""
+
+from . import directions
+from ._aliases import prox_adagrad, prox_adam, prox_adamw, prox_rmsprop, prox_sgd
+from ._averaging import ftrl_proximal, rda
+from ._batch_norm import batch_norm_scales
+from ._checks import check_last
+from ._metrics import AdagradMetric, AdamMetric, MomentumMetric, RMSPropMetric
+from ._proximal import cast_gradients, prox_step, proximal
+from ._selection import ChannelL1, on, penalties
+from ._sparsity import Sparsity, masked_average, sparsity, strength_warmup
+
+__all__ = [
+    "AdagradMetric",
+    "AdamMetric",
+    "ChannelL1",
+    "MomentumMetric",
+    "RMSPropMetric",
+    "Sparsity",
+    "batch_norm_scales",
+    "cast_gradients",
+    "check_last",
+    "directions",
+    "ftrl_proximal",
+    "masked_average",
+    "on",
+    "penalties",
+    "prox_adagrad",
+    "prox_adam",
+    "prox_adamw",
+    "prox_rmsprop",
+    "prox_sgd",
+    "prox_step",
+    "proximal",
+    "rda",
+    "sparsity",
+    "strength_warmup",
+]

@@ -1,0 +1,166 @@
+"""What the transformations accept, and the sentences they answer with where they do not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import FunctionType
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
+import optax
+from jax.core import Tracer
+from jaxtyping import PyTree
+
+from ..penalties._base import Penalty
+
+# Transformations that move a coordinate by about the learning rate, whatever its gradient.
+_NORMALISED = {
+    "scale_by_lion",
+    "scale_by_sign",
+    "scale_by_rprop",
+    "scale_by_muon",
+    "scale_by_trust_ratio",
+    "scale_by_param_block_norm",
+    "scale_by_param_block_rms",
+    "normalize_by_update_norm",
+    "normalize",
+}
+_PROX = {"proximal_after", "rda", "ftrl_proximal"}
+
+
+def check_penalty(pen: Any) -> Penalty | None:
+    """A penalty, or None for no penalty."""
+    if isinstance(pen, type) and issubclass(pen, Penalty):
+        raise TypeError(
+            f"penalty must be a penalty, got the class {pen.__name__}: write {pen.__name__}(0.1)."
+        )
+    if pen is not None and not isinstance(pen, Penalty):
+        raise TypeError(
+            f"penalty must be a l1jax.Penalty such as l1jax.L1(1e-4), or None, got {type(pen).__name__}; the "
+            "learning rate comes first, the penalty second."
+        )
+    return pen
+
+
+def check_rate(rate: Any, name: str) -> Any:
+    """A number, array, tracer or schedule; the numbers not negative where they are concrete."""
+    if isinstance(rate, Penalty):
+        raise TypeError(f"{name} must be a number or a schedule, got a penalty: it comes second.")
+    if callable(rate) or isinstance(rate, Tracer):
+        return rate
+    kind = np.asarray(rate).dtype.kind if eqx.is_array_like(rate) else "?"
+    if kind not in "iuf" and not isinstance(rate, jax.Array):
+        raise TypeError(f"{name} must be a number, an array or a schedule, got {rate!r}.")
+    if np.shape(rate) != ():
+        raise ValueError(f"{name} must be one number, got shape {np.shape(rate)}.")
+    if not np.asarray(rate) >= 0:
+        raise ValueError(f"{name} must be >= 0, got {rate}.")
+    return rate
+
+
+def check_fits(penalty: Penalty | None, params: PyTree) -> None:
+    """Runs the prox on shapes only, so that a penalty that does not fit says so at `init`."""
+    leaves = jax.tree.leaves(params)
+    if penalty is None or getattr(penalty, penalty.strength, 0.0) is None:
+        return
+    if not leaves or not all(eqx.is_array(leaf) for leaf in leaves):
+        return
+    jax.eval_shape(lambda tree: penalty.prox(tree, 1.0), params)
+
+
+def check_direction(direction: Any) -> None:
+    """Refuses what has no metric, or has a learning rate already."""
+    if not isinstance(direction, optax.GradientTransformation):
+        raise TypeError(
+            "direction must be an optax transformation without its learning rate, such as "
+            f"l1jax.directions.adam() or optax.scale_by_adam(), got {type(direction).__name__}."
+        )
+    for name, function in _components(direction.update):
+        if name in _NORMALISED:
+            raise ValueError(
+                f"direction contains {name}, which moves a coordinate by the learning rate whatever the "
+                "size of its gradient: no metric makes zeros of its steps. Use a direction of "
+                "l1jax.directions."
+            )
+        if name in _PROX:
+            raise ValueError(
+                "direction contains a proximal step already: pass it what comes before."
+            )
+        if name == "scale" and _is_negative(_closure(function).get("step_size")):
+            raise ValueError(
+                "direction contains a learning rate (a scale by a negative number): pass it without one, "
+                "as in optax.scale_by_adam() for optax.adam(1e-3)."
+            )
+
+
+def check_last(tx: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Returns tx, or raises where a chain of optax changes updates after a proximal step.
+
+    Zeros are zeros because the update is exactly −w: scaling it by 0.5 afterwards leaves none. A chain
+    does not tell its parts what follows them, so that a transformation cannot check this by itself; this
+    sees through optax's own chains and wrappers, not into functions of yours.
+
+    Raises: ValueError. **Example:**
+
+    ```python
+    >>> import l1jax, optax
+    >>> step = l1jax.prox_sgd(0.1, l1jax.L1(0.1))
+    >>> tx = l1jax.check_last(optax.chain(optax.clip(1.0), step))
+    >>> l1jax.check_last(optax.chain(step, optax.scale(0.5)))
+    Traceback (most recent call last):
+    ...
+    ValueError: scale comes after a proximal step, ...
+
+    ```
+    """
+    for name, function in _components(tx.update):
+        parts = _closure(function).get("update_fns", ()) if name == "chain" else ()
+        proximal = False
+        for part in parts:
+            inside = {inner for inner, _ in _components(part)}
+            if proximal and not inside & _PROX and inside != {"identity"}:
+                raise ValueError(
+                    f"{next(iter(sorted(inside)), 'a function')} comes after a proximal step, and would "
+                    "scale its zeros away: put it before, or inside the direction."
+                )
+            proximal = proximal or bool(inside & _PROX)
+    return tx
+
+
+def _components(function: Any, seen: set[int] | None = None) -> Iterator[tuple[str, FunctionType]]:
+    """(factory, update function) of all transformations that an update function closes over."""
+    seen = set() if seen is None else seen
+    if isinstance(function, optax.GradientTransformation):
+        function = function.update
+    if isinstance(function, list | tuple):
+        for part in function:
+            yield from _components(part, seen)
+    elif isinstance(function, dict):
+        yield from _components(list(function.values()), seen)
+    function = getattr(function, "__func__", function)
+    if not isinstance(function, FunctionType) or id(function) in seen:
+        return
+    seen.add(id(function))
+    if (function.__module__ or "").split(".")[0] not in ("optax", "l1jax"):
+        return
+    if ".<locals>.update" in function.__qualname__:
+        yield function.__qualname__.split(".")[0], function
+    for value in _closure(function).values():
+        yield from _components(value, seen)
+
+
+def _closure(function: FunctionType) -> dict[str, Any]:
+    cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+    filled = {}
+    for name, cell in cells:
+        try:
+            filled[name] = cell.cell_contents
+        except ValueError:  # a name that is not bound yet
+            continue
+    return filled
+
+
+def _is_negative(value: Any) -> bool:
+    return isinstance(value, int | float) and value < 0

@@ -1,0 +1,269 @@
+"""Proximal steps as optax transformations: the prox of a penalty in the metric of an optimiser."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Int, PyTree
+
+from ..penalties._base import Penalty
+from ._checks import check_direction, check_fits, check_penalty, check_rate
+from ._metrics import resolve
+
+
+class ProximalState(NamedTuple):
+    """The steps taken, the state of what moves the parameters, and that of the learning rate's momentum."""
+
+    count: Int[Array, ""]  # pyright: ignore[reportIncompatibleMethodOverride]
+    inner: optax.OptState
+    rate: optax.OptState
+
+
+def proximal(
+    learning_rate: Any,
+    penalty: Any,
+    direction: Any,
+    *,
+    metric: Any = "auto",
+    strength: Any = 1.0,
+) -> optax.GradientTransformationExtraArgs:
+    """Minimises f + R by steps along a direction C⁻¹m of an optimiser, each followed by the prox in its metric.
+
+        w⁺ = prox^C_{ηR}(w − ηC⁻¹m) = argmin_x ½‖x − (w − ηC⁻¹m)‖²_C/η + R(x)
+
+    Its fixed points solve the problem for any η, and its zeros are zeros: `optax.apply_updates(w, u) == 0`
+    wherever the prox is 0. A threshold that does not divide by C, as a plain ηλ under Adam, solves
+    another problem.
+
+    Args: `learning_rate` η and `strength` (multiplies the penalty), numbers, arrays or schedules;
+    `penalty` a `Penalty` or None, also given at update time, as in
+    `tx.update(grads, state, params, penalty=pen)`; `direction`, an optax transformation without its
+    learning rate; `metric`, "auto" for one of `l1jax.directions`, "identity" for the plain
+    gradient, an `AdamMetric`, `RMSPropMetric`, `AdagradMetric` or `MomentumMetric`, or a function
+    of (state of the direction, params) that returns C like params or one number.
+
+    It must be the last of a chain: what scales its update afterwards undoes its zeros (`check_last`).
+    Gradient clipping scales λ up where it is active, so clip well above ‖λ sign(w)‖. Raises: ValueError
+    for a direction without a metric (signs, trust ratios, normalised gradients), a penalty that does not
+    serve the metric, or missing params; TypeError for what is not a penalty.
+    Source: Duchi, Hazan and Singer (2011); Yun, Lozano and Yang (2021).
+
+    **Example:**
+
+    ```python
+    >>> import jax.numpy as jnp, l1jax, optax
+    >>> tx = l1jax.proximal(0.5, l1jax.L1(1.0), l1jax.directions.sgd())
+    >>> w = jnp.array([2.0, -0.3])
+    >>> u, state = tx.update(jnp.zeros(2), tx.init(w), w)
+    >>> print(optax.apply_updates(w, u))
+    [1.5 0. ]
+
+    ```
+    """
+    check_rate(learning_rate, "learning_rate")
+    check_direction(direction)
+    of_direction = resolve(metric, direction)
+    move = optax.chain(direction, optax.scale_by_learning_rate(learning_rate))
+    return proximal_after(
+        move, learning_rate, penalty, lambda state, params: of_direction(state[0], params), strength
+    )
+
+
+def prox_step(
+    learning_rate: Any, penalty: Any, *, strength: Any = 1.0
+) -> optax.GradientTransformationExtraArgs:
+    """The prox alone, for the end of a chain that ends in plain gradient steps: the metric is the identity.
+
+        u ← prox_{ηR}(w + u) − w
+
+    Right after `optax.sgd(η)`. After undamped momentum it would solve for λ(1−β), and after Adam another
+    problem: use `prox_sgd`, `prox_adam`. Args and errors as for `proximal`, with the η of the chain.
+
+    **Example:**
+
+    ```python
+    >>> import jax.numpy as jnp, l1jax, optax
+    >>> tx = optax.chain(optax.sgd(0.5), l1jax.prox_step(0.5, l1jax.L1(1.0)))
+    >>> w = jnp.array([2.0, -0.3])
+    >>> u, state = tx.update(jnp.zeros(2), tx.init(w), w)
+    >>> print(optax.apply_updates(w, u))
+    [1.5 0. ]
+
+    ```
+    """
+    return proximal_after(
+        optax.identity(), learning_rate, penalty, lambda state, params: 1.0, strength
+    )
+
+
+def cast_gradients() -> optax.GradientTransformation:
+    """Casts gradients to the dtypes of the parameters; first in a chain, outside of `apply_if_finite`.
+
+    `optax.apply_if_finite` and `conditionally_mask` choose between the update and zeros of the
+    gradient's dtype, and refuse a pair that differs, such as bfloat16 gradients of float32 parameters.
+
+    **Example:**
+
+    ```python
+    >>> import l1jax, optax
+    >>> step = l1jax.prox_adam(1e-3, l1jax.L1(1e-4))
+    >>> tx = optax.chain(l1jax.cast_gradients(), optax.apply_if_finite(step, 5))
+
+    ```
+    """
+
+    def update(updates, state, params=None):
+        if params is None:
+            raise ValueError("cast_gradients needs params: call tx.update(grads, state, params).")
+        cast = jax.tree.map(
+            lambda g, p: None if g is None else g.astype(jnp.asarray(p).dtype),
+            updates,
+            params,
+            is_leaf=_is_none,
+        )
+        return cast, state
+
+    return optax.GradientTransformation(optax.init_empty_state, update)
+
+
+def proximal_after(
+    move: optax.GradientTransformation,
+    learning_rate: Any,
+    penalty: Any,
+    metric: Callable[[PyTree, PyTree], Any],
+    strength: Any,
+    rate_momentum: optax.GradientTransformation | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """What `move` does, then the prox of `learning_rate`·`strength`·R in the metric.
+
+    `rate_momentum` acts on the learning rate as the move's momentum acts on what it scales.
+    """
+    default = check_penalty(penalty)
+    check_rate(learning_rate, "learning_rate")
+    check_rate(strength, "strength")
+    move = optax.with_extra_args_support(move)
+    rates = rate_momentum or optax.identity()
+
+    def init(params):
+        check_fits(default, params)
+        count = jnp.zeros([], jnp.int32)
+        rate = _number(at(learning_rate, count))
+        return ProximalState(count, move.init(params), rates.init(rate))
+
+    def update(updates, state, params=None, *, penalty=None, **extra_args):
+        pen = default if penalty is None else check_penalty(penalty)
+        if params is None:
+            raise ValueError(
+                "a proximal step needs params: call tx.update(grads, state, params), with the params that "
+                "the update will be added to."
+            )
+        moves, inner = move.update(updates, state.inner, params, **extra_args)
+        rate, rate_state = rates.update(_number(at(learning_rate, state.count)), state.rate)
+        step = jnp.asarray(rate) * _number(at(strength, state.count))
+        if pen is not None:
+            moves = after_prox(pen, moves, params, _divide(step, metric(inner, params), pen))
+        return moves, ProximalState(increment(state.count), inner, rate_state)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def after_prox(penalty: Penalty, moves: PyTree, params: PyTree, step: Any) -> PyTree:
+    """Updates to prox(params + moves), and the moves themselves where the prox changes nothing."""
+    leaves, tree = jax.tree.flatten(moves, is_leaf=_is_none)
+    old = _old(leaves, tree, params)
+    there = [_there(p, u) for p, u in zip(old, leaves, strict=True)]
+    new = tree.flatten_up_to(penalty.prox(tree.unflatten(there), step))
+    out = [
+        u if z is x else _to(x, z, u, p) for u, p, z, x in zip(leaves, old, there, new, strict=True)
+    ]
+    return tree.unflatten(out)
+
+
+def arrive(
+    penalty: Penalty | None, there: PyTree, like: PyTree, params: PyTree, step: Any
+) -> PyTree:
+    """Updates that lead from params to prox(there), wherever `like` (the gradients) is not None."""
+    leaves, tree = jax.tree.flatten(like, is_leaf=_is_none)
+    old = _old(leaves, tree, params)
+    new = there if penalty is None else penalty.prox(there, step)
+    out = [
+        None
+        if p is None
+        else _difference(x.astype(p.dtype), p, jnp.promote_types(p.dtype, u.dtype))
+        for u, p, x in zip(leaves, old, tree.flatten_up_to(new), strict=True)
+    ]
+    return tree.unflatten(out)
+
+
+def increment(count: Array) -> Array:
+    return jnp.asarray(optax.safe_increment(count))
+
+
+def at(rate: Any, count: Array) -> Any:
+    """The value of a number or schedule at a step."""
+    return rate(count) if callable(rate) else rate
+
+
+def check_metric(penalty: Penalty) -> None:
+    """Refuses a penalty whose prox takes one step only, where the metric has one per coordinate."""
+    if penalty.metric != "diagonal":
+        raise ValueError(
+            f"penalty {type(penalty).__name__} takes one step for all coordinates, and the metric of this "
+            "optimiser has one for each: use prox_sgd or prox_step, or write a prox that takes a step "
+            'like z and say metric = "diagonal" in its class.'
+        )
+
+
+def _to(new: Array, there: Any, move: Array, old: Any) -> Array:
+    """An update u with old + u = 0 where new is, equal to move where new is what move leads to.
+
+    It has at least the precision of the parameters, so that −old is exact. A negative zero is led to
+    the positive one.
+    """
+    dtype = jnp.promote_types(old.dtype, move.dtype)
+    new = new.astype(there.dtype)
+    kept = (new == there) & ((there != 0) | ~jnp.signbit(there))
+    return jnp.where(kept, move.astype(dtype), _difference(new, old, dtype))
+
+
+def _difference(new: Array, old: Array, dtype: Any) -> Array:
+    return new.astype(dtype) - old.astype(dtype)
+
+
+def _old(leaves: list, tree: Any, params: PyTree) -> list:
+    """The parameters that have an update, as arrays."""
+    pairs = zip(leaves, tree.flatten_up_to(params), strict=True)
+    return [None if u is None else jnp.asarray(p) for u, p in pairs]
+
+
+def _there(old: Array | None, move: Any) -> Array | None:
+    return None if old is None else (old + move).astype(old.dtype)
+
+
+def _divide(step: Array, metric: Any, penalty: Penalty) -> Any:
+    """step/C, one number or like params."""
+    if _is_number(metric):
+        return step / metric
+    check_metric(penalty)
+    return steps_in(step, metric)
+
+
+def steps_in(step: Array, metric: PyTree) -> PyTree:
+    """The step of each coordinate; 0 where C is NaN: so is the move, and eager code refuses a NaN step."""
+    return jax.tree.map(lambda c: jnp.where(jnp.isnan(c), 0, step.astype(c.dtype) / c), metric)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) or (hasattr(value, "shape") and value.shape == ())
+
+
+def _number(value: Any) -> Array:
+    return jnp.asarray(value, float) if isinstance(value, int | float) else jnp.asarray(value)
+
+
+def _is_none(leaf: Any) -> bool:
+    return leaf is None

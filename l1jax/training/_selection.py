@@ -1,0 +1,377 @@
+"""A penalty for a part of a tree: chosen by path, predicate or module type, leaf by leaf or joined."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, PyTree
+
+from .. import prox
+from ..penalties._base import Penalty, strength_leaf, total
+from ._checks import check_penalty
+
+_SHOWN = 20
+
+
+class Block(NamedTuple):
+    """What one penalty sees at once: which leaves, by their paths, and the array that they make."""
+
+    penalty: Penalty
+    paths: tuple[str, ...]
+    array: Array
+
+
+class ChannelL1(Penalty):
+    """λ Σ_c √k ‖x_c‖₂, one group for each index c of an axis, with k entries: whole channels go.
+
+    Args: `lam` ≥ 0; `axis`, the axis of channels of an array of any shape: −1 for the outputs of a
+    Flax or Haiku kernel, 0 for those of an Equinox weight. For unequal weights or several indices
+    per group use `GroupL1` with `on(..., axis=)`. Source: Yuan and Lin (2006); Wen et al. (2016).
+
+    **Example:**
+
+    ```python
+    >>> import jax.numpy as jnp, l1jax
+    >>> kernel = jnp.array([[3.0, 0.1], [4.0, 0.1]])
+    >>> print(l1jax.ChannelL1(1.0, axis=-1).prox(kernel, 2.5 / 2**0.5))
+    [[1.5 0. ]
+     [2.  0. ]]
+
+    ```
+    """
+
+    metric: ClassVar[Any] = "diagonal"
+
+    lam: Any
+    axis: int = eqx.field(static=True)
+
+    def __init__(self, lam: Any = None, axis: int = 0):
+        self.lam = strength_leaf(lam, "lam")
+        self.axis = axis
+
+    def _lam(self) -> Any:
+        if self.lam is None:
+            raise ValueError("ChannelL1 has no strength yet: pass lam, or pen.with_strength(0.1).")
+        return self.lam
+
+    def _rows(self, x: Array) -> Array:
+        x = jnp.moveaxis(x, self.axis, 0)
+        return x.reshape(x.shape[0], -1)
+
+    def value(self, x: PyTree) -> Array:
+        def norms(rows):
+            peak = jnp.max(jnp.abs(rows), axis=1, initial=0)
+            peak = jax.lax.stop_gradient(jnp.where(peak > 0, peak, 1))
+            square = jnp.sum((rows / peak[:, None]) ** 2, axis=1)
+            root = jnp.sqrt(jnp.where(square > 0, square, 1))
+            return jnp.sum(peak * jnp.where(square > 0, root, 0)) * rows.shape[1] ** 0.5
+
+        leaves = jax.tree.leaves(x)
+        return total(jnp.asarray(self._lam(), z.dtype) * norms(self._rows(z)) for z in leaves)
+
+    def prox(self, z: PyTree, step: Any = 1.0) -> PyTree:
+        leaves, tree = jax.tree.flatten(z)
+        out = [self._leaf(x, s) for x, s in zip(leaves, _steps(step, tree), strict=True)]
+        return tree.unflatten(out)
+
+    def _leaf(self, z: Array, step: Any) -> Array:
+        rows = self._rows(z)
+        if jnp.ndim(step):
+            step = self._rows(jnp.broadcast_to(step, z.shape))
+        weights = np.full(rows.shape[0], rows.shape[1] ** 0.5)
+        out = prox.prox_group_l1(rows, self._lam(), np.arange(rows.shape[0]), step, weights)
+        moved = jnp.moveaxis(z, self.axis, 0).shape
+        return jnp.moveaxis(out.reshape(moved), 0, self.axis)
+
+
+class Selection(Penalty):
+    """What `on` returns: a penalty for those leaves of a tree that a selector matches."""
+
+    penalty: Penalty | None
+    parts: tuple[tuple[Any, int | None], ...] = eqx.field(static=True)
+    joined: bool = eqx.field(static=True)
+
+    @property
+    def metric(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return "diagonal" if self.penalty is None else self.penalty.metric
+
+    def is_valid(self) -> Bool[Array, ""]:
+        return jnp.ones((), bool) if self.penalty is None else self.penalty.is_valid()
+
+    def with_strength(self, lam: Any) -> Penalty:
+        if self.penalty is None:
+            return self
+        return Selection(self.penalty.with_strength(lam), self.parts, self.joined)
+
+    def value(self, x: PyTree) -> Array:
+        return Selections((self,)).value(x)
+
+    def prox(self, z: PyTree, step: Any = 1.0) -> PyTree:
+        return Selections((self,)).prox(z, step)
+
+    def matched(self, entries: list[_Entry]) -> list[list[tuple[int, int | None]]]:
+        """The leaves of each block, as (index, axis of the groups); an error where nothing matches."""
+        found: dict[int, int | None] = {}
+        for selector, axis in self.parts:
+            here = [e.place for e in entries if _matches(selector, e)]
+            if not here:
+                raise ValueError(_nothing(selector, entries))
+            for index in here:
+                found.setdefault(index, axis)
+        pairs = list(found.items())
+        return [pairs] if self.joined else [[pair] for pair in pairs]
+
+
+class Selections(Penalty):
+    """What `penalties` returns: several selections, of which the first that matches a leaf has it."""
+
+    selections: tuple[Selection, ...]
+
+    @property
+    def metric(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return "diagonal" if all(s.metric == "diagonal" for s in self.selections) else "scalar"
+
+    def is_valid(self) -> Bool[Array, ""]:
+        return jnp.stack([s.is_valid() for s in self.selections]).all()
+
+    def with_strength(self, lam: Any) -> Penalty:
+        raise ValueError(
+            "several penalties have several strengths: build penalties(...) with new ones, or use the "
+            "strength of the transformation, which multiplies them all."
+        )
+
+    def value(self, x: PyTree) -> Array:
+        terms = [block.penalty.value(block.array) for block in self.blocks(x)]
+        return total(terms) if terms else jnp.zeros(())
+
+    def blocks(self, x: PyTree) -> list[Block]:
+        """Each block of leaves that a penalty sees at once, with the groups' axis leading."""
+        entries = _entries(x)
+        arrays = {e.place: e.leaf for e in entries}
+        names = {e.place: e.path for e in entries}
+        return [
+            Block(pen, tuple(names[i] for i, _ in pairs), _join(pairs, arrays, names))
+            for pen, pairs in self._owners(entries)
+        ]
+
+    def prox(self, z: PyTree, step: Any = 1.0) -> PyTree:
+        leaves, tree = jax.tree.flatten(z)
+        entries = _entries(z)
+        names = {e.place: e.path for e in entries}
+        steps = _steps(step, tree)
+        for pen, pairs in self._owners(entries):
+            array = _join(pairs, leaves, names)
+            s = steps[pairs[0][0]]
+            if jnp.ndim(s):
+                like = {i: jnp.broadcast_to(steps[i], leaves[i].shape) for i, _ in pairs}
+                s = _join(pairs, like, names)
+            for index, leaf in _split(pen.prox(array, s), pairs, leaves):
+                leaves[index] = leaf
+        return tree.unflatten(leaves)
+
+    def _owners(self, entries: list[_Entry]) -> Iterator[tuple[Penalty, list]]:
+        taken: set[int] = set()
+        for selection in self.selections:
+            for block in selection.matched(entries):
+                pairs = [(index, axis) for index, axis in block if index not in taken]
+                taken |= {index for index, _ in pairs}
+                if pairs and selection.penalty is not None:
+                    yield selection.penalty, pairs
+
+
+def on(selector: Any, penalty: Any, *, axis: int | None = None) -> Selection:
+    """A penalty for the leaves of a tree that a selector matches; each leaf by itself, unless joined.
+
+    `selector` is one of, or a list of: a path pattern, where `*` stays within a name and `**` runs over
+    any number of them (`"**/BatchNorm_*/scale"`); an exact path, as from `batch_norm_scales`; a
+    function of (path, leaf); a type of module, for trees of modules. Paths are joined by "/"; Flax
+    NNX's `.value` at the end is not part of them. `axis`: which axis of a leaf the penalty's features
+    lie on, such as −1 for `GroupL1(lam, heads)` on a kernel's outputs.
+
+    A mapping {selector: axis} joins leaves: what they hold at index c of their axes is one group c of
+    `ChannelL1(lam)` or `GroupL1(lam, groups)`, such as a channel's γ, β and the weights that read it.
+
+    `penalty=None` leaves the leaves alone, for use with `penalties`. Raises: ValueError where the
+    selector matches nothing or joined axes differ in length; TypeError for another selector.
+
+    **Example:**
+
+    ```python
+    >>> import jax.numpy as jnp, l1jax
+    >>> params = {"BatchNorm_0": {"scale": jnp.array([2.0, 0.5])}, "Dense_0": {"kernel": jnp.ones(1)}}
+    >>> pen = l1jax.on("**/BatchNorm_*/scale", l1jax.L1(1.0))
+    >>> print(pen.prox(params)["BatchNorm_0"]["scale"], float(pen.value(params)))
+    [1. 0.] 2.5
+
+    ```
+    """
+    pen = check_penalty(penalty)
+    if isinstance(pen, Selection | Selections):
+        raise TypeError("penalty must be a plain penalty, got one for a part of a tree already.")
+    if isinstance(selector, Mapping):
+        if axis is not None:
+            raise ValueError(
+                "axis is given twice: a mapping says the axis of each selector itself."
+            )
+        parts, joined = tuple(selector.items()), True
+    else:
+        each = selector if isinstance(selector, list | tuple) else [selector]
+        parts, joined = tuple((one, axis) for one in each), False
+    for one, _ in parts:
+        if not (isinstance(one, str) or callable(one)):
+            raise TypeError(
+                "selector must be a path pattern, a function of (path, leaf), a module type, a list of them, "
+                f"or a mapping from them to an axis, got {one!r}."
+            )
+    if isinstance(pen, ChannelL1) and pen.axis != 0 and (joined or axis is not None):
+        raise ValueError(
+            "the axis of the channels is given twice: ChannelL1(lam) sees the axis that on names first."
+        )
+    if not parts:
+        raise ValueError("selector is empty: it names no leaf to penalise.")
+    return Selection(pen, parts, joined)
+
+
+def penalties(*selections: Any) -> Selections:
+    """Several penalties for parts of one tree; a leaf belongs to the first that matches it.
+
+    Raises: TypeError for a penalty without a selector. **Example:**
+
+    ```python
+    >>> import jax.numpy as jnp, l1jax
+    >>> pen = l1jax.penalties(
+    ...     l1jax.on("head/*", None), l1jax.on("**/w", l1jax.L1(1.0)), l1jax.on("**/b", l1jax.Ridge(1.0))
+    ... )
+    >>> params = {"head": {"w": jnp.ones(1)}, "body": {"w": jnp.ones(1), "b": jnp.ones(1)}}
+    >>> out = pen.prox(params)
+    >>> print(out["head"]["w"], out["body"]["w"], out["body"]["b"])
+    [1.] [0.] [0.5]
+
+    ```
+    """
+    for selection in selections:
+        if not isinstance(selection, Selection):
+            raise TypeError(
+                f"penalties takes what l1jax.on returns, got {type(selection).__name__}: write "
+                'l1jax.on("**", pen) for a penalty on all leaves.'
+            )
+    if not selections:
+        raise ValueError("penalties needs at least one l1jax.on(selector, penalty).")
+    return Selections(selections)
+
+
+class _Entry(NamedTuple):
+    place: int  # among all leaves of the tree
+    path: str
+    full: str  # with the .value of Flax NNX
+    leaf: Any
+    types: tuple[type, ...]  # of the modules around it
+
+
+def _entries(tree: PyTree) -> list[_Entry]:
+    """The floating-point leaves of a tree with their paths and the modules around them."""
+    out = []
+    for index, (path, leaf) in enumerate(jax.tree_util.tree_leaves_with_path(tree)):
+        if not eqx.is_inexact_array(leaf):
+            continue
+        full = "/".join(_name(key) for key in path)
+        short = full.removesuffix("/value")
+        out.append(_Entry(index, short, full, leaf, _types_along(tree, path)))
+    return out
+
+
+def _name(key: Any) -> str:
+    for attribute in ("key", "name", "idx"):
+        if hasattr(key, attribute):
+            return str(getattr(key, attribute))
+    return str(key)
+
+
+def _types_along(tree: PyTree, path: Any) -> tuple[type, ...]:
+    """The types of the nodes from the root to a leaf."""
+    node, types = tree, [type(tree)]
+    for key in path[:-1]:
+        try:
+            if hasattr(key, "name"):
+                node = getattr(node, key.name)
+            else:
+                node = node[key.key if hasattr(key, "key") else key.idx]
+        except (AttributeError, KeyError, IndexError, TypeError):
+            break  # a node that is not entered by its keys: no type is known below it
+        types.append(type(node))
+    return tuple(types)
+
+
+def _matches(selector: Any, entry: _Entry) -> bool:
+    if isinstance(selector, str):
+        pattern = _pattern(selector)
+        plain = selector in (entry.path, entry.full)  # an exact path may hold brackets
+        return plain or bool(pattern.fullmatch(entry.path) or pattern.fullmatch(entry.full))
+    if isinstance(selector, type):
+        return any(issubclass(kind, selector) for kind in entry.types)
+    return bool(selector(entry.path, entry.leaf))
+
+
+@functools.lru_cache
+def _pattern(glob: str) -> re.Pattern:
+    """A pattern in which * and ? stay within a name and ** runs over any number of names."""
+    tokens = {"**/": "(?:[^/]+/)*", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+    parts = re.split(r"((?:(?<=/)|^)\*\*/|\*\*$|\*|\?|\[!?[^\]]+\])", glob)
+    return re.compile("".join(tokens.get(part) or _characters(part) for part in parts))
+
+
+def _characters(part: str) -> str:
+    if re.fullmatch(r"\[!?[^\]]+\]", part):
+        return part.replace("[!", "[^", 1)
+    return re.escape(part)
+
+
+def _nothing(selector: Any, entries: list[_Entry]) -> str:
+    shown = ", ".join(repr(e.path) for e in entries[:_SHOWN])
+    more = f" and {len(entries) - _SHOWN} more" if len(entries) > _SHOWN else ""
+    name = repr(selector) if isinstance(selector, str) else getattr(selector, "__name__", selector)
+    return (
+        f"selector {name} matches no floating-point leaf of the tree; there are {shown or 'none'}{more}. "
+        "Paths begin at the tree that is given to the optimiser."
+    )
+
+
+def _steps(step: Any, tree: Any) -> list:
+    if isinstance(step, int | float) or hasattr(step, "shape"):
+        return [step] * tree.num_leaves
+    return tree.flatten_up_to(step)
+
+
+def _join(pairs: list, arrays: Any, names: Any) -> Array:
+    """The array that a penalty sees: a leaf with its axis first, or several side by side."""
+    if len(pairs) == 1 and pairs[0][1] is None:
+        return arrays[pairs[0][0]]
+    moved = [jnp.moveaxis(arrays[i], axis or 0, 0) for i, axis in pairs]
+    if len(pairs) == 1:
+        return moved[0]
+    lengths = {names[i]: m.shape[0] for (i, _), m in zip(pairs, moved, strict=True)}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"joined leaves must have one length along their axes, got {lengths}.")
+    return jnp.concatenate([m.reshape(m.shape[0], -1) for m in moved], axis=1)
+
+
+def _split(array: Array, pairs: list, leaves: list) -> Iterator[tuple[int, Array]]:
+    """The inverse of `_join`."""
+    if len(pairs) == 1 and pairs[0][1] is None:
+        yield pairs[0][0], array
+        return
+    start = 0
+    for i, axis in pairs:
+        leaf = leaves[i]
+        shape = jnp.moveaxis(leaf, axis or 0, 0).shape
+        width = leaf.size // shape[0] if shape[0] else 0
+        part = array if len(pairs) == 1 else array[:, start : start + width]
+        start += width
+        yield i, jnp.moveaxis(part.reshape(shape), 0, axis or 0).astype(leaf.dtype)

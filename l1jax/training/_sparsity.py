@@ -1,0 +1,151 @@
+"""What is zero: a table and scalars, an average that keeps zeros, and a warm-up of the strength."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Int, PyTree
+
+from ..penalties._base import Penalty
+from ._selection import Block, ChannelL1, Selection, Selections, _entries
+
+
+class Sparsity(eqx.Module):
+    """How many entries and groups are exactly zero, by path; printed, a table.
+
+    `zeros` and `zero_groups`, one number per path; `sizes` and `groups`, of how many (0 groups: no groups).
+    """
+
+    paths: tuple[str, ...] = eqx.field(static=True)
+    sizes: tuple[int, ...] = eqx.field(static=True)
+    groups: tuple[int, ...] = eqx.field(static=True)
+    zeros: Int[Array, " paths"]
+    zero_groups: Int[Array, " paths"]
+
+    def scalars(self, prefix: str = "sparsity") -> dict[str, Array]:
+        """Fractions of zeros (and of zero groups) for a logger: in all, and for each path."""
+        out = {f"{prefix}/zeros": jnp.sum(self.zeros) / max(sum(self.sizes), 1)}
+        if any(self.groups):
+            out[f"{prefix}/zero_groups"] = jnp.sum(self.zero_groups) / sum(self.groups)
+        for k, path in enumerate(self.paths):
+            out[f"{prefix}/{path}/zeros"] = self.zeros[k] / max(self.sizes[k], 1)
+            if self.groups[k]:
+                out[f"{prefix}/{path}/zero_groups"] = self.zero_groups[k] / self.groups[k]
+        return out
+
+    def __str__(self) -> str:
+        rows = list(
+            zip(self.paths, self.zeros, self.sizes, self.zero_groups, self.groups, strict=True)
+        )
+        rows.append(
+            (
+                "total",
+                self.zeros.sum(),
+                sum(self.sizes),
+                self.zero_groups.sum(),
+                sum(self.groups),
+            )
+        )
+        width = max(len(path) for path, *_ in rows)
+        lines = [f"{'path':<{width}}  {'zeros':>17}  {'zero groups':>13}"]
+        for path, zeros, size, gone, groups in rows:
+            share = f"{int(zeros)}/{size} {int(zeros) / max(size, 1):4.0%}"
+            whole = f"{int(gone)}/{groups}" if groups else "–"
+            lines.append(f"{path:<{width}}  {share:>17}  {whole:>13}")
+        return "\n".join(lines)
+
+
+def sparsity(params: PyTree, penalty: Penalty | None = None) -> Sparsity:
+    """Counts exact zeros of the penalised parameters, and zero groups where the penalty has groups.
+
+    `penalty` None: of all parameters. Works under `jit`. A path with "+" is of joined leaves.
+
+    **Example:**
+
+    ```python
+    >>> import jax.numpy as jnp, l1jax
+    >>> params = {"a": jnp.array([0.0, 1.0]), "b": jnp.zeros((2, 2))}
+    >>> print(l1jax.sparsity(params, l1jax.on("b", l1jax.ChannelL1(0.1))))
+    path               zeros    zero groups
+    b               4/4 100%            2/2
+    total           4/4 100%            2/2
+
+    ```
+    """
+    blocks = _blocks(params, penalty)
+    groups = [_zero_groups(block) for block in blocks]
+    return Sparsity(
+        tuple("+".join(block.paths) or "params" for block in blocks),
+        tuple(block.array.size for block in blocks),
+        tuple(of for of, _ in groups),
+        jnp.array([jnp.sum(block.array == 0) for block in blocks], int),
+        jnp.array([gone for _, gone in groups], int),
+    )
+
+
+def masked_average(average: PyTree, params: PyTree) -> PyTree:
+    """The average of parameters, zero where they are zero now: no average of a training run ever is.
+
+    For what `optax.ema`, `optax.incremental_update` or SWA keeps, before it is evaluated.
+
+    **Example:**
+
+    ```python
+    >>> import jax.numpy as jnp, l1jax
+    >>> print(l1jax.masked_average(jnp.array([0.3, 0.2]), jnp.array([0.5, 0.0])))
+    [0.3 0. ]
+
+    ```
+    """
+    return jax.tree.map(
+        lambda a, p: None if a is None else jnp.where(p == 0, jnp.zeros((), a.dtype), a),
+        average,
+        params,
+        is_leaf=lambda leaf: leaf is None,
+    )
+
+
+def strength_warmup(steps: int, delay: int = 0) -> optax.Schedule:
+    """A schedule of the strength: 0 for `delay` steps, then linearly to 1 in `steps`.
+
+    So that the metric of Adam is that of the data before it sets thresholds.
+
+    **Example:**
+
+    ```python
+    >>> import l1jax
+    >>> schedule = l1jax.strength_warmup(10, delay=5)
+    >>> [round(float(schedule(t)), 2) for t in (0, 5, 10, 15, 99)]
+    [0.0, 0.0, 0.5, 1.0, 1.0]
+
+    ```
+    """
+    if steps < 0 or delay < 0:
+        raise ValueError(f"steps and delay must be >= 0, got {steps} and {delay}.")
+    if steps == 0:
+        return lambda count: jnp.where(jnp.asarray(count) >= delay, 1.0, 0.0)
+    return optax.linear_schedule(0.0, 1.0, steps, delay)
+
+
+def _blocks(params: PyTree, penalty: Penalty | None) -> list[Block]:
+    if isinstance(penalty, Selection):
+        penalty = Selections((penalty,))
+    if isinstance(penalty, Selections):
+        return penalty.blocks(params)
+    return [Block(penalty, (e.path,) if e.path else (), e.leaf) for e in _entries(params)]  # type: ignore
+
+
+def _zero_groups(block: Block) -> tuple[int, Any]:
+    """(how many groups, how many of them are zero) of the penalty's groups."""
+    if isinstance(block.penalty, ChannelL1):
+        rows = block.penalty._rows(block.array)
+        return rows.shape[0], jnp.sum(jnp.all(rows == 0, axis=1))
+    groups = getattr(block.penalty, "groups", None)
+    if groups is None:
+        return 0, 0
+    biggest = jnp.max(jnp.abs(block.array.reshape(block.array.shape[0], -1)), axis=1, initial=0)
+    return groups.num_groups, jnp.sum(groups.maxima(biggest) == 0)
