@@ -16,12 +16,14 @@ LOSSES = {
     "logistic": l1jax.Logistic(),
     "poisson": l1jax.Poisson(),
     "huber": l1jax.Huber(0.7),
+    "hinge": l1jax.SquaredHinge(),
 }
 Y = {
     "squared": [1.0, -2.0, 0.5, 3.0],
     "logistic": [1.0, 0.0, 0.0, 1.0],
     "poisson": [0.0, 3.0, 1.0, 2.0],
     "huber": [1.0, -2.0, 0.5, 3.0],
+    "hinge": [1.0, 0.0, 0.0, 1.0],
 }
 Y = {name: jnp.array(y) for name, y in Y.items()}
 S = jnp.array([0.4, 0.3, 0.2, 0.1])
@@ -37,7 +39,7 @@ each = pytest.mark.parametrize("name", LOSSES)
 def test_defaults_equal_overrides(name, eta):
     loss, y = LOSSES[name], Y[name]
     for method, atol in (("gradient", 1e-14), ("curvature", 1e-14), ("polish_intercept", 1e-10)):
-        if name == "huber" and method == "curvature":
+        if name in ("huber", "hinge") and method == "curvature":
             continue  # it jumps where hypothesis likes to look
         default = call(getattr(Loss, method), loss, y, eta, S)
         override = call(getattr(type(loss), method), loss, y, eta, S)
@@ -80,6 +82,8 @@ def test_the_polished_intercept_is_the_root_that_bisection_finds(name, eta):
 
     shift = float(call(type(loss).polish_intercept, loss, y, eta, S))
     assert slope(shift) == pytest.approx(0, abs=1e-13)
+    if name == "hinge" and call(type(loss).value, loss, y, eta + shift, S) == 0:
+        return  # every row has its margin, at many an intercept
     assert shift == pytest.approx(brentq(slope, -30, 30, xtol=1e-13), abs=1e-8)
 
 
@@ -148,6 +152,7 @@ def test_a_loss_of_one_method_fits_and_is_judged_by_its_kkt():
     [
         (l1jax.Logistic(), [0.0, -1.0, 1.0], "labels 0 and 1.*-1.0 at row 1"),
         (l1jax.Logistic(), [-1.0, 1.0], r"\(y \+ 1\) / 2"),
+        (l1jax.SquaredHinge(), [-1.0, 1.0], r"SquaredHinge.*\(y \+ 1\) / 2"),
         (l1jax.Poisson(), [0.0, -1.0], "counts >= 0.*row 1"),
         (l1jax.Huber(), [[1.0]], "SquaredError"),
     ],
@@ -160,3 +165,20 @@ def test_bad_targets_are_named(loss, y, message):
 def test_huber_needs_a_positive_delta():
     with pytest.raises(ValueError, match="delta"):
         l1jax.Huber(0.0)
+
+
+def test_the_squared_hinge_is_that_of_a_support_vector_machine():
+    svm = pytest.importorskip("sklearn.svm")
+    rng = np.random.default_rng(0)
+    X, lam = rng.standard_normal((30, 4)), 0.05
+    y = (X[:, 0] + 0.5 * rng.standard_normal(30) > 0).astype(int)
+    peer = svm.LinearSVC(
+        penalty="l1", dual=False, C=1 / (30 * lam), fit_intercept=False, tol=1e-10, max_iter=100_000
+    ).fit(X, y)
+    options = {"loss": l1jax.SquaredHinge(), "tol": 1e-12}
+    fit = l1jax.fit(X, y, l1jax.L1(lam), fit_intercept=False, **options)
+    np.testing.assert_allclose(fit.coef, peer.coef_[0], atol=1e-8)
+    assert (np.asarray(fit.predict(X, kind="class")) == peer.predict(X)).all()
+    np.testing.assert_allclose(fit.predict(X), peer.decision_function(X), atol=1e-7)
+    path = l1jax.path(X, y, l1jax.L1(), n_lams=5, **options)
+    assert (np.asarray(path.status) == l1jax.Status.CONVERGED).all()

@@ -6,6 +6,8 @@ An author of a loss writes `per_row`; everything else here is a default derived 
 from __future__ import annotations
 
 import abc
+from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -37,6 +39,16 @@ class Loss(eqx.Module):
         """Whether it is a function of y − η alone, so that a level common to both says nothing."""
         return self.is_quadratic
 
+    @property
+    def is_separable(self) -> bool:
+        """Whether it is a sum over the entries of η, so that its Hessian is diagonal."""
+        return True
+
+    @property
+    def has_intercept(self) -> bool:
+        """Whether a level common to all rows changes it; where not, there is no intercept."""
+        return True
+
     @abc.abstractmethod
     def per_row(self, y: Array, eta: Array) -> Float[Array, " n"]:
         """loss(yᵢ, ηᵢ) of every row, (n,)."""
@@ -50,8 +62,15 @@ class Loss(eqx.Module):
         return jax.grad(lambda e: jnp.sum(s * self.per_row(y, e)))(eta)
 
     def curvature(self, y: Array, eta: Array, s: Float[Array, " n"]) -> Float[Array, "n *k"]:
-        """The diagonal of ∂²L/∂η², like η; it includes s. Rows are separate, so one product finds it."""
+        """The diagonal of ∂²L/∂η², like η; it includes s. Where entries are separate one product finds it."""
         return jax.jvp(lambda e: self.gradient(y, e, s), (eta,), (jnp.ones_like(eta),))[1]
+
+    def hessian(self, y: Array, eta: Array, s: Float[Array, " n"]) -> Callable[[Array], Array]:
+        """∂²L/∂η² as a linear map of what is like η; it includes s."""
+        if not self.is_separable:
+            return jax.linearize(lambda e: self.gradient(y, e, s), eta)[1]
+        weights = self.curvature(y, eta, s)
+        return lambda u: weights * u
 
     def majorant(self, y: Array, eta: Array, s: Float[Array, " n"]) -> Float[Array, "n *k"]:
         """Curvatures of a quadratic that touches L at η and is nowhere below it, like η; with s.
@@ -122,6 +141,14 @@ class Loss(eqx.Module):
         del s
         return jnp.zeros((), y.dtype)
 
+    def deviance(self, y: Array, eta: Array, s: Float[Array, " n"]) -> Float[Array, ""]:
+        """L(η) above what no model can go below; 0 where the rest is rounding."""
+        return self.value(y, eta, s) - self.saturated(y, s)
+
+    def identify(self, intercept: Any) -> Any:
+        """Of all intercepts that say the same as this one, the one to report."""
+        return intercept
+
     def inverse_link(self, eta: Array) -> Array:
         """The mean response of a linear predictor."""
         return eta
@@ -138,13 +165,22 @@ class Loss(eqx.Module):
         """Which targets can be modelled, for those that are traced; `check_targets` says it aloud."""
         return jnp.isfinite(y)
 
+    def check_shape(self, shape: tuple[int, ...]) -> None:
+        """Raises where targets of this shape cannot be modelled by this loss."""
+        if len(shape) != 1:
+            raise ValueError(
+                f"y must have shape (n,) for {type(self).__name__}, got {shape}: several responses need "
+                "SquaredError."
+            )
+
     def check_targets(self, y: np.ndarray) -> None:
         """Raises where concrete targets cannot be modelled by this loss."""
-        check_one_response(y, type(self).__name__)
+        self.check_shape(y.shape)
 
+    def encode(self, y: Any) -> Any:
+        """Checked targets in the form that solvers work with; NumPy arrays stay such."""
+        return y
 
-def check_one_response(y: np.ndarray, name: str) -> None:
-    if y.ndim != 1:
-        raise ValueError(
-            f"y must have shape (n,) for {name}, got {y.shape}: several responses need SquaredError."
-        )
+    def predictor_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of η for encoded targets of this shape."""
+        return shape

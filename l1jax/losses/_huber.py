@@ -7,9 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
+from .._tracing import frozen, is_traced
 from ._base import Loss
 
 
@@ -34,7 +34,7 @@ class Huber(Loss):
     def __init__(self, delta: Any = 1.0):
         if not isinstance(delta, jax.Array):
             delta = np.asarray(delta, np.float64)
-        if not isinstance(delta, Tracer) and not (np.asarray(delta) > 0).all():
+        if not is_traced(delta) and not (np.asarray(frozen(delta)) > 0).all():
             raise ValueError(f"delta must be > 0, got {delta}.")
         self.delta = delta
 

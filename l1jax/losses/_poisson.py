@@ -7,7 +7,7 @@ import numpy as np
 from jax.scipy.special import xlogy
 from jaxtyping import Array, Bool, Float
 
-from ._base import Loss, check_one_response
+from ._base import Loss
 
 
 class Poisson(Loss):
@@ -72,7 +72,7 @@ class Poisson(Loss):
         return jnp.isfinite(y) & (y >= 0)
 
     def check_targets(self, y: np.ndarray) -> None:
-        check_one_response(y, "Poisson")
+        self.check_shape(y.shape)
         bad = np.flatnonzero(y < 0)
         if len(bad):
             raise ValueError(

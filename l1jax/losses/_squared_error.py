@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from ._base import Loss
@@ -56,8 +55,8 @@ class SquaredError(Loss):
     def polish_intercept(self, y: Array, eta: Array, s: Float[Array, " n"]) -> Float[Array, "*k"]:
         return jnp.sum(_rows(s, eta) * (y - eta), axis=0) / jnp.sum(s)
 
-    def check_targets(self, y: np.ndarray) -> None:
-        del y
+    def check_shape(self, shape: tuple[int, ...]) -> None:
+        del shape
 
 
 def _rows(s: Array, like: Array) -> Array:

@@ -1,0 +1,68 @@
+"""The squared hinge: the loss of a linear support vector machine that can be differentiated."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from ._base import Loss
+from ._logistic import check_labels
+
+
+class SquaredHinge(Loss):
+    """max(0, 1 − mη)² for labels y in {0, 1}, with the margin's sign m = 2y − 1.
+
+    It knows no probabilities: its response is η, its class the sign. With `L1(λ)` and no intercept
+    it is scikit-learn's `LinearSVC(penalty="l1", dual=False, C=1/(nλ))`. Source: Chang, Hsieh and
+    Lin (2008).
+
+    **Example:**
+
+    ```python
+    >>> import jax.numpy as jnp, l1jax
+    >>> loss, s = l1jax.SquaredHinge(), jnp.array([0.5, 0.5])
+    >>> y, eta = jnp.array([1.0, 0.0]), jnp.array([2.0, 0.0])
+    >>> float(loss.value(y, eta, s)), loss.classes(eta).tolist()
+    (0.5, [1, 0])
+
+    ```
+    """
+
+    @property
+    def smoothness(self) -> float:
+        return 2.0
+
+    def per_row(self, y: Array, eta: Array) -> Float[Array, " n"]:
+        return _shortfall(y, eta) ** 2
+
+    def gradient(self, y: Array, eta: Array, s: Float[Array, " n"]) -> Float[Array, " n"]:
+        return -2 * s * (2 * y - 1) * _shortfall(y, eta)
+
+    def curvature(self, y: Array, eta: Array, s: Float[Array, " n"]) -> Float[Array, " n"]:
+        return jnp.where(_shortfall(y, eta) > 0, 2 * s, 0)
+
+    def conjugate(self, y: Array, u: Array, s: Float[Array, " n"]) -> Float[Array, ""]:
+        """Σ s(a + a²/4) with a = mu/s ≤ 0, else infinite."""
+        a = jnp.where(s > 0, (2 * y - 1) * u / jnp.where(s > 0, s, 1), 0)
+        return jnp.where(jnp.all(a <= 0), jnp.sum(s * (a + a**2 / 4)), jnp.inf)
+
+    def fenchel_gap(
+        self, y: Array, eta: Array, c: Array, s: Float[Array, " n"]
+    ) -> Float[Array, ""]:
+        """(1−c)² L: the same number, without the cancellation."""
+        return (1 - c) ** 2 * self.value(y, eta, s)
+
+    def classes(self, eta: Array) -> Int[Array, "..."]:
+        return (eta > 0).astype(jnp.int32)
+
+    def accepts(self, y: Array) -> Bool[Array, " n"]:
+        return (y == 0) | (y == 1)
+
+    def check_targets(self, y: np.ndarray) -> None:
+        check_labels(y, self)
+
+
+def _shortfall(y: Array, eta: Array) -> Array:
+    """How far each row is short of its margin."""
+    return jnp.maximum(1 - (2 * y - 1) * eta, 0)
