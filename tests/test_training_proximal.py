@@ -310,6 +310,9 @@ def test_bad_use_gets_a_sentence():
         l1jax.proximal(0.1, pen, optax.scale_by_adam())
     with pytest.raises(ValueError, match='metric must be "auto"'):
         l1jax.proximal(0.1, pen, optax.scale_by_adam(), metric="euclid")
+    for direction in (l1jax.directions.adam(), optax.scale_by_rms(), optax.trace(0.9)):
+        with pytest.raises(ValueError, match='whose metric is not "identity"'):
+            l1jax.proximal(0.1, pen, direction, metric="identity")
     with pytest.raises(ValueError, match="AdamMetric reads the state"):
         l1jax.proximal(0.1, pen, optax.identity(), metric=l1jax.AdamMetric()).update(
             w, l1jax.proximal(0.1, pen, optax.identity(), metric=l1jax.AdamMetric()).init(w), w
@@ -344,6 +347,42 @@ def test_what_follows_a_proximal_step_is_found():
     for tx in (
         optax.chain(step, optax.scale(0.5)),
         optax.apply_if_finite(optax.chain(step, optax.clip(0.1)), 3),
+        optax.named_chain(("step", step), ("scale", optax.scale(0.5))),
+        optax.MultiSteps(optax.chain(step, optax.scale(0.5)), 2),
+        optax.chain(optax.inject_hyperparams(l1jax.prox_sgd)(0.1, l1jax.L1(0.1)), optax.scale(0.5)),
     ):
         with pytest.raises(ValueError, match="after a proximal step"):
             l1jax.check_last(tx)
+    plain = l1jax.prox_step(0.1, l1jax.L1(0.1))
+    l1jax.check_last(optax.chain(optax.sgd(0.1), plain))
+    for before in (optax.adam(0.1), optax.sgd(0.1, momentum=0.9), optax.chain(optax.rmsprop(0.1))):
+        with pytest.raises(
+            ValueError, match="before a proximal step, which takes its threshold in"
+        ):
+            l1jax.check_last(optax.chain(before, plain))
+    for tx in (optax.contrib.schedule_free(step, 0.1), optax.lookahead(step, 5, 0.5)):
+        with pytest.raises(ValueError, match="averages are never zero"):
+            l1jax.check_last(tx)
+
+
+@pytest.mark.parametrize("make", [optax.scale_by_adamax, optax.scale_by_radam])
+def test_the_state_of_adam_is_not_taken_for_its_metric(make):
+    with pytest.raises(ValueError, match="not AdamMetric although"):
+        l1jax.proximal(0.1, l1jax.L1(0.1), optax.chain(make()), metric=l1jax.AdamMetric())
+
+
+def test_shapes_that_do_not_fit_get_a_sentence_and_empty_leaves_train():
+    w = {"w": jnp.ones(3)}
+    tx = l1jax.prox_sgd(0.1, l1jax.L1(0.1))
+    with pytest.raises(ValueError, match=r"shape \(3, 1\) where its parameter has shape \(3,\)"):
+        tx.update({"w": jnp.ones((3, 1))}, tx.init(w), w)
+    tx = l1jax.proximal(0.1, l1jax.L1(0.1), optax.identity(), metric=lambda state, params: {})
+    with pytest.raises(ValueError, match="one array for each parameter"):
+        tx.update(w, tx.init(w), w)
+    tx = l1jax.prox_sgd(0.1, l1jax.L1(0.1), strength=lambda count: jnp.ones(3))
+    with pytest.raises(ValueError, match="one number at each step"):
+        tx.update(w, tx.init(w), w)
+    empty = {"w": jnp.zeros((0, 3))}
+    tx = l1jax.prox_adam(0.1, l1jax.on("w", l1jax.ChannelL1(0.1)))
+    u, _ = tx.update(empty, tx.init(empty), empty)
+    assert u["w"].shape == (0, 3)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import scipy.optimize
 
 import l1jax
 
@@ -92,6 +93,31 @@ def test_groups_lie_along_the_axis_that_is_named(axis):
             c.reshape(-1), 0.3, np.zeros(c.size, int), w.reshape(-1), np.ones(1) * c.size**0.5
         )
         np.testing.assert_allclose(jnp.moveaxis(channel, axis, 0)[1], one.reshape(c.shape))
+
+
+def shrunk(z, step):
+    """A group of one column and its norm, by bisection."""
+
+    def excess(theta):
+        return np.sum((z / (theta + step)) ** 2) - 1
+
+    theta = scipy.optimize.brentq(excess, 0, 100, 1e-300, 1e-15) if excess(0) > 0 else 0
+    return z * theta / (theta + step), theta
+
+
+def test_steps_of_any_spread_and_dead_entries_shrink_a_group_as_its_root_says():
+    """Against the root of Σ z²/(θ + s)² = 1 by bisection, to rounding of the entries that go in."""
+    rng = np.random.default_rng(0)
+    prox = jax.jit(lambda z, step: l1jax.ChannelL1(1 / 12**0.5, axis=-1).prox(z, step))
+    for scale in (1e-3, 0.03, 1.0):
+        z = rng.standard_normal((12, 20))
+        step = scale * np.exp(2 * rng.standard_normal(z.shape))
+        z[:4], step[:4] = 0, 1e6  # no gradient was ever seen: Adam's metric is ε
+        out = np.asarray(prox(jnp.asarray(z), jnp.asarray(step)))
+        for c in range(20):
+            exact, theta = shrunk(z[:, c], step[:, c])
+            np.testing.assert_allclose(out[:, c], exact, rtol=0, atol=1e-14)
+            assert out[:, c].any() == (theta > 0)
 
 
 def test_attention_heads_go_as_a_whole():
@@ -229,6 +255,38 @@ def test_a_type_of_module_selects_what_is_under_it():
     assert names(pen, params) == {"layers/2/weight", "layers/2/bias"}
     with pytest.raises(ValueError, match="no batch normalisation"):
         l1jax.batch_norm_scales({"w": jnp.ones(2)})
+
+
+def test_modules_of_a_type_are_found_in_the_model_where_the_state_has_none():
+    from flax import nnx
+
+    class Net(nnx.Module):
+        def __init__(self, rngs):
+            self.norm = nnx.LayerNorm(3, rngs=rngs)
+            self.dense = nnx.Linear(3, 2, rngs=rngs)
+
+    model = Net(nnx.Rngs(0))
+    state = nnx.state(model, nnx.Param)
+    with pytest.raises(ValueError, match="has no module of this type"):
+        l1jax.on(nnx.Linear, l1jax.L1(0.1)).prox(state)
+    found = l1jax.paths(model, nnx.Linear)
+    assert found == ["dense/bias", "dense/kernel"]
+    assert names(l1jax.on(found, l1jax.L1(0.1)), state) == set(found)
+    assert l1jax.paths(state) == ["dense/bias", "dense/kernel", "norm/bias", "norm/scale"]
+
+
+def test_an_axis_that_a_leaf_does_not_have_gets_a_sentence():
+    params = {"w": jnp.ones((2, 3))}
+    with pytest.raises(TypeError):
+        l1jax.ChannelL1(0.1, axis=1.5)
+    for pen in (
+        l1jax.ChannelL1(0.1, axis=2),
+        l1jax.on("w", l1jax.ChannelL1(0.1), axis=2),
+        l1jax.on("w", l1jax.GroupL1(0.1, [0, 1, 2]), axis=-3),
+        l1jax.on({"w": 2}, l1jax.ChannelL1(0.1)),
+    ):
+        with pytest.raises(ValueError, match=r"axis (is )?-?[23].*shape \(2, 3\)"):
+            l1jax.prox_sgd(0.1, pen).init(params)
 
 
 def test_sparsity_is_a_table_and_scalars_also_under_jit():

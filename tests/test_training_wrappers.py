@@ -71,6 +71,17 @@ def test_a_cast_makes_every_pair_of_dtypes_fit_apply_if_finite(inner, pair):
     chex.assert_trees_all_equal(optax.apply_updates(new, u), new)
 
 
+@pytest.mark.parametrize("pair", [("float32", "bfloat16"), ("bfloat16", "float32")])
+def test_wrappers_keep_every_zero_of_mixed_precision(pair):
+    w, g = ({"a": x["a"].astype(d)} for x, d in zip((W, G), pair, strict=True))
+    for name in ("chain", "multisteps", "cast"):
+        tx = WRAPPERS[name](INNER["sgd"]())
+        u, _ = tx.update(g, tx.init(w), w)
+        new = optax.apply_updates(w, u)["a"]
+        assert new.dtype == pair[0] and not bool(jnp.signbit(new).any())
+        np.testing.assert_array_equal(new != 0, [True, False, False, False])
+
+
 def test_multisteps_steps_once_for_all_mini_steps():
     tx = optax.MultiSteps(l1jax.prox_sgd(0.5, PEN), 2)
     w, state = W, tx.init(W)

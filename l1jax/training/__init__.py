@@ -7,7 +7,7 @@ from ._batch_norm import batch_norm_scales
 from ._checks import check_last
 from ._metrics import AdagradMetric, AdamMetric, MomentumMetric, RMSPropMetric
 from ._proximal import cast_gradients, prox_step, proximal
-from ._selection import ChannelL1, on, penalties
+from ._selection import ChannelL1, on, paths, penalties
 from ._sparsity import Sparsity, masked_average, sparsity, strength_warmup
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "ftrl_proximal",
     "masked_average",
     "on",
+    "paths",
     "penalties",
     "prox_adagrad",
     "prox_adam",

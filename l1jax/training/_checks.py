@@ -14,6 +14,7 @@ from jax.core import Tracer
 from jaxtyping import PyTree
 
 from ..penalties._base import Penalty
+from ._metrics import AdamMetric
 
 # Transformations that move a coordinate by about the learning rate, whatever its gradient.
 _NORMALISED = {
@@ -27,7 +28,26 @@ _NORMALISED = {
     "normalize_by_update_norm",
     "normalize",
 }
-_PROX = {"proximal_after", "rda", "ftrl_proximal"}
+# Transformations with a metric of their own: the identity is not it.
+_METRICS = {
+    "scale_by_adam",
+    "scale_by_adamax",
+    "scale_by_amsgrad",
+    "scale_by_belief",
+    "scale_by_novograd",
+    "scale_by_radam",
+    "scale_by_rms",
+    "scale_by_rss",
+    "scale_by_stddev",
+    "scale_by_yogi",
+    "trace",
+}
+_PROX = {"proximal_after", "prox_sgd", "prox_adam", "prox_adamw", "prox_rmsprop", "prox_adagrad"}
+_PROX |= {"proximal", "prox_step", "rda", "ftrl_proximal"}
+# Wrappers that average what the proximal step returns.
+_AVERAGES = {"schedule_free", "lookahead"}
+# Their state is Adam's, what they divide by is not.
+_NOT_ADAM = {"scale_by_adamax", "scale_by_radam"}
 
 
 def check_penalty(pen: Any) -> Penalty | None:
@@ -70,19 +90,32 @@ def check_fits(penalty: Penalty | None, params: PyTree) -> None:
     jax.eval_shape(lambda tree: penalty.prox(tree, 1.0), params)
 
 
-def check_direction(direction: Any) -> None:
-    """Refuses what has no metric, or has a learning rate already."""
+def check_direction(direction: Any, metric: Any) -> None:
+    """Refuses what has no metric, another one than is named, or a learning rate already."""
     if not isinstance(direction, optax.GradientTransformation):
         raise TypeError(
             "direction must be an optax transformation without its learning rate, such as "
             f"l1jax.directions.adam() or optax.scale_by_adam(), got {type(direction).__name__}."
         )
-    for name, function in _components(direction.update):
+    components = list(_components(direction.update))
+    for name, _ in components:
         if name in _NORMALISED:
             raise ValueError(
                 f"direction contains {name}, which moves a coordinate by the learning rate whatever the "
                 "size of its gradient: no metric makes zeros of its steps. Use a direction of "
                 "l1jax.directions."
+            )
+    for name, function in components:
+        if name in _NOT_ADAM and isinstance(metric, AdamMetric):
+            raise ValueError(
+                f"direction contains {name}, whose metric is not AdamMetric although its state is Adam's: "
+                "pass a function of (state, params) that returns what it divides by."
+            )
+        if name in _METRICS and isinstance(metric, str) and metric == "identity":
+            raise ValueError(
+                f'direction contains {name}, whose metric is not "identity": the threshold of another metric '
+                'solves another problem. Use the direction of l1jax.directions with metric="auto", or name '
+                "its metric, such as l1jax.AdamMetric(b2, eps) or l1jax.MomentumMetric(decay)."
             )
         if name in _PROX:
             raise ValueError(
@@ -95,12 +128,13 @@ def check_direction(direction: Any) -> None:
             )
 
 
-def check_last(tx: optax.GradientTransformation) -> optax.GradientTransformation:
-    """Returns tx, or raises where a chain of optax changes updates after a proximal step.
+def check_last(tx: Any) -> Any:
+    """Returns tx, or raises where a chain of optax undoes a proximal step, or feeds it what it cannot serve.
 
-    Zeros are zeros because the update is exactly −w: scaling it by 0.5 afterwards leaves none. A chain
-    does not tell its parts what follows them, so that a transformation cannot check this by itself; this
-    sees through optax's own chains and wrappers, not into functions of yours.
+    Zeros are zeros because the update is exactly −w: scaling it by 0.5 afterwards leaves none. And a step
+    takes its threshold in its own metric: Adam or momentum before it in the chain, instead of inside, solve
+    another problem. A chain does not tell its parts what surrounds them, so that a transformation cannot
+    check this by itself; this sees through optax's own chains and wrappers, not into functions of yours.
 
     Raises: ValueError. **Example:**
 
@@ -116,10 +150,22 @@ def check_last(tx: optax.GradientTransformation) -> optax.GradientTransformation
     ```
     """
     for name, function in _components(tx.update):
-        parts = _closure(function).get("update_fns", ()) if name == "chain" else ()
-        proximal = False
+        if name in _AVERAGES and _PROX & {inner for inner, _ in _components(function, set())}:
+            raise ValueError(
+                f"{name} averages the parameters of a proximal step, and averages are never zero: use the "
+                "proximal optimiser without it."
+            )
+        parts = _parts(function) if name in ("chain", "named_chain") else []
+        proximal, before = False, set()
         for part in parts:
             inside = {inner for inner, _ in _components(part)}
+            if inside & _PROX and before & _METRICS:
+                raise ValueError(
+                    f"{min(before & _METRICS)} comes before a proximal step, which takes its threshold in "
+                    "another metric and so solves another problem: use prox_adam, prox_sgd(momentum=...) or "
+                    "their like, or pass it to l1jax.proximal as the direction."
+                )
+            before |= inside
             if proximal and not inside & _PROX and inside != {"identity"}:
                 raise ValueError(
                     f"{next(iter(sorted(inside)), 'a function')} comes after a proximal step, and would "
@@ -127,6 +173,28 @@ def check_last(tx: optax.GradientTransformation) -> optax.GradientTransformation
                 )
             proximal = proximal or bool(inside & _PROX)
     return tx
+
+
+def _parts(function: FunctionType) -> list:
+    """The transformations of a chain, in order."""
+    for value in _closure(function).values():
+        if not isinstance(value, list | tuple) or isinstance(value, optax.GradientTransformation):
+            continue
+        parts = [
+            part[1]
+            if isinstance(part, tuple) and len(part) == 2 and isinstance(part[0], str)
+            else part
+            for part in value
+        ]
+        if parts and all(map(_is_transformation, parts)):
+            return parts
+    return []
+
+
+def _is_transformation(value: Any) -> bool:
+    return isinstance(value, optax.GradientTransformation) or (
+        callable(value) and "update" in getattr(value, "__name__", "")
+    )
 
 
 def _components(function: Any, seen: set[int] | None = None) -> Iterator[tuple[str, FunctionType]]:
@@ -139,13 +207,16 @@ def _components(function: Any, seen: set[int] | None = None) -> Iterator[tuple[s
             yield from _components(part, seen)
     elif isinstance(function, dict):
         yield from _components(list(function.values()), seen)
+    owner = getattr(function, "__self__", None)
+    if owner is not None and type(owner).__module__.startswith("optax"):
+        yield from _components(vars(owner), seen)
     function = getattr(function, "__func__", function)
     if not isinstance(function, FunctionType) or id(function) in seen:
         return
     seen.add(id(function))
     if (function.__module__ or "").split(".")[0] not in ("optax", "l1jax"):
         return
-    if ".<locals>.update" in function.__qualname__:
+    if ".<locals>.update" in function.__qualname__ or function.__qualname__ in _PROX:
         yield function.__qualname__.split(".")[0], function
     for value in _closure(function).values():
         yield from _components(value, seen)

@@ -65,7 +65,7 @@ def proximal(
     ```
     """
     check_rate(learning_rate, "learning_rate")
-    check_direction(direction)
+    check_direction(direction, metric)
     of_direction = resolve(metric, direction)
     move = optax.chain(direction, optax.scale_by_learning_rate(learning_rate))
     return proximal_after(
@@ -165,7 +165,7 @@ def proximal_after(
         rate, rate_state = rates.update(_number(at(learning_rate, state.count)), state.rate)
         step = jnp.asarray(rate) * _number(at(strength, state.count))
         if pen is not None:
-            moves = after_prox(pen, moves, params, _divide(step, metric(inner, params), pen))
+            moves = after_prox(pen, moves, params, _divide(step, metric(inner, params), pen, moves))
         return moves, ProximalState(increment(state.count), inner, rate_state)
 
     return optax.GradientTransformationExtraArgs(init, update)
@@ -211,8 +211,11 @@ def at(rate: Any, count: Array) -> Any:
 def check_metric(penalty: Penalty) -> None:
     """Refuses a penalty whose prox takes one step only, where the metric has one per coordinate."""
     if penalty.metric != "diagonal":
+        name = type(
+            getattr(penalty, "penalty", penalty)
+        ).__name__  # of what a selection chooses for
         raise ValueError(
-            f"penalty {type(penalty).__name__} takes one step for all coordinates, and the metric of this "
+            f"penalty {name} takes one step for all coordinates, and the metric of this "
             "optimiser has one for each: use prox_sgd or prox_step, or write a prox that takes a step "
             'like z and say metric = "diagonal" in its class.'
         )
@@ -241,20 +244,30 @@ def _old(leaves: list, tree: Any, params: PyTree) -> list:
 
 
 def _there(old: Array | None, move: Any) -> Array | None:
-    return None if old is None else (old + move).astype(old.dtype)
+    if old is None:
+        return None
+    if old.shape != jnp.shape(move):
+        raise ValueError(
+            f"a gradient has shape {jnp.shape(move)} where its parameter has shape {old.shape}."
+        )
+    return (old + move).astype(old.dtype)
 
 
-def _divide(step: Array, metric: Any, penalty: Penalty) -> Any:
-    """step/C, one number or like params."""
+def _divide(step: Array, metric: Any, penalty: Penalty, moves: PyTree) -> Any:
+    """step/C, one number or like the moves."""
     if _is_number(metric):
         return step / metric
     check_metric(penalty)
+    if len(jax.tree.leaves(metric)) != len(jax.tree.leaves(moves)):
+        raise ValueError("metric must return one number, or one array for each parameter.")
     return steps_in(step, metric)
 
 
 def steps_in(step: Array, metric: PyTree) -> PyTree:
     """The step of each coordinate; 0 where C is NaN: so is the move, and eager code refuses a NaN step."""
-    return jax.tree.map(lambda c: jnp.where(jnp.isnan(c), 0, step.astype(c.dtype) / c), metric)
+    return jax.tree.map(
+        lambda c: jnp.where(jnp.isnan(c), 0, step.astype(jnp.result_type(c)) / c), metric
+    )
 
 
 def _is_number(value: Any) -> bool:
@@ -262,7 +275,12 @@ def _is_number(value: Any) -> bool:
 
 
 def _number(value: Any) -> Array:
-    return jnp.asarray(value, float) if isinstance(value, int | float) else jnp.asarray(value)
+    value = jnp.asarray(value, float) if isinstance(value, int | float) else jnp.asarray(value)
+    if value.ndim:
+        raise ValueError(
+            f"learning_rate and strength must be one number at each step, got shape {value.shape}."
+        )
+    return value
 
 
 def _is_none(leaf: Any) -> bool:

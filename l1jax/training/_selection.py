@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import math
+import operator
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, NamedTuple
@@ -10,7 +12,6 @@ from typing import Any, ClassVar, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, PyTree
 
 from .. import prox
@@ -54,7 +55,7 @@ class ChannelL1(Penalty):
 
     def __init__(self, lam: Any = None, axis: int = 0):
         self.lam = strength_leaf(lam, "lam")
-        self.axis = axis
+        self.axis = operator.index(axis)
 
     def _lam(self) -> Any:
         if self.lam is None:
@@ -62,8 +63,15 @@ class ChannelL1(Penalty):
         return self.lam
 
     def _rows(self, x: Array) -> Array:
-        x = jnp.moveaxis(x, self.axis, 0)
-        return x.reshape(x.shape[0], -1)
+        self._check(x)
+        return _flat(jnp.moveaxis(x, self.axis, 0))
+
+    def _check(self, x: Array) -> None:
+        if not -x.ndim <= self.axis < x.ndim:
+            raise ValueError(
+                f"ChannelL1 has axis {self.axis}, which an array of shape {x.shape} does not have: choose "
+                'the leaves that have it, as in l1jax.on("**/kernel", l1jax.ChannelL1(lam, axis=-1)).'
+            )
 
     def value(self, x: PyTree) -> Array:
         def norms(rows):
@@ -82,13 +90,11 @@ class ChannelL1(Penalty):
         return tree.unflatten(out)
 
     def _leaf(self, z: Array, step: Any) -> Array:
-        rows = self._rows(z)
-        if jnp.ndim(step):
-            step = self._rows(jnp.broadcast_to(step, z.shape))
-        weights = np.full(rows.shape[0], rows.shape[1] ** 0.5)
-        out = prox.prox_group_l1(rows, self._lam(), np.arange(rows.shape[0]), step, weights)
-        moved = jnp.moveaxis(z, self.axis, 0).shape
-        return jnp.moveaxis(out.reshape(moved), 0, self.axis)
+        self._check(z)
+        if not z.size:
+            return z
+        weight = (z.size // z.shape[self.axis]) ** 0.5
+        return prox.prox_channels(z, jnp.asarray(self._lam(), z.dtype) * weight, step, self.axis)
 
 
 class Selection(Penalty):
@@ -236,6 +242,9 @@ def on(selector: Any, penalty: Any, *, axis: int | None = None) -> Selection:
         )
     if not parts:
         raise ValueError("selector is empty: it names no leaf to penalise.")
+    if isinstance(pen, ChannelL1) and axis is not None:
+        # It takes its channels where they are; other penalties see them moved to the front.
+        pen, parts = ChannelL1(pen.lam, axis), tuple((one, None) for one, _ in parts)
     return Selection(pen, parts, joined)
 
 
@@ -265,6 +274,29 @@ def penalties(*selections: Any) -> Selections:
     if not selections:
         raise ValueError("penalties needs at least one l1jax.on(selector, penalty).")
     return Selections(selections)
+
+
+def paths(model: PyTree, selector: Any = "**") -> list[str]:
+    """The paths of the leaves of a model that a selector of `on` matches.
+
+    To see what a pattern means; and to choose by type of module where the optimiser is given a state
+    without modules, as with Flax NNX: `l1jax.on(l1jax.paths(model, nnx.Linear), pen)`.
+    Raises: ValueError where nothing matches.
+
+    **Example:**
+
+    ```python
+    >>> import jax.numpy as jnp, l1jax
+    >>> l1jax.paths({"body": {"w": jnp.ones(1), "b": jnp.ones(1)}, "head": jnp.ones(1)}, "body/*")
+    ['body/b', 'body/w']
+
+    ```
+    """
+    entries = _entries(model)
+    found = [e.path for e in entries if _matches(selector, e)]
+    if not found:
+        raise ValueError(_nothing(selector, entries))
+    return found
 
 
 class _Entry(NamedTuple):
@@ -337,10 +369,16 @@ def _nothing(selector: Any, entries: list[_Entry]) -> str:
     shown = ", ".join(repr(e.path) for e in entries[:_SHOWN])
     more = f" and {len(entries) - _SHOWN} more" if len(entries) > _SHOWN else ""
     name = repr(selector) if isinstance(selector, str) else getattr(selector, "__name__", selector)
-    return (
-        f"selector {name} matches no floating-point leaf of the tree; there are {shown or 'none'}{more}. "
-        "Paths begin at the tree that is given to the optimiser."
-    )
+    hint = "Paths begin at the tree that is given to the optimiser."
+    if isinstance(selector, type) and not any(
+        issubclass(t, selector) for e in entries for t in e.types
+    ):
+        hint = (
+            "It has no module of this type: a dict or state of parameters has no modules, so choose from the "
+            "model, as in l1jax.on(l1jax.paths(model, type), pen)."
+        )
+    there = f"there are {shown or 'none'}{more}."
+    return f"selector {name} matches no floating-point leaf of the tree; {there} {hint}"
 
 
 def _steps(step: Any, tree: Any) -> list:
@@ -353,13 +391,25 @@ def _join(pairs: list, arrays: Any, names: Any) -> Array:
     """The array that a penalty sees: a leaf with its axis first, or several side by side."""
     if len(pairs) == 1 and pairs[0][1] is None:
         return arrays[pairs[0][0]]
-    moved = [jnp.moveaxis(arrays[i], axis or 0, 0) for i, axis in pairs]
+    moved = [_front(arrays[i], axis, names[i]) for i, axis in pairs]
     if len(pairs) == 1:
         return moved[0]
     lengths = {names[i]: m.shape[0] for (i, _), m in zip(pairs, moved, strict=True)}
     if len(set(lengths.values())) > 1:
         raise ValueError(f"joined leaves must have one length along their axes, got {lengths}.")
-    return jnp.concatenate([m.reshape(m.shape[0], -1) for m in moved], axis=1)
+    return jnp.concatenate([_flat(m) for m in moved], axis=1)
+
+
+def _front(x: Array, axis: int | None, name: str) -> Array:
+    axis = axis or 0
+    if not -x.ndim <= axis < x.ndim:
+        raise ValueError(f"axis is {axis}, but {name!r} has shape {x.shape}.")
+    return jnp.moveaxis(x, axis, 0)
+
+
+def _flat(x: Array) -> Array:
+    """All axes but the first in one; reshape cannot tell how many where the first is empty."""
+    return x.reshape(x.shape[0], math.prod(x.shape[1:]))
 
 
 def _split(array: Array, pairs: list, leaves: list) -> Iterator[tuple[int, Array]]:

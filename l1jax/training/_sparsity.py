@@ -10,11 +10,13 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int, PyTree
 
+from .._tables import Shown, Table
+from .._tracing import is_traced
 from ..penalties._base import Penalty
 from ._selection import Block, ChannelL1, Selection, Selections, _entries
 
 
-class Sparsity(eqx.Module):
+class Sparsity(Shown, eqx.Module):
     """How many entries and groups are exactly zero, by path; printed, a table.
 
     `zeros` and `zero_groups`, one number per path; `sizes` and `groups`, of how many (0 groups: no groups).
@@ -37,26 +39,27 @@ class Sparsity(eqx.Module):
                 out[f"{prefix}/{path}/zero_groups"] = self.zero_groups[k] / self.groups[k]
         return out
 
-    def __str__(self) -> str:
-        rows = list(
-            zip(self.paths, self.zeros, self.sizes, self.zero_groups, self.groups, strict=True)
+    def _table(self) -> Table:
+        if is_traced((self.zeros, self.zero_groups)):
+            return Table(f"Sparsity(of {', '.join(self.paths)})")
+        counts = zip(self.paths, self.zeros, self.sizes, self.zero_groups, self.groups, strict=True)
+        total = (
+            "total",
+            self.zeros.sum(),
+            sum(self.sizes),
+            self.zero_groups.sum(),
+            sum(self.groups),
         )
-        rows.append(
+        rows = tuple(
             (
-                "total",
-                self.zeros.sum(),
-                sum(self.sizes),
-                self.zero_groups.sum(),
-                sum(self.groups),
+                path,
+                f"{int(zeros)}/{size}",
+                f"{int(zeros) / max(size, 1):.0%}",
+                f"{int(gone)}/{groups}" if groups else "–",
             )
+            for path, zeros, size, gone, groups in (*counts, total)
         )
-        width = max(len(path) for path, *_ in rows)
-        lines = [f"{'path':<{width}}  {'zeros':>17}  {'zero groups':>13}"]
-        for path, zeros, size, gone, groups in rows:
-            share = f"{int(zeros)}/{size} {int(zeros) / max(size, 1):4.0%}"
-            whole = f"{int(gone)}/{groups}" if groups else "–"
-            lines.append(f"{path:<{width}}  {share:>17}  {whole:>13}")
-        return "\n".join(lines)
+        return Table("", ("path", "zeros", "", "zero groups"), rows, left=(0,))
 
 
 def sparsity(params: PyTree, penalty: Penalty | None = None) -> Sparsity:
