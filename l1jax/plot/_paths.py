@@ -1,0 +1,107 @@
+"""Paths, and how well they predict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ..linear import Path
+from ._style import (
+    COLOURS,
+    FALLING,
+    Axes,
+    axes_or_new,
+    counts_on_top,
+    falling,
+    line_style,
+    mark,
+    name_ends,
+    names_of,
+    reached,
+)
+
+
+def path(
+    path: Path,
+    x: str = "lambda",
+    *,
+    top: int = 12,
+    chosen: float | Mapping[str, float] | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """The coefficients of a path of one response, the largest ones named, and how many are in.
+
+    - `x`: "lambda" (log λ), "norm" (Σ|βⱼ|) or "deviance" (the share that is explained).
+    - `top`: how many features are coloured and named: those whose coefficient becomes largest.
+    - `chosen`: a strength to mark, or several by name: {"best": cv.lam_min, "1 SE": cv.lam_1se}.
+    """
+    if path.fits.several_responses:
+        raise ValueError("plot.path draws one response: make a path for each column of y.")
+    if x not in ("lambda", "norm", "deviance"):
+        raise ValueError(f'x must be "lambda", "norm" or "deviance", got {x!r}.')
+    ax = axes_or_new(ax)
+    path = reached(path, positive=x == "lambda")
+    coefs = np.asarray(path.coefs)
+    places = {
+        "lambda": lambda path: np.asarray(path.lams),
+        "norm": lambda path: np.abs(np.asarray(path.coefs)).sum(axis=-1),
+        "deviance": lambda path: np.asarray(path.deviance_explained),
+    }[x]
+    xs, names = places(path), names_of(path)
+    biggest = np.argsort(-np.abs(coefs).max(axis=0), kind="stable")
+    named = [j for j in biggest[:top] if coefs[:, j].any()]
+    lines = _while_inside(coefs)
+    others = [j for j in biggest[top:] if coefs[:, j].any()]
+    if others:
+        ax.plot(xs, lines[:, others], color="0.8", linewidth=0.8, zorder=1)
+    ends = []
+    for k, j in enumerate(named):
+        style = line_style(k)
+        ax.plot(xs, lines[:, j], linewidth=1.8, **style)
+        ends.append((float(coefs[-1, j]), names[j], style["color"]))
+    ax.axhline(0, color="0.6", linewidth=0.8, zorder=0)
+    titles = {"lambda": FALLING, "norm": "Σ|β|", "deviance": "share of the deviance explained"}
+    ax.set(xlabel=titles[x], ylabel="coefficient")
+    if x == "lambda":
+        falling(ax, xs)
+    else:
+        ax.set_xlim(xs.min(), max(xs.max(), xs.min() + 1e-12))
+    name_ends(ax, float(xs[-1]), ends)
+    counts_on_top(ax, xs, np.asarray(path.n_nonzero))
+    if chosen is not None:
+        marks = chosen if isinstance(chosen, Mapping) else {"chosen": chosen}
+        at = {name: float(np.interp(-lam, -path.lams, xs)) for name, lam in marks.items()}
+        mark(ax, at if x != "lambda" else {name: float(lam) for name, lam in marks.items()})
+    return ax
+
+
+def cross_validation(cv: Any, *, ax: Axes | None = None) -> Axes:
+    """The score of `l1jax.cross_validate` by log λ, with its standard errors and the number of features.
+
+    Marked are the best strength and the largest one within a standard error of it.
+    """
+    ax = axes_or_new(ax)
+    lams, mean, error = (np.asarray(v) for v in (cv.lams, cv.mean_score, cv.se_score))
+    keep = (lams > 0) & np.isfinite(mean)
+    lams, mean, error = lams[keep], mean[keep], error[keep]
+    ax.errorbar(
+        lams, mean, yerr=error, fmt="o", markersize=3, color=COLOURS[0], ecolor="0.7", elinewidth=1
+    )
+    falling(ax, lams)
+    better = "higher" if cv.higher_is_better else "lower"
+    score = cv.score if isinstance(getattr(cv, "score", None), str) else "score"
+    ax.set(xlabel=FALLING, ylabel=f"{score.replace('_', ' ')}, held out ({better} is better)")
+    counts_on_top(ax, lams, np.asarray(cv.path.n_nonzero)[keep])
+    mark(ax, {"1 SE": float(cv.lam_1se), "best": float(cv.lam_min)})
+    return ax
+
+
+def _while_inside(coefs: np.ndarray) -> np.ndarray:
+    """The coefficients, NaN where they stay zero: a line begins at the last zero and ends at the next."""
+    inside = coefs != 0
+    shown = inside.copy()
+    shown[:-1] |= inside[1:]
+    shown[1:] |= inside[:-1]
+    return np.where(shown, coefs, np.nan)
