@@ -1,0 +1,150 @@
+"""What all estimators share: the reading of data, one call of `l1jax.fit`, scikit-learn's attributes."""
+
+from __future__ import annotations
+
+import dataclasses
+from numbers import Integral, Real
+from typing import Any, ClassVar
+
+import jax
+import numpy as np
+from sklearn.base import BaseEstimator, RegressorMixin, _fit_context
+from sklearn.utils._param_validation import Interval
+from sklearn.utils.extmath import safe_sparse_dot
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+
+from .. import linear
+from ..linear import Fit
+from ..losses import Loss, SquaredError
+from ..penalties import L1, ElasticNet, NonNegativeL1, Penalty
+from ._padding import Data, padded
+
+NOT_NEGATIVE = Interval(Real, 0, None, closed="left")
+RATIO = Interval(Real, 0, 1, closed="both")
+
+_SQUARED_ERROR = SquaredError()
+
+
+class LinearModel(BaseEstimator):
+    """A penalised linear model: subclasses say its loss, its penalty and how targets are read."""
+
+    _parameter_constraints: ClassVar[dict] = {
+        "fit_intercept": ["boolean"],
+        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "tol": [NOT_NEGATIVE],
+    }
+    fit_intercept: bool = True
+    max_iter: int
+    tol: float
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Any:
+        """Fits the model to X (n, p), dense or sparse, and y; `sample_weight` (n,) ≥ 0."""
+        data = self._read(X, y, sample_weight)
+        self._keep(self._fit(data), data)
+        return self
+
+    def _loss(self) -> Loss:
+        return _SQUARED_ERROR
+
+    def _penalty(self, data: Data) -> Penalty:
+        """The penalty of the columns of data, with its strength."""
+        raise NotImplementedError
+
+    def _read(self, X: Any, y: Any, sample_weight: Any) -> Data:
+        """The data in float64, padded; sets what scikit-learn remembers of them."""
+        X, y = self._validate(X, y)
+        weights = self._weights(_check_sample_weight(sample_weight, X, dtype=np.float64), y)
+        return padded(X, self._targets(y), weights)
+
+    def _validate(self, X: Any, y: Any) -> tuple[Any, np.ndarray]:
+        X, y = validate_data(self, X, y, accept_sparse="csr", dtype=np.float64, y_numeric=True)
+        return X, y
+
+    def _targets(self, y: np.ndarray) -> np.ndarray:
+        """The targets as the loss wants them."""
+        return y.astype(np.float64)
+
+    def _weights(self, weights: np.ndarray, y: np.ndarray) -> np.ndarray:
+        del y
+        return weights
+
+    def _settings(self, data: Data) -> dict[str, Any]:
+        """The arguments that `fit`, `path` and `cross_validate` have in common."""
+        return {
+            "loss": self._loss(),
+            "fit_intercept": bool(self.fit_intercept),
+            "sample_weight": data.weights,
+            "tol": self.tol,
+            "max_steps": self.max_iter,
+        }
+
+    def _fit(self, data: Data) -> Fit:
+        return linear.fit(data.X, data.y, self._penalty(data), **self._settings(data))
+
+    def _trim(self, fit: Fit, data: Data) -> Fit:
+        """The fit of the columns that count, in NumPy, with their names."""
+        # A path of NumPy arrays has NumPy scalars for its fits.
+        fit = jax.tree.map(
+            lambda leaf: np.asarray(leaf) if isinstance(leaf, jax.Array | np.generic) else leaf, fit
+        )
+        at = fit.coef.ndim - 1 - fit.several_responses
+        names = getattr(self, "feature_names_in_", None)
+        return dataclasses.replace(
+            fit,
+            coef=fit.coef[(slice(None),) * at + (slice(data.p),)],
+            feature_names=None if names is None else tuple(names),
+        )
+
+    def _keep(self, fit: Fit, data: Data) -> None:
+        """Sets the attributes of a fitted model."""
+        self.fit_ = fit = self._trim(fit, data)
+        self.coef_ = fit.coef.T
+        self.intercept_ = fit.intercept if fit.several_responses else float(fit.intercept)
+        self.n_iter_ = max(1, int(fit.num_steps))
+        self.dual_gap_ = float(fit.gap)
+
+    def _linear_predictor(self, X: Any) -> np.ndarray:
+        """η for new rows, (m,) or (m, k)."""
+        check_is_fitted(self)
+        X = validate_data(self, X, accept_sparse="csr", dtype=np.float64, reset=False)
+        return safe_sparse_dot(X, self.coef_.T, dense_output=True) + self.intercept_
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
+
+
+class Regressor(RegressorMixin, LinearModel):
+    """A model that predicts numbers."""
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Predictions for new rows, (m,), or (m, k) for k targets."""
+        return self._linear_predictor(X)
+
+
+class OfSeveralTargets:
+    """Reads targets y (n, k) with k ≥ 1, and says so."""
+
+    def _validate(self, X: Any, y: Any) -> tuple[Any, np.ndarray]:
+        X, y = validate_data(
+            self, X, y, accept_sparse="csr", dtype=np.float64, y_numeric=True, multi_output=True
+        )  # fmt: skip
+        return X, y
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()  # pyright: ignore[reportAttributeAccessIssue]
+        tags.target_tags.multi_output = True
+        return tags
+
+
+def elastic_net(alpha: float, l1_ratio: float = 1.0) -> ElasticNet:
+    """One class for the lasso too, so that both are one program."""
+    return ElasticNet(float(alpha), float(l1_ratio))
+
+
+def lasso(alpha: float, weights: Any = None, positive: bool = False) -> Penalty:
+    """The L1 penalty, of weighted features or of coefficients ≥ 0."""
+    kind: Any = NonNegativeL1 if positive else L1
+    return kind(float(alpha), weights)

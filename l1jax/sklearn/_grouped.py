@@ -1,0 +1,221 @@
+"""Group, sparse group and multi-task lasso: features that enter together."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ..linear import Fit
+from ..penalties import GroupL1, Penalty, SparseGroupL1
+from ._base import NOT_NEGATIVE, RATIO, LinearModel, OfSeveralTargets, Regressor, elastic_net, lasso
+from ._padding import Data
+
+
+class OfGroups(LinearModel):
+    """Models with `groups` (None: each feature by itself) and a weight for each group."""
+
+    groups: Any
+    weights: Any
+
+    def _group_penalty(self, data: Data, alpha: float, l1_ratio: float = 0.0) -> Penalty:
+        """The penalty of the columns of data; those that were added are a group of their own."""
+        ids, weights = self._read_groups(data.p)
+        count, added = len(weights), data.columns - data.p
+        if count == data.p:  # groups of one: this is the lasso, which has faster engines
+            prices = (l1_ratio + (1 - l1_ratio) * weights)[ids]
+            prices = np.pad(prices, (0, added), constant_values=1.0)
+            return elastic_net(alpha) if (prices == 1).all() else lasso(alpha, prices)
+        if added:
+            ids, weights = np.append(ids, np.full(added, count)), np.append(weights, 1.0)
+        if l1_ratio:
+            return SparseGroupL1(float(alpha), ids, float(l1_ratio), weights=weights)
+        return _group_lasso(alpha, ids, weights)
+
+    def _read_groups(self, p: int) -> tuple[np.ndarray, np.ndarray]:
+        """The number of the group of each feature, (p,), and the weights of the groups."""
+        ids = np.arange(p) if self.groups is None else np.asarray(self.groups)
+        if ids.shape != (p,):
+            raise ValueError(
+                f"groups must hold one id per column of X, shape ({p},), got shape {ids.shape}."
+            )
+        labels, ids, sizes = np.unique(ids, return_inverse=True, return_counts=True)
+        if self.weights is None:
+            return ids, np.sqrt(sizes)
+        weights = np.asarray(self.weights, np.float64)
+        if weights.shape != labels.shape or not (weights >= 0).all():
+            raise ValueError(
+                f"weights must hold one number >= 0 per group, in the order of their sorted ids, shape "
+                f"({len(labels)},), got {self.weights!r}."
+            )
+        return ids, weights
+
+
+class GroupLasso(OfGroups, Regressor):
+    """Least squares with the penalty α Σ_g w_g‖w_g‖₂: whole groups of features enter or stay out.
+
+    `groups` (p,): an id of any kind for each feature, in any order (None: each feature by itself,
+    which is the lasso). `weights`: one per group, in the order of the sorted ids; the square root
+    of its size unless given. All else as for `Lasso`. Source: Yuan and Lin (2006).
+
+    **Example:**
+
+    ```python
+    >>> import numpy as np
+    >>> from l1jax.sklearn import GroupLasso
+    >>> X = np.array([[1.0, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]])
+    >>> model = GroupLasso(0.5, groups=["a", "a", "b"]).fit(X, X @ [2.0, 0.0, 0.3])
+    >>> model.coef_.round(3)  # b is out
+    array([1.293, 0.   , 0.   ])
+
+    ```
+    """
+
+    _parameter_constraints: ClassVar[dict] = {
+        **LinearModel._parameter_constraints,
+        "alpha": [NOT_NEGATIVE],
+        "groups": ["array-like", None],
+        "weights": ["array-like", None],
+    }
+
+    def __init__(
+        self,
+        alpha: Any = 1.0,
+        *,
+        groups: Any = None,
+        weights: Any = None,
+        fit_intercept: Any = True,
+        max_iter: Any = 20_000,
+        tol: Any = 1e-6,
+    ):
+        self.alpha = alpha
+        self.groups = groups
+        self.weights = weights
+        self.fit_intercept = fit_intercept
+        self.max_iter = max_iter
+        self.tol = tol
+
+    def _penalty(self, data: Data) -> Penalty:
+        return self._group_penalty(data, self.alpha)
+
+
+class SparseGroupLasso(OfGroups, Regressor):
+    """Least squares with the penalty α Σ_g [ρ‖w_g‖₁ + (1−ρ) w_g‖w_g‖₂], ρ = `l1_ratio`.
+
+    It selects groups, and features within them. `l1_ratio` in [0, 1]; all else as for
+    `GroupLasso`. Source: Simon, Friedman, Hastie and Tibshirani (2013).
+
+    **Example:**
+
+    ```python
+    >>> import numpy as np
+    >>> from l1jax.sklearn import SparseGroupLasso
+    >>> X = np.array([[1.0, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]])
+    >>> model = SparseGroupLasso(0.5, groups=[0, 0, 1]).fit(X, X @ [2.0, 0.3, 0.3])
+    >>> (model.coef_ != 0).tolist()
+    [True, True, False]
+
+    ```
+    """
+
+    _parameter_constraints: ClassVar[dict] = {
+        **GroupLasso._parameter_constraints,
+        "l1_ratio": [RATIO],
+    }
+
+    def __init__(
+        self,
+        alpha: Any = 1.0,
+        *,
+        l1_ratio: Any = 0.5,
+        groups: Any = None,
+        weights: Any = None,
+        fit_intercept: Any = True,
+        max_iter: Any = 20_000,
+        tol: Any = 1e-6,
+    ):
+        self.alpha = alpha
+        self.l1_ratio = l1_ratio
+        self.groups = groups
+        self.weights = weights
+        self.fit_intercept = fit_intercept
+        self.max_iter = max_iter
+        self.tol = tol
+
+    def _penalty(self, data: Data) -> Penalty:
+        return self._group_penalty(data, self.alpha, self.l1_ratio)
+
+
+class OfTasks(OfSeveralTargets, Regressor):
+    """Models of targets y (n, k) that share their features."""
+
+    def _validate(self, X: Any, y: Any) -> tuple[Any, np.ndarray]:
+        X, y = super()._validate(X, y)
+        if y.ndim == 1:
+            raise ValueError(
+                f"{type(self).__name__} needs y of shape (n, k), got {y.shape}. For one target use Lasso, "
+                "or pass y[:, None]."
+            )
+        return X, y
+
+    def _targets(self, y: np.ndarray) -> np.ndarray:
+        return y[:, 0] if y.shape[1] == 1 else y
+
+    def _task_penalty(self, data: Data, alpha: float) -> Penalty:
+        if data.y.ndim == 1:  # one target: this is the lasso, which has faster engines
+            return elastic_net(alpha)
+        return _group_lasso(alpha, np.arange(data.columns), np.ones(data.columns))
+
+    def _keep(self, fit: Fit, data: Data) -> None:
+        super()._keep(fit, data)
+        self.coef_, self.intercept_ = np.atleast_2d(self.coef_), np.atleast_1d(self.intercept_)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.single_output = False
+        return tags
+
+
+class MultiTaskLasso(OfTasks):
+    """Least squares for k targets, ½n⁻¹‖Y − XW − b‖² + α Σⱼ‖Wⱼ‖₂: they share their features.
+
+    y (n, k); `coef_` (k, p), `intercept_` (k,). All else as for `Lasso`.
+    Source: Obozinski, Taskar and Jordan (2010).
+
+    **Example:**
+
+    ```python
+    >>> from l1jax.sklearn import MultiTaskLasso
+    >>> X, Y = [[0.0, 1.0], [1.0, 0.0], [2.0, 1.0]], [[0.0, 0.0], [1.0, 2.0], [2.0, 4.0]]
+    >>> MultiTaskLasso(alpha=0.1).fit(X, Y).coef_.round(3)
+    array([[0.933, 0.   ],
+           [1.866, 0.   ]])
+
+    ```
+    """
+
+    _parameter_constraints: ClassVar[dict] = {
+        **LinearModel._parameter_constraints,
+        "alpha": [NOT_NEGATIVE],
+    }
+
+    def __init__(
+        self,
+        alpha: Any = 1.0,
+        *,
+        fit_intercept: Any = True,
+        max_iter: Any = 20_000,
+        tol: Any = 1e-6,
+    ):
+        self.alpha = alpha
+        self.fit_intercept = fit_intercept
+        self.max_iter = max_iter
+        self.tol = tol
+
+    def _penalty(self, data: Data) -> Penalty:
+        return self._task_penalty(data, self.alpha)
+
+
+def _group_lasso(alpha: float, ids: np.ndarray, weights: np.ndarray) -> Penalty:
+    kind: Any = GroupL1
+    return kind(float(alpha), ids, weights)

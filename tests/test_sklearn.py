@@ -1,0 +1,449 @@
+"""The estimators: scikit-learn's own checks, its own answers, and the tools that take estimators."""
+
+import pickle
+import warnings
+
+import cvxpy as cp
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import sparse
+from sklearn import linear_model
+from sklearn.base import clone
+from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits
+from sklearn.feature_selection import SelectFromModel
+from sklearn.model_selection import GridSearchCV, GroupKFold, KFold, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import check_estimator, estimator_checks_generator
+
+import l1jax
+from l1jax import sklearn as ours
+from l1jax.sklearn._padding import padded
+
+# Ours, beside the one of scikit-learn whose checks it must pass. Small grids: checks fit 90 times.
+_GRID = {"alphas": 10, "cv": 3}
+CHECKED = [
+    (ours.Lasso(), linear_model.Lasso()),
+    (ours.LassoCV(**_GRID), linear_model.LassoCV()),
+    (ours.ElasticNet(), linear_model.ElasticNet()),
+    (ours.ElasticNetCV(**_GRID), linear_model.ElasticNetCV()),
+    (ours.MultiTaskLasso(), linear_model.MultiTaskLasso()),
+    (ours.MultiTaskLassoCV(**_GRID), linear_model.MultiTaskLassoCV()),
+    (ours.LogisticRegression(), linear_model.LogisticRegression(solver="saga")),
+    (
+        ours.LogisticRegressionCV(Cs=[0.1, 1.0], cv=3),
+        linear_model.LogisticRegressionCV(solver="saga"),
+    ),
+    (ours.L1PoissonRegressor(), linear_model.PoissonRegressor()),
+    (ours.L1HuberRegressor(), linear_model.HuberRegressor()),
+    (ours.GroupLasso(), linear_model.LassoLars()),
+    (ours.GroupLassoCV(**_GRID), linear_model.LassoLarsCV()),
+    (ours.SparseGroupLasso(), linear_model.LassoLars()),
+    (ours.CoxRegressor(), linear_model.LassoLars()),
+]
+
+
+def _name(value):
+    return type(value).__name__
+
+
+@pytest.mark.parametrize(("estimator", "theirs"), CHECKED, ids=[_name(ours) for ours, _ in CHECKED])
+def test_every_check_of_scikit_learn_passes(estimator, theirs):
+    with warnings.catch_warnings():
+        # Its checks hold degenerate data: a row, a class, a constant. What is said of them is not at issue.
+        warnings.simplefilter("ignore")
+        results = check_estimator(estimator, on_skip=None)
+        # Those of its own estimator, but for array namespaces other than NumPy.
+        expected = {_check(check) for _, check in estimator_checks_generator(theirs)}
+    done = {one["check_name"]: one["status"] for one in results}
+    expected = {name for name in expected if "array_api" not in name}
+    assert expected <= done.keys()
+    assert {done[name] for name in done if "array_api" not in name} == {"passed"}
+
+
+def _check(check):
+    return check.func.__name__ if hasattr(check, "func") else check.__name__
+
+
+@pytest.fixture(scope="module")
+def data():
+    """Regression data by name, float64."""
+    digits, cancer = load_digits(), load_breast_cancer()
+    return {
+        "diabetes": load_diabetes(return_X_y=True),
+        "breast cancer": (StandardScaler().fit_transform(cancer.data), cancer.target.astype(float)),
+        "digits": (digits.data, digits.target.astype(float)),
+    }
+
+
+# Coordinate descent of scikit-learn that goes on until rounding stops it, as it then says.
+_EXACT = {"tol": 1e-14, "max_iter": 200_000}
+NAMES = ["diabetes", "breast cancer", "digits"]
+
+
+def _same(ours, theirs):
+    """Coefficients and intercept, to 1e-6 of the largest."""
+    size = np.abs(theirs.coef_).max()
+    assert size > 0
+    np.testing.assert_allclose(ours.coef_, theirs.coef_, rtol=0, atol=1e-6 * size)
+    level = np.abs(theirs.intercept_).max() + size
+    np.testing.assert_allclose(ours.intercept_, theirs.intercept_, rtol=0, atol=1e-6 * level)
+    assert np.shape(ours.coef_) == np.shape(theirs.coef_)
+    if ours.fit_intercept:  # without one, scikit-learn says 0 in more than one shape
+        assert np.shape(ours.intercept_) == np.shape(theirs.intercept_)
+
+
+@pytest.mark.filterwarnings("ignore:Objective did not converge")
+@pytest.mark.parametrize("name", NAMES)
+def test_lasso_and_elastic_net_equal_those_of_scikit_learn(data, name):
+    X, y = data[name]
+    alpha = 0.05 * float(l1jax.lambda_max(X, y, l1jax.L1()))
+    weights = np.random.default_rng(0).integers(0, 3, len(y))
+    for ratio, weight in ((1.0, None), (0.5, weights)):
+        net = ours.ElasticNet(alpha, l1_ratio=ratio).fit(X, y, weight)
+        theirs = linear_model.ElasticNet(alpha, l1_ratio=ratio, **_EXACT).fit(X, y, weight)
+        _same(net, theirs)
+        assert net.score(X, y) == pytest.approx(theirs.score(X, y), abs=1e-8)
+    lasso = ours.Lasso(alpha).fit(X, y)
+    _same(lasso, linear_model.Lasso(alpha, **_EXACT).fit(X, y))
+    assert lasso.dual_gap_ < 1e-9 * y.var()  # both are exact: what is left is rounding
+
+
+@pytest.mark.filterwarnings("ignore:Objective did not converge")
+@pytest.mark.parametrize("name", NAMES)
+def test_multi_task_lasso_equals_that_of_scikit_learn(data, name):
+    # Five columns are the targets of others: one shape of all three data sets.
+    X = data[name][0][:500]
+    X = X / np.where(X.std(axis=0) > 0, X.std(axis=0), 1)
+    X, Y = (X[:, :5], X[:, 5:10]) if name == "diabetes" else (X[:, :20], X[:, 20:25])
+    model = ours.MultiTaskLasso(0.1).fit(X, Y)
+    _same(model, linear_model.MultiTaskLasso(0.1, **_EXACT).fit(X, Y))
+    assert model.predict(X).shape == Y.shape
+
+
+@pytest.mark.filterwarnings("ignore:'penalty' was deprecated|Inconsistent values")
+@pytest.mark.parametrize(
+    ("solver", "weighted", "class_weight"),
+    [("saga", False, None), ("liblinear", True, {"benign": 1.0, "malignant": 3.0})],
+)
+def test_logistic_regression_equals_that_of_scikit_learn(data, solver, weighted, class_weight):
+    X, y = data["breast cancer"]
+    # liblinear penalises its intercept: without one.
+    arguments = {"C": 0.05, "class_weight": class_weight, "fit_intercept": solver == "saga"}
+    weights = np.random.default_rng(0).integers(0, 3, len(y)) if weighted else None
+    labels = np.array(["malignant", "benign"])[y.astype(int)]
+    model = ours.LogisticRegression(**arguments).fit(X, labels, weights)
+    theirs = linear_model.LogisticRegression(
+        penalty="l1", solver=solver, tol=1e-11, max_iter=20_000, **arguments
+    ).fit(X, labels, weights)
+    _same(model, theirs)
+    np.testing.assert_array_equal(model.classes_, theirs.classes_)
+    np.testing.assert_array_equal(model.predict(X), theirs.predict(X))
+    np.testing.assert_allclose(model.predict_proba(X), theirs.predict_proba(X), atol=1e-6)
+    log = model.predict_log_proba(X)
+    np.testing.assert_allclose(log, theirs.predict_log_proba(X), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:'penalty' was deprecated")
+def test_softmax_regression_equals_that_of_scikit_learn():
+    X, y = load_digits(n_class=3, return_X_y=True)
+    X, y = X[:500, ::2] / 16, y[:500]
+    theirs = linear_model.LogisticRegression(
+        penalty="elasticnet", l1_ratio=0.7, C=0.3, solver="saga", tol=1e-10, max_iter=20_000
+    ).fit(X, y)
+    model = ours.LogisticRegression(C=0.3, l1_ratio=0.7).fit(X, y)
+    _same(model, theirs)
+    np.testing.assert_allclose(model.predict_proba(X), theirs.predict_proba(X), atol=1e-6)
+    np.testing.assert_allclose(model.predict_log_proba(X), theirs.predict_log_proba(X), atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:Objective did not converge")
+@pytest.mark.parametrize("weighted", [False, True])
+def test_errors_of_the_folds_equal_those_of_scikit_learn(data, weighted):
+    X, y = data["diabetes"]
+    weights = np.random.default_rng(0).integers(1, 4, len(y)) if weighted else None
+    folds = KFold(5, shuffle=True, random_state=0)
+    model = ours.LassoCV(alphas=20, cv=folds).fit(X, y, weights)
+    theirs = linear_model.LassoCV(alphas=model.alphas_, cv=folds, **_EXACT).fit(X, y, weights)
+    np.testing.assert_allclose(model.mse_path_, theirs.mse_path_, rtol=1e-6)
+    assert model.alpha_ == theirs.alpha_
+    _same(model, theirs)
+    own_grid = linear_model.LassoCV(**{_COUNT: 20}, cv=folds).fit(X, y, weights).alphas_
+    np.testing.assert_allclose(model.alphas_, own_grid, rtol=1e-12)
+    assert model.cv_.fold_gaps.max() < 1e-6 and model.fit_.relative_gap < 1e-6
+
+
+# The name of scikit-learn for how many strengths there are, until its 1.7.
+_COUNT = "alphas" if linear_model.LassoCV().alphas == 100 else "n_alphas"
+
+
+@pytest.mark.filterwarnings("ignore:Objective did not converge")
+def test_elastic_net_chooses_its_ratio_as_scikit_learn_does(data):
+    X, y = data["diabetes"]
+    arguments = {"l1_ratio": [0.5, 0.9], "alphas": np.geomspace(1, 0.001, 10), "cv": 3}
+    model = ours.ElasticNetCV(**arguments).fit(X, y)
+    theirs = linear_model.ElasticNetCV(**arguments, **_EXACT).fit(X, y)
+    np.testing.assert_allclose(model.mse_path_, theirs.mse_path_, rtol=1e-6)
+    assert (model.alpha_, model.l1_ratio_) == (theirs.alpha_, theirs.l1_ratio_)
+    _same(model, theirs)
+
+
+@pytest.mark.filterwarnings("ignore:Objective did not converge")
+def test_errors_of_several_targets_are_averaged():
+    X = load_diabetes().data * 10
+    X, Y = X[:, :5], X[:, 5:]
+    model = ours.MultiTaskLassoCV(alphas=[0.1, 0.01], cv=3).fit(X, Y)
+    theirs = linear_model.MultiTaskLassoCV(alphas=[0.1, 0.01], cv=3, **_EXACT).fit(X, Y)
+    np.testing.assert_allclose(model.mse_path_, theirs.mse_path_, rtol=1e-6)
+    assert model.alpha_ == theirs.alpha_
+    _same(model, theirs)
+
+
+@pytest.mark.parametrize("scoring", ["neg_log_loss", "accuracy", "roc_auc"])
+def test_scores_of_logistic_regression_are_those_of_scikit_learn(data, scoring):
+    X, y = data["breast cancer"]
+    model = ours.LogisticRegressionCV(Cs=[0.1, 0.01], cv=3, scoring=scoring).fit(X, y)
+    scores = [
+        # A C of all rows is this C of two thirds of them.
+        cross_val_score(
+            ours.LogisticRegression(C=C * len(y) / (2 / 3 * len(y))), X, y, cv=3, scoring=scoring
+        )
+        for C in (0.01, 0.1)
+    ]
+    # Folds differ by a row or two in 380, and so does their strength: by no more than that.
+    np.testing.assert_allclose(model.scores_[:, 0], np.transpose(scores), rtol=5e-3)
+    best = np.mean(model.scores_, axis=0).argmax()
+    assert pytest.approx([0.01, 0.1][best]) == model.C_
+
+
+@pytest.fixture(scope="module")
+def small():
+    """Rows and columns of which two groups and their scale are known."""
+    rng = np.random.default_rng(1)
+    X = rng.normal(size=(80, 6))
+    return X, X[:, 0] - 2 * X[:, 1] + 0.5 * X[:, 4] + 0.3 * rng.normal(size=80)
+
+
+GROUPS = np.array(["b", "b", "a", "a", "c", "c"])
+
+
+@pytest.mark.parametrize("ratio", [None, 0.4])
+def test_groups_minimise_what_is_promised(small, ratio):
+    X, y = small
+    w, b = cp.Variable(6), cp.Variable()
+    alpha, sizes = 0.3, np.sqrt(2)
+    norms = sum(sizes * cp.norm(w[np.flatnonzero(g == GROUPS)], 2) for g in "abc")
+    penalty = norms if ratio is None else ratio * cp.norm1(w) + (1 - ratio) * norms
+    loss = cp.sum_squares(y - X @ w - b) / (2 * len(y))
+    problem = cp.Problem(cp.Minimize(loss + alpha * penalty))
+    problem.solve(solver="CLARABEL", tol_gap_abs=1e-13, tol_gap_rel=1e-13)
+    if ratio is None:
+        model = ours.GroupLasso(alpha, groups=GROUPS)
+    else:
+        model = ours.SparseGroupLasso(alpha, groups=GROUPS, l1_ratio=ratio)
+    model.fit(X, y)
+    # The objective is flat: half of the digits of the gap remain for the point.
+    np.testing.assert_allclose(model.coef_, w.value, atol=1e-6)
+    assert model.fit_.objective == pytest.approx(problem.value, rel=1e-10)
+    assert (model.coef_[2:4] == 0).all()
+
+
+def test_groups_are_chosen_by_folds(small):
+    X, y = small
+    model = ours.GroupLassoCV(groups=GROUPS, alphas=[1.0, 0.1], cv=3).fit(X, y)
+    errors = [
+        -cross_val_score(
+            ours.GroupLasso(alpha, groups=GROUPS), X, y, cv=3, scoring="neg_mean_squared_error"
+        )
+        for alpha in (1.0, 0.1)
+    ]
+    np.testing.assert_allclose(model.mse_path_, errors, rtol=1e-6)
+    assert model.alpha_ == 0.1
+
+
+def _huber(y, eta):
+    return np.clip(eta - y, -1.0, 1.0)
+
+
+def _cox(y, eta):
+    """The slope of minus the log partial likelihood, event by event."""
+    slope = np.zeros(len(eta))
+    for time, seen, i in zip(*y.T, range(len(eta)), strict=True):
+        if seen:
+            risk = np.where(y[:, 0] >= time, np.exp(eta), 0)
+            slope += risk / risk.sum()
+            slope[i] -= 1
+    return slope
+
+
+@pytest.mark.parametrize("ratio", [1.0, 0.6])
+@pytest.mark.parametrize("kind", ["poisson", "huber", "cox"])
+def test_conditions_of_optimality_hold(small, kind, ratio):
+    X, eta = small
+    rng, alpha = np.random.default_rng(2), 0.2
+    if kind == "poisson":
+        y, model = rng.poisson(np.exp(eta / 3)), ours.L1PoissonRegressor(alpha, l1_ratio=ratio)
+    elif kind == "huber":
+        y, model = eta + rng.standard_t(1.5, len(eta)), ours.L1HuberRegressor(alpha, l1_ratio=ratio)
+    else:
+        y = np.stack([rng.exponential(np.exp(-eta)), rng.integers(0, 2, len(eta))], axis=1)
+        model = ours.CoxRegressor(alpha, l1_ratio=ratio)
+    model.fit(X, y)
+    found = X @ model.coef_ + model.intercept_
+    slopes = {"poisson": lambda: np.exp(found) - y, "huber": lambda: _huber(y, found)}
+    slope = slopes.get(kind, lambda: _cox(y, found))() / len(y)
+    price = alpha * ratio
+    gradient = X.T @ slope + alpha * (1 - ratio) * model.coef_
+    inside = model.coef_ != 0
+    assert 0 < inside.sum() < 6
+    # The fit is exact up to rounding of sums over 80 rows.
+    np.testing.assert_allclose(gradient[inside], -price * np.sign(model.coef_[inside]), atol=1e-10)
+    assert (np.abs(gradient[~inside]) <= price + 1e-10).all()
+    assert abs(slope.sum()) < 1e-10
+    assert model.score(X, y) > 0.2
+
+
+def test_predictions_and_scores_of_counts(small):
+    X, eta = small
+    y = np.random.default_rng(2).poisson(np.exp(eta / 3))
+    model = ours.L1PoissonRegressor(0.05).fit(X, y)
+    theirs = linear_model.PoissonRegressor().fit(X, y)
+    theirs.coef_, theirs.intercept_ = model.coef_, model.intercept_
+    np.testing.assert_allclose(model.predict(X), theirs.predict(X), rtol=1e-12)
+    assert model.score(X, y) == pytest.approx(theirs.score(X, y), rel=1e-10)
+
+
+def test_a_concordance_counts_pairs_in_the_right_order(small):
+    X, eta = small
+    y = np.stack([np.exp(-eta), np.ones(len(eta))], axis=1)
+    model = ours.CoxRegressor(0.05).fit(X, y)
+    risk = model.predict(X)
+    pairs = [(i, j) for i in range(80) for j in range(80) if y[i, 0] < y[j, 0]]
+    assert model.score(X, y) == pytest.approx(np.mean([risk[i] > risk[j] for i, j in pairs]))
+    np.testing.assert_allclose(ours.CoxRegressor(0.05).fit(X, y[:, 0]).coef_, model.coef_)
+
+
+def test_several_targets_are_lassos_of_their_own(small):
+    X, y = small
+    Y = np.stack([y, y**2], axis=1)
+    both = ours.Lasso(0.1).fit(X, Y)
+    for j in range(2):
+        one = ours.Lasso(0.1).fit(X, Y[:, j])
+        np.testing.assert_array_equal(both.coef_[j], one.coef_)
+        assert both.intercept_[j] == one.intercept_ and both.dual_gap_[j] == one.dual_gap_
+    assert both.predict(X).shape == Y.shape and len(both.n_iter_) == 2
+
+
+@pytest.mark.filterwarnings("ignore:Objective did not converge")
+def test_positive_coefficients(small):
+    X, y = small
+    model = ours.Lasso(0.01, positive=True).fit(X, y)
+    _same(model, linear_model.Lasso(0.01, positive=True, **_EXACT).fit(X, y))
+    alphas = [0.5, 0.01]
+    chosen = ours.LassoCV(alphas=alphas, positive=True).fit(X, y)
+    theirs = linear_model.LassoCV(alphas=alphas, positive=True, **_EXACT).fit(X, y)
+    np.testing.assert_allclose(chosen.mse_path_, theirs.mse_path_, rtol=1e-6)
+    assert chosen.alpha_ == theirs.alpha_ and (model.coef_ >= 0).all() and (model.coef_ == 0).any()
+
+
+@pytest.mark.core
+def test_padding_changes_nothing(data):
+    X, y = data["diabetes"]
+    model = ours.Lasso(0.1).fit(X, y)
+    plain = l1jax.fit(X, y, l1jax.L1(0.1))
+    # Sums of other lengths round otherwise; the condition of the data (500) magnifies that.
+    np.testing.assert_allclose(model.coef_, plain.coef, rtol=1e-9, atol=1e-9)
+    assert model.fit_.coef.shape == (10,)
+    assert model.fit_.objective == pytest.approx(float(plain.objective), rel=1e-12)
+    from_sparse = ours.Lasso(0.1).fit(sparse.csr_array(X), y)
+    np.testing.assert_array_equal(from_sparse.coef_, model.coef_)
+    np.testing.assert_allclose(from_sparse.predict(sparse.csr_array(X)), model.predict(X))
+
+
+def test_folds_have_the_shape_of_all_rows():
+    y = np.zeros(442)
+    shapes = {padded(np.ones((n, 10)), y[:n], y[:n]).X.shape for n in (353, 354, 442)}
+    assert shapes == {(512, 32)}
+    many = np.ones((1100, 1030))  # 2048 × 2048 would be more than it saves
+    assert padded(many, np.ones(1100), np.ones(1100)).X is many
+
+
+@pytest.mark.core
+@pytest.mark.float32
+def test_fits_are_in_float64_whatever_jax_says(data):
+    X, y = data["diabetes"]
+    model = ours.Lasso(0.1).fit(X.astype(np.float32), y.astype(np.float32))
+    assert model.coef_.dtype == np.float64 and isinstance(model.fit_.coef, np.ndarray)
+    assert model.fit_.relative_gap < 1e-12  # float32 could not say so
+
+
+@pytest.mark.core
+def test_copies_pickles_and_frames(data):
+    frame = load_diabetes(as_frame=True)
+    model = ours.Lasso(0.1).fit(frame.data, frame.target)
+    again = pickle.loads(pickle.dumps(model))
+    np.testing.assert_array_equal(again.predict(frame.data), model.predict(frame.data))
+    assert again.feature_names_in_.tolist() == list(frame.data.columns)
+    assert "bmi" in str(again.fit_) and again.fit_.relative_gap < 1e-6
+    assert clone(model).get_params() == model.get_params()
+    assert not hasattr(clone(model), "coef_")
+    with pytest.raises(ValueError, match="feature names should match"):
+        model.predict(frame.data[["bmi", *frame.data.columns.drop("bmi")]])
+
+
+@pytest.mark.filterwarnings("ignore:Objective did not converge")
+def test_pipelines_grids_and_frames_that_transformers_set():
+    frame = load_diabetes(as_frame=True)
+
+    def search(lasso):
+        pipeline = make_pipeline(StandardScaler(), lasso).set_output(transform="pandas")
+        grid = GridSearchCV(pipeline, {"lasso__alpha": [10.0, 1.0, 0.1]}, cv=3)
+        return grid.fit(frame.data, frame.target)
+
+    grid, theirs = search(ours.Lasso()), search(linear_model.Lasso(tol=1e-12))
+    assert grid.best_params_ == theirs.best_params_
+    scores, expected = (one.cv_results_["mean_test_score"] for one in (grid, theirs))
+    np.testing.assert_allclose(scores, expected, rtol=1e-6)
+    assert grid.best_estimator_[-1].feature_names_in_.tolist() == list(frame.data.columns)
+    selector = SelectFromModel(ours.Lasso(1.0)).set_output(transform="pandas")
+    selected = selector.fit_transform(frame.data, frame.target)
+    assert isinstance(selected, pd.DataFrame)
+    assert list(selected.columns) == list(frame.data.columns[selector.estimator_.fit_.support])
+
+
+def test_groups_of_rows_stay_together(small):
+    X, y = small
+    rows = np.arange(80) % 8
+    model = ours.LassoCV(alphas=[0.1], cv=GroupKFold(4)).fit(X, y, groups=rows)
+    assert all(len(np.unique(rows[held_out])) == 2 for held_out in model.cv_.held_out)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "y", "message"),
+    [
+        (ours.Lasso(alpha=-1), None, "'alpha' parameter of Lasso must be a float in the range"),
+        (ours.ElasticNetCV(l1_ratio=0), None, "alphas must be given for l1_ratio=0"),
+        (ours.ElasticNetCV(l1_ratio=[0.5, 2]), None, "l1_ratio must be a number in"),
+        (ours.LassoCV(alphas=[-1.0]), None, "alphas must be a list of numbers >= 0"),
+        (ours.MultiTaskLasso(), None, "needs y of shape"),
+        (
+            ours.GroupLasso(groups=[0, 1]),
+            None,
+            r"groups must hold one id per column of X, shape \(6,\)",
+        ),
+        (ours.GroupLasso(groups=GROUPS, weights=[1.0]), None, "weights must hold one number >= 0"),
+        (ours.LogisticRegression(), np.ones(80), "two classes or more"),
+        (
+            ours.LogisticRegressionCV(Cs=[0.0]),
+            np.arange(80) % 2,
+            "Cs must be a list of numbers > 0",
+        ),
+        (ours.L1PoissonRegressor(), -np.ones(80), "y must"),
+        (ours.CoxRegressor(), np.full((80, 2), 2.0), "y must hold times"),
+    ],
+    ids=lambda value: _name(value) if hasattr(value, "fit") else None,
+)
+def test_what_cannot_be_is_said(small, estimator, y, message):
+    with pytest.raises(ValueError, match=message):
+        estimator.fit(small[0], small[1] if y is None else y)
