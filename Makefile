@@ -24,15 +24,17 @@ demo: $(RUN)  ## fit the lasso path of the diabetes data and show it
 	@$(PY) examples/lasso_path_diabetes.py
 
 # Tests are bound by compilation, so only the float32 lane compiles as users do.
+COMPILE_FAST := XLA_FLAGS="--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+
 test: $(DEV)  ## run the tests, then the float32 lane
-	XLA_FLAGS=--xla_backend_optimization_level=0 $(PYTEST) -n auto tests
+	$(COMPILE_FAST) $(PYTEST) -n auto tests
 	@$(MAKE) --no-print-directory float32
 
 float32: $(DEV)  ## run the tests marked float32 with x64 off
 	L1JAX_TEST_X64=0 $(PYTEST) -n auto -m float32 tests
 
 test-core: $(DEV)  ## run the tests marked core
-	XLA_FLAGS=--xla_backend_optimization_level=0 $(PYTEST) -n auto -m core tests
+	$(COMPILE_FAST) $(PYTEST) -n auto -m core tests
 
 lint: $(DEV)  ## check style and formatting
 	$(PY) -m ruff check .
@@ -50,21 +52,14 @@ doctest: $(DEV)  ## run the examples in docstrings and in the README
 	JAX_ENABLE_X64=1 $(PY) .ci/readme.py README.md
 
 examples: $(RUN)  ## run every example in its short form
-	@set -e; for script in examples/*.py; do \
-		[ -e "$$script" ] || { echo "no examples yet"; break; }; \
-		echo "$$script"; MPLBACKEND=agg $(PY) $$script --short; \
-	done
+	@printf '%s\n' examples/*.py | MPLBACKEND=agg xargs -P 2 -I {} $(PY) {} --short
 
-notebooks:  ## execute every notebook
-	@if ls notebooks/*.ipynb >/dev/null 2>&1; then \
-		$(MAKE) --no-print-directory $(NOTEBOOKS) && \
-		$(PY) -m nbconvert --to notebook --execute --output-dir .cache/notebooks notebooks/*.ipynb; \
-	else echo "no notebooks yet"; fi
+notebooks: $(NOTEBOOKS)  ## execute every notebook
+	@printf '%s\n' notebooks/*.ipynb | xargs -P 2 -I {} \
+		$(PY) -m nbconvert --to notebook --execute --output-dir .cache/notebooks {}
 
-bench:  ## run the benchmarks
-	@if [ -e benchmarks/run.py ]; then \
-		$(MAKE) --no-print-directory $(BENCH) && $(PY) benchmarks/run.py $(BENCH_ARGS); \
-	else echo "no benchmarks yet"; fi
+bench: $(BENCH)  ## run the benchmarks
+	$(PY) benchmarks/run.py $(BENCH_ARGS)
 
 clean:  ## remove environments, caches and generated files
 	rm -rf .venv* .cache .hypothesis .pytest_cache .ruff_cache build dist examples/output benchmarks/output

@@ -1,11 +1,35 @@
 """l1jax: sparse optimisation in JAX. Describe a penalty once; train with it, fit with it, certify with it."""
 
 from . import prox
+from ._criteria import SURE, CrossValidation, HeldOut
 from ._groups import Groups
 from ._minimize import FISTA, ISTA, Solution, minimize
+from ._saving import load
 from ._status import ConvergenceWarning, Status
-from .linear import Fit, Path, fit, lambda_max, path
-from .losses import Huber, Logistic, Loss, Poisson, SquaredError
+from ._tune import Tuned, tune
+from .linear import (
+    CrossValidated,
+    Fit,
+    InformationCriterion,
+    Path,
+    adaptive_weights,
+    cross_validate,
+    fit,
+    information_criterion,
+    lambda_max,
+    path,
+    relax,
+)
+from .losses import (
+    Cox,
+    Huber,
+    Logistic,
+    Loss,
+    Multinomial,
+    Poisson,
+    SquaredError,
+    SquaredHinge,
+)
 from .penalties import (
     L1,
     ElasticNet,
@@ -30,6 +54,7 @@ from .training import (
     ftrl_proximal,
     masked_average,
     on,
+    paths,
     penalties,
     prox_adagrad,
     prox_adam,
@@ -49,19 +74,26 @@ __all__ = [
     "FISTA",
     "ISTA",
     "L1",
+    "SURE",
     "AdagradMetric",
     "AdamMetric",
     "ChannelL1",
     "ConvergenceWarning",
+    "Cox",
+    "CrossValidated",
+    "CrossValidation",
     "ElasticNet",
     "Fit",
     "GroupL1",
     "Groups",
+    "HeldOut",
     "Huber",
+    "InformationCriterion",
     "L1Ball",
     "Logistic",
     "Loss",
     "MomentumMetric",
+    "Multinomial",
     "NonNegativeL1",
     "Path",
     "Penalty",
@@ -72,18 +104,25 @@ __all__ = [
     "SparseGroupL1",
     "Sparsity",
     "SquaredError",
+    "SquaredHinge",
     "Status",
+    "Tuned",
+    "adaptive_weights",
     "batch_norm_scales",
     "cast_gradients",
     "check_last",
+    "cross_validate",
     "directions",
     "fit",
     "ftrl_proximal",
+    "information_criterion",
     "lambda_max",
+    "load",
     "masked_average",
     "minimize",
     "on",
     "path",
+    "paths",
     "penalties",
     "prox",
     "prox_adagrad",
@@ -94,6 +133,8 @@ __all__ = [
     "prox_step",
     "proximal",
     "rda",
+    "relax",
     "sparsity",
     "strength_warmup",
+    "tune",
 ]

@@ -49,6 +49,8 @@ class Groups:
         self.sizes = np.bincount(self.ids)
         for part in (self.labels, self.ids, self.sizes):
             part.setflags(write=False)
+        # Each feature a group by itself, in order, as for channels: nothing to gather.
+        self._single = np.array_equal(self.ids, np.arange(self.ids.size))
         self._key = (self.ids.tobytes(), self.labels.tobytes())
         self._hash = hash(self._key)
 
@@ -67,15 +69,19 @@ class Groups:
 
     def sums(self, values: Array) -> Array:
         """Sums over the features of each group: (p, ...) -> (G, ...)."""
+        if self._single:
+            return jnp.asarray(values)
         return jax.ops.segment_sum(jnp.asarray(values), self.ids, self.num_groups)
 
     def maxima(self, values: Array) -> Array:
         """Maxima over the features of each group: (p, ...) -> (G, ...)."""
+        if self._single:
+            return jnp.asarray(values)
         return jax.ops.segment_max(jnp.asarray(values), self.ids, self.num_groups)
 
     def broadcast(self, per_group: Array) -> Array:
         """One value per group, repeated for its features: (G, ...) -> (p, ...)."""
-        return jnp.asarray(per_group)[self.ids]
+        return jnp.asarray(per_group) if self._single else jnp.asarray(per_group)[self.ids]
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Groups) and self._key == other._key

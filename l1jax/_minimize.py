@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from ._derivative import without_derivative
 from ._descent import descend
+from ._implicit import Conditions, solution
 from ._minimize_checks import (
     check_init,
     check_number,
@@ -24,6 +24,7 @@ from ._minimize_checks import (
 )
 from ._proximal_gradient import scalar_dtype, tree_finite, tree_where
 from ._solution import Solution, warn_if_short
+from ._tracing import frozen
 from .penalties._base import Penalty
 
 
@@ -108,6 +109,11 @@ def minimize(
     cannot have made the left side small. Correct under `jit` and `vmap`, over init, args and the
     numbers of pen and solver; a lane that ends changes no more.
 
+    **Derivatives.** `params`, `objective` and `aux` have them, in every mode and order, by args, by
+    the numbers in pen and by what fun closes over: those of the optimality conditions, on the range
+    of the derivative of the prox. They assume that fun is smooth and its Hessian there positive
+    definite; elsewhere they are of least norm. By init, solver and tol they are 0.
+
     **Recompilation.** Compiled once per fun (by identity), structure, shapes and dtypes. A lambda
     written in the call is a new function each time, so hand the data over in `args` and define
     fun once. Arrays and Python floats in args are data; ints, strings and functions are static.
@@ -175,10 +181,10 @@ class _Nothing(Penalty):
 
 @eqx.filter_jit
 def _solve(fun, init, pen, args, solver, tol, max_steps, has_aux, history) -> Solution:
-    init, pen, args = without_derivative((init, pen, args))
     # Traced once, here; everything below calls what was recorded, closed-over tracers included.
     fun = eqx.filter_closure_convert(fun, init, *args)
-    fun = without_derivative(fun)
+    live = (fun, args, pen)
+    init, fun, args, pen = frozen((init, fun, args, pen))
     smooth = _scalar_part(fun, init, args, has_aux)
     dtype = scalar_dtype(init)
     tol = jnp.asarray(tol, dtype)
@@ -214,20 +220,46 @@ def _solve(fun, init, pen, args, solver, tol, max_steps, has_aux, history) -> So
     scale = jnp.maximum(found.gradient_norm, outcome.reference)
     relative = found.residual / jnp.where(scale > 0, scale, 1)  # no scale: no residual either
 
+    live_fun, live_args, live_pen = live
+    step_used = 1 / found.curvature
+    x = solution(found.x, _MinimumConditions(*live, step_used, has_aux))
+    moved = _scalar_part(live_fun, x, live_args, has_aux)(x).astype(dtype)
+    moved = moved + _penalty_value(live_pen, x, dtype)
+
     def unless_invalid(x):
         return jax.tree.map(lambda leaf: jnp.where(invalid, jnp.nan, leaf).astype(leaf.dtype), x)
 
     return Solution(
-        params=unless_invalid(found.x),
-        objective=unless_invalid(found.objective),
+        params=unless_invalid(x),
+        objective=unless_invalid(found.objective + (moved - frozen(moved))),
         residual=unless_invalid(found.residual),
         relative_residual=unless_invalid(relative),
         num_steps=outcome.num_steps,
         status=outcome.status,
-        step=1 / found.curvature,
-        aux=fun(found.x, *args)[1] if has_aux else None,
+        step=step_used,
+        aux=live_fun(x, *live_args)[1] if has_aux else None,
         history=outcome.history,
     )
+
+
+class _MinimumConditions(Conditions):
+    """x = prox_{sR}(x − s∇f(x)), with one step for all."""
+
+    fun: Any
+    args: Any
+    pen: Penalty
+    step: Array
+    has_aux: bool = eqx.field(static=True)
+
+    def forward(self, x: PyTree) -> PyTree:
+        gradient = jax.grad(_scalar_part(self.fun, x, self.args, self.has_aux))(x)
+        return jax.tree.map(lambda a, g: a - self.step.astype(a.dtype) * g, x, gradient)
+
+    def prox(self, z: PyTree) -> PyTree:
+        return _like(self.pen.prox(z, self.step), z, self.pen)
+
+    def root(self, x: PyTree) -> PyTree:
+        return jax.tree.map(lambda a: jnp.ones_like(a) / jnp.sqrt(self.step).astype(a.dtype), x)
 
 
 def _scalar_part(fun, init, args, has_aux: bool) -> Callable[[PyTree], Array]:

@@ -10,6 +10,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import PyTree
 
+from ._tracing import frozen, is_traced
 from .penalties._base import Penalty
 
 
@@ -56,7 +57,7 @@ def check_penalty(pen: Any) -> Penalty:
 def check_number(value: Any, name: str, least: int, whole: bool = False) -> Any:
     """A number as an array, so that another one is no recompilation."""
     if isinstance(value, jax.Array):  # tracers too, whose values are checked where they run
-        concrete = None if isinstance(value, Tracer) else np.asarray(value)
+        concrete = None if is_traced(value) else np.asarray(frozen(value))
     else:
         value = concrete = np.asarray(value)
     kinds = "iu" if whole else "iuf"
@@ -76,6 +77,7 @@ def step_leaf(step: Any, backtracking: bool) -> Any:
         if not backtracking:
             raise ValueError("backtracking=False needs a step to trust: pass step.")
         return None
+    step = frozen(step)
     if isinstance(step, Tracer):
         return step
     leaf = step if isinstance(step, jax.Array) else np.asarray(step, np.float64)

@@ -12,6 +12,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, Int, PyTree
 
 from ._status import ConvergenceWarning, Status
+from ._tracing import is_traced
 
 
 class Solution(eqx.Module):
@@ -56,7 +57,7 @@ _SHOWN = ("status", "objective", "residual", "relative_residual", "num_steps", "
 
 @no_type_check  # a wrapper would be one more frame between the warning and the user
 def warn_if_short(solution: Solution, tol: Any) -> None:
-    if isinstance(solution.status, Tracer):
+    if is_traced(solution.status):
         return
     status = np.asarray(solution.status)
     if (status != Status.CONVERGED).any():

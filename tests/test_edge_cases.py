@@ -151,16 +151,6 @@ def test_a_target_far_from_zero_is_not_taken_for_a_constant():
     assert far.coef[0] > 0.05
 
 
-def test_a_derivative_of_a_fit_raises_and_is_not_silently_wrong():
-    def size(lam):
-        pen = l1jax.L1().with_strength(lam)
-        return l1jax.fit(jnp.asarray(X), jnp.asarray(Y), pen).coef.sum()
-
-    for derivative in (jax.grad(size), jax.jacfwd(size)):
-        with pytest.raises(NotImplementedError, match="no derivative yet"):
-            derivative(0.1)
-
-
 def test_penalties_print_their_strengths():
     assert repr(l1jax.L1(0.1)) == "L1(lam=0.1)"
     assert repr(l1jax.ElasticNet(0.5, 0.25)) == "ElasticNet(lam=0.5, l1_ratio=0.25)"

@@ -25,7 +25,7 @@ BAD = [
     ({"X": X.astype(str)}, TypeError, "X must hold real numbers"),
     ({"y": Y[:-1]}, ValueError, "y must have one row per row of X"),
     ({"y": np.where(Y[5] == Y, np.inf, Y)}, ValueError, "y must be finite.*row 5"),
-    ({"y": ["a"] * N}, TypeError, "y must hold real numbers"),
+    ({"y": ["a"] * N}, TypeError, "y must hold real numbers.*Labels become numbers"),
     ({"pen": 0.1}, TypeError, "pen' ?|pen must be an l1jax penalty"),
     ({"pen": l1jax.L1()}, ValueError, "no strength"),
     ({"pen": l1jax.GroupL1(0.1, [0, 1])}, ValueError, "groups has 2 ids"),
@@ -261,3 +261,34 @@ def test_the_warning_says_what_would_help():
 def test_a_bad_strength_is_an_error(bad):
     with pytest.raises(ValueError, match="lam must be non-negative and finite"):
         l1jax.L1(bad)
+
+
+def test_a_table_with_text_and_gaps_is_met_with_advice():
+    table = pd.DataFrame(X, columns=list("abcd"))
+    text = table.assign(city=["Rome", "Oslo"] * (N // 2), colour=["red", "blue"] * (N // 2))
+    with pytest.raises(TypeError, match="column 'city' .*one other column.*get_dummies"):
+        l1jax.fit(text, Y, l1jax.L1(0.1))
+    gaps = table.mask((table > 1.5) & table.columns.isin(["b", "c"]))
+    first = int(np.flatnonzero(gaps.isna().any(axis=1))[0])
+    message = rf"nan at row {first}, column .*2 columns: 'b', 'c'.*fillna\(X.median\(\)\)"
+    for kind in (gaps, gaps.convert_dtypes()):  # NaN, and pandas' own missing values
+        with pytest.raises(ValueError, match=message):
+            l1jax.fit(kind, Y, l1jax.L1(0.1))
+    with pytest.raises(TypeError, match="people.csv'. A file is read first"):
+        l1jax.fit("people.csv", Y, l1jax.L1(0.1))
+
+
+def test_new_rows_need_the_columns_of_the_fit():
+    table = pd.DataFrame(X, columns=list("abcd"))
+    fit = l1jax.fit(table, Y, l1jax.L1(0.1))
+    for other, message in (
+        (table[["a", "b", "d"]], "lacks 'c'.*reindex"),
+        (table.assign(e=1.0), "has 'e' besides"),
+        (table[["b", "a", "c", "d"]], "has 'b' as column 0, the fit 'a'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            fit.predict(other)
+        known = other.reindex(columns=fit.feature_names, fill_value=0)
+        assert np.isfinite(fit.predict(known)).all()
+    with pytest.raises(ValueError, match="4 columns of the fit, got shape"):
+        fit.predict(X[:, :3])

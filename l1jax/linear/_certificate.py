@@ -9,6 +9,8 @@ Every penalty has such a c: at c = 0 the bound is the objective above the best l
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -31,6 +33,7 @@ class Certificate(eqx.Module):
     kkt: Float[Array, ""]
     relative_kkt: Float[Array, ""]
     deviance: Float[Array, ""]
+    margin: Float[Array, ""]
 
     @property
     def measure(self) -> Float[Array, ""]:
@@ -49,7 +52,7 @@ def certify(problem: Problem, pen: Penalty, point: Point) -> Certificate:
     noise = _ROUNDING * jnp.finfo(eta.dtype).eps * (null_size + jnp.max(spread))
     v = -gradient
     is_noise = _unabsorbed(pen, v, jnp.abs(v) <= noise * rows(problem.norms, v))
-    charge = _charge(problem, loss.curvature(y, eta, s), is_noise, v)
+    charge = _charge(problem, loss.hessian(y, eta, s), is_noise, v)
     v = jnp.where(is_noise, 0, v)
 
     intercept_slope = jnp.max(jnp.abs(jnp.sum(slope, axis=0)))
@@ -73,7 +76,7 @@ def certify(problem: Problem, pen: Penalty, point: Point) -> Certificate:
     kkt = jnp.max(pen.distance(beta, gradient, step), initial=0)
     if problem.fit_intercept:
         kkt = jnp.maximum(kkt, intercept_slope)
-    deviance = loss.value(y, eta, s) - loss.saturated(y, s)
+    deviance = loss.deviance(y, eta, s)
     yardstick = pen.dual_norm(problem.null_gradient)
     return Certificate(
         objective=loss.value(y, eta, s) + objective_pen,
@@ -82,6 +85,7 @@ def certify(problem: Problem, pen: Penalty, point: Point) -> Certificate:
         kkt=kkt,
         relative_kkt=_relative(kkt, yardstick, problem.is_trivial),
         deviance=deviance,
+        margin=pen.margin(beta, gradient),
     )
 
 
@@ -91,17 +95,17 @@ def _unabsorbed(pen: Penalty, v: Array, is_tiny: Array) -> Array:
     return is_tiny & (pen.prox(tiny) != 0) & ~jnp.isfinite(pen.conjugate(tiny))
 
 
-def _charge(problem: Problem, weights: Array, free: Array, v: Array) -> Array:
+def _charge(problem: Problem, bend: Callable[[Array], Array], free: Array, v: Array) -> Array:
     """What it costs to move the dual point to where the features in `free` have v = 0.
 
-    It is half of the squared distance, ½ vᵀ(XᵀWX)⁻¹v over those features: next to nothing, unless
+    It is half of the squared distance, ½ vᵀ(XᵀHX)⁻¹v over those features: next to nothing, unless
     they are nearly collinear and rounding hides what a large change of them would gain.
     """
     rest = jnp.where(free, v, 0)
 
     def solve(_):
         zero = jnp.zeros(v.shape[1:], v.dtype)
-        moved = solve_free(problem, free, weights, Point(rest, zero))
+        moved = solve_free(problem, free, bend, Point(rest, zero))
         cost = 0.5 * jnp.sum(moved.beta * rest)
         return jnp.zeros((), bool), jnp.where(jnp.isfinite(cost), cost, jnp.inf)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import scipy.sparse
 
@@ -74,6 +76,9 @@ class _Dense:
 
     def add(self, new: np.ndarray) -> None:
         old, self.count = self.count, self.count + len(new)
+        if len(new) == self.x.shape[1] and self.x.dtype == self.cache.dtype:
+            self.cache = self.x  # all of them at once, in their order: no copy is needed
+            return
         if self.count > self.cache.shape[1]:
             room = max(self.count, 2 * self.cache.shape[1])
             self.cache = grown(self.cache, (self.cache.shape[0], room))
@@ -81,8 +86,14 @@ class _Dense:
 
     def products(self, fresh: slice, s: np.ndarray, target: np.ndarray):
         """Of the fresh columns: their products with all copies, and with the target."""
-        weighted = s[:, None] * self.cache[:, fresh]
-        return self.cache[:, : self.count].T @ weighted, weighted.T @ target
+        some, new = self.cache[:, : self.count], self.cache[:, fresh]
+        linear = new.T @ (s * target)
+        if s.min() == s.max():
+            return s[0] * (some.T @ new), linear
+        root = np.sqrt(s)[:, None]
+        # NumPy takes a matrix times itself at half the price, where it sees that it is one.
+        new = root * new
+        return (new.T @ new if fresh.start == 0 else (root * some).T @ new), linear
 
     def part(self, places: np.ndarray) -> DensePart:
         return DensePart(self.cache[:, places])
@@ -96,6 +107,9 @@ class DensePart:
 
     def __init__(self, x: np.ndarray):
         self.x = x
+
+    def dense(self) -> np.ndarray:
+        return self.x
 
     def dot(self, values: np.ndarray) -> np.ndarray:
         return self.x @ values
@@ -149,6 +163,9 @@ class SparsePart:
     def __init__(self, x: scipy.sparse.csc_array, centres: np.ndarray, scales: np.ndarray):
         self.x, self.centres, self.scales = x, centres, scales
 
+    def dense(self) -> np.ndarray:
+        return (self.x.toarray() - self.centres) * self.scales
+
     def dot(self, values: np.ndarray) -> np.ndarray:
         scaled = self.scales * values
         return self.x @ scaled - self.centres @ scaled
@@ -170,3 +187,11 @@ def grown(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     new = np.empty(shape, array.dtype, order="F")
     new[tuple(slice(0, size) for size in array.shape)] = array
     return new
+
+
+def host_rows(x: Any) -> Any:
+    """X on the host, to take some rows of."""
+    if isinstance(x, DenseMatrix):
+        return np.asarray(x.array)
+    entries = (np.asarray(x.data), (np.asarray(x.rows), np.asarray(x.cols)))
+    return scipy.sparse.csr_array(entries, shape=x.shape)

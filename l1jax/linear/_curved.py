@@ -28,6 +28,7 @@ _ENOUGH = 1e-13  # error of the gradient, as a share of the null model's: all th
 _FAST = 0.05  # an error that falls by less than this factor asks for a new Hessian
 _SLOW = 0.5  # ... and with a new Hessian, for an end
 _DAMPINGS = (0.0, 1e-6, 1e-2, 1.0)  # least curvature of a row, as a share of its bound
+_LEAST_ROOM = 32  # columns that are bent at once; or twice as many, and so on
 _FLOOR = 1e-7  # an error below this share may be all that rounding lets one see
 
 
@@ -90,6 +91,15 @@ class Curved:
             curvature, bound = _curvatures(self.loss, self.y, eta, self.s)
         return np.maximum(curvature, 0), np.asarray(bound)
 
+    def bend(self, eta: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        """The Hessian ∂²L/∂η² times each of the columns."""
+        count = columns.shape[1]
+        room = _LEAST_ROOM * 2 ** max(0, int(np.ceil(np.log2(count / _LEAST_ROOM))))
+        padded = np.zeros((len(columns), room))
+        padded[:, :count] = columns
+        with jax.enable_x64(True):
+            return np.asarray(_bend(self.loss, self.y, eta, self.s, padded))[:, :count]
+
 
 @eqx.filter_jit
 def _slope(loss: Loss, y: Any, eta: Any, s: Any) -> tuple[AnyArray, AnyArray]:
@@ -99,6 +109,11 @@ def _slope(loss: Loss, y: Any, eta: Any, s: Any) -> tuple[AnyArray, AnyArray]:
 @eqx.filter_jit
 def _curvatures(loss: Loss, y: Any, eta: Any, s: Any) -> tuple[AnyArray, AnyArray]:
     return loss.curvature(y, eta, s), loss.majorant(y, eta, s)
+
+
+@eqx.filter_jit
+def _bend(loss: Loss, y: Any, eta: Any, s: Any, columns: Any) -> AnyArray:
+    return jax.vmap(loss.hessian(y, eta, s), in_axes=1, out_axes=1)(columns)
 
 
 class _Model:
@@ -160,9 +175,9 @@ class _Model:
         gradient = np.clip(self.truth, -self.form.down, self.form.up)
         gradient[members] = np.where(signs == 0, 0, prices)
         curvature, bound = self.curved.curvatures(self.eta)
-        curvature = np.maximum(curvature, np.minimum(least, bound))
+        least = np.minimum(least, bound)
         for damping in _DAMPINGS:
-            hessian = self._hessian(np.maximum(curvature, damping * bound))
+            hessian = self._hessian(curvature, np.maximum(least, damping * bound))
             try:
                 self.face = Face(
                     hessian,
@@ -178,14 +193,25 @@ class _Model:
                 continue
         raise Lost
 
-    def _hessian(self, weights: np.ndarray) -> np.ndarray:
+    def _hessian(self, curvature: np.ndarray, least: np.ndarray) -> np.ndarray:
+        """With the curvature of each row, but at least so much."""
         hessian = np.diag(self.form.quad)
         m = self.size
+        if not self.curved.loss.is_separable:
+            # Rows bend each other: what is least is added instead. Such a loss has no intercept here.
+            hessian += self._gram_across_rows() + self.part.gram(least)
+            return hessian
+        weights = np.maximum(curvature, least)
         hessian[:m, :m] += self.part.gram(weights)
         if self.curved.fit_intercept:
             hessian[m, :m] = hessian[:m, m] = self.part.rdot(weights)
             hessian[m, m] = weights.sum()
         return hessian
+
+    def _gram_across_rows(self) -> np.ndarray:
+        columns = self.part.dense()
+        gram = columns.T @ self.curved.bend(self.eta, columns)
+        return (gram + gram.T) / 2
 
     def _error(self) -> float:
         """How far the true gradient is from what makes the point optimal, in units of a gradient."""

@@ -9,16 +9,17 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jaxtyping import Array
 
-from .._derivative import without_derivative
 from .._minimize_checks import show_shape
 from .._status import ConvergenceWarning, Status
+from .._tracing import frozen, is_differentiable, is_traced
 from .._types import AnyArray
 from ..losses import Loss, SquaredError
 from ..penalties import Penalty
 from ._certificate import certify
+from ._columns import GramColumns
+from ._derivative import differentiable_fit, differentiable_gradient
 from ._inputs import (
     Inputs,
     check_max_steps,
@@ -29,13 +30,15 @@ from ._inputs import (
     x_dtype,
 )
 from ._matrix import rows
+from ._moments import compress
 from ._newton import polish_intercept
-from ._problem import Point, Problem, prepare, with_smoothness
+from ._problem import Data, Point, Problem, prepare, with_smoothness
 from ._results import Fit
 from ._solve import Outcome, solve
 from ._working_set import can_walk, walk_to
 
 _SQUARED_ERROR = SquaredError()
+WALKS = ("working_set", "covariance", "homotopy")
 _ROUNDING = 1000  # units of rounding that going to the user's scale and back may cost
 
 
@@ -62,9 +65,10 @@ def fit(
 
     - `X` (n, p): an array, a DataFrame (its column names are kept), scipy.sparse or BCOO (never
       densified).
-    - `y` (n,), or (n, k) for k responses: the targets.
+    - `y` (n,), or (n, k) for k responses: the targets; for `Cox` the columns (time, event).
     - `pen`: a penalty with its strength.
-    - `loss`: `SquaredError`, `Logistic` (y in {0, 1}), `Poisson` (counts), `Huber`, or your own.
+    - `loss`: `SquaredError`, `Logistic` (y in {0, 1}), `Multinomial` (0 … K−1), `SquaredHinge`,
+      `Poisson` (counts), `Cox` (survival times), `Huber`, or your own.
     - `fit_intercept`: whether b is fitted; it is never penalised.
     - `standardize`: the penalty refers to σⱼβⱼ, with σⱼ the weighted 1/n deviation of column j.
       Coefficients are reported on the scale of X.
@@ -78,7 +82,10 @@ def fit(
       (concrete data, one response, penalties with a price per coordinate such as L1); "fista" takes
       gradient steps and serves everything; "auto" takes the first that can.
 
-    Returns a `Fit`. Works under `jit` and `vmap`, over any of its arrays.
+    Returns a `Fit`. Works under `jit` and `vmap`, over any of its arrays, and under `jax.grad`, `jvp`
+    and `hessian` with respect to any: X, y, weights, offset, the numbers in pen and loss.
+    Derivatives follow from the optimality conditions, not from the steps; at a strength where the
+    active set changes they are those of one side. `init` and `tol` have none.
 
     Raises: ValueError or TypeError that names the argument, before any work. Traced values cannot
     be checked: they give the status `INVALID_INPUT` and NaN. Warns: `ConvergenceWarning` if an
@@ -104,14 +111,20 @@ def fit(
     tol = check_tol(tol, x_dtype(inputs.x))
     max_steps = check_max_steps(max_steps)
     with precision(inputs.wants_x64):
-        problem = prepare_inputs(inputs, pen, loss, fit_intercept, standardize)
-        start = start_point(problem, init)
+        data = data_of(inputs, loss, fit_intercept, standardize)
+        pen_now = frozen(pen)
+        problem, columns = lay_out(frozen(data), pen_now, engine)
+        start = start_point(problem, frozen(init))
         result = None
-        if walks(engine, problem, pen):
-            result = _walked(problem, pen, tol, inputs.names)
+        if engine == "auto" and is_trivial(problem):
+            result = _at_null(problem, pen_now, tol, inputs.names)
+        elif walks(engine, problem, pen_now):
+            result = _walked(problem, pen_now, tol, inputs.names, columns)
         if result is None or result.status != Status.CONVERGED:
-            problem = estimate_smoothness(problem, pen)
-            result, _ = solve_one(problem, pen, start, tol, max_steps, inputs.names)
+            problem = estimate_smoothness(problem, pen_now)
+            result, _ = solve_one(problem, pen_now, start, tol, max_steps, inputs.names)
+        if is_differentiable((data, pen)):
+            result = differentiable_fit(result, problem, data, pen)
         result = give_back(result, inputs.wants_x64)
     warn_if_short(result.status, result, tol)
     return result
@@ -149,6 +162,10 @@ def lambda_max(
     pen, loss = inputs.pen, inputs.loss
     with precision(inputs.wants_x64):
         problem = prepare_inputs(inputs, pen, loss, fit_intercept, standardize)
+        data = data_of(inputs, loss, fit_intercept, standardize)
+        if is_differentiable((data, pen)):
+            gradient = differentiable_gradient(problem, data, pen)
+            problem = eqx.tree_at(lambda q: q.null_gradient, problem, gradient)
         return give_back(critical(problem, pen), inputs.wants_x64)
 
 
@@ -164,10 +181,24 @@ def walks(engine: str, problem: Problem, pen: Penalty, name: str = "working_set"
     return engine == "auto" and jax.default_backend() == "cpu" and can_walk(problem, pen)
 
 
-def _walked(problem: Problem, pen: Penalty, tol: Any, names: Any) -> Fit | None:
+def is_trivial(problem: Problem) -> bool:
+    """Whether the data are concrete, and the null model explains them to rounding."""
+    return not is_traced(problem) and bool(problem.is_trivial)
+
+
+def _at_null(problem: Problem, pen: Penalty, tol: Any, names: Any) -> Fit:
+    """The null model, certified."""
+    converged = jnp.asarray(Status.CONVERGED, jnp.int32)
+    outcome = Outcome(problem.null, jnp.zeros((), jnp.int32), converged)
+    return _report(problem, pen, outcome, tol, names)
+
+
+def _walked(
+    problem: Problem, pen: Penalty, tol: Any, names: Any, columns: GramColumns | None
+) -> Fit | None:
     """What the walk finds, certified; None where it loses its way."""
     lam = float(np.asarray(getattr(pen, pen.strength)))
-    found = walk_to(problem, pen, lam, float(critical(problem, pen)))
+    found = walk_to(problem, pen, lam, float(critical(problem, pen)), columns)
     if not found.num_solved:
         return None
     dtype = problem.y.dtype
@@ -177,19 +208,33 @@ def _walked(problem: Problem, pen: Penalty, tol: Any, names: Any) -> Fit | None:
     return _report(problem, pen, outcome, tol, names)
 
 
+def lay_out(data: Data, pen: Penalty, engine: str) -> tuple[Problem, GramColumns | None]:
+    """The problem; and where least squares is tall and walked, its Gram matrix in place of its rows."""
+    if engine in WALKS or (engine == "auto" and jax.default_backend() == "cpu"):
+        found = compress(data, pen)
+        if found is not None:
+            return found
+    return _prepare(data, pen), None
+
+
 def prepare_inputs(
     inputs: Inputs, pen: Penalty, loss: Loss, fit_intercept: bool, standardize: bool
 ) -> Problem:
+    """The problem, as a constant to derivatives: they go through the data as they were given."""
+    data = data_of(inputs, loss, fit_intercept, standardize)
+    return _prepare(frozen(data), frozen(pen))
+
+
+def data_of(inputs: Inputs, loss: Loss, fit_intercept: bool, standardize: bool) -> Data:
     for name, value in (("fit_intercept", fit_intercept), ("standardize", standardize)):
         if not isinstance(value, bool | np.bool_):
             raise TypeError(f"{name} must be True or False, got {value!r}.")
-    return _prepare(
+    return Data(
         inputs.x,
         inputs.y,
-        pen,
-        loss,
         inputs.weights,
         inputs.offset,
+        loss,
         fit_intercept=bool(fit_intercept),
         standardize=bool(standardize),
     )
@@ -209,7 +254,7 @@ def start_point(problem: Problem, init: Any) -> Point:
         raise ValueError(
             f"init must be a Fit or coefficients of shape {shape}, got {show_shape(coef)}."
         )
-    if not isinstance(coef, Tracer) and not np.isfinite(np.asarray(coef)).all():
+    if not is_traced(coef) and not np.isfinite(np.asarray(coef)).all():
         raise ValueError("init must be finite.")
     dtype = problem.y.dtype
     intercept = intercept if problem.fit_intercept else jnp.zeros_like(problem.null.intercept)
@@ -249,12 +294,13 @@ def report(problem: Problem, pen: Penalty, outcome: Outcome, tol: Any, names: An
         relative_gap=found.relative_gap,
         kkt=found.kkt,
         relative_kkt=found.relative_kkt,
+        margin=found.margin,
         deviance_explained=explained,
         num_steps=outcome.num_steps,
         status=status,
         loss=problem.loss,
         feature_names=names,
-        several_responses=problem.y.ndim == 2,
+        several_responses=bool(problem.responses),
     )
 
 
@@ -262,7 +308,6 @@ def solve_and_report(
     problem: Problem, pen: Penalty, start: Point, tol: Any, max_steps: Any, names: Any
 ) -> tuple[Fit, Point]:
     """The traced solver: the fit, and the point on the solver's scale to start the next one from."""
-    problem, pen, start = without_derivative((problem, pen, start))
     # Traced arguments may be such as an eager call refuses.
     finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(start)]
     valid = jnp.stack([problem.is_valid, pen.is_valid(), tol >= 0, max_steps >= 1, *finite]).all()
@@ -289,7 +334,7 @@ _ADVICE = {
     Status.NOT_FINITE: "Objective and gradient overflow: bring the columns to smaller scales.",
     Status.INVALID_INPUT: "Some argument holds a value that fit refuses, such as a negative or NaN "
     "strength, weight or tol.",
-    Status.INTERRUPTED: "It was stopped before its end.",
+    Status.INTERRUPTED: "To go on where it was stopped: l1jax.path(X, y, pen, resume=path).",
 }
 
 _prepare = eqx.filter_jit(prepare)
@@ -301,7 +346,7 @@ critical = eqx.filter_jit(critical_strength)
 
 def warn_if_short(status: Any, result: Any, tol: Any) -> None:
     """Says once that some solve ended short of its tolerance, where the call is eager."""
-    if isinstance(status, Tracer):
+    if is_traced(status):
         return
     statuses = np.atleast_1d(np.asarray(status))
     short = np.flatnonzero(statuses != Status.CONVERGED)
@@ -312,6 +357,8 @@ def warn_if_short(status: Any, result: Any, tol: Any) -> None:
     what = f"{len(short)} of {len(statuses)} fits" if len(statuses) > 1 else "The fit"
     measures = {"relative gap": result.relative_gap, "relative kkt": result.relative_kkt}
     where = ""
+    if status == Status.INTERRUPTED:
+        measures = {}
     for name, values in measures.items():
         value = np.atleast_1d(np.asarray(values))[first]
         if np.isfinite(value):

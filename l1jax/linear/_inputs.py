@@ -13,6 +13,7 @@ from jax.core import Tracer
 from jax.experimental import sparse as jax_sparse
 
 from .._minimize_checks import check_number, numbers_as_leaves
+from .._tracing import frozen, is_traced
 from ..losses import Loss
 from ..penalties import Penalty
 from ._matrix import DenseMatrix, SparseMatrix
@@ -65,18 +66,8 @@ def read(
             x = jax.tree.map(lambda leaf: leaf.astype(dtype) if leaf.dtype.kind == "f" else leaf, x)
 
     _check_index(X, y)
-    y = read_vector(y, "y", dtype)
-    if y.ndim not in (1, 2) or y.shape[0] != n or y.size == 0:
-        raise ValueError(
-            f"y must have one row per row of X: shape ({n},), or ({n}, k) for k responses; got {y.shape}."
-        )
-    if not isinstance(y, Tracer):
-        host = np.asarray(y)
-        check_finite(host, "y")
-        check_scale(host, "y")
-        loss.check_targets(host)
-    elif y.ndim == 2:
-        loss.check_targets(np.zeros(y.shape))
+    y = _read_targets(y, n, loss, dtype)
+    shape = loss.predictor_shape(y.shape)
     if sample_weight is None:
         weights = np.full(n, 1 / n, dtype)
     else:
@@ -85,25 +76,45 @@ def read(
             raise ValueError(
                 f"sample_weight must have one entry per row of X, shape ({n},), got {weights.shape}."
             )
-        if not isinstance(weights, Tracer):
-            check_weights(np.asarray(weights))
+        if not is_traced(weights):
+            check_weights(np.asarray(frozen(weights)))
     if offset is None:
-        offset = np.zeros(y.shape, dtype)
+        offset = np.zeros(shape, dtype)
     else:
         offset = read_vector(offset, "offset", dtype)
-        if offset.shape not in {(), (n,), y.shape}:
+        if offset.shape not in {(), (n,), shape}:
             raise ValueError(
-                f"offset must have one entry per row of X, shape {y.shape}, got {offset.shape}."
+                f"offset must have one entry per row of X, shape {shape}, got {offset.shape}."
             )
-        if not isinstance(offset, Tracer):
-            check_finite(np.asarray(offset), "offset")
-        if offset.ndim == 1 and y.ndim == 2:
+        if not is_traced(offset):
+            check_finite(np.asarray(frozen(offset)), "offset")
+        if offset.ndim == 1 and len(shape) == 2:
             offset = offset[:, None]
-        offset = offset + np.zeros(y.shape, dtype)
-    _check_penalty(pen, (p, *y.shape[1:]), has_strength)
+        offset = offset + np.zeros(shape, dtype)
+    _check_penalty(pen, (p, *shape[1:]), has_strength)
     # Python numbers in the fields of a user's own class would be constants of the program.
     pen, loss = numbers_as_leaves((pen, loss))
     return Inputs(x, y, weights, offset, pen, loss, names, wants_x64)
+
+
+def _read_targets(y: Any, n: int, loss: Loss, dtype: Any) -> Any:
+    """The targets as the loss works with them, checked before that."""
+    y = _as_array(y, "y")
+    _float_dtype(y, "y")
+    if y.ndim not in (1, 2) or y.shape[0] != n or y.size == 0:
+        raise ValueError(
+            f"y must have one row per row of X: shape ({n},), or ({n}, k) for k responses; got {y.shape}."
+        )
+    if is_traced(y):
+        loss.check_shape(y.shape)
+    else:
+        host = np.asarray(frozen(y))
+        check_finite(host, "y")
+        loss.check_targets(host)
+    y = loss.encode(y).astype(dtype)
+    if not is_traced(y):
+        check_scale(np.asarray(frozen(y)), "y")
+    return y
 
 
 def read_matrix(X: Any) -> tuple[Any, tuple[str, ...] | None]:
@@ -111,16 +122,15 @@ def read_matrix(X: Any) -> tuple[Any, tuple[str, ...] | None]:
     names = None
     if hasattr(X, "columns") and hasattr(X, "to_numpy"):
         names = tuple(str(name) for name in X.columns)
-        for name, kind in zip(X.columns, X.dtypes, strict=True):
-            if getattr(kind, "kind", "O") not in "fiub":
-                raise TypeError(
-                    f"X: column {name!r} has dtype {kind}, which is not numeric. Encode it first, for "
-                    "example with pandas.get_dummies(X, drop_first=True, dtype=float)."
-                )
-        X = X.to_numpy(dtype=np.float64 if any(k != np.float32 for k in X.dtypes) else np.float32)
+        X = _read_table(X)
     is_scipy = hasattr(X, "tocoo") and not isinstance(X, np.ndarray | jax.Array)
     is_sparse = is_scipy or isinstance(X, jax_sparse.BCOO)
     X = X if is_sparse else _as_array(X, "X")
+    if not is_sparse and X.ndim == 0:
+        raise TypeError(
+            f"X must be a matrix of numbers, got {X.item()!r}. A file is read first, for example with "
+            "pandas.read_csv."
+        )
     if X.ndim != 2:
         hint = " One feature is a column: X[:, None]." if X.ndim == 1 else ""
         raise ValueError(f"X must be a matrix of shape (n, p), got shape {X.shape}.{hint}")
@@ -129,11 +139,35 @@ def read_matrix(X: Any) -> tuple[Any, tuple[str, ...] | None]:
     if is_sparse:
         return (_read_scipy(X) if is_scipy else _read_bcoo(X)), names
     X = X.astype(_float_dtype(X, "X"), copy=False)
-    if not isinstance(X, Tracer):
-        host = np.asarray(X)
+    if not is_traced(X):
+        host = np.asarray(frozen(X))
         check_finite(host, "X", names)
         check_scale(host, "X")
     return DenseMatrix(X), names
+
+
+def _read_table(X: Any) -> Any:
+    """A table of pandas or polars as an array, missing values as NaN."""
+    kinds = list(X.dtypes)
+    texts = [i for i, kind in enumerate(kinds) if not _is_numeric(kind)]
+    if texts:
+        first, rest = texts[0], len(texts) - 1
+        others = f" (so have {rest} other columns)" if rest > 1 else " (so has one other column)"
+        raise TypeError(
+            f"X: column {X.columns[first]!r} has dtype {kinds[first]}, which is not numeric"
+            f"{others if rest else ''}. Encode it first, for example with pandas.get_dummies(X, "
+            "drop_first=True, dtype=float), or drop it."
+        )
+    if not hasattr(X, "iloc"):  # polars
+        return np.asarray(X.to_numpy())
+    dtype = np.float64 if any(kind != np.float32 for kind in kinds) else np.float32
+    return X.to_numpy(dtype=dtype, na_value=np.nan)
+
+
+def _is_numeric(kind: Any) -> bool:
+    if hasattr(kind, "is_numeric"):  # polars
+        return kind.is_numeric() or str(kind) == "Boolean"
+    return getattr(kind, "kind", "O") in "fiub"
 
 
 def _read_scipy(X: Any) -> SparseMatrix:
@@ -153,8 +187,8 @@ def _read_bcoo(X: jax_sparse.BCOO) -> SparseMatrix:
     X = X.sum_duplicates(nse=X.nse)
     data, rows, cols = X.data, X.indices[:, 0], X.indices[:, 1]
     data = data.astype(_float_dtype(data, "X"))
-    if not isinstance(data, Tracer):
-        _check_entries(np.asarray(data), rows, cols)
+    if not is_traced(data):
+        _check_entries(np.asarray(frozen(data)), rows, cols)
     return SparseMatrix(data, rows, cols, None, None, (int(X.shape[0]), int(X.shape[1])))
 
 
@@ -177,11 +211,15 @@ def check_finite(array: np.ndarray, name: str, columns: tuple[str, ...] | None =
     place = f"row {at[0]}" if at else ""
     if len(at) == 2:
         place += f", column {columns[at[1]]!r}" if columns else f", column {at[1]}"
-    count = int((~np.isfinite(array)).sum())
-    raise ValueError(
-        f"{name} must be finite, got {array[at]} at {place} ({count} such "
-        f"{'entry' if count == 1 else 'entries'}). Drop those rows or fill them in first."
-    )
+    bad = ~np.isfinite(array)
+    count = f"{bad.sum()} such {'entry' if bad.sum() == 1 else 'entries'}"
+    advice = "Drop those rows or fill them in first"
+    if columns:
+        some = [f"{columns[j]!r}" for j in np.flatnonzero(bad.any(axis=0))]
+        listed = ", ".join(some[:5]) + (", ..." if len(some) > 5 else "")
+        count += f" in {'column' if len(some) == 1 else f'{len(some)} columns:'} {listed}"
+        advice += ", for example with X.fillna(X.median())"
+    raise ValueError(f"{name} must be finite, got {array[at]} at {place} ({count}). {advice}.")
 
 
 def check_scale(array: np.ndarray, name: str) -> None:
@@ -284,7 +322,10 @@ def _float_dtype(array: Any, name: str) -> Any:
     """float32 for what is no longer, float64 for the rest; what JAX has of it for its arrays."""
     dtype = array.dtype
     if not jnp.issubdtype(dtype, jnp.floating) and dtype.kind not in "iub":
-        raise TypeError(f"{name} must hold real numbers, got dtype {dtype}.")
+        hint = ""
+        if name == "y" and dtype.kind in "OUS":
+            hint = ' Labels become numbers with, for example, (y == "yes").astype(float).'
+        raise TypeError(f"{name} must hold real numbers, got dtype {dtype}.{hint}")
     is_short = jnp.issubdtype(dtype, jnp.floating) and dtype.itemsize <= 4
     wanted = np.dtype(np.float32 if is_short else np.float64)
     return jax.dtypes.canonicalize_dtype(wanted) if isinstance(array, jax.Array) else wanted

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from .._tracing import frozen
 from .._types import AnyArray
 
 _CONSTANT = 10  # units of rounding of its largest entry: a column that deviates less is constant
@@ -33,6 +34,10 @@ class DenseMatrix(eqx.Module):
 
     def rdot(self, r: Float[Array, "n *k"]) -> Float[Array, "p *k"]:
         return jnp.matmul(self.array.T, r, precision="highest")
+
+    def columns(self, at: Int[Array, " m"]) -> Float[Array, "n m"]:
+        """Some columns; zeros for a number beyond the last."""
+        return jnp.asarray(self.array).at[:, at].get(mode="fill", fill_value=0)
 
     def means(self, s: Float[Array, " n"]) -> Float[Array, " p"]:
         first = self.rdot(s)
@@ -77,6 +82,17 @@ class SparseMatrix(eqx.Module):
             out = out - rows(self.centre, r) * jnp.sum(r, axis=0)
         return out if self.inverse_scale is None else rows(self.inverse_scale, r) * out
 
+    def columns(self, at: Int[Array, " m"]) -> Float[Array, "n m"]:
+        n, p = self.shape
+        place = jnp.full(p, at.size).at[at].set(jnp.arange(at.size), mode="drop")
+        some = jnp.zeros((n, at.size), self.data.dtype)
+        some = some.at[self.rows, place[self.cols]].add(self.data, mode="drop")
+        if self.centre is not None:
+            some = some - self.centre.at[at].get(mode="fill", fill_value=0)
+        if self.inverse_scale is not None:
+            some = some * self.inverse_scale.at[at].get(mode="fill", fill_value=0)
+        return some
+
     def means(self, s: Float[Array, " n"]) -> Float[Array, " p"]:
         weights = s[self.rows]
         first = jax.ops.segment_sum(self.data * weights, self.cols, self.shape[1])
@@ -112,7 +128,7 @@ class Standardised(NamedTuple):
     x: Any
     mean: Float[Array, " p"]  # μ: 0 unless centred
     inverse_scale: Float[Array, " p"]  # 1/σ: 1 unless scaled; 0 for a column that is constant
-    norms: Float[Array, " p"]  # √Σᵢ sᵢ x̃ᵢⱼ²
+    norms: Float[Array, " p"]  # √Σᵢ sᵢ x̃ᵢⱼ², constants to derivatives
 
 
 def standardise(x: Any, s: Float[Array, " n"], centre: bool, scale: bool) -> Standardised:
@@ -123,16 +139,17 @@ def standardise(x: Any, s: Float[Array, " n"], centre: bool, scale: bool) -> Sta
     """
     zeros = jnp.zeros(x.shape[1], s.dtype)
     if not centre and not scale:
-        return Standardised(x, zeros, zeros + 1, jnp.sqrt(x.squares(s, zeros)))
+        squares = frozen(x).squares(frozen(s), zeros)
+        return Standardised(x, zeros, zeros + 1, jnp.sqrt(squares))
     means = x.means(s)
     variance = x.squares(s, means)
-    rounding = _CONSTANT * jnp.finfo(s.dtype).eps * x.peaks(s)
+    rounding = _CONSTANT * jnp.finfo(s.dtype).eps * frozen(x).peaks(frozen(s))
     constant = variance <= rounding**2
     deviation = jnp.sqrt(jnp.where(constant, 1, variance))
     inverse_scale = jnp.where(constant, 0, 1 / deviation if scale else 1).astype(s.dtype)
-    squares = variance if centre else x.squares(s, zeros)
+    squares = frozen(variance if centre else x.squares(s, zeros))
     mean = means if centre else zeros
-    norms = jnp.sqrt(jnp.where(constant, 0, squares)) * inverse_scale
+    norms = jnp.sqrt(jnp.where(constant, 0, squares)) * frozen(inverse_scale)
     return Standardised(x.transform(mean, inverse_scale), mean, inverse_scale, norms)
 
 

@@ -10,6 +10,9 @@ solves a positive semi-definite system on its range, by conjugate gradients:
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -34,7 +37,7 @@ def newton_step(
     step = t / metric.beta
     eta = problem.eta(point)
     slope = problem.loss.gradient(problem.y, eta, problem.s)
-    weights = problem.loss.curvature(problem.y, eta, problem.s)
+    bend = problem.loss.hessian(problem.y, eta, problem.s)
     z = point.beta - step * problem.x.rdot(slope)
     push = pen.tangent(z, step)
 
@@ -43,7 +46,7 @@ def newton_step(
 
     def hessian(u: Point) -> Point:
         u = jax.tree.map(jnp.divide, u, root)
-        image = weights * (problem.x.dot(u.beta) + u.intercept)
+        image = bend(problem.x.dot(u.beta) + u.intercept)
         image = Point(problem.x.rdot(image), _free(problem, jnp.sum(image, axis=0)))
         return jax.tree.map(jnp.divide, image, root)
 
@@ -78,11 +81,14 @@ def fit_free(problem: Problem, point: Point, free: Bool[Array, "p *k"]) -> Point
         eta = problem.eta(point)
         slope = problem.loss.gradient(problem.y, eta, problem.s)
         # Where many rows have no curvature Newton's step leads nowhere; the majorant's goes down.
-        curvature = problem.loss.curvature(problem.y, eta, problem.s)
+        hessian = problem.loss.hessian(problem.y, eta, problem.s)
         majorant = problem.loss.majorant(problem.y, eta, problem.s)
-        weights = jnp.where(careful, majorant, curvature)
         rhs = Point(-problem.x.rdot(slope), -jnp.sum(slope, axis=0))
-        direction = solve_free(problem, free, weights, rhs)
+
+        def bend(u: Array) -> Array:
+            return jnp.where(careful, majorant * u, hessian(u))
+
+        direction = solve_free(problem, free, bend, rhs)
         value = problem.smooth(point)
 
         def at(length):
@@ -119,8 +125,13 @@ def fit_free(problem: Problem, point: Point, free: Bool[Array, "p *k"]) -> Point
     return point
 
 
-def solve_free(problem: Problem, free: Bool[Array, "p *k"], weights: Array, rhs: Point) -> Point:
-    """Solves X_Uᵀ diag(weights) X_U d = rhs on the free features U and the intercept."""
+def solve_free(
+    problem: Problem,
+    free: Bool[Array, "p *k"],
+    bend: Callable[[Array], Array],
+    rhs: Point,
+) -> Point:
+    """Solves X_Uᵀ H X_U d = rhs on the free features U and the intercept, with H the map `bend`."""
     scale = rows(jnp.where(problem.norms > 0, problem.norms, 1), rhs.beta)
 
     def mask(u: Point) -> Point:
@@ -128,7 +139,7 @@ def solve_free(problem: Problem, free: Bool[Array, "p *k"], weights: Array, rhs:
 
     def system(u: Point) -> Point:
         u = mask(u)
-        image = weights * (problem.x.dot(u.beta / scale) + u.intercept)
+        image = bend(problem.x.dot(u.beta / scale) + u.intercept)
         return mask(Point(problem.x.rdot(image) / scale, jnp.sum(image, axis=0)))
 
     scaled = mask(Point(rhs.beta / scale, rhs.intercept))
@@ -151,7 +162,7 @@ def _conjugate_gradients(problem: Problem, system, rhs: Point, attempt: Array) -
     size = optax.tree.norm(rhs)
     safe = jnp.where((size > 0) & jnp.isfinite(size), size, 1)
     rhs = jax.tree.map(lambda leaf: jnp.where(jnp.isfinite(size), leaf / safe, 0), rhs)
-    responses = max(1, problem.y.size // n)
+    responses = math.prod(problem.responses)
     tolerance = float(2 * jnp.finfo(problem.y.dtype).eps)
     u, _ = cg(system, rhs, tol=tolerance, maxiter=2 * min(n, p) * responses + 50)
     return jax.tree.map(lambda leaf: leaf * safe, u)

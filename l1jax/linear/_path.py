@@ -12,20 +12,19 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
-from tqdm import tqdm
 
-from .._derivative import without_derivative
-from .._minimize_checks import check_number
 from .._status import Status
+from .._tracing import frozen, is_differentiable, is_traced
 from ..losses import Loss
 from ..penalties import Penalty
+from ._columns import GramColumns
+from ._derivative import differentiable_fit, moving_parts, with_parts
 from ._fit import (
     _SQUARED_ERROR,
     critical,
-    critical_strength,
+    data_of,
     estimate_smoothness,
-    prepare_inputs,
-    remaining_gradient,
+    lay_out,
     report,
     solve_and_report,
     solve_one,
@@ -33,12 +32,15 @@ from ._fit import (
     walks,
     warn_if_short,
 )
+from ._grid import check_grid, make_grid
 from ._inputs import check_max_steps, check_tol, give_back, precision, read, x_dtype
 from ._matrix import DenseMatrix
-from ._problem import Point, Problem, with_smoothness
+from ._problem import Data, Point, Problem, with_smoothness
+from ._progress import advance, progress_bar
 from ._results import Fit, Knots, Path
 from ._solve import Outcome
 from ._state import Knot
+from ._unfinished import Known, check_resume, known_points, unreached
 from ._working_set import Walk, has_knots, walk
 
 
@@ -51,6 +53,7 @@ def path(
     n_lams: int = 100,
     lam_min_ratio: float | None = None,
     progress: bool | None = None,
+    resume: Path | None = None,
     loss: Loss = _SQUARED_ERROR,
     fit_intercept: bool = True,
     standardize: bool = False,
@@ -70,7 +73,10 @@ def path(
     - `lams` (L,): the grid, sorted here to descend. Unless given: `n_lams` log-spaced strengths from
       λmax to λmax·`lam_min_ratio`.
     - `lam_min_ratio`: 1e-2 where n ≤ p and 1e-3 else, unless given.
-    - `progress`: show a bar (None: in a terminal).
+    - `progress`: show a bar (None: in a terminal) with the strength, the features and, where there
+      is one already, the gap.
+    - `resume`: an earlier path of the same problem, whose grid is taken up again. Its fits are
+      certified anew on these data; only what is missing or short of `tol` is solved.
     - `engine`: on concrete data of one response, with prices per coordinate (L1, elastic net,
       non-negative L1, any weights), "working_set" walks the path on the columns that matter and
       lands exactly on each strength; for squared error "covariance" does so on the Gram matrix of
@@ -79,6 +85,10 @@ def path(
       batch, for accelerators. "auto" takes the first that can on a CPU, and "parallel" elsewhere.
 
     All other arguments and errors as for `fit`; `max_steps` is per fit. Returns a `Path`.
+
+    Ctrl-C ends it early: the path then holds what is done, and for the strengths that were not
+    reached NaN and the status INTERRUPTED; to go on, pass it as `resume`. (With nothing done, under
+    a derivative, or in one batch, it raises KeyboardInterrupt.)
 
     **Example:**
 
@@ -98,20 +108,28 @@ def path(
         raise ValueError(f"engine must be one of {['auto', *ENGINES]}, got {engine!r}.")
     tol = check_tol(tol, x_dtype(inputs.x))
     max_steps = check_max_steps(max_steps)
-    grid = _check_grid(lams, n_lams, lam_min_ratio)
+    if resume is not None:
+        check_resume(resume, lams)
+        lams = np.asarray(resume.lams)
+    grid = check_grid(lams, n_lams, lam_min_ratio)
     with precision(inputs.wants_x64):
-        problem = prepare_inputs(inputs, pen, loss, fit_intercept, standardize)
-        if grid is None:
-            n, p = problem.x.shape
-            ratio = lam_min_ratio if lam_min_ratio is not None else (1e-2 if n <= p else 1e-3)
-            grid = _automatic_grid(problem, pen, n_lams, float(ratio))
-            _check_automatic(grid, pen)
-        grid = jnp.asarray(grid, problem.y.dtype)
-        start = start_point(problem, init)
-        engine = _choose(engine, problem, pen)
-        run = ENGINES[engine]
-        found = run(problem, pen, grid, start, tol, max_steps, inputs.names, progress)
-        found = dataclasses.replace(found, fits=_with_loss(found.fits, loss))
+        data = data_of(inputs, loss, fit_intercept, standardize)
+        pen_now = frozen(pen)
+        problem, columns = lay_out(frozen(data), pen_now, engine)
+        grid = make_grid(problem, pen, grid, n_lams, lam_min_ratio, inputs.x.shape)
+        lams_now = frozen(grid)
+        start = start_point(problem, frozen(init))
+        run = engine_for(choose_engine(engine, problem, pen_now), columns)
+        options = (tol, max_steps, inputs.names, progress)
+        if resume is None:
+            found = run(problem, pen_now, lams_now, start, *options)
+        else:
+            found = _resumed(run, resume, problem, pen_now, lams_now, start, *options)
+        fits = found.fits
+        if is_differentiable((data, pen, grid)):
+            _raise_if_interrupted(fits)  # a part has no derivative
+            fits = _differentiable(fits, problem, data, pen, grid)
+        found = dataclasses.replace(found, fits=with_loss(fits, loss))
         result = give_back(found, inputs.wants_x64)
     warn_if_short(result.status, result.fits, tol)
     return result
@@ -126,30 +144,68 @@ def _sequential(
     max_steps: Any,
     names: Any,
     progress: bool | None,
+    known: Known | None = None,
 ) -> Path:
     """One strength after the other, each from the solution before it."""
+    del known  # `start` is the same solution
     leaves = jax.tree.leaves((problem, pen, lams, start, tol, max_steps))
     if any(isinstance(leaf, Tracer) for leaf in leaves):
         return Path(_scan(problem, pen, lams, start, tol, max_steps, names))
     problem = estimate_smoothness(problem, pen)
-    disable = None if progress is None else not progress  # None: tqdm shows itself in a terminal
-    fits = []
-    with tqdm(np.asarray(lams), desc="path", unit="fit", disable=disable, leave=False) as bar:
-        for lam in bar:
-            pen_at = pen.with_strength(lam)
-            one, start = solve_one(problem, pen_at, start, tol, max_steps, names)
-            fits.append(one)
-    return Path(jax.tree.map(lambda *leaves: jnp.stack(leaves), *fits))
+    fits: list[Fit] = []
+    with progress_bar(len(lams), progress) as bar:
+        try:
+            for lam in np.asarray(lams):
+                pen_at = pen.with_strength(lam)
+                solved = solve_one(problem, pen_at, start, tol, max_steps, names)
+                one, start = jax.block_until_ready(solved)  # else the loop would run ahead
+                fits.append(one)
+                advance(bar, 1, lam, one.n_nonzero, one.relative_gap)
+        except KeyboardInterrupt:
+            if not fits:
+                raise
+    done, missing = len(fits), len(lams) - len(fits)
+
+    def stack(*leaves: Array) -> Array:  # on the host: there is nothing to compile
+        return jnp.asarray(np.stack([np.asarray(leaf) for leaf in leaves + missing * leaves[-1:]]))
+
+    all_ = dataclasses.replace(jax.tree.map(stack, *fits), lam=lams)
+    return Path(unreached(all_, np.arange(len(lams)) >= done) if missing else all_)
 
 
-def _with_loss(fits: Fit, loss: Loss) -> Fit:
+def _raise_if_interrupted(fits: Fit) -> None:
+    if not is_traced(fits.status) and Status.INTERRUPTED in np.asarray(frozen(fits.status)):
+        raise KeyboardInterrupt
+
+
+def _differentiable(fits: Fit, problem: Problem, data: Data, pen: Penalty, lams: Array) -> Fit:
+    """The fits with their derivatives: one after the other, or as one batch where they are traced."""
+
+    def lane(one: Fit, lam: Array) -> Fit:
+        return differentiable_fit(one, problem, data, pen.with_strength(lam))
+
+    if is_traced((fits, problem, data, pen, lams)):
+        return jax.vmap(lane)(fits, lams)
+    arrays = jax.tree.map(np.asarray, fits)
+    moving = [
+        moving_parts(lane(jax.tree.map(lambda leaf, i=i: np.asarray(leaf[i]), arrays), lams[i]))
+        for i in range(len(lams))
+    ]
+    return with_parts(fits, _stack(moving))
+
+
+@jax.jit
+def _stack(trees: list[Any]) -> Any:
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def with_loss(fits: Fit, loss: Loss) -> Fit:
     """The batch with one loss for all of it, not one per lane."""
     return dataclasses.replace(fits, loss=loss)
 
 
 @eqx.filter_jit
 def _scan(problem, pen, lams, start, tol, max_steps, names) -> Fit:
-    lams = without_derivative(lams)
     problem = with_smoothness(problem, pen)
 
     def step(start: Point, lam: Array) -> tuple[Point, Fit]:
@@ -160,15 +216,16 @@ def _scan(problem, pen, lams, start, tol, max_steps, names) -> Fit:
     return jax.lax.scan(step, start, lams)[1]
 
 
-def _parallel(problem, pen, lams, start, tol, max_steps, names, progress) -> Path:
+def _parallel(
+    problem, pen, lams, start, tol, max_steps, names, progress, known: Known | None = None
+) -> Path:
     """All strengths as one batch, in which finished lanes are frozen."""
-    del progress
+    del progress, known
     return Path(_batch(problem, pen, lams, start, tol, max_steps, names))
 
 
 @eqx.filter_jit
 def _batch(problem, pen, lams, start, tol, max_steps, names) -> Fit:
-    lams = without_derivative(lams)
     problem = with_smoothness(problem, pen)
 
     def lane(lam: Array) -> Fit:
@@ -178,22 +235,65 @@ def _batch(problem, pen, lams, start, tol, max_steps, names) -> Fit:
     return jax.vmap(lane)(lams)
 
 
-def _walking(whole: bool | None = None, keep_knots: bool = False) -> Callable[..., Path]:
-    """An engine that walks; what it leaves short of `tol` is solved by gradient steps."""
+def walking(
+    whole: bool | None = None, keep_knots: bool = False, columns: GramColumns | None = None
+) -> Callable[..., Path]:
+    """An engine that walks; what it leaves short of `tol` is solved by gradient steps.
 
-    def engine(problem, pen, lams, start, tol, max_steps, names, progress) -> Path:
+    `columns`: of squared error, where their Gram matrix is known.
+    """
+
+    def engine(
+        problem, pen, lams, start, tol, max_steps, names, progress, known: Known | None = None
+    ) -> Path:
         biggest = float(critical(problem, pen))
         grid = np.asarray(lams, np.float64)
-        walked = walk(problem, pen, grid, biggest, progress, whole, keep_knots)
-        fits = _report_all(problem, pen, lams, walked, tol, names)
+        walked = walk(
+            problem, pen, grid, biggest, progress, whole, keep_knots, columns, known, may_stop=True
+        )
+        if walked.interrupted and not walked.num_solved:
+            raise KeyboardInterrupt
+        points = (walked.betas, walked.intercepts, walked.num_steps)
+        fits = _report_all(problem, pen, lams, *points, tol, names)
+        if walked.interrupted:
+            return Path(unreached(fits, np.arange(len(lams)) >= walked.num_solved))
         short = np.flatnonzero(np.asarray(fits.status) != Status.CONVERGED)
         if len(short):
             again = _sequential(problem, pen, lams[short], start, tol, max_steps, names, progress)
-            fits = jax.tree.map(lambda all_, some: all_.at[short].set(some), fits, again.fits)
-        complete = keep_knots and not len(short)
+            fits = _with_some(fits, short, again.fits)
+        complete = keep_knots and not len(short) and known is None
         return Path(fits, _knots(problem, walked, biggest, grid) if complete else None)
 
     return engine
+
+
+def _resumed(
+    run: Callable[..., Path], resume: Path, problem: Problem, pen: Penalty, lams: Array, start: Point,
+    tol: Any, max_steps: Any, names: Any, progress: bool | None,
+) -> Path:  # fmt: skip
+    """An earlier path, certified anew; an engine solves what is missing, from the fit before it."""
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((problem, pen, lams))):
+        raise ValueError("resume needs concrete data: it cannot be taken up inside jit or vmap.")
+    points = known_points(resume, problem)
+    steps = np.asarray(resume.num_steps)
+    fits = _report_all(problem, pen, lams, points.beta, points.intercept, steps, tol, names)
+    missing = np.flatnonzero(np.asarray(fits.status) != Status.CONVERGED)
+    if not len(missing):
+        return Path(fits, resume.knots)
+    last, known = int(missing[0]) - 1, None
+    if last >= 0:
+        start = jax.tree.map(operator.itemgetter(last), points)
+        if fits.relative_kkt[last] <= jnp.finfo(start.beta.dtype).eps ** 0.75:
+            known = Known(
+                float(lams[last]), start
+            )  # exact enough for a walk to start from its face
+    again = run(problem, pen, lams[missing], start, tol, max_steps, names, progress, known)
+    return Path(_with_some(fits, missing, again.fits))
+
+
+def _with_some(fits: Fit, some: np.ndarray, others: Fit) -> Fit:
+    """The fits, with those at the indices `some` replaced."""
+    return jax.tree.map(lambda all_, new: jnp.asarray(all_).at[some].set(new), fits, others)
 
 
 def _knots(problem: Problem, walked: Walk, critical: float, lams: np.ndarray) -> Knots:
@@ -213,26 +313,26 @@ def _knots(problem: Problem, walked: Walk, critical: float, lams: np.ndarray) ->
 
 
 @eqx.filter_jit
-def _report_all(problem, pen, lams, walked, tol, names) -> Fit:
+def _report_all(problem, pen, lams, betas, intercepts, num_steps, tol, names) -> Fit:
     def lane(inputs: tuple[Array, Array, Array, Array]) -> Fit:
-        lam, beta, intercept, num_steps = inputs
+        lam, beta, intercept, steps = inputs
         status = jnp.asarray(Status.CONVERGED, jnp.int32)  # unless the certificate says otherwise
-        outcome = Outcome(Point(beta, intercept), num_steps, status)
+        outcome = Outcome(Point(beta, intercept), steps, status)
         return report(problem, pen.with_strength(lam), outcome, tol, names)
 
     dtype = problem.y.dtype
     lanes = (
         lams,
-        jnp.asarray(walked.betas, dtype),
-        jnp.asarray(walked.intercepts, dtype),
-        jnp.asarray(walked.num_steps, jnp.int32),
+        jnp.asarray(betas, dtype),
+        jnp.asarray(intercepts, dtype),
+        jnp.asarray(num_steps, jnp.int32),
     )
     # A product with a sparse matrix takes memory for every entry and lane.
     batch = len(lams) if isinstance(problem.x, DenseMatrix) else 4
     return jax.lax.map(lane, lanes, batch_size=batch)
 
 
-def _choose(engine: str, problem: Problem, pen: Penalty) -> str:
+def choose_engine(engine: str, problem: Problem, pen: Penalty) -> str:
     """The engine for a shape, where the choice is left to us; or the one asked for, if it can."""
     if engine in ("covariance", "homotopy"):
         walks("working_set", problem, pen, name=engine)
@@ -254,53 +354,16 @@ def _choose(engine: str, problem: Problem, pen: Penalty) -> str:
 # An engine takes (problem, penalty, strengths, start, tol, max_steps, names, progress) and returns
 # a path.
 ENGINES: dict[str, Callable[..., Path]] = {
-    "working_set": _walking(),
-    "covariance": _walking(whole=True),
-    "homotopy": _walking(keep_knots=True),
+    "working_set": walking(),
+    "covariance": walking(whole=True),
+    "homotopy": walking(keep_knots=True),
     "sequential": _sequential,
     "parallel": _parallel,
 }
 
 
-@eqx.filter_jit
-def _automatic_grid(problem: Problem, pen: Penalty, n_lams: int, ratio: float) -> Array:
-    biggest = critical_strength(problem, pen)
-    # Where nothing is left to explain every strength gives the null model: any grid will do.
-    nothing = (biggest == 0) & ~jnp.any(remaining_gradient(problem) != 0)
-    biggest = jax.lax.stop_gradient(jnp.where(nothing, 1, biggest))
-    powers = jnp.linspace(0, 1, n_lams, dtype=biggest.dtype)
-    return biggest * jnp.asarray(ratio, biggest.dtype) ** powers
-
-
-def _check_automatic(grid: Any, pen: Penalty) -> None:
-    if isinstance(grid, Tracer):
-        return
-    first = float(grid[0])
-    if not 0 < first < np.inf:
-        why = "no strength at which everything is zero" if first else "a budget, not a price"
-        raise ValueError(
-            f"{type(pen).__name__} has {why}, so no grid follows from the data: pass lams."
-        )
-
-
-def _check_grid(lams: Any, n_lams: int, ratio: float | None) -> Any:
-    """The given grid, checked and in descending order; None if it is to be made."""
-    if lams is None:
-        if not isinstance(n_lams, int | np.integer) or n_lams < 1:
-            raise ValueError(f"n_lams must be a whole number >= 1, got {n_lams!r}.")
-        if ratio is not None and not 0 < check_number(ratio, "lam_min_ratio", 0) <= 1:
-            raise ValueError(f"lam_min_ratio must lie in (0, 1], got {ratio}.")
-        return None
-    if isinstance(lams, Tracer):
-        if lams.ndim != 1:
-            raise ValueError(f"lams must be a vector, got shape {lams.shape}.")
-        return -jnp.sort(-lams)
-    lams = np.asarray(lams)
-    if lams.dtype.kind not in "fiu":
-        raise TypeError(f"lams must be numbers, got dtype {lams.dtype}.")
-    if lams.ndim != 1 or not len(lams):
-        raise ValueError(f"lams must be a vector with at least one entry, got shape {lams.shape}.")
-    bad = np.flatnonzero(~((lams >= 0) & np.isfinite(lams)))
-    if len(bad):
-        raise ValueError(f"lams must be >= 0 and finite, got {lams[bad[0]]} at index {bad[0]}.")
-    return -np.sort(-lams.astype(np.float64))
+def engine_for(engine: str, columns: GramColumns | None) -> Callable[..., Path]:
+    """The engine of this name; one that walks takes the columns whose Gram matrix is known."""
+    if columns is None:
+        return ENGINES[engine]
+    return walking(whole=True, keep_knots=engine == "homotopy", columns=columns)

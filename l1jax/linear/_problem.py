@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from .._tracing import frozen
+from .._types import AnyArray
 from ..losses import Loss
 from ..penalties import Penalty
 from ._matrix import rows, standardise
@@ -30,7 +32,7 @@ class Problem(eqx.Module):
     """Data, loss and null model; everything about a fit that does not depend on the strength."""
 
     x: Any
-    y: Float[Array, "n *k"]
+    y: Float[Array, "n ..."]  # encoded by the loss: mostly like η
     s: Float[Array, " n"]
     offset: Float[Array, "n *k"]
     loss: Loss
@@ -46,11 +48,19 @@ class Problem(eqx.Module):
     is_valid: Bool[Array, ""]  # False where a traced input holds what an eager call refuses
     fit_intercept: bool = eqx.field(static=True)
 
+    @property
+    def responses(self) -> tuple[int, ...]:
+        """() or (k,): the shape of an intercept."""
+        return self.offset.shape[1:]
+
     def eta(self, point: Point) -> Float[Array, "n *k"]:
         return self.x.dot(point.beta) + point.intercept + self.offset
 
     def smooth(self, point: Point) -> Float[Array, ""]:
         return self.loss.value(self.y, self.eta(point), self.s)
+
+    def deviance(self, point: Point) -> Float[Array, ""]:
+        return self.loss.deviance(self.y, self.eta(point), self.s)
 
     def metric(self, pen: Penalty) -> Point:
         """The diagonal metric of the solver: squared column norms, where the penalty's prox allows."""
@@ -58,58 +68,76 @@ class Problem(eqx.Module):
         floor = jnp.finfo(squares.dtype).tiny * 1e8
         squares = jnp.where(squares > floor, squares, 1)
         if pen.metric == "diagonal":
-            beta = squares.reshape(squares.shape + (1,) * (self.y.ndim - 1))
-            beta = jnp.broadcast_to(beta, (*squares.shape, *self.y.shape[1:]))
+            beta = squares.reshape(squares.shape + (1,) * len(self.responses))
+            beta = jnp.broadcast_to(beta, (*squares.shape, *self.responses))
         else:
             beta = jnp.max(squares)
-        return Point(beta, jnp.ones(self.y.shape[1:], self.y.dtype))
+        return Point(beta, jnp.ones(self.responses, self.y.dtype))
 
     def to_user(self, point: Point) -> tuple[Array, Array]:
         """Coefficients and intercept on the scale of the data as given."""
         coef = rows(self.inverse_scale, point.beta) * point.beta
         moved = jnp.matmul(self.mean, coef, precision="highest")
-        return coef, self.level + (point.intercept - moved)
+        return coef, self.loss.identify(self.level + (point.intercept - moved))
 
     def from_user(self, coef: Array, intercept: Array) -> Point:
         scale = jnp.where(self.inverse_scale > 0, self.inverse_scale, 1)
         beta = jnp.where(rows(self.inverse_scale, coef) > 0, coef / rows(scale, coef), 0)
         moved = jnp.matmul(self.mean, coef, precision="highest")
-        return Point(beta, (intercept - self.level) + moved)
+        return Point(beta, self.loss.identify((intercept - self.level) + moved))
 
 
-def prepare(
-    x: Any,
-    y: Array,
-    pen: Penalty,
-    loss: Loss,
-    weights: Array,
-    offset: Array,
-    *,
-    fit_intercept: bool,
-    standardize: bool,
-) -> Problem:
-    """The problem on the solver's scale. `weights` need not sum to one yet."""
-    from ._newton import fit_free
+class Data(eqx.Module):
+    """What enters a fit, as it was given; `weights` need not sum to one yet."""
 
-    biggest = jnp.max(weights)
+    x: Any
+    y: Float[AnyArray, "n ..."]
+    weights: Float[AnyArray, " n"]
+    offset: Float[AnyArray, "n *k"]
+    loss: Loss
+    fit_intercept: bool = eqx.field(static=True)
+    standardize: bool = eqx.field(static=True)
+
+
+def prepare(data: Data, pen: Penalty) -> Problem:
+    """The problem on the solver's scale, with its null model."""
+    problem = arrange(data)
+    return with_null(problem, frozen(problem), frozen(pen))
+
+
+def arrange(data: Data, level: Array | None = None) -> Problem:
+    """The problem without its null model: what derivatives by the data go through.
+
+    `level` is what is taken off y, where that is known already.
+    """
+    x, y, weights, offset, loss = data.x, data.y, data.weights, data.offset, data.loss
+    biggest = frozen(jnp.max(weights))
     is_valid = (biggest > 0) & jnp.all(weights >= 0) & jnp.isfinite(biggest)
     weights = jnp.where(is_valid, weights / jnp.where(is_valid, biggest, 1), 1)
     s = weights / jnp.sum(weights)
     # A row that does not count may hold anything: 0 is a target of every loss.
     counts = rows(s > 0, y)
-    y, offset = jnp.where(counts, y, 0), jnp.where(counts, offset, 0)
-    x, mean, inverse_scale, norms = standardise(x, s, centre=fit_intercept, scale=standardize)
+    y, offset = jnp.where(counts, y, 0), jnp.where(rows(s > 0, offset), offset, 0)
+    # Where no level matters, that of the columns does not: centred ones keep more digits.
+    centre = data.fit_intercept or not loss.has_intercept
+    fit_intercept = data.fit_intercept and loss.has_intercept
+    x, mean, inverse_scale, norms = standardise(x, s, centre=centre, scale=data.standardize)
     is_valid &= jnp.all(jnp.isfinite(norms)) & jnp.all(jnp.isfinite(offset))
     is_valid &= jnp.all(loss.accepts(y) | ~counts)
 
-    level = jnp.zeros(y.shape[1:], y.dtype)
-    if fit_intercept and loss.is_of_residuals:
+    responses = offset.shape[1:]
+    has_level = fit_intercept and loss.is_of_residuals
+    if level is None:
         # Far from zero, every sum over the rows would lose the digits that the residuals have.
-        level = loss.polish_intercept(y, offset, s)
+        # Whatever is taken off comes back: to derivatives it is a constant.
+        level = jnp.zeros(responses, y.dtype)
+        if has_level:
+            level = frozen(loss).polish_intercept(frozen(y), frozen(offset), frozen(s))
+    if has_level:
         y = jnp.where(counts, y - level, 0)
-    shape = (norms.shape[0], *y.shape[1:])
-    zero = Point(jnp.zeros(shape, y.dtype), jnp.zeros(y.shape[1:], y.dtype))
-    problem = Problem(
+    shape = (norms.shape[0], *responses)
+    zero = Point(jnp.zeros(shape, y.dtype), jnp.zeros(responses, y.dtype))
+    return Problem(
         x=x,
         y=y,
         s=s,
@@ -127,11 +155,18 @@ def prepare(
         is_valid=is_valid,
         fit_intercept=fit_intercept,
     )
-    free = _structural_masks(pen, shape).unpenalised & rows(norms > 0, zero.beta)
-    null = fit_free(problem, zero, free)
-    eta = problem.eta(null)
+
+
+def with_null(problem: Problem, fixed: Problem, pen: Penalty) -> Problem:
+    """The problem with its null model, found at the values that the data have now."""
+    from ._newton import fit_free
+
+    x, y, s, loss, zero = fixed.x, fixed.y, fixed.s, fixed.loss, fixed.null
+    free = structural_masks(pen, zero.beta.shape).unpenalised & rows(fixed.norms > 0, zero.beta)
+    null = fit_free(fixed, zero, free)
+    eta = fixed.eta(null)
     gradient = x.rdot(loss.gradient(y, eta, s))
-    deviance = loss.value(y, eta, s) - loss.saturated(y, s)
+    deviance = loss.deviance(y, eta, s)
     rounding = 100 * jnp.finfo(y.dtype).eps
     scale = _rounding_scale(y, eta, s)
     return eqx.tree_at(
@@ -143,10 +178,10 @@ def prepare(
 
 def _rounding_scale(y: Array, eta: Array, s: Array) -> Array:
     """The size of what is subtracted in a residual: a deviance below (eps · this)² is rounding."""
-    return jnp.sqrt(jnp.sum(rows(s, y) * (y**2 + eta**2)))
+    return jnp.sqrt(jnp.sum(rows(s, y) * y**2) + jnp.sum(rows(s, eta) * eta**2))
 
 
-def _structural_masks(pen: Penalty, shape: tuple[int, ...]) -> Any:
+def structural_masks(pen: Penalty, shape: tuple[int, ...]) -> Any:
     """The masks at strength one: what weights of 0 and inf say, whatever the strength is."""
     if hasattr(pen, pen.strength):
         pen = pen.with_strength(1.0)

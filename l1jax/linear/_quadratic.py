@@ -7,15 +7,14 @@ import numpy as np
 from ._columns import GramColumns
 from ._face import Face, Stop
 from ._prices import Prices
-from ._problem import Problem
 from ._state import Knot, State
 
 
 class Quadratic:
     """Follows the solutions of squared error from one strength to the next."""
 
-    def __init__(self, problem: Problem, keep_knots: bool = False):
-        self.columns = GramColumns(problem)
+    def __init__(self, columns: GramColumns, keep_knots: bool = False):
+        self.columns = columns
         self.keep_knots = keep_knots
 
     def start(self, features: np.ndarray, values: np.ndarray, gradient: np.ndarray) -> State:

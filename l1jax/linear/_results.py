@@ -12,18 +12,21 @@ from jax.core import Tracer
 from jaxtyping import Array, Bool
 
 from .._minimize_checks import check_number
-from .._status import Status
+from .._tables import Shown, Table
 from .._types import AnyArray
 from ..losses import Loss
 from ._inputs import give_back, precision, read_matrix, read_vector, x64_is_on, x_dtype
+from ._show import fit_table, path_table
 
 
-class Fit(eqx.Module):
+class Fit(Shown, eqx.Module):
     """One penalised linear model: coefficients on the scale of the data, and their certificate.
 
     `coef` (p,) or (p, k), `intercept` () or (k,). `gap` bounds how far `objective` is above its
     minimum; `relative_gap` is in units of the null deviance. `kkt` is the largest violation of the
-    optimality conditions, `relative_kkt` in units of the gradient of the null model. `status` is a
+    optimality conditions, `relative_kkt` in units of the gradient of the null model. `margin` is how
+    far the strength may fall before another feature enters: near 0 the fit is at a knot, where its
+    derivative has two sides. `status` is a
     number of `l1jax.Status`. A batch of fits (from `jax.vmap`) has a leading axis everywhere.
 
     **Example:**
@@ -46,6 +49,7 @@ class Fit(eqx.Module):
     relative_gap: AnyArray
     kkt: AnyArray
     relative_kkt: AnyArray
+    margin: AnyArray
     deviance_explained: AnyArray
     num_steps: AnyArray
     status: AnyArray
@@ -56,7 +60,7 @@ class Fit(eqx.Module):
     @property
     def support(self) -> Bool[AnyArray, "... p"]:
         """Which features are in: their coefficient (for some response) is not zero."""
-        inside = self.coef != 0
+        inside: Any = abs(self.coef) > 0  # NaN, of a fit that was not reached, is not in
         return inside.any(axis=-1) if self.several_responses else inside
 
     @property
@@ -74,18 +78,11 @@ class Fit(eqx.Module):
             raise ValueError(f'kind must be "response", "link" or "class", got {kind!r}.')
         p = self.coef.shape[-2] if self.several_responses else self.coef.shape[-1]
         x, names = read_matrix(X)
-        if x.shape[1] != p:
-            raise ValueError(f"X must have the {p} columns of the fit, got shape {x.shape}.")
-        if names and self.feature_names and names != self.feature_names:
-            at = next(i for i in range(p) if names[i] != self.feature_names[i])
-            raise ValueError(
-                f"X must have the columns of the fit in their order: column {at} is {names[at]!r}, the fit "
-                f"has {self.feature_names[at]!r}."
-            )
+        _check_columns(x.shape, names, p, self.feature_names)
         wants_x64 = isinstance(self.coef, np.ndarray) and self.coef.dtype == np.float64
         wants_x64 &= not x64_is_on() and x_dtype(x) == np.float64
         with precision(wants_x64):
-            eta = self._link(x)
+            eta = _link(x, self.coef, self.intercept, self.several_responses)
             if offset is not None:
                 shift = read_vector(offset, "offset", eta.dtype)
                 rows = eta.shape[self.coef.ndim - 1 - self.several_responses :]
@@ -100,32 +97,45 @@ class Fit(eqx.Module):
                 eta = self.loss.classes(eta)
             return give_back(eta, wants_x64)
 
-    def _link(self, x: Any) -> Array:
-        """η without offset: (m,) or (m, k), after the lanes of a batch; one product for all of them."""
-        coef, intercept = jnp.asarray(self.coef), jnp.asarray(self.intercept)
-        if not self.several_responses:
-            coef, intercept = coef[..., None], intercept[..., None]
-        *lanes, p, k = coef.shape
-        columns = jnp.moveaxis(coef, -2, 0).reshape(p, -1)
-        eta = x.dot(columns).reshape(-1, *lanes, k)
-        eta = jnp.moveaxis(eta, 0, -2) + intercept[..., None, :]
-        return eta if self.several_responses else eta[..., 0]
+    def save(self, file: Any) -> None:
+        """Writes the fit to a file (a name such as "fit.npz", or an open file) for `l1jax.load`."""
+        from .._saving import save
 
-    def __str__(self) -> str:
-        if isinstance(self.status, Tracer) or np.ndim(self.status):
-            return f"Fit(coef of shape {self.coef.shape}, status {self.status})"
-        names = self.feature_names or tuple(f"x{j}" for j in range(self.support.shape[-1]))
-        inside = np.flatnonzero(np.asarray(self.support))
-        rows = [f"{names[j]:>20}  {_number(self.coef[j])}" for j in inside[:20]]
-        if len(inside) > 20:
-            rows.append(f"{'':>20}  ... {len(inside) - 20} more")
-        head = (
-            f"Fit: {len(inside)} of {len(names)} features in, {Status(int(self.status)).name}, relative gap "
-            f"{float(self.relative_gap):.1e}, deviance explained {float(self.deviance_explained):.3f}"
+        save(self, file)
+
+    def _table(self) -> Table:
+        return fit_table(self)
+
+
+def _check_columns(shape: Any, names: Any, p: int, known: tuple[str, ...] | None) -> None:
+    """Raises where new rows have other columns than those of the fit."""
+    if names and known and names != known:
+        missing = [name for name in known if name not in names]
+        if missing or len(names) != p:
+            extra = [name for name in names if name not in known]
+            what = f"lacks {missing[0]!r}" if missing else f"has {(extra or names)[0]!r} besides"
+        else:
+            at = next(i for i in range(p) if names[i] != known[i])
+            what = f"has {names[at]!r} as column {at}, the fit {known[at]!r}"
+        raise ValueError(
+            f"X must have the {p} columns of the fit in their order, but it {what}. If that is what "
+            "it should be: X.reindex(columns=fit.feature_names, fill_value=0)."
         )
-        return "\n".join([head, f"{'(intercept)':>20}  {_number(self.intercept)}", *rows])
+    if shape[1] != p:
+        raise ValueError(f"X must have the {p} columns of the fit, got shape {shape}.")
 
-    __repr__ = __str__
+
+@eqx.filter_jit
+def _link(x: Any, coef: AnyArray, intercept: AnyArray, several: bool) -> Array:
+    """η without offset: (m,) or (m, k), after the lanes of a batch; one product for all of them."""
+    coef, intercept = jnp.asarray(coef), jnp.asarray(intercept)
+    if not several:
+        coef, intercept = coef[..., None], intercept[..., None]
+    *lanes, p, k = coef.shape
+    columns = jnp.moveaxis(coef, -2, 0).reshape(p, -1)
+    eta = x.dot(columns).reshape(-1, *lanes, k)
+    eta = jnp.moveaxis(eta, 0, -2) + intercept[..., None, :]
+    return eta if several else eta[..., 0]
 
 
 class Knots(eqx.Module):
@@ -142,23 +152,24 @@ class Knots(eqx.Module):
     def __len__(self) -> int:
         return self.lams.shape[0]
 
-    def at(self, lam: float) -> tuple[AnyArray, AnyArray]:
+    def at(self, lam: float) -> tuple[Any, Any]:
         """Coefficients and intercept at a strength between the first and the last knot."""
         lams = np.asarray(self.lams)
         after = int(np.clip(np.searchsorted(-lams, -lam), 1, len(lams) - 1))
         step = lams[after - 1] - lams[after]
         share = (lams[after - 1] - lam) / step if step > 0 else 0.0
 
-        def between(values: AnyArray) -> AnyArray:
+        def between(values: AnyArray) -> Any:
             return values[after - 1] + share * (values[after] - values[after - 1])
 
         return between(self.coefs), between(self.intercepts)
 
 
-class Path(eqx.Module):
+class Path(Shown, eqx.Module):
     """A path of fits over a descending grid of strengths: every array has the grid as its leading axis.
 
-    `path[i]` is the `Fit` at `path.lams[i]`, with its certificate; `path[2:5]` is a path again.
+    `path[i]` is the `Fit` at `path.lams[i]`, with its certificate; `path[2:5]` is a path again. Where
+    Ctrl-C came first, the status is INTERRUPTED, the numbers are NaN and no feature is in.
     `knots` holds the `Knots` that engine="homotopy" finds, else None.
 
     **Example:**
@@ -286,11 +297,12 @@ class Path(eqx.Module):
             lambda f: (
                 f.coef, f.intercept, f.lam, f.objective, f.gap, f.relative_gap, f.kkt,
                 f.relative_kkt,
+                f.margin,
                 f.deviance_explained, f.status,
             ),
             before,
             (
-                coef, intercept, np.asarray(lam, lams.dtype), nan, nan, nan, nan, nan, nan,
+                coef, intercept, np.asarray(lam, lams.dtype), nan, nan, nan, nan, nan, nan, nan,
                 np.maximum(before.status, next_.status),
             ),
         )  # fmt: skip
@@ -310,21 +322,11 @@ class Path(eqx.Module):
 
         return jax.tree.map(lambda x: x if is_loss(x) else pick(x), self.fits, is_leaf=is_loss)
 
-    def __str__(self) -> str:
-        if isinstance(self.lams, Tracer):
-            return f"Path(coefs of shape {self.coefs.shape})"
-        lines = [f"{'lam':>12} {'features':>9} {'explained':>10} {'rel. gap':>9}  status"]
-        shown = np.unique(np.linspace(0, len(self) - 1, min(len(self), 12)).astype(int))
-        for i in shown:
-            lines.append(
-                f"{float(self.lams[i]):12.5g} {int(self.n_nonzero[i]):9d} "
-                f"{float(self.deviance_explained[i]):10.3f} {float(self.relative_gaps[i]):9.1e}  "
-                f"{Status(int(self.status[i])).name}"
-            )
-        return f"Path: {len(self)} fits ({len(shown)} shown)\n" + "\n".join(lines)
+    def save(self, file: Any) -> None:
+        """Writes the path to a file (a name such as "path.npz", or an open file) for `l1jax.load`."""
+        from .._saving import save
 
-    __repr__ = __str__
+        save(self, file)
 
-
-def _number(value: Any) -> str:
-    return np.array2string(np.asarray(value), precision=5, threshold=6)
+    def _table(self) -> Table:
+        return path_table(self)

@@ -13,18 +13,21 @@ from typing import NamedTuple
 import jax
 import numpy as np
 from jax.core import Tracer
-from tqdm import tqdm
 
 from ..penalties import Penalty
+from ._columns import GramColumns
 from ._curved import Curved
 from ._face import Lost
 from ._matrix import DenseMatrix
 from ._prices import Prices
 from ._problem import Problem
+from ._progress import advance, progress_bar
 from ._quadratic import Quadratic
-from ._state import Knot
+from ._state import Knot, State
+from ._unfinished import Known
 
 _BLOCK = 5  # strengths per look at all columns
+_WHOLE_BLOCK = 25  # ... where all of them are in the working set
 _NEXT_IN_LINE = 128  # columns that join the active ones in a working set, at least; or as many
 _PATIENCE = 30  # blocks walked again before giving up
 _ALL_COLUMNS = 600  # a problem of no more columns than this is its own working set
@@ -43,6 +46,7 @@ class Walk(NamedTuple):
     num_steps: np.ndarray  # (L,)
     num_solved: int  # the first so many strengths are solved; the rest hold the last solution
     knots: list[Knot]
+    interrupted: bool = False  # by the user: what is solved is what there is
 
 
 def can_walk(problem: Problem, pen: Penalty) -> bool:
@@ -50,12 +54,18 @@ def can_walk(problem: Problem, pen: Penalty) -> bool:
     leaves = jax.tree.leaves((problem, pen))
     if any(isinstance(leaf, Tracer) for leaf in leaves):
         return False
-    shape = problem.null.beta.shape
+    nothing = np.max(np.asarray(problem.norms)) == 0
+    if not problem.is_valid or problem.is_trivial or nothing:
+        return False
+    return has_prices(pen, problem.null.beta.shape)
+
+
+def has_prices(pen: Penalty, shape: tuple[int, ...]) -> bool:
+    """Whether the walk serves this penalty of coefficients of this shape."""
     if len(shape) != 1 or not pen.convex or not hasattr(pen, pen.strength):
         return False
     form = pen.with_strength(1.0).linear_form(shape)
-    nothing = np.max(np.asarray(problem.norms)) == 0
-    if form is None or not problem.is_valid or problem.is_trivial or nothing:
+    if form is None:
         return False
     up, down, quad = (np.asarray(price) for price in form)
     return not ((up == 0) & (down == 0) & (quad > 0)).any()
@@ -78,15 +88,22 @@ def walk(
     progress: bool | None = False,
     whole: bool | None = None,
     keep_knots: bool = False,
+    columns: GramColumns | None = None,
+    begin: Known | None = None,
+    may_stop: bool = False,
 ) -> Walk:
     """Solves a penalty of linear form at descending strengths.
 
-    `critical` is the strength at which nothing but the free features is in: the walk starts there.
-    `whole` says whether all columns are the working set (None: where that is cheaper).
+    `critical` is the strength at which nothing but the free features is in: the walk starts there,
+    or from the solution `begin` at a lower one. `may_stop` says that Ctrl-C ends it, with what is
+    solved. `whole` says whether all columns are the working set (None: where that is cheaper).
+    `columns` are those of squared error, where their Gram matrix is known.
     """
     whole = _is_small(problem) if whole is None else whole
-    quadratic = problem.loss.is_quadratic
-    path = Quadratic(problem, keep_knots) if quadratic else Curved(problem)
+    if problem.loss.is_quadratic:
+        path = Quadratic(GramColumns(problem) if columns is None else columns, keep_knots)
+    else:
+        path = Curved(problem)
     p = problem.x.shape[1]
     prices = Prices(pen, p)
     beta = np.asarray(problem.null.beta, np.float64).copy()
@@ -97,21 +114,22 @@ def walk(
     gradient[features] = 0
     at = path.start(features, beta[features], gradient)
 
+    lam = max(critical, lams[0])
+    if begin is not None:
+        lam, at = begin.lam, _there(problem, prices, begin, at)
+
     betas, steps = np.zeros((len(lams), p)), np.zeros(len(lams), int)
     intercepts = np.full(len(lams), at.intercept)
     knots: list[Knot] = []
-    lam = max(critical, lams[0])
-    done, patience, extra = 0, _PATIENCE, np.zeros(0, int)
-    disable = None if progress is None else not progress  # None: tqdm shows itself in a terminal
-    bar = tqdm(total=len(lams), desc="path", unit="fit", disable=disable, leave=False)
-    while done < len(lams):
-        block = lams[done : done + _BLOCK]
+    done, patience, extra, interrupted = 0, _PATIENCE, np.zeros(0, int), False
+
+    def go_on() -> None:
+        """One block: its strengths up to the first violation, from where the walk stands."""
+        nonlocal at, lam, done, patience, extra
+        block = lams[done : done + (_WHOLE_BLOCK if whole else _BLOCK)]
         excess = np.where(alive, prices.excess(at.gradient, lam, floor), -np.inf)
         members = np.flatnonzero(alive) if whole else _choose(excess, at.features, extra)
-        try:
-            found = path.follow(members, prices, at, lam, block)
-        except Lost:
-            break
+        found = path.follow(members, prices, at, lam, block)
         outside = alive.copy()
         outside[members] = False
         if outside.any():
@@ -126,22 +144,55 @@ def walk(
             knots.extend(state.knots)
         extra = violators if good else np.union1d(extra, violators)
         patience -= not good
-        if not patience:
-            break
         if good:
-            at, lam = found[good - 1], block[good - 1]
-            gradients[members, good - 1] = at.gradient
-            at = at._replace(gradient=gradients[:, good - 1])
+            gradients[members, good - 1] = found[good - 1].gradient
+            at, lam = found[good - 1]._replace(gradient=gradients[:, good - 1]), block[good - 1]
             done += good
-            bar.update(good)
-    bar.close()
+            advance(bar, good, lam, len(at.features))
+
+    with progress_bar(len(lams), progress) as bar:
+        try:
+            while done < len(lams) and patience:
+                go_on()
+        except Lost:
+            pass
+        except KeyboardInterrupt:
+            if not may_stop:
+                raise
+            interrupted = True
     betas[done:] = betas[done - 1] if done else beta
     intercepts[done:] = intercepts[done - 1] if done else at.intercept
-    return Walk(betas, intercepts, steps, done, knots)
+    return Walk(betas, intercepts, steps, done, knots, interrupted)
 
 
-def walk_to(problem: Problem, pen: Penalty, lam: float, critical: float) -> Walk:
+def _there(problem: Problem, prices: Prices, begin: Known, null: State) -> State:
+    """Where the walk stands at a solution that is known."""
+    beta = np.asarray(begin.point.beta, np.float64)
+    slope = problem.loss.gradient(problem.y, problem.eta(begin.point), problem.s)
+    gradient = -np.asarray(problem.x.rdot(slope), np.float64) - prices.at(begin.lam).quad * beta
+    inside = (beta != 0) | np.isin(np.arange(len(beta)), null.features)
+    features = np.flatnonzero(inside)
+    signs = np.where(prices.free, 0, np.sign(beta))[features]
+    intercept = float(np.asarray(begin.point.intercept))
+    return null._replace(
+        features=features,
+        signs=signs,
+        values=beta[features],
+        intercept=intercept,
+        gradient=gradient,
+    )
+
+
+def walk_to(
+    problem: Problem,
+    pen: Penalty,
+    lam: float,
+    critical: float,
+    columns: GramColumns | None = None,
+) -> Walk:
     """The solution at one strength: the walk goes there in strides that working sets can follow."""
+    if columns is not None:
+        return walk(problem, pen, np.array([lam]), critical, whole=True, columns=columns)
     if (_is_small(problem) and problem.loss.is_quadratic) or lam >= critical:
         return walk(problem, pen, np.array([lam]), critical)
     least = max(lam, 1e-4 * critical)

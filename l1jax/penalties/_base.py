@@ -20,6 +20,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, PyTree
 
+from .._tracing import frozen, is_traced
 from .._types import AnyArray
 
 # Steps of bisection: float64 has 52 bits of fraction, and a bracket is at most a factor of two
@@ -185,6 +186,15 @@ class Penalty(eqx.Module):
         """
         return jnp.abs(x - self.prox(x - step * gradient, step)) / step
 
+    def margin(self, x: Array, gradient: Array) -> Array:
+        """How far the strength may fall, at this gradient, before what is zero in x leaves it.
+
+        At 0 a solution is at a knot: it has a derivative to either side, and they differ.
+        """
+        out = jnp.where(x == 0, gradient, 0)
+        strength = jnp.asarray(getattr(self, self.strength, jnp.nan), gradient.dtype)
+        return strength - self.critical_strength(out)
+
     def tangent(self, z: Array, step: Any = 1.0) -> Any:
         """The derivative of `prox` at z, as a function u -> J u. Self-adjoint in the metric 1/step."""
         _, push = jax.linearize(lambda point: self.prox(point, step), z)
@@ -208,6 +218,7 @@ def _bisect(holds, low: Array, high: Array, lower: bool = False) -> Array:
 
 
 def _show(value: Any) -> str:
+    value = frozen(value)
     if isinstance(value, Tracer) or not eqx.is_array_like(value):
         return repr(value)
     array = np.asarray(value)
@@ -236,9 +247,8 @@ def strength_leaf(value: Any, name: str) -> Any:
     if isinstance(value, jax.Array):
         if not jnp.issubdtype(value.dtype, jnp.number):
             raise TypeError(f"{name} must be a number, got an array of dtype {value.dtype}.")
-        if isinstance(value, Tracer):
-            return value
-        check_nonnegative(np.asarray(value), name)
+        if not is_traced(value):
+            check_nonnegative(np.asarray(frozen(value)), name)
         return value
     if type(value) is object:  # a placeholder that tree transformations put in a leaf's place
         return value
@@ -272,8 +282,8 @@ def weight_leaves(weights: Any, name: str = "weights") -> tuple[PyTree, PyTree]:
         return None, None
 
     def leaf(w):
-        if not isinstance(w, Tracer):
-            concrete = np.asarray(w)
+        if not is_traced(w):
+            concrete = np.asarray(frozen(w))
             if concrete.dtype.kind not in "fiub":
                 raise TypeError(f"{name} must be numbers, got dtype {concrete.dtype}.")
             check_nonnegative(concrete, name, allow_inf=True)

@@ -55,6 +55,12 @@ class L1Ball(Penalty):
         """The radius at which nothing is left: 0, whatever the gradient."""
         return jnp.zeros((), gradient.dtype)
 
+    def margin(self, x: Array, gradient: Array) -> Array:
+        """How much nearer the largest gradient outside of the support is to 0 than that on it."""
+        sizes = jnp.abs(gradient)
+        on_support = jnp.max(jnp.where(x != 0, sizes, 0), initial=0)
+        return on_support - jnp.max(jnp.where(x == 0, sizes, 0), initial=0)
+
     def conjugate(self, v: Array) -> Array:
         return jnp.asarray(self._tau(), v.dtype) * jnp.max(jnp.abs(v), initial=0)
 

@@ -206,3 +206,15 @@ class SparseGroupL1(_Grouped):
             unpenalised=jnp.broadcast_to(self._spread(free, x), shape),
             excluded=jnp.broadcast_to(self._spread(self._held(), x), shape),
         )
+
+    def margin(self, x: Array, gradient: Array) -> Array:
+        """The least room left in its price: of a feature in an active group, of a group that is out."""
+        lam, ratio = jnp.asarray(self._lam(), x.dtype), jnp.asarray(self.l1_ratio, x.dtype)
+        rest = jnp.maximum(jnp.abs(gradient) - lam * ratio, 0)
+        out = (self._norms(x) == 0) & ~self._held()
+        groups = lam * (1 - ratio) * self._group_weights(x.dtype) - self._norms(rest)
+        inside = (x == 0) & ~self._spread((self._norms(x) == 0) | self._held(), x)
+        features = jnp.where(inside, lam * ratio - jnp.abs(gradient), jnp.inf)
+        return jnp.minimum(
+            jnp.min(jnp.where(out, groups, jnp.inf)), jnp.min(features, initial=jnp.inf)
+        )

@@ -7,10 +7,10 @@ from typing import Any, ClassVar, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jaxtyping import Array, Bool, PyTree
 
 from .. import prox
+from .._tracing import frozen, is_traced
 from ._base import (
     LinearForm,
     Masks,
@@ -334,8 +334,8 @@ def ratio_leaf(l1_ratio: Any) -> Any:
     ratio = strength_leaf(l1_ratio, "l1_ratio")
     if ratio is None:
         raise TypeError("l1_ratio must be a number in [0, 1], got None.")
-    if not isinstance(ratio, Tracer) and type(ratio) is not object:
-        concrete = np.asarray(ratio)
+    if not is_traced(ratio) and type(ratio) is not object:
+        concrete = np.asarray(frozen(ratio))
         check_nonnegative(concrete, "l1_ratio")
         if (concrete > 1).any():
             raise ValueError(f"l1_ratio must lie in [0, 1], got {concrete.max()}.")

@@ -1,0 +1,239 @@
+"""`cross_validate`: a path, and how well fits of some of the rows predict the others."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.core import Tracer
+from tqdm import tqdm
+
+from .._status import Status
+from ..losses import Loss
+from ..penalties import Penalty
+from ._columns import GramColumns, host_rows
+from ._cross_validated import CrossValidated, best_of
+from ._fit import _SQUARED_ERROR, WALKS, prepare_inputs, start_point, warn_if_short
+from ._fold_grams import FoldGrams, has_fold_grams
+from ._folds import Split, splits
+from ._grid import check_grid, make_grid
+from ._inputs import Inputs, check_max_steps, check_tol, give_back, precision, read, x_dtype
+from ._path import ENGINES, choose_engine, engine_for, with_loss
+from ._problem import Problem
+from ._relaxed import check_gammas, relaxed
+from ._results import Fit, Path
+from ._scores import Score, read_score, response
+from ._working_set import can_walk
+
+
+def cross_validate(
+    X: Any,
+    y: Any,
+    pen: Penalty,
+    *,
+    n_folds: int = 10,
+    folds: Any = None,
+    groups: Any = None,
+    n_repeats: int = 1,
+    seed: int = 0,
+    score: Any = None,
+    higher_is_better: Any = None,
+    gammas: Any = None,
+    lams: Any = None,
+    n_lams: int = 100,
+    lam_min_ratio: float | None = None,
+    progress: bool | None = None,
+    loss: Loss = _SQUARED_ERROR,
+    fit_intercept: bool = True,
+    standardize: bool = False,
+    sample_weight: Any = None,
+    offset: Any = None,
+    tol: Any = None,
+    max_steps: Any = 20_000,
+    engine: str = "auto",
+) -> CrossValidated:
+    """Fits a path to all rows, and to all but those of each fold, which it predicts and scores.
+
+    **Arguments:**
+
+    - `n_folds`: random folds of equal size; where the loss classifies, each label is spread evenly.
+      `seed`: the same seed gives the same folds. `n_repeats`: as often, with the seeds after it.
+    - `groups` (n,): rows of a group are held out together.
+    - `folds`: given ones instead: the fold of each row (n,); pairs (train, test) of row numbers or
+      masks; a splitter of scikit-learn; or "time_series": `n_folds` blocks of rows, each predicted
+      from all rows before it.
+    - `score`: "deviance" of the loss (the default: the mean squared error for `SquaredError`, −2 log
+      likelihood beyond the saturated model for others), "squared_error", "absolute_error",
+      "classification_error", "auc", "c_index"; or a function of (y, prediction, weight), NumPy arrays
+      of the held-out rows with weights that sum to one, that returns a number;
+      `higher_is_better` says so of that function.
+    - `gammas`: validates relaxed paths too, as of `l1jax.relax`, at these shares of the penalised fit
+      in [0, 1] such as (0, 0.25, 0.5, 0.75, 1). The result is that of the best of them,
+      `cv.gamma`; `cv.by_gamma` holds all.
+
+    All other arguments and errors as for `path`; the grid is that of all rows, and a fold is fitted as
+    `path` would with a sample weight of 0 on its rows: centred, and standardised, without them.
+    Every fit is certified. Tall least squares takes one pass over the rows: the Gram matrix of what
+    a fold leaves is the difference of two.
+
+    Returns a `CrossValidated`. Ctrl-C returns it with the folds that are done; the others hold NaN.
+    The data must be concrete: under `jit` or `grad` use `l1jax.tune`, or `jax.vmap` of `fit` over
+    sample weights.
+
+    Source of the standard errors and their rule: Hastie, Tibshirani, Friedman (2009), 7.10; glmnet.
+
+    **Example:**
+
+    ```python
+    >>> import l1jax
+    >>> from sklearn.datasets import load_diabetes
+    >>> data = load_diabetes(as_frame=True)
+    >>> cv = l1jax.cross_validate(data.data, data.target, l1jax.L1(), n_folds=5)
+    >>> bool(0.01 < cv.lam_min < 0.2), bool(cv.fit_1se.n_nonzero < cv.fit_min.n_nonzero)
+    (True, True)
+
+    ```
+    """
+    others = (lams, tol, max_steps)
+    inputs = read(X, y, pen, loss, sample_weight, offset, *others, has_strength=False)
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((inputs[:-2], others))):
+        raise TypeError(
+            "cross_validate needs concrete data: under jit or grad use l1jax.tune, or jax.vmap of "
+            "l1jax.fit over sample_weight."
+        )
+    pen, loss = inputs.pen, inputs.loss
+    tol, max_steps = check_tol(tol, x_dtype(inputs.x)), check_max_steps(max_steps)
+    grid = check_grid(lams, n_lams, lam_min_ratio)
+    y = np.asarray(inputs.y)
+    which = splits(y, loss, n_folds, folds, groups, n_repeats, seed)
+    with precision(inputs.wants_x64):
+        problem = prepare_inputs(inputs, pen, loss, fit_intercept, standardize)
+        scored = read_score(score, higher_is_better, loss, y, problem.offset.shape)
+        shares = (1.0,) if gammas is None else check_gammas(gammas)
+        held_out = [_HeldOut(inputs, which, scored) for _ in shares]
+        grid = make_grid(problem, pen, grid, n_lams, lam_min_ratio, inputs.x.shape)
+        engine = choose_engine(engine, problem, pen)
+        solver = _Solver(pen, grid, tol, max_steps, inputs.names, engine)
+        by_gram = engine in WALKS and has_fold_grams(problem, pen, standardize)
+        grams = FoldGrams(problem, which, standardize) if by_gram else None
+        path = solver.path(problem, grams and grams.of_all())
+        disable = None if progress is None else not progress  # None: it shows in a terminal
+        bar = tqdm(which, desc="cross_validate", unit="fold", disable=disable, leave=False)
+        try:
+            for i, split in enumerate(bar):
+                found = grams and grams.without(i, pen)
+                if found is None:
+                    rest = inputs._replace(weights=np.where(split.train, inputs.weights, 0))
+                    found = prepare_inputs(rest, pen, loss, fit_intercept, standardize), None
+                fits = solver.path(*found).fits
+                for one, variant in zip(held_out, relaxed(found[0], fits, shares), strict=True):
+                    one.add(i, variant, fits)
+        except KeyboardInterrupt:
+            if not held_out[-1].is_started:
+                raise
+        finally:
+            bar.close()
+        whole = relaxed(problem, path.fits, shares)
+        results = tuple(
+            one.result(path if gamma == 1 else Path(fits), n_repeats, gamma)
+            for one, fits, gamma in zip(held_out, whole, shares, strict=True)
+        )
+        found = give_back(best_of(results), inputs.wants_x64)
+    held_out[0].warn(path, tol)
+    return found
+
+
+class _Solver(NamedTuple):
+    """What all paths have in common."""
+
+    pen: Penalty
+    lams: Any
+    tol: Any
+    max_steps: Any
+    names: Any
+    engine: str
+
+    def path(self, problem: Problem, columns: GramColumns | None = None) -> Path:
+        """Over the grid; raises KeyboardInterrupt where it was stopped."""
+        engine = self.engine
+        walks = columns is not None or engine not in WALKS or can_walk(problem, self.pen)
+        # Where nothing is left to explain there is nowhere to walk.
+        run = engine_for(engine, columns) if walks else ENGINES["sequential"]
+        start = start_point(problem, None)
+        found = run(
+            problem, self.pen, self.lams, start, self.tol, self.max_steps, self.names, False
+        )
+        if (np.asarray(found.status) == Status.INTERRUPTED).any():
+            raise KeyboardInterrupt
+        return Path(with_loss(found.fits, problem.loss), found.knots)
+
+
+class _HeldOut:
+    """The held-out rows, and what the fits that are done say of them."""
+
+    def __init__(self, inputs: Inputs, which: list[Split], score: Score):
+        self.y, self.offset = np.asarray(inputs.y), np.asarray(inputs.offset)
+        self.weights = np.asarray(inputs.weights) / np.sum(inputs.weights)
+        self.loss, self.score, self.which = inputs.loss, score, which
+        self.rows = host_rows(inputs.x)
+        self.is_started = False
+        for i, split in enumerate(which):
+            for rows, what in ((split.train, "fits"), (split.test, "holds out")):
+                if not self.weights[rows].any():
+                    raise ValueError(f"folds: the rows that fold {i} {what} have no weight.")
+
+    def add(self, i: int, fits: Fit, certified: Fit) -> None:
+        """The fits of fold i, over the grid, and those that have certificates."""
+        rows = self.which[i].test
+        eta = self.predictors(rows, fits)
+        s = self.weights[rows]
+        scores = self.score.function(self.loss, self.y[rows], eta, s / s.sum())
+        if not self.is_started:
+            count = (len(self.which), len(eta))
+            self.scores, self.gaps, self.kkts = (np.full(count, np.nan) for _ in range(3))
+            self.status = np.full(count, int(Status.INTERRUPTED))
+            self.eta = np.zeros((len(eta), *self.offset.shape), eta.dtype)
+            self.seen = np.zeros(len(self.y), int)
+        self.scores[i], self.status[i] = scores, fits.status
+        self.gaps[i], self.kkts[i] = certified.relative_gap, certified.relative_kkt
+        self.eta[:, rows] += eta
+        self.seen[rows] += 1
+        self.is_started = True
+
+    def predictors(self, rows: np.ndarray, fits: Fit) -> np.ndarray:
+        """η of some rows by every fit, (L, m, *k), by the columns that any of them uses."""
+        coefs = np.asarray(fits.coef)
+        used = np.flatnonzero(coefs.any(axis=tuple(i for i in range(coefs.ndim) if i != 1)))
+        columns = np.moveaxis(coefs[:, used], 1, 0)
+        some = self.rows[np.flatnonzero(rows)][:, used]
+        shape = (some.shape[0], *columns.shape[1:])
+        eta = (some @ columns.reshape(len(used), math.prod(shape[1:]))).reshape(shape)
+        return np.moveaxis(eta, 1, 0) + np.asarray(fits.intercept)[:, None] + self.offset[rows]
+
+    def result(self, path: Path, n_repeats: int, gamma: float) -> CrossValidated:
+        seen = self.seen.reshape(-1, *(1,) * (self.offset.ndim - 1))
+        eta = np.where(seen > 0, self.eta / np.maximum(seen, 1).astype(self.eta.dtype), np.nan)
+        return CrossValidated(
+            path=path,
+            fold_scores=self.scores,
+            fold_weights=np.array([self.weights[split.test].sum() for split in self.which]),
+            predictions=response(self.loss, eta),
+            held_out=np.stack([split.test for split in self.which]),
+            fold_gaps=self.gaps,
+            fold_status=self.status,
+            score=self.score.name,
+            higher_is_better=self.score.higher_is_better,
+            n_repeats=n_repeats,
+            gamma=gamma,
+        )
+
+    def warn(self, path: Path, tol: Any) -> None:
+        """Once, if some fit ended short of its tolerance."""
+        fits = path.fits
+        pairs = ((fits.relative_gap, self.gaps), (fits.relative_kkt, self.kkts))
+        gaps, kkts = (np.append(np.asarray(one), rest) for one, rest in pairs)
+        measures = SimpleNamespace(relative_gap=gaps, relative_kkt=kkts)
+        warn_if_short(np.append(np.asarray(path.status), self.status), measures, tol)

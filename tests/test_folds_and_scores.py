@@ -1,0 +1,142 @@
+"""Folds are what they promise; scores are those of scikit-learn, or of a loop over pairs."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn import metrics
+from sklearn.model_selection import GroupKFold, LeaveOneOut, TimeSeriesSplit
+
+import l1jax
+from l1jax.linear._folds import classifies, grouped_folds, random_folds, splits
+from l1jax.linear._scores import auc, c_index, deviance, read_score
+
+SQUARED, LOGISTIC, POISSON = l1jax.SquaredError(), l1jax.Logistic(), l1jax.Poisson()
+N = 40
+RNG = np.random.default_rng(2)
+ETA = np.round(RNG.standard_normal((3, N)), 1)  # with ties
+LABELS = (RNG.random(N) < 0.4).astype(float)
+COUNTS = RNG.poisson(2.0, N).astype(float)
+S = RNG.uniform(0, 1, N)
+S[:3] = 0
+S /= S.sum()
+
+
+@given(st.integers(2, 12), st.lists(st.integers(0, 2), min_size=12, max_size=40), st.integers(0, 9))
+def test_random_folds_spread_rows_and_labels_evenly(n_folds, labels, seed):
+    labels = np.array(labels)
+    folds = random_folds(n_folds, labels, seed)
+    counts = np.bincount(folds, minlength=n_folds)
+    assert counts.sum() == len(labels) and np.ptp(counts) <= 1
+    for label in np.unique(labels):
+        assert np.ptp(np.bincount(folds[labels == label], minlength=n_folds)) <= 1
+    np.testing.assert_array_equal(folds, random_folds(n_folds, labels, seed))
+
+
+@given(st.lists(st.integers(0, 9), min_size=10, max_size=60), st.integers(0, 9))
+def test_groups_stay_together_in_folds_that_no_move_makes_more_even(rows, seed):
+    groups = np.array([*range(3), *rows])
+    folds = grouped_folds(3, groups, seed)
+    for group in np.unique(groups):
+        assert len(np.unique(folds[groups == group])) == 1
+    sizes = np.bincount(folds, minlength=3)
+    assert (sizes > 0).all()
+    # The last group that came to the largest fold found it the smallest.
+    largest = folds == sizes.argmax()
+    smallest_group = np.bincount(groups[largest]).astype(float)
+    smallest_group = smallest_group[smallest_group > 0].min()
+    assert sizes.max() - smallest_group <= sizes.min()
+
+
+def test_blocks_of_time_are_predicted_from_what_came_before():
+    found = splits(ETA[0], SQUARED, 4, "time_series", None, 1, 0)
+    theirs = list(TimeSeriesSplit(4).split(ETA[0]))
+    assert len(found) == 4
+    for split, (train, test) in zip(found, theirs, strict=True):
+        np.testing.assert_array_equal(np.flatnonzero(split.train), train)
+        np.testing.assert_array_equal(np.flatnonzero(split.test), test)
+
+
+def test_splitters_pairs_masks_and_ids_are_taken_alike():
+    groups = np.arange(N) // 5
+    splitter = GroupKFold(3)
+    pairs = list(splitter.split(ETA[0], groups=groups))
+    ids = np.empty(N, int)
+    for i, (_, test) in enumerate(pairs):
+        ids[test] = i
+    masks = [(ids != i, ids == i) for i in range(3)]
+    wanted = splits(ETA[0], SQUARED, 10, splitter, groups, 1, 0)
+    for given_ in (pairs, iter(pairs), masks, ids, ids.tolist()):
+        found = splits(ETA[0], SQUARED, 10, given_, None, 1, 0)
+        for one, other in zip(found, wanted, strict=True):
+            np.testing.assert_array_equal(one, other)
+    assert len(splits(ETA[0], SQUARED, 10, LeaveOneOut(), None, 1, 0)) == N
+
+
+def test_labels_are_spread_where_the_loss_classifies():
+    assert [classifies(loss) for loss in (SQUARED, LOGISTIC, POISSON)] == [False, True, False]
+    rare = (np.arange(N) < 4).astype(float)
+    for split in splits(rare, LOGISTIC, 4, None, None, 1, 0):
+        assert rare[split.test].sum() == 1
+
+
+def score(name, loss, y, eta=ETA):
+    found = read_score(name, None, loss, y, y.shape)
+    return found.function(loss, y, eta, S)
+
+
+def test_scores_are_those_of_scikit_learn():
+    chance, rate = 1 / (1 + np.exp(-ETA)), np.exp(ETA)
+    oracles = {
+        ("auc", LOGISTIC): lambda i: metrics.roc_auc_score(LABELS, ETA[i], sample_weight=S),
+        ("classification_error", LOGISTIC): lambda i: metrics.zero_one_loss(
+            LABELS, ETA[i] > 0, sample_weight=S
+        ),
+        ("deviance", LOGISTIC): lambda i: 2 * metrics.log_loss(LABELS, chance[i], sample_weight=S),
+        ("squared_error", LOGISTIC): lambda i: metrics.brier_score_loss(
+            LABELS, chance[i], sample_weight=S
+        ),
+        ("deviance", POISSON): lambda i: metrics.mean_poisson_deviance(
+            COUNTS, rate[i], sample_weight=S
+        ),
+        ("absolute_error", POISSON): lambda i: metrics.mean_absolute_error(
+            COUNTS, rate[i], sample_weight=S
+        ),
+        ("deviance", SQUARED): lambda i: metrics.mean_squared_error(
+            COUNTS, ETA[i], sample_weight=S
+        ),
+    }
+    for (name, loss), oracle in oracles.items():
+        y = LABELS if loss == LOGISTIC else COUNTS
+        np.testing.assert_allclose(score(name, loss, y), [oracle(i) for i in range(3)], rtol=1e-9)
+
+
+def test_auc_without_one_of_the_classes_is_not_a_number():
+    assert np.isnan(auc(LOGISTIC, np.ones(N), ETA, S)).all()
+
+
+def test_c_index_is_a_count_of_pairs():
+    time = RNG.integers(1, 9, N).astype(float)  # with ties
+    event = RNG.random(N) < 0.6
+    found = c_index(SQUARED, np.stack([time, event], axis=1), ETA, S)
+    for eta, value in zip(ETA, found, strict=True):
+        right = total = 0.0
+        for i in range(N):
+            for j in range(N):
+                if event[i] and (time[i] < time[j] or (time[i] == time[j] and not event[j])):
+                    total += S[i] * S[j]
+                    right += S[i] * S[j] * (1.0 if eta[i] > eta[j] else 0.5 * (eta[i] == eta[j]))
+        assert value == pytest.approx(right / total, rel=1e-12)
+    assert np.isnan(c_index(SQUARED, np.stack([time, 0 * time], axis=1), ETA, S)).all()
+
+
+def test_several_responses_add_up():
+    y, eta = np.stack([COUNTS, LABELS], axis=1), np.stack([ETA, ETA[::-1]], axis=2)
+    single = score("deviance", SQUARED, COUNTS) + score("deviance", SQUARED, LABELS, ETA[::-1])
+    for name in ("deviance", "squared_error"):
+        np.testing.assert_allclose(score(name, SQUARED, y, eta), single, rtol=1e-12)
+
+
+def test_rows_that_pad_do_not_count():
+    whole = deviance(LOGISTIC, LABELS, ETA, S)
+    np.testing.assert_allclose(deviance(LOGISTIC, LABELS[3:], ETA[:, 3:], S[3:]), whole, rtol=1e-12)
