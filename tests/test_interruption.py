@@ -30,7 +30,8 @@ CASES = {
     "walk": (X, Y, l1jax.L1(), {}),
     "walk with prices and curvature": (X, Y, PRICED, {"standardize": True}),
     "walk of another loss": (X, Y > 5, l1jax.L1(), LOGISTIC),
-    "sequential": (X, Y, GROUPS, {"tol": 1e-10}),
+    "walk on groups": (X, Y, GROUPS, {"tol": 1e-10}),
+    "sequential": (X, Y, GROUPS, {"tol": 1e-10, "engine": "sequential"}),
 }
 
 

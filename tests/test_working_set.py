@@ -134,7 +134,8 @@ def test_between_its_knots_a_path_is_straight():
     [
         ("homotopy", {"pen": l1jax.ElasticNet()}, "straight between its knots"),
         ("covariance", {"pen": l1jax.L1(), "loss": l1jax.Huber()}, "needs SquaredError"),
-        ("covariance", {"pen": l1jax.GroupL1(groups=range(5))}, "prices per coordinate"),
+        ("covariance", {"pen": l1jax.Ridge(), "lams": [1.0]}, "prices per coordinate"),
+        ("homotopy", {"pen": l1jax.GroupL1(groups=range(5))}, "straight between its knots"),
     ],
 )
 def test_what_an_engine_cannot_do_is_an_error(engine, arguments, message):
@@ -202,10 +203,10 @@ def test_problems_that_it_does_not_serve_go_to_another_engine():
         assert (np.asarray(path.status) == l1jax.Status.CONVERGED).all()
     for arguments in (
         {"pen": l1jax.Ridge(), "lams": [1.0]},
-        {"pen": l1jax.GroupL1(groups=range(5))},
+        {"pen": groups, "loss": l1jax.Logistic()},
     ):
         with pytest.raises(ValueError, match="working_set"):
-            l1jax.path(few, Y, engine="working_set", **arguments)
+            l1jax.path(few, labels, engine="working_set", **arguments)
 
 
 @pytest.mark.float32

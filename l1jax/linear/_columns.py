@@ -47,25 +47,28 @@ class GramColumns(Columns):
     def __init__(self, problem: Problem):
         super().__init__(problem)
         target = np.asarray(problem.y, np.float64) - np.asarray(problem.offset, np.float64)
-        self.centre = float(self.s @ target) if problem.fit_intercept else 0.0
+        centre = self.s @ target if problem.fit_intercept else np.zeros(target.shape[1:])
+        self.centre = centre if target.ndim > 1 else float(centre)
         self.target = target - self.centre
         self.gram = np.empty((0, 0))
-        self.linear = np.empty(0)
+        self.linear = np.empty((0, *target.shape[1:]))
 
     def added(self, count: int) -> None:
         fresh = slice(self.count - count, self.count)
         if self.count > len(self.linear):
             room = max(self.count, 2 * len(self.linear))
-            self.gram, self.linear = grown(self.gram, (room, room)), grown(self.linear, (room,))
+            self.gram = grown(self.gram, (room, room))
+            self.linear = grown(self.linear, (room, *self.linear.shape[1:]))
         block, self.linear[fresh] = self.matrix.products(fresh, self.s, self.target)
         self.gram[: self.count, fresh] = block
         self.gram[fresh, : self.count] = block.T
 
     def gradients(self, solutions: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-        """X̃ᵀ(s∘r) of all columns, (p, B), at solutions given as (features, their coefficients)."""
+        """X̃ᵀ(s∘r) of all columns, (p, B, *k), at solutions given as (features, coefficients)."""
         fitted = [self.matrix.part(self.place[at]).dot(values) for at, values in solutions]
-        residuals = self.s * (self.target - np.stack(fitted))
-        return self.matrix.rdot(residuals.T)
+        residuals = np.moveaxis(self.target - np.stack(fitted), 0, 1)  # (n, B, *k)
+        weighted = self.s[:, None] * residuals.reshape(len(residuals), -1)
+        return self.matrix.rdot(weighted).reshape(-1, *residuals.shape[1:])
 
 
 class _Dense:
@@ -87,7 +90,7 @@ class _Dense:
     def products(self, fresh: slice, s: np.ndarray, target: np.ndarray):
         """Of the fresh columns: their products with all copies, and with the target."""
         some, new = self.cache[:, : self.count], self.cache[:, fresh]
-        linear = new.T @ (s * target)
+        linear = new.T @ (s * target.T).T
         if s.min() == s.max():
             return s[0] * (some.T @ new), linear
         root = np.sqrt(s)[:, None]
@@ -145,8 +148,9 @@ class _Sparse:
         sums = self.x.T[some] @ s
         gram -= np.outer(self.centres[some], sums[fresh])
         gram -= np.outer(sums - self.centres[some], self.centres[new])
-        linear = weighted.T @ target - self.centres[new] * (s @ target)
-        return np.outer(self.scales[some], self.scales[new]) * gram, self.scales[new] * linear
+        linear = weighted.T @ target - np.multiply.outer(self.centres[new], s @ target)
+        linear = (self.scales[new] * linear.T).T
+        return np.outer(self.scales[some], self.scales[new]) * gram, linear
 
     def part(self, places: np.ndarray) -> SparsePart:
         at = self.features[places]
@@ -167,7 +171,7 @@ class SparsePart:
         return (self.x.toarray() - self.centres) * self.scales
 
     def dot(self, values: np.ndarray) -> np.ndarray:
-        scaled = self.scales * values
+        scaled = (self.scales * values.T).T
         return self.x @ scaled - self.centres @ scaled
 
     def rdot(self, residual: np.ndarray) -> np.ndarray:

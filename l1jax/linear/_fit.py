@@ -79,8 +79,9 @@ def fit(
       1e-4 in float32 unless given.
     - `max_steps`: of FISTA.
     - `engine`: "working_set" walks there from λmax on the columns that matter, and lands exactly
-      (concrete data, one response, penalties with a price per coordinate such as L1); "fista" takes
-      gradient steps and serves everything; "auto" takes the first that can.
+      (concrete data; one response and penalties with a price per coordinate such as L1, or squared
+      error and a price per group such as GroupL1); "fista" takes gradient steps and serves
+      everything; "auto" takes the first that can.
 
     Returns a `Fit`. Works under `jit` and `vmap`, over any of its arrays, and under `jax.grad`, `jvp`
     and `hessian` with respect to any: X, y, weights, offset, the numbers in pen and loss.
@@ -174,8 +175,9 @@ def walks(engine: str, problem: Problem, pen: Penalty, name: str = "working_set"
     if engine == "working_set":
         if not can_walk(problem, pen):
             raise ValueError(
-                f'engine="{name}" needs concrete data, one response, and a penalty with prices '
-                'per coordinate such as L1; leave engine="auto" for all else.'
+                f'engine="{name}" needs concrete data, and a penalty with prices per coordinate '
+                "such as L1 (one response) or, for SquaredError, per group such as GroupL1; leave "
+                'engine="auto" for all else.'
             )
         return True
     return engine == "auto" and jax.default_backend() == "cpu" and can_walk(problem, pen)

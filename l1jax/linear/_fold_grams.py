@@ -27,7 +27,8 @@ def has_fold_grams(problem: Problem, pen: Penalty, standardize: bool) -> bool:
     n, p = problem.x.shape
     tall = isinstance(problem.x, DenseMatrix) and n >= _TALL * (p + 1) and p <= _MANY_COLUMNS
     about_means = problem.fit_intercept or not standardize
-    return tall and about_means and problem.loss.is_quadratic and can_walk(problem, pen)
+    one = problem.loss.is_quadratic and not problem.responses
+    return tall and about_means and one and can_walk(problem, pen)
 
 
 class FoldGrams:

@@ -21,7 +21,7 @@ from ..penalties import Penalty
 from ._columns import GramColumns
 from ._matrix import DenseMatrix
 from ._problem import Data, Point, Problem, with_null
-from ._working_set import can_walk, has_prices
+from ._working_set import can_walk, has_group_prices, has_prices
 
 _TALL = 2  # rows per column, from where on
 _MANY_COLUMNS = 2000  # a Gram matrix of 32 MB
@@ -70,6 +70,7 @@ class KnownGram(GramColumns):
     def __init__(self, problem: Problem, products: np.ndarray, centre: float):
         del problem
         p = len(products) - 1
+        self.matrix = None  # of rows that are not needed
         self.gram, self.linear = products[:p, :p], products[:p, p]
         self.place, self.count, self.centre = np.arange(p), p, centre
 
@@ -143,7 +144,7 @@ def _is_tall_least_squares(data: Data, pen: Penalty) -> bool:
     dense = isinstance(data.x, DenseMatrix) and data.x.array.dtype == np.float64
     tall = n >= _TALL * (p + 1) and p <= _MANY_COLUMNS
     one = data.loss.is_quadratic and data.y.ndim == 1
-    return dense and tall and one and has_prices(pen, (p,))
+    return dense and tall and one and (has_prices(pen, (p,)) or has_group_prices(pen, (p,)))
 
 
 def _root(products: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -79,7 +80,8 @@ def path(
       certified anew on these data; only what is missing or short of `tol` is solved.
     - `engine`: on concrete data of one response, with prices per coordinate (L1, elastic net,
       non-negative L1, any weights), "working_set" walks the path on the columns that matter and
-      lands exactly on each strength; for squared error "covariance" does so on the Gram matrix of
+      lands exactly on each strength; for squared error it does so with prices per group too
+      (GroupL1, for several responses as well, and SparseGroupL1). For squared error "covariance" does so on the Gram matrix of
       all columns (n ≫ p), and "homotopy" also keeps every knot of a piecewise linear path, in
       `path.knots`. "sequential" starts each fit from the one before; "parallel" fits all as one
       batch, for accelerators. "auto" takes the first that can on a CPU, and "parallel" elsewhere.

@@ -62,6 +62,14 @@ class Prices:
             )
         )
 
+    def bend(self, lam: float, beta: np.ndarray) -> np.ndarray:
+        """The gradient of what they say of squares."""
+        return self.at(lam).quad * beta
+
+    def whole(self, some: np.ndarray) -> np.ndarray:
+        """These features, and those that enter with them: none here."""
+        return some
+
     def excess(self, gradient: np.ndarray, lam: float, floor: float) -> np.ndarray:
         """How far gradients are over their prices, as a share of them: below zero where they are not."""
         now = self.at(lam)

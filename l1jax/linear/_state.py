@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,9 +19,9 @@ class State(NamedTuple):
     """A solution: the features on its face, and what it takes to walk on from there."""
 
     features: np.ndarray
-    signs: np.ndarray  # 0 for a feature that is free
+    signs: np.ndarray  # 0 for a feature that is free; unused where groups have the prices
     values: np.ndarray
-    intercept: float
+    intercept: Any  # (*k,)
     gradient: np.ndarray  # −∇(L + quad/2), of the working set or of all columns
     inverse: np.ndarray | None = None  # of the Hessian on the face, where a Gram matrix has it
     slope: np.ndarray | None = None  # ∂L/∂η, where the loss is not quadratic

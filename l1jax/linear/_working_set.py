@@ -8,7 +8,7 @@ runs on the host, where sizes may change, and in float64.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -18,6 +18,8 @@ from ..penalties import Penalty
 from ._columns import GramColumns
 from ._curved import Curved
 from ._face import Lost
+from ._group_prices import GroupPrices
+from ._grouped import Grouped
 from ._matrix import DenseMatrix
 from ._prices import Prices
 from ._problem import Problem
@@ -41,8 +43,8 @@ _STRIDE = 0.955  # from one strength to the next on the way to a single one
 class Walk(NamedTuple):
     """Solutions along the grid, on the solver's scale, and the knots where all were asked for."""
 
-    betas: np.ndarray  # (L, p)
-    intercepts: np.ndarray  # (L,)
+    betas: np.ndarray  # (L, p, *k)
+    intercepts: np.ndarray  # (L, *k)
     num_steps: np.ndarray  # (L,)
     num_solved: int  # the first so many strengths are solved; the rest hold the last solution
     knots: list[Knot]
@@ -50,18 +52,19 @@ class Walk(NamedTuple):
 
 
 def can_walk(problem: Problem, pen: Penalty) -> bool:
-    """Whether the walk serves this problem: one response, and prices with a corner at 0."""
+    """Whether the walk serves this problem: prices with a corner at 0, and a loss to go with them."""
     leaves = jax.tree.leaves((problem, pen))
     if any(isinstance(leaf, Tracer) for leaf in leaves):
         return False
     nothing = np.max(np.asarray(problem.norms)) == 0
     if not problem.is_valid or problem.is_trivial or nothing:
         return False
-    return has_prices(pen, problem.null.beta.shape)
+    shape = problem.null.beta.shape
+    return has_prices(pen, shape) or (problem.loss.is_quadratic and has_group_prices(pen, shape))
 
 
 def has_prices(pen: Penalty, shape: tuple[int, ...]) -> bool:
-    """Whether the walk serves this penalty of coefficients of this shape."""
+    """Whether coefficients of this shape have prices each by itself."""
     if len(shape) != 1 or not pen.convex or not hasattr(pen, pen.strength):
         return False
     form = pen.with_strength(1.0).linear_form(shape)
@@ -71,11 +74,22 @@ def has_prices(pen: Penalty, shape: tuple[int, ...]) -> bool:
     return not ((up == 0) & (down == 0) & (quad > 0)).any()
 
 
+def has_group_prices(pen: Penalty, shape: tuple[int, ...]) -> bool:
+    """Whether coefficients of this shape have prices group by group."""
+    if not pen.convex or not hasattr(pen, pen.strength):
+        return False
+    if pen.with_strength(1.0).group_form(shape) is None:
+        return False
+    prices = GroupPrices(pen, shape)
+    return prices.proportional and (len(shape) == 1 or not prices.is_separable)
+
+
 def has_knots(problem: Problem, pen: Penalty) -> bool:
     """Whether the path of a problem that can be walked is straight between its knots."""
     shape = problem.null.beta.shape
     form = pen.with_strength(1.0).linear_form(shape)
-    assert form is not None
+    if form is None:
+        return False
     straight = not np.asarray(form.quad).any() and Prices(pen, shape[0]).proportional
     return bool(problem.loss.is_quadratic and straight)
 
@@ -92,7 +106,7 @@ def walk(
     begin: Known | None = None,
     may_stop: bool = False,
 ) -> Walk:
-    """Solves a penalty of linear form at descending strengths.
+    """Solves a penalty of linear or group form at descending strengths.
 
     `critical` is the strength at which nothing but the free features is in: the walk starts there,
     or from the solution `begin` at a lower one. `may_stop` says that Ctrl-C ends it, with what is
@@ -100,12 +114,7 @@ def walk(
     `columns` are those of squared error, where their Gram matrix is known.
     """
     whole = _is_small(problem) if whole is None else whole
-    if problem.loss.is_quadratic:
-        path = Quadratic(GramColumns(problem) if columns is None else columns, keep_knots)
-    else:
-        path = Curved(problem)
-    p = problem.x.shape[1]
-    prices = Prices(pen, p)
+    path, prices = _way(problem, pen, columns, keep_knots)
     beta = np.asarray(problem.null.beta, np.float64).copy()
     gradient = -np.asarray(problem.null_gradient, np.float64)
     floor = _FLOOR * np.abs(gradient).max(initial=0)  # of a price, where its share is asked for
@@ -118,8 +127,8 @@ def walk(
     if begin is not None:
         lam, at = begin.lam, _there(problem, prices, begin, at)
 
-    betas, steps = np.zeros((len(lams), p)), np.zeros(len(lams), int)
-    intercepts = np.full(len(lams), at.intercept)
+    betas, steps = np.zeros((len(lams), *beta.shape)), np.zeros(len(lams), int)
+    intercepts = np.repeat(np.asarray(at.intercept)[None], len(lams), axis=0)
     knots: list[Knot] = []
     done, patience, extra, interrupted = 0, _PATIENCE, np.zeros(0, int), False
 
@@ -128,7 +137,9 @@ def walk(
         nonlocal at, lam, done, patience, extra
         block = lams[done : done + (_WHOLE_BLOCK if whole else _BLOCK)]
         excess = np.where(alive, prices.excess(at.gradient, lam, floor), -np.inf)
-        members = np.flatnonzero(alive) if whole else _choose(excess, at.features, extra)
+        members = np.arange(len(alive)) if whole else _choose(excess, at.features, extra)
+        members = prices.whole(members)
+        members = members[alive[members]]
         found = path.follow(members, prices, at, lam, block)
         outside = alive.copy()
         outside[members] = False
@@ -136,7 +147,7 @@ def walk(
             gradients = path.gradients(found)
             good, violators = _first_violation(gradients, prices, block, outside, floor)
         else:
-            gradients = np.zeros((p, len(found)))
+            gradients = np.zeros((len(beta), len(found), *beta.shape[1:]))
             good, violators = len(found), members[:0]
         for i, state in enumerate(found[:good]):
             betas[done + i, state.features] = state.values
@@ -165,15 +176,31 @@ def walk(
     return Walk(betas, intercepts, steps, done, knots, interrupted)
 
 
-def _there(problem: Problem, prices: Prices, begin: Known, null: State) -> State:
+def _way(
+    problem: Problem, pen: Penalty, columns: GramColumns | None, keep_knots: bool
+) -> tuple[Any, Any]:
+    """What follows the solutions of this problem, and the prices that it follows them by."""
+    shape = problem.null.beta.shape
+    if problem.loss.is_quadratic and columns is None:
+        columns = GramColumns(problem)
+    if not has_prices(pen, shape):
+        assert columns is not None  # `can_walk` has asked
+        return Grouped(columns), GroupPrices(pen, shape)
+    if columns is None:
+        return Curved(problem), Prices(pen, shape[0])
+    return Quadratic(columns, keep_knots), Prices(pen, shape[0])
+
+
+def _there(problem: Problem, prices: Any, begin: Known, null: State) -> State:
     """Where the walk stands at a solution that is known."""
     beta = np.asarray(begin.point.beta, np.float64)
     slope = problem.loss.gradient(problem.y, problem.eta(begin.point), problem.s)
-    gradient = -np.asarray(problem.x.rdot(slope), np.float64) - prices.at(begin.lam).quad * beta
-    inside = (beta != 0) | np.isin(np.arange(len(beta)), null.features)
-    features = np.flatnonzero(inside)
-    signs = np.where(prices.free, 0, np.sign(beta))[features]
-    intercept = float(np.asarray(begin.point.intercept))
+    gradient = -np.asarray(problem.x.rdot(slope), np.float64) - prices.bend(begin.lam, beta)
+    features = np.flatnonzero((beta != 0).reshape(len(beta), -1).any(axis=1))
+    features = np.union1d(features, null.features)
+    signs = np.where(prices.free[features], 0, np.sign(beta[features]).T).T
+    intercept = np.asarray(begin.point.intercept, np.float64)
+    intercept = intercept if intercept.ndim else float(intercept)
     return null._replace(
         features=features,
         signs=signs,
@@ -193,7 +220,8 @@ def walk_to(
     """The solution at one strength: the walk goes there in strides that working sets can follow."""
     if columns is not None:
         return walk(problem, pen, np.array([lam]), critical, whole=True, columns=columns)
-    if (_is_small(problem) and problem.loss.is_quadratic) or lam >= critical:
+    is_exact = has_prices(pen, problem.null.beta.shape) and problem.loss.is_quadratic
+    if (_is_small(problem) and is_exact) or lam >= critical:
         return walk(problem, pen, np.array([lam]), critical)
     least = max(lam, 1e-4 * critical)
     count = int(np.ceil(np.log(least / critical) / np.log(_STRIDE)))

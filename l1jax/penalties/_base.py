@@ -20,6 +20,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, PyTree
 
+from .._groups import Groups
 from .._tracing import frozen, is_traced
 from .._types import AnyArray
 
@@ -42,6 +43,14 @@ class LinearForm(NamedTuple):
     up: AnyArray
     down: AnyArray
     quad: AnyArray
+
+
+class GroupForm(NamedTuple):
+    """The price of each group's norm (inf: the group is held at zero), and of its features' sizes."""
+
+    groups: Groups
+    price: AnyArray  # (G,)
+    l1: AnyArray  # (G,)
 
 
 class Penalty(eqx.Module):
@@ -119,6 +128,14 @@ class Penalty(eqx.Module):
         """The prices, if R is Σⱼ upⱼ xⱼ⁺ + downⱼ xⱼ⁻ + ½ quadⱼ xⱼ²; None (the default) if it is not.
 
         With it a penalty gets the engines that walk from knot to knot.
+        """
+        del shape
+        return None
+
+    def group_form(self, shape: tuple[int, ...]) -> GroupForm | None:
+        """The prices, if R is Σ_g (price_g ‖x_g‖₂ + l1_g ‖x_g‖₁); None (the default) if it is not.
+
+        With it a penalty gets the engine that walks on the groups that matter.
         """
         del shape
         return None

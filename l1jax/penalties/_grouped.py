@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float
 
 from .. import prox
 from .._groups import Groups
-from ._base import Masks, Penalty, no_negative, strength_leaf, weight_leaves
+from ._base import GroupForm, Masks, Penalty, no_negative, strength_leaf, weight_leaves
 from ._separable import _indicator, _scale_into, _within, is_ratio, ratio_leaf
 
 
@@ -126,6 +126,11 @@ class GroupL1(_Grouped):
             excluded=jnp.broadcast_to(self._spread(self._held(), x), shape),
         )
 
+    def group_form(self, shape: tuple[int, ...]) -> GroupForm:
+        price = self._prices(jnp.zeros(shape))
+        held = self._held()
+        return GroupForm(self.groups, jnp.where(held, jnp.inf, price), jnp.zeros_like(price))
+
     def critical_strength(self, gradient: Array) -> Array:
         return self.dual_norm(gradient)
 
@@ -206,6 +211,13 @@ class SparseGroupL1(_Grouped):
             unpenalised=jnp.broadcast_to(self._spread(free, x), shape),
             excluded=jnp.broadcast_to(self._spread(self._held(), x), shape),
         )
+
+    def group_form(self, shape: tuple[int, ...]) -> GroupForm:
+        x = jnp.zeros(shape)
+        lam, ratio = jnp.asarray(self._lam(), x.dtype), jnp.asarray(self.l1_ratio, x.dtype)
+        price = lam * (1 - ratio) * self._group_weights(x.dtype)
+        price = jnp.where(self._held(), jnp.inf, price)
+        return GroupForm(self.groups, price, jnp.full(price.shape, lam * ratio))
 
     def margin(self, x: Array, gradient: Array) -> Array:
         """The least room left in its price: of a feature in an active group, of a group that is out."""

@@ -1,0 +1,145 @@
+"""The Hessian of squared error on a working set, and of the norms of groups that are active.
+
+It is kept as a Gram matrix, or, where there are more features than rows, as those rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from scipy.linalg import get_lapack_funcs
+from scipy.sparse import csr_array
+
+from ._face import Lost
+from ._group_prices import Layout
+
+_RIDGE = 1e-10  # of the diagonal of Q, for groups that depend on each other
+_STIFFEST = 1e10  # curvature of a norm, in units of the diagonal of Q
+_potrf, _potrs, _potri, _trtrs = get_lapack_funcs(
+    ("potrf", "potrs", "potri", "trtrs"), dtype=np.float64
+)
+
+Solve = Callable[[np.ndarray], np.ndarray]
+
+
+class ByGram:
+    """Q, as it is."""
+
+    def __init__(self, gram: np.ndarray):
+        self.gram = gram
+        self.diagonal = gram.diagonal().copy()
+
+    def dot(self, x: np.ndarray) -> np.ndarray:
+        """Q x."""
+        return self.gram @ x
+
+    def mover(self, gradient: np.ndarray, x: np.ndarray) -> _MoverByGram:
+        """For steps of one group at a time."""
+        del x
+        return _MoverByGram(self.gram, gradient.copy())
+
+    def factorise(self, at: np.ndarray, layout: Layout, u: np.ndarray, bend: np.ndarray) -> Solve:
+        """Solves with Q + bend (I − uuᵀ) on the features `at`, whose groups `layout` tells."""
+        bend = np.minimum(bend, _STIFFEST * self.diagonal[at])
+        hessian = self.gram.take(at, axis=0).take(at, axis=1)
+        every = np.arange(len(at))
+        hessian[every, every] += bend + _RIDGE * self.diagonal[at]
+        u = np.sqrt(bend)[:, None] * u
+        if u.shape[1] > 1:
+            return _coupled(hessian, layout, u)
+        ends = np.append(layout.starts[1:], len(at))
+        for start, end in zip(layout.starts, ends, strict=True):
+            hessian[start:end, start:end] -= u[start:end] @ u[start:end].T
+        factor = _cholesky(hessian)
+        return lambda residual: _potrs(factor, residual, lower=1)[0]
+
+
+class ByRows:
+    """Q = RᵀR, by its root; `columns` are those of R, each a row here."""
+
+    def __init__(self, columns: np.ndarray):
+        self.columns = columns
+        self.diagonal = np.einsum("ij,ij->i", columns, columns)
+
+    def dot(self, x: np.ndarray) -> np.ndarray:
+        return self.columns @ (self.columns.T @ x)
+
+    def mover(self, gradient: np.ndarray, x: np.ndarray) -> _MoverByRows:
+        return _MoverByRows(self.columns, gradient, np.zeros((self.columns.shape[1], x.shape[1])))
+
+    def factorise(self, at: np.ndarray, layout: Layout, u: np.ndarray, bend: np.ndarray) -> Solve:
+        """By the identity of Woodbury, twice: for R, and for the −bend uuᵀ of each group."""
+        columns, diagonal = self.columns.take(at, axis=0), self.diagonal[at]
+        bend = np.minimum(bend, _STIFFEST * diagonal)
+        stiff = (bend + _RIDGE * diagonal)[:, None]
+        scaled = columns / np.sqrt(stiff)
+        inner = scaled.T @ scaled
+        inner[np.diag_indices_from(inner)] += 1
+        inner = _cholesky(inner)
+        u = np.sqrt(bend)[:, None] * u
+        ends = np.append(layout.starts, len(at))
+        each = np.arange(len(at))
+        weights = (u / stiff).T
+        seen = [(csr_array((w, each, ends)) @ columns).T for w in weights]
+        outer = np.diag(1 - layout.sums(u**2 / stiff))
+        for part in seen:
+            half, _ = _trtrs(inner, part, lower=1)
+            outer = outer + half.T @ half
+        outer = _cholesky(outer)
+
+        def solve(residual: np.ndarray) -> np.ndarray:
+            fitted, _ = _potrs(inner, columns.T @ (residual / stiff), lower=1)
+            sums = layout.sums(u * residual / stiff)
+            sums -= np.sum([part.T @ f for part, f in zip(seen, fitted.T, strict=True)], axis=0)
+            weights, _ = _potrs(outer, sums, lower=1)
+            more = np.stack([part @ weights for part in seen], axis=1)
+            fitted = fitted - _potrs(inner, -more, lower=1)[0]
+            return (residual + u * weights[layout.ids, None] - columns @ fitted) / stiff
+
+        return solve
+
+
+class _MoverByGram:
+    def __init__(self, gram: np.ndarray, gradient: np.ndarray):
+        self.gram, self.all = gram, gradient
+
+    def gradient(self, some: slice) -> np.ndarray:
+        return self.all[some]
+
+    def move(self, some: slice, by: np.ndarray) -> None:
+        self.all -= self.gram[:, some] @ by
+
+
+class _MoverByRows:
+    def __init__(self, columns: np.ndarray, gradient: np.ndarray, fitted: np.ndarray):
+        self.columns, self.first, self.fitted = columns, gradient, fitted
+
+    def gradient(self, some: slice) -> np.ndarray:
+        return self.first[some] - self.columns[some] @ self.fitted
+
+    def move(self, some: slice, by: np.ndarray) -> None:
+        self.fitted += self.columns[some].T @ by
+
+
+def _cholesky(matrix: np.ndarray) -> np.ndarray:
+    """The lower factor of a symmetric matrix, which is overwritten."""
+    factor, failed = _potrf(matrix.T, lower=1, overwrite_a=1, clean=0)
+    if failed:
+        raise Lost
+    return factor
+
+
+def _coupled(hessian: np.ndarray, layout: Layout, u: np.ndarray) -> Solve:
+    """Solves with I ⊗ H − Σ_g u_g u_gᵀ: the responses share H, and each group couples them."""
+    inverse, _ = _potri(_cholesky(hessian), lower=1)
+    inverse = np.tril(inverse) + np.tril(inverse, -1).T
+    by_group = np.add.reduceat(inverse * (u @ u.T), layout.starts, axis=0)
+    outer = _cholesky(np.eye(len(layout.starts)) - np.add.reduceat(by_group, layout.starts, axis=1))
+
+    def solve(residual: np.ndarray) -> np.ndarray:
+        first = inverse @ residual
+        weights, _ = _potrs(outer, layout.sums(u * first), lower=1)
+        return first + inverse @ (u * weights[layout.ids, None])
+
+    return solve

@@ -1,0 +1,163 @@
+"""A quadratic problem with prices per group, solved by Newton's method where the groups are active.
+
+    minimise over B:   ½⟨B, QB⟩ − ⟨C, B⟩ + Σ_g price_g ‖B_g‖₂ + l1_g ‖B_g‖₁
+
+The unknown is z = B + s ∂R(B), of which B is the prox. Where z moves, a group leaves zero, turns and
+returns to zero smoothly, however small it is; the same step in B would fail near zero, where the
+curvature of ‖B_g‖₂ is infinite (Newton's method on the normal map; Robinson 1992). A step that does
+not lower the objective is shortened, then replaced by prox steps group by group.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ._face import Lost
+from ._group_hessian import ByGram, ByRows, Solve
+from ._group_prices import Cost, Layout
+
+_STEPS = 200
+_EQUAL = 1e-14  # share of an objective that is rounding
+_OVER = 1 + 1e-12  # a gradient that is so much of its price enters
+_LEAST = 1e-3  # share of C that stands for a price where all is free
+_TINY = 1e-300
+_ENOUGH = 1e-13  # error of a group's gradient, as a share of its price
+_NEARLY = 1e-11  # an error that does not fall any more is small enough here
+_ROUNDED = 1e-8  # ... or here, with a new factor
+_FAST = 0.15  # an error that falls by less than this factor asks for a new factor
+_SHORTEST = 1e-3  # share of a Newton step
+_FIRST = 1e-3  # share of a prox step with which a group enters
+
+
+class GroupModel:
+    """The solution at some prices, and what it takes to move on to others.
+
+    Its features lie group by group, as `layout` says; `x` has a column for each response.
+    """
+
+    def __init__(self, hessian: ByGram | ByRows, linear: np.ndarray, layout: Layout, x: np.ndarray):
+        self.hessian, self.linear, self.layout = hessian, linear, layout
+        self.scale = 1 / self._spread(layout.sums(hessian.diagonal))  # s: safe for prox steps
+        self.z: np.ndarray | None = None
+        self.factor: Solve | None = None
+        self.support = np.zeros(0, int)
+        self._set(Cost(*np.zeros((2, len(layout.starts)))))
+        self._place(x)
+
+    def move_to(self, cost: Cost, share: float = 0.0) -> int:
+        """Solves at other prices; returns the number of steps.
+
+        `share`: how far the prices go on from the last ones, in units of the last move of theirs.
+        """
+        before, self.z = self.z, self.x + self.scale * self.gradient
+        self._set(cost)
+        self._place(self.x)
+        if before is not None and share:
+            self._accept(self._prox(self.z + share * (self.z - before)))
+        error, is_fresh = np.inf, False
+        for count in range(_STEPS):
+            self._enter()
+            last, error = error, self._error()
+            stuck = error > 0.5 * last
+            if error <= _ENOUGH or (stuck and error <= (_ROUNDED if is_fresh else _NEARLY)):
+                return count
+            is_fresh = self._step(error > _FAST * last)
+        raise Lost
+
+    def _set(self, cost: Cost) -> None:
+        self.cost = cost
+        self.price, self.l1 = self._spread(cost.price), self._spread(cost.l1)
+        self.free = self.price + self.l1 == 0
+
+    def _spread(self, per_group: np.ndarray) -> np.ndarray:
+        return per_group[self.layout.ids, None]
+
+    def _place(self, x: np.ndarray) -> None:
+        """Stands at x."""
+        self.x, self.gradient = x, self.linear - self.hessian.dot(x)  # −∇ of the quadratic
+        self.objective = self._objective(x, self.gradient)
+        self.norms = self._spread(self.layout.norms(x))
+        self.u = x / np.where(self.norms > 0, self.norms, 1)
+        self.inside = self.free | ((self.norms > 0) & ((x != 0) | (self.l1 == 0)))
+
+    def _accept(self, x: np.ndarray) -> bool:
+        """Goes there, if that is no worse."""
+        before, old = self.x, self.objective
+        self._place(x)
+        if self.objective <= old + _EQUAL * abs(old):
+            return True
+        self._place(before)
+        return False
+
+    def _objective(self, x: np.ndarray, gradient: np.ndarray) -> float:
+        smooth = -0.5 * np.vdot(x, self.linear + gradient)
+        paid = self.cost.price @ self.layout.norms(x) + np.sum(self.l1 * np.abs(x))
+        return float(smooth + paid)
+
+    def _prox(self, z: np.ndarray) -> np.ndarray:
+        z = z - np.clip(z, -self.scale * self.l1, self.scale * self.l1)
+        norms, least = self._spread(self.layout.norms(z)), self.scale * self.price
+        is_out = (norms <= least) & ~self.free
+        return np.where(is_out, 0, z * (1 - least / np.where(is_out | self.free, 1, norms)))
+
+    def _enter(self) -> None:
+        """Lets in the groups, and in active groups the features, whose gradients are over their prices."""
+        rest = self.gradient - np.clip(self.gradient, -self.l1, self.l1)
+        size = self._spread(self.layout.norms(rest))
+        over = ~self.inside & (size > self.price * _OVER) & (np.abs(rest) > self.l1 * (_OVER - 1))
+        over |= ~self.inside & (self.norms > 0) & (np.abs(rest) > self.l1 * (_OVER - 1))
+        if over.any():
+            share = np.where(self.norms > 0, 1, 1 - self.price / np.where(size > 0, size, 1))
+            self._place(self.x + np.where(over, _FIRST * self.scale * share * rest, 0))
+
+    def _residual(self) -> np.ndarray:
+        """∇ of the objective where it has one."""
+        slope = self.price * self.u + self.l1 * np.sign(self.x)
+        return np.where(self.inside, slope - self.gradient, 0)
+
+    def _error(self) -> float:
+        """The largest residual of a group, as a share of its price."""
+        total = self.cost.price + self.cost.l1
+        least = max(total.max(initial=0), _LEAST * np.abs(self.linear).max(initial=0), _TINY)
+        sizes = self.layout.norms(self._residual())
+        return float((sizes / np.where(total > 0, total, least)).max(initial=0))
+
+    def _step(self, slow: bool) -> bool:
+        """A Newton step; whether its factor is new: that at hand may still serve, unless `slow`."""
+        support = np.flatnonzero(self.inside.any(axis=1))
+        bend = np.where(self.inside, self.price / np.where(self.norms > 0, self.norms, 1), 0)
+        is_fresh = slow or self.factor is None or not np.array_equal(support, self.support)
+        if is_fresh:
+            self.support = support
+            layout = Layout.of(self.layout.ids[support])
+            self.factor = self.hessian.factorise(support, layout, self.u[support], bend[support, 0])
+        assert self.factor is not None
+        move = np.zeros_like(self.x)
+        move[support] = -self.factor(self._residual()[support])
+        along = self._spread(self.layout.sums(self.u * move))
+        turn = move + self.scale * bend * (move - self.u * along)
+        slope = self.price * self.u + self.l1 * np.sign(self.x)
+        z = self.x + self.scale * np.where(self.inside, slope, self.gradient)
+        share = 1.0
+        while share > _SHORTEST:
+            if self._accept(self._prox(z + share * turn)):
+                return is_fresh
+            share /= 4
+        self.factor = None
+        self._sweep()
+        return True
+
+    def _sweep(self) -> None:
+        """A prox step of each active group in turn."""
+        ends = np.append(self.layout.starts[1:], len(self.x))
+        x, mover = self.x.copy(), self.hessian.mover(self.gradient, self.x)
+        for g in np.unique(self.layout.ids[self.inside.any(axis=1)]):
+            some = slice(self.layout.starts[g], ends[g])
+            scale = self.scale[some]
+            z = x[some] + scale * mover.gradient(some)
+            z = z - np.clip(z, -scale * self.l1[some], scale * self.l1[some])
+            least, size = scale[0, 0] * self.cost.price[g], np.sqrt(np.sum(z**2))
+            move = (z * (1 - least / size) if size > least else 0 * z) - x[some]
+            x[some] += move
+            mover.move(some, move)
+        self._place(x)
