@@ -218,7 +218,7 @@ def _mean_loss(loss: Loss, y: Array, eta: Any, weight: np.ndarray) -> Array:
 
 
 @eqx.filter_jit
-def _values(loss: Loss, y: Array, eta: Any, s: np.ndarray) -> Array:
+def _values(loss: Loss, y: Any, eta: Any, s: Any) -> Array:
     y, s = y.astype(eta.dtype), s.astype(eta.dtype)
     if eta.ndim > len(loss.predictor_shape(y.shape)):
         return jax.vmap(lambda one: loss.value(y, one, s))(eta)

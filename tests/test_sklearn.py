@@ -37,10 +37,10 @@ CHECKED = [
     ),
     (ours.L1PoissonRegressor(), linear_model.PoissonRegressor()),
     (ours.L1HuberRegressor(), linear_model.HuberRegressor()),
-    (ours.GroupLasso(), linear_model.LassoLars()),
+    (ours.GroupLasso(), linear_model.HuberRegressor()),
     (ours.GroupLassoCV(**_GRID), linear_model.LassoLarsCV()),
-    (ours.SparseGroupLasso(), linear_model.LassoLars()),
-    (ours.CoxRegressor(), linear_model.LassoLars()),
+    (ours.SparseGroupLasso(), linear_model.HuberRegressor()),
+    (ours.CoxRegressor(), linear_model.HuberRegressor()),
 ]
 
 

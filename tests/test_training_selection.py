@@ -101,7 +101,7 @@ def shrunk(z, step):
     def excess(theta):
         return np.sum((z / (theta + step)) ** 2) - 1
 
-    theta = scipy.optimize.brentq(excess, 0, 100, 1e-300, 1e-15) if excess(0) > 0 else 0
+    theta = scipy.optimize.brentq(excess, 0, 100, xtol=1e-300, rtol=1e-15) if excess(0) > 0 else 0
     return z * theta / (theta + step), theta
 
 

@@ -211,7 +211,8 @@ class _HeldOut:
         some = self.rows[np.flatnonzero(rows)][:, used]
         shape = (some.shape[0], *columns.shape[1:])
         eta = (some @ columns.reshape(len(used), math.prod(shape[1:]))).reshape(shape)
-        return np.moveaxis(eta, 1, 0) + np.asarray(fits.intercept)[:, None] + self.offset[rows]
+        eta = np.moveaxis(eta, 1, 0) + np.asarray(fits.intercept)[:, None] + self.offset[rows]
+        return eta.astype(self.offset.dtype)
 
     def result(self, path: Path, n_repeats: int, gamma: float) -> CrossValidated:
         seen = self.seen.reshape(-1, *(1,) * (self.offset.ndim - 1))

@@ -259,8 +259,7 @@ def start_point(problem: Problem, init: Any) -> Point:
     if not is_traced(coef) and not np.isfinite(np.asarray(coef)).all():
         raise ValueError("init must be finite.")
     dtype = problem.y.dtype
-    intercept = intercept if problem.fit_intercept else jnp.zeros_like(problem.null.intercept)
-    return problem.from_user(jnp.asarray(coef, dtype), jnp.asarray(intercept, dtype))
+    return problem.start_from(jnp.asarray(coef, dtype), jnp.asarray(intercept, dtype))
 
 
 def report(problem: Problem, pen: Penalty, outcome: Outcome, tol: Any, names: Any) -> Fit:

@@ -86,6 +86,12 @@ class Problem(eqx.Module):
         moved = jnp.matmul(self.mean, coef, precision="highest")
         return Point(beta, self.loss.identify((intercept - self.level) + moved))
 
+    def start_from(self, coef: Array, intercept: Array) -> Point:
+        """Some fit on the user's scale as a point to start from, whatever problem it was of."""
+        point = self.from_user(coef, intercept)
+        none = jnp.zeros_like(point.intercept)
+        return Point(point.beta, point.intercept if self.fit_intercept else none)
+
 
 class Data(eqx.Module):
     """What enters a fit, as it was given; `weights` need not sum to one yet."""

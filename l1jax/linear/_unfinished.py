@@ -63,6 +63,4 @@ def known_points(resume: Path, problem: Problem) -> Point:
         jnp.asarray(np.nan_to_num(np.asarray(values)), dtype)
         for values in (resume.coefs, resume.intercepts)
     )
-    if not problem.fit_intercept:
-        intercepts = jnp.zeros_like(intercepts)
-    return jax.vmap(problem.from_user)(coefs, intercepts)
+    return jax.vmap(problem.start_from)(coefs, intercepts)

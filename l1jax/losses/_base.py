@@ -117,19 +117,23 @@ class Loss(eqx.Module):
         low, high = jnp.where(right, 0, -width), jnp.where(right, width, 0)
 
         def newton(carry):
-            d, low, high, steps, _ = carry
+            d, low, high, last, steps, _ = carry
             g = slope(d)
             h = jnp.sum(self.curvature(y, eta + d, s))
             low, high = jnp.where(g < 0, d, low), jnp.where(g > 0, d, high)
             guess = d - g / jnp.where(h > 0, h, 1)
-            usable = (h > 0) & (guess >= low) & (guess <= high)
-            new = jnp.where(usable, guess, low + (high - low) / 2)
             eps = jnp.finfo(eta.dtype).eps
-            done = (g == 0) | (jnp.abs(new - d) <= 2 * eps * jnp.maximum(jnp.abs(new), eps))
-            return jnp.where(g == 0, d, new), low, high, steps + 1, done
+            rounding = 2 * eps * jnp.maximum(jnp.abs(guess), eps)
+            # Where curvature jumps, steps that do not shrink may go to and fro for ever.
+            shrinks = jnp.abs(guess - d) <= jnp.maximum(last / 2, rounding)
+            usable = (h > 0) & (guess >= low) & (guess <= high) & shrinks
+            new = jnp.where(usable, guess, low + (high - low) / 2)
+            moved = jnp.abs(new - d)
+            done = (g == 0) | (moved <= 2 * eps * jnp.maximum(jnp.abs(new), eps))
+            return jnp.where(g == 0, d, new), low, high, moved, steps + 1, done
 
-        start = (0 * one, low, high, jnp.zeros((), jnp.int32), jnp.zeros((), bool))
-        d, *_ = jax.lax.while_loop(lambda c: ~c[4] & (c[3] < _NEWTON_STEPS), newton, start)
+        start = (0 * one, low, high, high - low, jnp.zeros((), jnp.int32), jnp.zeros((), bool))
+        d, *_ = jax.lax.while_loop(lambda c: ~c[5] & (c[4] < _NEWTON_STEPS), newton, start)
         return d
 
     def _furthest_shift(self, eta: Array) -> Array:

@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 from scipy.special import expit, log_expit, log_softmax, softmax
-from sklearn.base import ClassifierMixin, _fit_context
-from sklearn.linear_model._base import SparseCoefMixin
+from sklearn.base import _fit_context
+from sklearn.linear_model._base import LinearClassifierMixin, SparseCoefMixin
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
@@ -22,7 +22,7 @@ from ._cross_validated import OfFolds, read_ratios
 from ._padding import Data
 
 
-class _Classifier(ClassifierMixin, SparseCoefMixin, LinearModel):
+class _Classifier(LinearClassifierMixin, SparseCoefMixin, LinearModel):
     """A model that predicts classes."""
 
     _parameter_constraints: ClassVar[dict] = {
@@ -30,16 +30,6 @@ class _Classifier(ClassifierMixin, SparseCoefMixin, LinearModel):
         "class_weight": [dict, StrOptions({"balanced"}), None],
     }
     class_weight: Any
-
-    def decision_function(self, X: Any) -> np.ndarray:
-        """How far rows are on the side of each class: (m,) of the second of two, (m, K) of K > 2."""
-        eta = self._linear_predictor(X)
-        return eta[:, 0] if eta.shape[1] == 1 else eta
-
-    def predict(self, X: Any) -> np.ndarray:
-        """The most likely class of each row, (m,)."""
-        eta = self.decision_function(X)
-        return self.classes_[(eta > 0).astype(int) if eta.ndim == 1 else eta.argmax(axis=1)]
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """The probability of each class, (m, K), in the order of `classes_`."""
