@@ -39,6 +39,8 @@ PENALTIES = {
     "ball": l1jax.L1Ball(0.4),
 }
 PAIRS = list(itertools.product(LOSSES, PENALTIES))
+# A certificate is a sum of what the loss says and what the penalty says: each of both suffices.
+SOME_PAIRS = [pair for pair in PAIRS if "squared" in pair or "elastic net" in pair]
 EVERYTHING = {"fit_intercept": True, "standardize": True}
 NOTHING = {"fit_intercept": False, "standardize": False}
 
@@ -143,8 +145,10 @@ def polished(X, y, loss, name, s, offset, fit_intercept, beta, b):
 
 # The interior point method may stop a little short of 1e-13 and says so; its answer is polished.
 @pytest.mark.filterwarnings("ignore:Solution may be inaccurate")
-@pytest.mark.parametrize("everything", [True, False])
-@pytest.mark.parametrize(("loss", "name"), PAIRS)
+@pytest.mark.parametrize(
+    ("loss", "name", "everything"),
+    [(*pair, True) for pair in PAIRS] + [(*pair, False) for pair in SOME_PAIRS],
+)
 def test_every_pair_agrees_with_an_interior_point_method(data, loss, name, everything):
     X, targets, weights, offset = data
     y = targets[loss]
@@ -286,7 +290,7 @@ def test_closed_forms():
 
 # The points are anywhere, so the warning that they are not solutions is expected.
 @pytest.mark.filterwarnings("ignore::l1jax.ConvergenceWarning")
-@pytest.mark.parametrize(("loss", "name"), PAIRS)
+@pytest.mark.parametrize(("loss", "name"), SOME_PAIRS)
 @settings(max_examples=8)
 @given(
     seed=st.integers(0, 10_000),
