@@ -8,7 +8,7 @@ BENCH_ARGS ?=
 
 PY := $(VENV)/bin/python
 PYTEST := $(PY) -m pytest $(PYTEST_ARGS)
-INSTALL = $(PY) -m pip install -qq $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) -e
+INSTALL = $(PY) -m pip install -qq --no-compile $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) -e
 RUN := $(VENV)/.ready
 DEV := $(VENV)/.ready-dev
 NOTEBOOKS := $(VENV)/.ready-notebooks
