@@ -81,10 +81,11 @@ def path(
     - `engine`: on concrete data of one response, with prices per coordinate (L1, elastic net,
       non-negative L1, any weights), "working_set" walks the path on the columns that matter and
       lands exactly on each strength; for squared error it does so with prices per group too
-      (GroupL1, for several responses as well, and SparseGroupL1). For squared error "covariance" does so on the Gram matrix of
-      all columns (n ≫ p), and "homotopy" also keeps every knot of a piecewise linear path, in
-      `path.knots`. "sequential" starts each fit from the one before; "parallel" fits all as one
-      batch, for accelerators. "auto" takes the first that can on a CPU, and "parallel" elsewhere.
+      (GroupL1, for several responses as well, and SparseGroupL1). For squared error "covariance"
+      does so on the Gram matrix of all columns (n ≫ p), and "homotopy" also keeps every knot of a
+      piecewise linear path, in `path.knots`. "sequential" starts each fit from the one before;
+      "parallel" fits all as one batch, for accelerators. "auto" takes the first that can on a CPU,
+      and "parallel" elsewhere.
 
     All other arguments and errors as for `fit`; `max_steps` is per fit. Returns a `Path`.
 
