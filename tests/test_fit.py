@@ -233,9 +233,7 @@ def test_a_data_frame_keeps_its_names(data):
     np.testing.assert_array_equal(fit.predict(frame), fit.predict(X))
 
 
-@pytest.mark.parametrize(
-    "loss", ["squared", pytest.param("logistic", marks=pytest.mark.core)]
-)
+@pytest.mark.parametrize("loss", ["squared", pytest.param("logistic", marks=pytest.mark.core)])
 def test_jit_and_vmap_over_data_sets_give_the_eager_answer(data, loss):
     X, targets, weights, _ = data
     X, y = jnp.stack([X, 1.5 * X[::-1]]), jnp.stack([targets[loss], targets[loss]])

@@ -117,7 +117,7 @@ class LinearConditions(Conditions):
             data = dataclasses.replace(data, x=some)
         return arrange(data, self.setting.level)
 
-    def answer(self, x: Point) -> tuple[Array, Array, Array, Array, Array]:
+    def answer(self, x: Point) -> Any:
         """The `moving_parts` of a fit."""
         q = self.problem
         coef, intercept = q.to_user(x)

@@ -111,7 +111,7 @@ def prepare(data: Data, pen: Penalty) -> Problem:
     return with_null(problem, frozen(problem), frozen(pen))
 
 
-def arrange(data: Data, level: Array | None = None) -> Problem:
+def arrange(data: Data, level: Any = None) -> Problem:
     """The problem without its null model: what derivatives by the data go through.
 
     `level` is what is taken off y, where that is known already.
