@@ -23,7 +23,7 @@ help:  ## say what can be made
 demo: $(RUN)  ## fit the lasso path of the diabetes data and show it
 	@$(PY) examples/lasso_path_diabetes.py
 
-# Tests are bound by compilation, so only the float32 lane compiles as users do.
+# Tests are bound by compilation; what compiles as users do is the demo, the examples and the notebooks.
 COMPILE_FAST := XLA_FLAGS="--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 
 test: $(DEV)  ## run the tests, then the float32 lane
@@ -31,7 +31,7 @@ test: $(DEV)  ## run the tests, then the float32 lane
 	@$(MAKE) --no-print-directory float32
 
 float32: $(DEV)  ## run the tests marked float32 with x64 off
-	L1JAX_TEST_X64=0 $(PYTEST) -n auto -m float32 tests
+	L1JAX_TEST_X64=0 $(COMPILE_FAST) $(PYTEST) -n auto -m float32 tests
 
 test-core: $(DEV)  ## run the tests marked core
 	$(COMPILE_FAST) $(PYTEST) -n auto -m core tests
@@ -48,8 +48,8 @@ types: $(DEV)  ## check types
 	$(PY) -m pyright --pythonpath $(PY)
 
 doctest: $(DEV)  ## run the examples in docstrings and in the README
-	JAX_ENABLE_X64=1 $(PYTEST) --doctest-modules l1jax
-	JAX_ENABLE_X64=1 $(PY) .ci/readme.py README.md
+	JAX_ENABLE_X64=1 $(COMPILE_FAST) $(PYTEST) -n auto --doctest-modules l1jax
+	JAX_ENABLE_X64=1 $(COMPILE_FAST) $(PY) .ci/readme.py README.md
 
 examples: $(RUN)  ## run every example in its short form
 	@printf '%s\n' examples/*.py | MPLBACKEND=agg xargs -P 2 -I {} $(PY) {} --short

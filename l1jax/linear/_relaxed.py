@@ -56,7 +56,7 @@ def relax(
     >>> X, y = load_diabetes(return_X_y=True)
     >>> path = l1jax.path(X, y, l1jax.L1(), n_lams=10)
     >>> relaxed = l1jax.relax(path, X, y)
-    >>> bool((relaxed.deviance_explained >= path.deviance_explained).all())
+    >>> bool((relaxed.deviance_explained >= path.deviance_explained - 1e-12).all())
     True
 
     ```

@@ -87,7 +87,7 @@ class L1HuberRegressor(Regressor):
     >>> from l1jax.sklearn import L1HuberRegressor
     >>> X, y = [[0.0], [1.0], [2.0], [3.0], [4.0]], [0.0, 1.0, 2.0, 3.0, 100.0]
     >>> L1HuberRegressor(alpha=0.01, delta=0.1).fit(X, y).coef_.round(2)
-    array([1.02])
+    array([1.04])
 
     ```
     """

@@ -96,7 +96,7 @@ class ElasticNet(_OnePerTarget):
     >>> from l1jax.sklearn import ElasticNet
     >>> net = ElasticNet(alpha=0.1).fit([[0.0, 0.0], [1.0, 1.0], [2.0, 2.0]], [0.0, 1.0, 2.0])
     >>> net.coef_.round(3)  # equal columns share
-    array([0.448, 0.448])
+    array([0.446, 0.446])
 
     ```
     """
