@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import equinox as eqx
 import numpy as np
 
 from ..penalties import Penalty
@@ -18,19 +19,25 @@ class Form(NamedTuple):
     quad: np.ndarray
 
 
+@eqx.filter_jit
+def linear_form(pen: Penalty, lam: Any, shape: tuple[int, ...]) -> Any:
+    """The linear form of a penalty at some strength: None where it has none."""
+    return pen.with_strength(lam).linear_form(shape)
+
+
 class Prices:
     """The linear form of a penalty at any strength; evaluated once where it is proportional to it."""
 
     def __init__(self, pen: Penalty, p: int):
         def evaluate(lam: float) -> Form:
-            form = pen.with_strength(lam).linear_form((p,))
+            form = linear_form(pen, np.asarray(lam), (p,))
             assert form is not None  # `can_walk` has asked
             return Form(*(np.asarray(price, np.float64) for price in form))
 
         self._evaluate = evaluate
         self._unit = evaluate(1.0)
         pairs = zip(self._unit, evaluate(0.37), strict=True)
-        self.proportional = all(np.allclose(0.37 * a, b, rtol=1e-14, atol=0) for a, b in pairs)
+        self.proportional = all(np.allclose(0.37 * a, b, rtol=1e-6, atol=0) for a, b in pairs)
         self._some: np.ndarray | slice = slice(None)
         self._is_wall = tuple(bool(np.isinf(price).any()) for price in self._unit)
 

@@ -21,7 +21,7 @@ from ._face import Lost
 from ._group_prices import GroupPrices
 from ._grouped import Grouped
 from ._matrix import DenseMatrix
-from ._prices import Prices
+from ._prices import Prices, linear_form
 from ._problem import Problem
 from ._progress import advance, progress_bar
 from ._quadratic import Quadratic
@@ -38,6 +38,8 @@ _MANY_COLUMNS = 5000
 _FLOOR = 1e-10
 _SLACK = 1e-9  # by which a gradient may pass its price, as a share of it
 _STRIDE = 0.955  # from one strength to the next on the way to a single one
+_LONG_STRIDE = 0.5  # ... where all columns are in the working set
+_ONE = np.ones(())
 
 
 class Walk(NamedTuple):
@@ -67,7 +69,7 @@ def has_prices(pen: Penalty, shape: tuple[int, ...]) -> bool:
     """Whether coefficients of this shape have prices each by itself."""
     if len(shape) != 1 or not pen.convex or not hasattr(pen, pen.strength):
         return False
-    form = pen.with_strength(1.0).linear_form(shape)
+    form = linear_form(pen, _ONE, shape)
     if form is None:
         return False
     up, down, quad = (np.asarray(price) for price in form)
@@ -87,7 +89,7 @@ def has_group_prices(pen: Penalty, shape: tuple[int, ...]) -> bool:
 def has_knots(problem: Problem, pen: Penalty) -> bool:
     """Whether the path of a problem that can be walked is straight between its knots."""
     shape = problem.null.beta.shape
-    form = pen.with_strength(1.0).linear_form(shape)
+    form = linear_form(pen, _ONE, shape)
     if form is None:
         return False
     straight = not np.asarray(form.quad).any() and Prices(pen, shape[0]).proportional
@@ -224,7 +226,8 @@ def walk_to(
     if (_is_small(problem) and is_exact) or lam >= critical:
         return walk(problem, pen, np.array([lam]), critical)
     least = max(lam, 1e-4 * critical)
-    count = int(np.ceil(np.log(least / critical) / np.log(_STRIDE)))
+    stride = _LONG_STRIDE if _is_small(problem) else _STRIDE
+    count = int(np.ceil(np.log(least / critical) / np.log(stride)))
     lams = np.append(critical * (least / critical) ** (np.arange(1, count) / count), lam)
     found = walk(problem, pen, lams, critical)
     complete = found.num_solved == len(lams)
