@@ -72,7 +72,7 @@ def many_weights(axes, p, max_fits):
     axes.set_ylim(5e-4, 4)
     axes.set_title("One weight each")
     axes.text(10.5, 2, "10 features are real", color=GREY, va="center")
-    axes.legend(frameon=False, loc="center right")
+    axes.legend(frameon=False, loc="upper right", bbox_to_anchor=(1, 0.9))
 
 
 def which_rows(axes):
