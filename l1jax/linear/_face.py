@@ -15,6 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.linalg import get_blas_funcs, get_lapack_funcs
 
+from ._threads import one_thread
+
 _SLOW = 1e-10  # a gradient that closes in on its price more slowly than this counts as parallel
 _DEPENDENT = 1e-9  # a column with less than this share of itself outside of the face depends on it
 _SETTLED = 1e-13  # residual of the equations on the face, as a share of the prices
@@ -90,6 +92,7 @@ class Face:
     def inverse(self) -> np.ndarray:
         return self._inverse[: self.size, : self.size]
 
+    @one_thread()
     def follow(
         self, shift: np.ndarray, up: np.ndarray, down: np.ndarray, stops: list[Stop] | None = None
     ) -> int:
@@ -132,6 +135,7 @@ class Face:
             if stops is not None:
                 stops.append(Stop(done, self.x.copy()))
 
+    @one_thread()
     def settle(self, linear: np.ndarray) -> None:
         """Solves the equations of the face afresh for the linear term c, against drift."""
         face, signs = self.face, self.signs
@@ -268,6 +272,7 @@ class Face:
         padded[: len(u)] = u
         self._inverse = _ger(factor, padded, padded, a=self._inverse, overwrite_a=1)
 
+    @one_thread()
     def _factorise(self) -> None:
         m = self.size
         if not m:

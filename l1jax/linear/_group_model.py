@@ -15,6 +15,7 @@ import numpy as np
 from ._face import Lost
 from ._group_hessian import ByGram, ByRows, Solve
 from ._group_prices import Cost, Layout
+from ._threads import one_thread
 
 _STEPS = 200
 _EQUAL = 1e-14  # share of an objective that is rounding
@@ -44,6 +45,7 @@ class GroupModel:
         self._set(Cost(*np.zeros((2, len(layout.starts)))))
         self._place(x)
 
+    @one_thread()
     def move_to(self, cost: Cost, share: float = 0.0) -> int:
         """Solves at other prices; returns the number of steps.
 

@@ -8,6 +8,7 @@ from ._columns import GramColumns
 from ._face import Face, Stop
 from ._prices import Prices
 from ._state import Knot, State
+from ._threads import one_thread
 
 
 class Quadratic:
@@ -27,11 +28,16 @@ class Quadratic:
     ) -> list[State]:
         """The solutions at `lams` on the columns `members`, from the one at `lam`."""
         places = self.columns.require(members)
+        with one_thread():
+            return self._along(places, members, prices.of(members), at, lam, lams)
+
+    def _along(self, places, members, prices: Prices, at: State, lam: float, lams) -> list[State]:
         linear = self.columns.linear[places]
-        prices = prices.of(members)
         old = prices.at(lam)
+        hessian = self.columns.gram.take(places, axis=0).take(places, axis=1)
+        hessian.flat[:: len(places) + 1] += old.quad
         face = Face(
-            self.columns.gram[np.ix_(places, places)] + np.diag(old.quad),
+            hessian,
             at.gradient[members],
             old.up,
             old.down,

@@ -1,0 +1,43 @@
+"""One thread for small linear algebra.
+
+NumPy and SciPy each have threads of their own, which wait for work in a busy loop. Where small calls
+to one and the other alternate, they wait for each other's, and a product of 10 µs takes 500.
+"""
+
+from __future__ import annotations
+
+import threading
+from contextlib import ContextDecorator
+from functools import cache
+
+from threadpoolctl import ThreadpoolController
+
+
+class one_thread(ContextDecorator):
+    """A context, or a decorator, within which NumPy and SciPy use one thread each.
+
+    The number of threads belongs to the process: the first of several that overlap sets it, and the
+    last gives it back.
+    """
+
+    _lock = threading.Lock()
+    _inside = 0
+    _limit = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not one_thread._inside:
+                one_thread._limit = _controller().limit(limits=1, user_api="blas")
+            one_thread._inside += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            one_thread._inside -= 1
+            if not one_thread._inside:
+                one_thread._limit.restore_original_limits()
+
+
+@cache
+def _controller() -> ThreadpoolController:
+    """Looks for the libraries once: it takes 10 ms."""
+    return ThreadpoolController()
