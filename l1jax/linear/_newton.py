@@ -56,7 +56,7 @@ def newton_step(
         return face(curved)
 
     intercept_residual = t * _free(problem, jnp.sum(slope, axis=0))
-    residual = Point(point.beta - pen.prox(z, step), intercept_residual)
+    residual = Point(point.beta - pen.even_prox(z, step), intercept_residual)
     residual = jax.tree.map(jnp.multiply, residual, root)
     rhs = face(_add(jax.tree.map(jnp.negative, residual), hessian(residual), t))
     u = _conjugate_gradients(problem, system, rhs, attempt)

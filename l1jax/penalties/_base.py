@@ -212,9 +212,17 @@ class Penalty(eqx.Module):
         strength = jnp.asarray(getattr(self, self.strength, jnp.nan), gradient.dtype)
         return strength - self.critical_strength(out)
 
+    def even(self, squares: Array) -> Array:
+        """The least metric that is no less than this one, and in which `even_prox` has its simplest form."""
+        return squares
+
+    def even_prox(self, z: Array, step: Any = 1.0) -> Array:
+        """`prox`, where 1/step is such a metric."""
+        return self.prox(z, step)
+
     def tangent(self, z: Array, step: Any = 1.0) -> Any:
-        """The derivative of `prox` at z, as a function u -> J u. Self-adjoint in the metric 1/step."""
-        _, push = jax.linearize(lambda point: self.prox(point, step), z)
+        """The derivative of `even_prox` at z, as a function u -> J u. Self-adjoint in the metric 1/step."""
+        _, push = jax.linearize(lambda point: self.even_prox(point, step), z)
         return push
 
 
