@@ -158,7 +158,7 @@ class CrossValidation(Criterion):
         y = refit.target
         n = len(y)
         if self.folds is None:
-            n_folds = check_n_folds(self.n_folds, n)
+            n_folds = check_n_folds(self.n_folds, n, "rows")
             return random_folds(n_folds, labels_or_rows(y, refit.loss), self.seed)
         if self.folds.shape != (n,):
             raise ValueError(

@@ -28,6 +28,7 @@ _PROBES = 4  # gradients spent on guessing the first step
 # Rounding is all that is left after this many checks without progress, near the floor or anywhere:
 _STALE_AT_FLOOR = 10
 _STALE = 100
+_ENDLESS = 1e-6  # of the largest number
 _FLOOR = 20.0  # times the rounding error of the residual
 
 
@@ -111,12 +112,14 @@ def descend(
 
         bound = tol * jnp.maximum(now.gradient_norm, reference)
         converged = now.finite & now.valid & (now.residual + now.noise <= bound)
+        # Without a lower bound the objective runs to the end of the numbers, where steps are lost.
+        endless = now.objective < -_ENDLESS * jnp.finfo(dtype).max
         floor = _FLOOR * (kept.noise + eps * kept.gradient_norm)
         at_floor = (progress.stale >= _STALE_AT_FLOOR) & (kept.residual <= floor)
         reasons = (
             (invalid, Status.INVALID_INPUT),
             (converged, Status.CONVERGED),
-            (state.failed | ~now.finite, Status.NOT_FINITE),
+            (state.failed | ~now.finite | endless, Status.NOT_FINITE),
             (state.stuck | at_floor | (progress.stale >= _STALE), Status.PRECISION_LIMIT),
             (state.num_steps >= max_steps, Status.MAX_STEPS),
         )

@@ -98,9 +98,7 @@ class Groups:
         if not self._is_even:
             return per_group[self.ids]
         size = self.num_features // self.num_groups
-        rows = jnp.broadcast_to(
-            per_group[:, None], (self.num_groups, size, *per_group.shape[1:])
-        )
+        rows = jnp.broadcast_to(per_group[:, None], (self.num_groups, size, *per_group.shape[1:]))
         return rows.reshape(self.num_features, *per_group.shape[1:])
 
     def _as_rows(self, values: Array) -> Array:

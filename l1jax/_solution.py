@@ -75,7 +75,10 @@ def _advice(status: np.ndarray) -> str:
         return "Raise max_steps, or bring the parameters to similar scales."
     if status == Status.PRECISION_LIMIT:
         return "Rounding allows no more: raise tol, or use float64."
-    return "Check that fun and its gradient are finite at init, and that a given step is short."
+    return (
+        "Check that fun is bounded below, that it and its gradient are finite at init, and that a "
+        "given step is short."
+    )
 
 
 def _show_status(status: Any) -> str:

@@ -7,6 +7,7 @@ matter. Several hyperparameters: L-BFGS from there, in log space, with bounds.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple, no_type_check
 
@@ -43,6 +44,11 @@ class Trial(NamedTuple):
     criterion: float
     gradient: np.ndarray
 
+    @property
+    def rank(self) -> float:
+        """The criterion, and infinity for what is no number."""
+        return self.criterion if np.isfinite(self.criterion) else np.inf
+
 
 class Tuned(Shown, eqx.Module):
     """What `tune` found.
@@ -62,7 +68,7 @@ class Tuned(Shown, eqx.Module):
     interrupted: bool = False
 
     def _table(self) -> Table:
-        best = min(range(len(self.history)), key=lambda i: self.history[i].criterion)
+        best = min(range(len(self.history)), key=lambda i: self.history[i].rank)
         names = tuple(self.history[best].values)
         rows = []
         for i in sorted({*range(min(len(self.history), 10)), best, len(self.history) - 1}):
@@ -75,8 +81,22 @@ class Tuned(Shown, eqx.Module):
             f"{len(self.history)} trials, gradient {np.abs(self.gradient).max(initial=0):.1e}"
         )
         title += ", unfinished: interrupted" * self.interrupted
+        title += self._end()
         header = ("trial", *names, "criterion", "")
         return Table(title, header, tuple(rows), left=(len(header) - 1,))
+
+    def _end(self) -> str:
+        """Says if a single strength is the last one of the range, beyond which others may be better."""
+        names = {name for trial in self.history for name in trial.values}
+        if len(self.history) < _COARSE or len(names) > 1:
+            return ""
+        values = [np.asarray(*trial.values.values()) for trial in self.history]
+        if any(value.ndim for value in values):
+            return ""
+        tried = np.array(values)
+        best = tried[min(range(len(tried)), key=lambda i: self.history[i].rank)]
+        ends = {"least": tried.min(), "largest": tried.max()}
+        return "".join(f", at the {name} tried" for name, end in ends.items() if best == end)
 
 
 @no_type_check  # checks its arguments itself, in sentences
@@ -107,7 +127,7 @@ def tune(
       `L1(lam, weights=np.ones((1, k)))`.
     - `criterion`: `l1jax.CrossValidation()` unless given, `l1jax.HeldOut(X, y)`,
       `l1jax.SURE(sigma)`, or your function of a `Fit`, made of JAX operations, that returns a
-      scalar. Less is better.
+      scalar. Less is better; what is not finite is worse than all else.
     - `max_fits`: hyperparameters to try after the first path of 10: 15 for one strength and 100 for
       more, unless given. Each takes one fit per fold.
     - `progress`: show a bar (None: in a terminal).
@@ -159,10 +179,10 @@ def tune(
                 if not search.history:
                     raise
                 interrupted = True
-                found = _with_fields(pen, min(search.history, key=lambda t: t.criterion).values)
+                found = _with_fields(pen, search.best.values)
         best = give_back(found, inputs.wants_x64)
         result = fit(X, y, best, tol=tol, **options)
-    trial = min(search.history, key=lambda trial: trial.criterion)
+    trial = search.best
     history = tuple(search.history)
     return Tuned(
         best, result, trial.criterion, trial.gradient, history, search.num_fits, interrupted
@@ -189,6 +209,7 @@ class _Search:
             )
         grid = np.log(biggest) + np.linspace(0, np.log(_SPAN), _COARSE)
         curve = _Curve(*self._along(grid))
+        assert np.isfinite(self.best.rank)  # it raises where there is none
         start = getattr(self.pen, name, None)
         points = (
             [] if start is None else [np.clip(np.log(max(float(start), 1e-300)), grid[-1], grid[0])]
@@ -198,10 +219,21 @@ class _Search:
             if t is None:
                 break
             if np.abs(curve.t - t).min() > 1e-12:
-                curve.add(
-                    t, *self._at({name: np.exp(t)}, lambda values: np.asarray([values[name]]))
-                )
+                found = self._at({name: np.exp(t)}, lambda values: np.asarray([values[name]]))
+                if not curve.add(t, *found):
+                    break
         return self.pen.with_strength(np.exp(curve.t[np.argmin(curve.value)]))
+
+    @property
+    def best(self) -> Trial:
+        """The trial of the least criterion so far."""
+        best = min(self.history, key=lambda trial: trial.rank)
+        if best.rank == np.inf:
+            raise ValueError(
+                f"criterion must be a finite number for some of the fits, but it was {best.criterion} "
+                f"at all {len(self.history)} trials."
+            )
+        return best
 
     def several(self, names: tuple[str, ...], max_fits: int) -> Penalty:
         """A local minimum in all the named fields, from the best strength."""
@@ -209,7 +241,7 @@ class _Search:
         pen = self.pen
         if strength in names or getattr(pen, strength) is None:
             pen = self._from_best_strength(names, max_fits)
-        space = _Space(pen, names, self.data.X.shape[1])
+        space = _Space(pen, names, np.shape(self.data.X)[1])
 
         def evaluate(u: np.ndarray) -> tuple[float, np.ndarray]:
             return self._at(space.fields(u), space.by_coordinates, pen)
@@ -223,8 +255,7 @@ class _Search:
             bounds=space.bounds,
             options={"maxfun": budget, "maxiter": budget, "ftol": 1e-7, "gtol": 1e-6},
         )
-        best = min(self.history, key=lambda trial: trial.criterion)
-        return _with_fields(pen, best.values)
+        return _with_fields(pen, self.best.values)
 
     def _from_best_strength(self, names: tuple[str, ...], max_fits: int) -> Penalty:
         """The penalty with the strength that is best for what else it has, or for some ratios."""
@@ -236,8 +267,7 @@ class _Search:
             self.pen = _with_fields(given, self.held)
             self.one(min(max_fits, 5))
         self.held = {}
-        best = min(self.history, key=lambda trial: trial.criterion)
-        return _with_fields(given, best.values)
+        return _with_fields(given, self.best.values)
 
     def _along(self, logs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The criterion and its derivative at strengths of one path."""
@@ -284,24 +314,31 @@ class _Search:
     def _note(self, values: dict[str, np.ndarray], criterion: float, gradient: np.ndarray) -> None:
         self.history.append(Trial(self.held | values, float(criterion), gradient))
         self.bar.update()
-        self.bar.set_postfix(criterion=f"{min(t.criterion for t in self.history):.5g}")
+        self.bar.set_postfix(criterion=f"{min(t.rank for t in self.history):.5g}")
 
 
 class _Curve:
     """A function of one variable by its values and slopes at points, with cubics between them."""
 
     def __init__(self, t: np.ndarray, value: np.ndarray, slope: np.ndarray):
-        order = np.argsort(t)
+        finite = np.isfinite(value) & np.isfinite(slope)
+        order = np.flatnonzero(finite)[np.argsort(t[finite])]
         self.t, self.value, self.slope = t[order], value[order], slope[order]
 
-    def add(self, t: float, value: float, slope: np.ndarray) -> None:
+    def add(self, t: float, value: float, slope: np.ndarray) -> bool:
+        """Whether it is a point that cubics can go through."""
+        if not (np.isfinite(value) and np.isfinite(slope[0])):
+            return False
         at = np.searchsorted(self.t, t)
         self.t = np.insert(self.t, at, t)
         self.value = np.insert(self.value, at, value)
         self.slope = np.insert(self.slope, at, slope[0])
+        return True
 
     def lowest(self) -> float | None:
         """Where the cubics are lowest, if that is below every known value and away from the points."""
+        if len(self.t) < 2:
+            return None
         width = np.diff(self.t)
         shares = np.linspace(0, 1, 201)[1:-1, None]
         h00 = (1 + 2 * shares) * (1 - shares) ** 2
@@ -374,9 +411,17 @@ def _with_fields(pen: Penalty, values: dict[str, Any]) -> Penalty:
 
 def _names(pen: Penalty, by: Any) -> tuple[str, ...]:
     names = (pen.strength,) if by is None else (by,) if isinstance(by, str) else tuple(by)
+    fields = {field.name: getattr(pen, field.name) for field in dataclasses.fields(pen)}
+    possible = tuple(
+        name
+        for name, value in fields.items()
+        if name != "excluded" and (value is None or np.asarray(value).dtype.kind in "fiu")
+    )
     for name in names:
-        if not isinstance(name, str) or not hasattr(pen, name) or name == "excluded":
-            raise ValueError(f"by must name fields of {type(pen).__name__}, got {name!r}.")
+        if name not in possible:
+            raise ValueError(
+                f"by must name fields of {type(pen).__name__} that hold numbers, {possible}, got {name!r}."
+            )
     if not names or len(set(names)) < len(names):
         raise ValueError(f"by must name one field or several different ones, got {by!r}.")
     return names

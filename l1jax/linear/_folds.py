@@ -38,14 +38,23 @@ def splits(
     if isinstance(folds, str):
         if folds != "time_series":
             raise ValueError(f'folds must be "time_series" where it is a word, got {folds!r}.')
-        return time_series(n, check_n_folds(n_folds, n - 1))
+        _refuse_groups(groups, folds)
+        return time_series(n, check_n_folds(n_folds, n - 1, "rows less one"))
     if folds is not None and hasattr(folds, "split"):
         return _from_pairs(folds.split(np.zeros((n, 1)), y, groups), n)
+    _refuse_groups(groups, folds)
+    if isinstance(folds, int | np.integer):
+        raise TypeError(
+            f"folds says which rows go together: for {folds} random folds pass n_folds={folds}."
+        )
     if folds is not None and _is_vector(folds):
         return _from_ids(_one_per_row(folds, "folds", n))
     if folds is not None:
         return _from_pairs(folds, n)
-    n_folds = check_n_folds(n_folds, n if groups is None else len(np.unique(groups)))
+    if groups is None:
+        n_folds = check_n_folds(n_folds, n, "rows")
+    else:
+        n_folds = check_n_folds(n_folds, len(np.unique(groups)), "groups")
     found = []
     for repeat in range(n_repeats):
         if groups is None:
@@ -56,13 +65,19 @@ def splits(
     return found
 
 
-def check_n_folds(n_folds: Any, most: int) -> int:
+def check_n_folds(n_folds: Any, most: int, what: str) -> int:
     n_folds = int(check_number(n_folds, "n_folds", 2, whole=True))
     if n_folds > most:
-        raise ValueError(
-            f"n_folds must be at most the number of rows that can be apart, {most}, got {n_folds}."
-        )
+        raise ValueError(f"n_folds must be at most the number of {what}, {most}, got {n_folds}.")
     return n_folds
+
+
+def _refuse_groups(groups: Any, folds: Any) -> None:
+    if groups is not None and folds is not None:
+        raise ValueError(
+            "groups go with random folds or a splitter of scikit-learn: folds that are given say "
+            "by themselves which rows are held out. Leave out one of the two."
+        )
 
 
 def labels_or_rows(y: np.ndarray, loss: Loss) -> np.ndarray:

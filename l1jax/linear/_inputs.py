@@ -325,6 +325,8 @@ def _float_dtype(array: Any, name: str) -> Any:
         hint = ""
         if name == "y" and dtype.kind in "OUS":
             hint = ' Labels become numbers with, for example, (y == "yes").astype(float).'
+        elif dtype.kind in "OUS":
+            hint = f" Numbers that are kept as objects or text: {name}.astype(float). Else encode them first."
         raise TypeError(f"{name} must hold real numbers, got dtype {dtype}.{hint}")
     is_short = jnp.issubdtype(dtype, jnp.floating) and dtype.itemsize <= 4
     wanted = np.dtype(np.float32 if is_short else np.float64)

@@ -149,7 +149,7 @@ def _is_tall_least_squares(data: Data, pen: Penalty) -> bool:
 
 def _root(products: np.ndarray) -> np.ndarray:
     """R with RᵀR = products, which may be singular; the size of a column does not matter."""
-    size = np.sqrt(products.diagonal())
+    size = np.sqrt(np.maximum(products.diagonal(), 0))
     size = np.where(size > 0, size, 1)
     factor, order, rank, _ = _pstrf(products / np.outer(size, size))
     root = np.zeros_like(products)

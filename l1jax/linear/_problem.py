@@ -174,7 +174,7 @@ def with_null(problem: Problem, fixed: Problem, pen: Penalty) -> Problem:
     gradient = x.rdot(loss.gradient(y, eta, s))
     deviance = loss.deviance(y, eta, s)
     rounding = 100 * jnp.finfo(y.dtype).eps
-    scale = _rounding_scale(y, eta, s)
+    scale = _rounding_scale(y, eta, s, fixed.level)
     return eqx.tree_at(
         lambda q: (q.null, q.null_gradient, q.null_deviance, q.is_trivial),
         problem,
@@ -182,9 +182,10 @@ def with_null(problem: Problem, fixed: Problem, pen: Penalty) -> Problem:
     )
 
 
-def _rounding_scale(y: Array, eta: Array, s: Array) -> Array:
+def _rounding_scale(y: Array, eta: Array, s: Array, level: Array) -> Array:
     """The size of what is subtracted in a residual: a deviance below (eps · this)² is rounding."""
-    return jnp.sqrt(jnp.sum(rows(s, y) * y**2) + jnp.sum(rows(s, eta) * eta**2))
+    squares = jnp.sum(rows(s, y) * y**2) + jnp.sum(rows(s, eta) * eta**2)
+    return jnp.sqrt(squares + jnp.sum(level**2))
 
 
 def structural_masks(pen: Penalty, shape: tuple[int, ...]) -> Any:

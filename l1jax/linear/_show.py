@@ -31,7 +31,7 @@ def fit_table(fit: Fit) -> Table:
         rows.append((f"... {len(inside) - _FEATURES} more", ""))
     title = (
         f"Fit: {len(inside)} of {len(names)} features in, {Status(int(fit.status)).name}, relative gap "
-        f"{float(fit.relative_gap):.1e}, deviance explained {float(fit.deviance_explained):.3f}"
+        f"{float(fit.relative_gap):.1e}, deviance explained {_share(fit.deviance_explained)}"
     )
     return Table(title, ("feature", "coefficient"), tuple(rows), left=(0,))
 
@@ -46,7 +46,7 @@ def path_table(path: Path) -> Table:
         (
             f"{float(path.lams[i]):.5g}",
             str(int(path.n_nonzero[i])),
-            f"{float(path.deviance_explained[i]):.3f}",
+            _share(path.deviance_explained[i]),
             f"{float(path.relative_gaps[i]):.1e}",
             Status(int(path.status[i])).name,
         )
@@ -58,6 +58,11 @@ def path_table(path: Path) -> Table:
         title += f", unfinished: {unfinished} not reached"
     header = ("lam", "features", "explained", "rel. gap", "status")
     return Table(title, header, tuple(rows), left=(4,))
+
+
+def _share(value: Any) -> str:
+    """Three digits; what rounding has left below zero is zero."""
+    return f"{round(float(value), 3) + 0.0:.3f}"
 
 
 def _number(value: Any) -> str:

@@ -24,6 +24,7 @@ from ._style import (
 )
 
 _L1: Any = L1
+_OFF = 0.1  # a share of λ by which features that are in may be off the boundary
 
 
 def kkt(
@@ -49,6 +50,12 @@ def kkt(
     lams, inside = np.asarray(path.lams), np.asarray(path.fits.support)
     given = _L1() if pen is None else pen
     pulls = _pulls(path, X, y, given, fit_intercept, standardize, sample_weight, offset)
+    off = np.abs(pulls / lams[:, None] - 1)[inside & (pulls > 0)]
+    if off.size and np.median(off) > _OFF:
+        raise ValueError(
+            "the features of this path are not at their boundary on these data: pass X, y, pen, "
+            "fit_intercept, standardize, sample_weight and offset as they were for l1jax.path."
+        )
     ax, names = axes_or_new(ax), names_of(path)
     order = [j for _, j in path.entries()]
     floor = lams.min() / 5

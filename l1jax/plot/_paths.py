@@ -37,12 +37,12 @@ def path(
     - `top`: how many features are coloured and named: those whose coefficient becomes largest.
     - `chosen`: a strength to mark, or several by name: {"best": cv.lam_min, "1 SE": cv.lam_1se}.
     """
-    if path.fits.several_responses:
-        raise ValueError("plot.path draws one response: make a path for each column of y.")
     if x not in ("lambda", "norm", "deviance"):
         raise ValueError(f'x must be "lambda", "norm" or "deviance", got {x!r}.')
-    ax = axes_or_new(ax)
     path = reached(path, positive=x == "lambda")
+    if path.fits.several_responses:
+        raise ValueError("plot.path draws one response: make a path for each column of y.")
+    ax = axes_or_new(ax)
     coefs = np.asarray(path.coefs)
     places = {
         "lambda": lambda path: np.asarray(path.lams),

@@ -44,6 +44,12 @@ def falling(ax: Axes, lams: np.ndarray) -> None:
 
 def reached(path: Path, positive: bool) -> Path:
     """The fits that are there, and have a logarithm of their strength where one is needed."""
+    if not isinstance(path, Path):
+        has_one = isinstance(getattr(path, "path", None), Path)
+        raise TypeError(
+            f"this picture is of a Path, got a {type(path).__name__}"
+            + (": pass its `.path`." if has_one else ", as l1jax.path returns it.")
+        )
     there = np.isfinite(np.asarray(path.coefs).reshape(len(path), -1)).all(axis=1)
     there &= (np.asarray(path.lams) > 0) | (not positive)
     if not there.any():
@@ -60,9 +66,11 @@ def mark(ax: Axes, places: Mapping[str, float]) -> None:
     falls = bool(ax.xaxis_inverted())
     for i, (name, x) in enumerate(sorted(places.items(), key=lambda item: item[1], reverse=falls)):
         ax.axvline(x, color="0.35", linestyle=(0, (4, 3)), linewidth=1.2, zorder=0)
+        is_left, row = i % 2 == 0, i // 2  # of a pair; each further pair is a line lower
         ax.annotate(
-            name, (x, 1), (-3 if i % 2 == 0 else 3, -3), xycoords=ax.get_xaxis_transform(),
-            textcoords="offset points", ha="right" if i % 2 == 0 else "left", va="top", color="0.25",
+            name, (x, 1), (-3 if is_left else 3, -3 - 1.4 * _SIZE * row), va="top", color="0.25",
+            xycoords=ax.get_xaxis_transform(), textcoords="offset points",
+            ha="right" if is_left else "left",
         )  # fmt: skip
 
 

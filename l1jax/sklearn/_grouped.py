@@ -52,7 +52,7 @@ class OfGroups(LinearModel):
 
 
 class GroupLasso(OfGroups, Regressor):
-    """Least squares with the penalty α Σ_g w_g‖w_g‖₂: whole groups of features enter or stay out.
+    """Least squares with the penalty α Σ_g √p_g‖β_g‖₂ over groups of p_g features, each in or out whole.
 
     `groups` (p,): an id of any kind for each feature, in any order (None: each feature by itself,
     which is the lasso). `weights`: one per group, in the order of the sorted ids; the square root

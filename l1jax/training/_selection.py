@@ -377,6 +377,8 @@ def _nothing(selector: Any, entries: list[_Entry]) -> str:
             "It has no module of this type: a dict or state of parameters has no modules, so choose from the "
             "model, as in l1jax.on(l1jax.paths(model, type), pen)."
         )
+    if [e.path for e in entries] == [""]:
+        return f"l1jax.on chooses leaves of a tree, and this is one array, not {name}: pass the penalty itself."
     there = f"there are {shown or 'none'}{more}."
     return f"selector {name} matches no floating-point leaf of the tree; {there} {hint}"
 
