@@ -30,7 +30,11 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.register_profile(
-    "ci", hypothesis.settings.get_profile("local"), derandomize=True, database=None
+    "ci",
+    hypothesis.settings.get_profile("local"),
+    derandomize=True,
+    database=None,
+    max_examples=20,
 )
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
 

@@ -32,6 +32,13 @@ def test_a_constant_target_gives_the_null_model():
     np.testing.assert_allclose(path.intercepts, 0.1)
 
 
+@pytest.mark.parametrize("constant", [0.1, 2.0])
+def test_a_constant_target_is_no_noise_to_fit_without_the_rows_either(constant):
+    tall = np.random.default_rng(0).normal(size=(40, 5))  # solved from its moments
+    path = l1jax.path(tall, np.full(40, constant), l1jax.L1(), n_lams=4)
+    assert (np.asarray(path.coefs) == 0).all() and (np.asarray(path.status) == 0).all()
+
+
 def test_duplicate_columns_share_one_fit():
     doubled = np.column_stack([X, X[:, 0]])
     fit = l1jax.fit(doubled, Y, l1jax.L1(0.05), tol=1e-12)

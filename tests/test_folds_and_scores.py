@@ -57,6 +57,20 @@ def test_blocks_of_time_are_predicted_from_what_came_before():
         np.testing.assert_array_equal(np.flatnonzero(split.test), test)
 
 
+@pytest.mark.parametrize(
+    ("folds", "groups", "error", "message"),
+    [
+        (5, None, TypeError, "for 5 random folds pass n_folds=5"),
+        ("time_series", np.arange(N) % 3, ValueError, "groups go with random folds"),
+        (np.arange(N) % 2, np.arange(N) % 3, ValueError, "groups go with random folds"),
+        (None, np.arange(N) % 3, ValueError, "number of groups, 3"),
+    ],
+)
+def test_folds_that_contradict_are_refused(folds, groups, error, message):
+    with pytest.raises(error, match=message):
+        splits(ETA[0], SQUARED, 4, folds, groups, 1, 0)
+
+
 def test_splitters_pairs_masks_and_ids_are_taken_alike():
     groups = np.arange(N) // 5
     splitter = GroupKFold(3)

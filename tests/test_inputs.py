@@ -44,7 +44,6 @@ BAD = [
 ]
 
 
-@pytest.mark.core
 @pytest.mark.parametrize(("change", "error", "message"), BAD)
 def test_bad_input_is_an_error_that_names_the_argument(monkeypatch, change, error, message):
     def no_work(*_, **__):

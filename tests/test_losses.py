@@ -33,7 +33,6 @@ call = eqx.filter_jit(lambda method, *args: method(*args))
 each = pytest.mark.parametrize("name", LOSSES)
 
 
-@pytest.mark.core
 @each
 @given(eta=predictors)
 def test_defaults_equal_overrides(name, eta):
@@ -87,7 +86,6 @@ def test_the_polished_intercept_is_the_root_that_bisection_finds(name, eta):
     assert shift == pytest.approx(brentq(slope, -30, 30, xtol=1e-13), abs=1e-8)
 
 
-@pytest.mark.core
 @each
 def test_curvature_is_bounded_by_smoothness(name):
     loss = LOSSES[name]
@@ -97,7 +95,6 @@ def test_curvature_is_bounded_by_smoothness(name):
         assert jnp.max(loss.curvature(jnp.zeros(101), eta, s)) <= loss.smoothness
 
 
-@pytest.mark.core
 @each
 @pytest.mark.float32
 def test_extreme_predictors_and_rows_of_weight_zero_do_no_harm(name):

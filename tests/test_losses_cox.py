@@ -138,7 +138,6 @@ def test_only_the_order_of_times_matters(loss):
     assert len(np.unique(loss.encode(days).astype(np.float32)[:, 0])) == 2
 
 
-@pytest.mark.core
 @pytest.mark.float32
 @each
 def test_wide_risks_do_no_harm(loss):

@@ -70,7 +70,6 @@ class Taxi(l1jax.Penalty):
 # Known answers
 
 
-@pytest.mark.core
 @pytest.mark.float32
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_three_point_lasso_loses_lambda_over_the_mean_square(solver):
@@ -175,7 +174,6 @@ def test_start_outside_of_a_constraint_is_projected_first():
 # The stopping rule
 
 
-@pytest.mark.core
 @pytest.mark.float32
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("shape", [(60, 20), (30, 90)])
@@ -653,6 +651,12 @@ def test_nan_from_the_start_keeps_the_start(bad):
         solution = minimize(squared, init, l1jax.L1(0.1), args=(X, y.at[0].set(bad)))
     assert name(solution) == "NOT_FINITE" and int(solution.num_steps) == 0
     np.testing.assert_array_equal(solution.params, init)
+
+
+def test_without_a_lower_bound_it_is_not_finite():
+    with pytest.warns(l1jax.ConvergenceWarning, match="bounded below"):
+        solution = minimize(lambda x: -jnp.sum(x**2), jnp.ones(3), l1jax.L1(0.1))
+    assert name(solution) == "NOT_FINITE"
 
 
 def test_a_nan_gradient_at_a_finite_value_is_not_finite():

@@ -137,7 +137,8 @@ def test_other_values_do_not_compile_again(diabetes, monkeypatch):
     chex.clear_trace_counter()
     l1jax.fit(X, y, l1jax.L1(0.5))
     l1jax.fit(2 * X, y + 1, l1jax.L1(0.3), tol=1e-7, max_steps=500)
-    l1jax.path(X, y, l1jax.L1(), n_lams=3)
+    if jax.default_backend() == "cpu":  # elsewhere a path is one batch, a program of its own
+        l1jax.path(X, y, l1jax.L1(), n_lams=3)
 
 
 @pytest.mark.float32

@@ -114,7 +114,6 @@ def test_fenchel_young(name, x, v):
     assert call(Penalty.conjugate, pen, v) >= conjugate - 1e-12
 
 
-@pytest.mark.core
 @pytest.mark.parametrize("name", ALL)
 @given(z=vectors)
 def test_the_conjugate_is_attained_at_the_prox(name, z):
@@ -126,7 +125,6 @@ def test_the_conjugate_is_attained_at_the_prox(name, z):
     assert float(both - x @ v) == pytest.approx(0, abs=1e-10)
 
 
-@pytest.mark.core
 @pytest.mark.parametrize("name", ALL)
 def test_the_tangent_is_the_derivative_of_the_prox(name):
     pen = ALL[name]
@@ -193,7 +191,6 @@ def test_a_float64_strength_keeps_float32_data():
         assert pen.prox(x).dtype == pen.value(x).dtype == jnp.float32
 
 
-@pytest.mark.core
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
@@ -210,3 +207,30 @@ def test_a_float64_strength_keeps_float32_data():
 def test_bad_arguments_are_named(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+@given(
+    st.lists(st.integers(0, 4), min_size=1, max_size=12)  # of any sizes, in any order
+    | st.integers(1, 4).map(lambda size: list(np.repeat([0, 1, 2], size)))  # rows of an array
+    | st.just([0] * 30 + list(range(1, 30)))  # one so large that a table would be mostly empty
+)
+def test_sums_maxima_and_spreads_are_those_of_each_group(ids):
+    groups = l1jax.Groups(ids)
+    values = jnp.asarray(np.random.default_rng(0).normal(size=(len(ids), 2)))
+    parts = [np.asarray(values)[np.asarray(ids) == label] for label in groups.labels]
+    np.testing.assert_allclose(groups.sums(values), [p.sum(axis=0) for p in parts], rtol=1e-12)
+    np.testing.assert_array_equal(groups.maxima(values), [p.max(axis=0) for p in parts])
+    spread = groups.broadcast(groups.sums(values))
+    np.testing.assert_array_equal(spread, np.asarray(groups.sums(values))[groups.ids])
+
+
+@pytest.mark.parametrize("ids", [[0, 0, 1, 1], [1, 0, 0, 1], [0, 1, 1, 1]])
+@pytest.mark.parametrize("kind", [l1jax.GroupL1, l1jax.SparseGroupL1])
+def test_with_one_step_per_group_the_prox_is_the_soft_threshold_of_blocks(kind, ids):
+    pen = kind(0.7, ids, weights=[1.3, 0.4])
+    z = jnp.array([0.9, -2.0, 0.5, 1.5])
+    step = jnp.array([0.5, 2.0])[np.asarray(ids)]
+    np.testing.assert_allclose(pen.even_prox(z, step), pen.prox(z, step), rtol=1e-12)
+    squares = jnp.array([1.0, 4.0, 2.0, 3.0])
+    even = np.asarray(pen.even(squares))
+    assert (even >= squares).all() and all(len({*even[np.equal(ids, g)]}) == 1 for g in (0, 1))

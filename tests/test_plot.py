@@ -208,5 +208,11 @@ def test_what_cannot_be_drawn_is_an_error(path):
         plot.path(path, x="time")
     with pytest.raises(ValueError, match="path must be of these data"):
         plot.kkt(path, X[:, :4], Y)
+    with pytest.raises(ValueError, match="not at their boundary"):
+        plot.kkt(path, X * np.arange(1, P + 1), Y)
+    with pytest.raises(TypeError, match="of a Path, got a Fit"):
+        plot.path(path[3])
+    with pytest.raises(TypeError, match=r"pass its `\.path`"):
+        plot.path(SimpleNamespace(path=path))
     with pytest.raises(ValueError, match="price per coordinate"):
         plot.kkt(path, X, Y, l1jax.GroupL1(groups=[0, 0, 1, 1, 2, 2]))

@@ -77,7 +77,6 @@ def test_it_is_firmly_nonexpansive(name, a, b):
     assert (pa - pb) @ (pa - pb) <= (pa - pb) @ (a - b) + 1e-12
 
 
-@pytest.mark.core
 @pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("name", OPERATORS)
 def test_its_derivative_is_the_finite_difference(name, step):
@@ -123,7 +122,6 @@ def test_dtype_is_kept_and_zeros_are_positive(name, dtype):
         assert (out == 0).all() and not jnp.signbit(out).any()
 
 
-@pytest.mark.core
 @pytest.mark.parametrize("name", OPERATORS)
 def test_nan_stays_nan_and_a_step_of_zero_moves_nothing(name):
     operator, _ = OPERATORS[name]
@@ -206,7 +204,6 @@ def test_a_group_holds_all_responses_of_its_features():
     np.testing.assert_allclose(out, [[1.5, 0], [0, 2.0], [0, 0]], atol=1e-15)
 
 
-@pytest.mark.core
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [

@@ -347,7 +347,6 @@ def test_positive_coefficients(small):
     assert chosen.alpha_ == theirs.alpha_ and (model.coef_ >= 0).all() and (model.coef_ == 0).any()
 
 
-@pytest.mark.core
 def test_padding_changes_nothing(data):
     X, y = data["diabetes"]
     model = ours.Lasso(0.1).fit(X, y)

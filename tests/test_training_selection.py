@@ -28,7 +28,6 @@ def names(pen, params):
     return {path for block in l1jax.training._sparsity._blocks(params, pen) for path in block.paths}
 
 
-@pytest.mark.core
 @pytest.mark.parametrize(
     ("selector", "expected"),
     [

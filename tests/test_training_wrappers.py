@@ -52,7 +52,6 @@ def test_wrappers_keep_every_zero(inner, wrapper):
         assert not bool(jnp.any((new == 0) & jnp.signbit(new)))
 
 
-@pytest.mark.core
 @pytest.mark.parametrize("inner", INNER)
 @pytest.mark.parametrize(
     "pair", [("float32", "bfloat16"), ("bfloat16", "float32"), ("float16", "bfloat16")]

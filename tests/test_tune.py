@@ -106,9 +106,21 @@ def test_a_strength_for_each_group_or_class(what):
     assert tuned.criterion < first.criterion
 
 
+def test_a_criterion_that_is_no_number_is_worse_than_any_other():
+    def undefined_above_one(fit):
+        return jnp.where(fit.lam > 1, jnp.nan, jnp.mean((Y - fit.predict(X)) ** 2))
+
+    tuned = l1jax.tune(X, Y, l1jax.L1(), criterion=undefined_above_one)
+    tried = [trial.criterion for trial in tuned.history]
+    assert np.isnan(tried).any() and tuned.criterion == np.nanmin(tried)
+    assert tuned.pen.lam == min(trial.values["lam"] for trial in tuned.history)
+    assert "at the least tried" in repr(tuned)
+
+
 def test_weights_of_zero_and_infinity_stay():
     start = np.array([0.0, np.inf] + [1.0] * 8)
-    tuned = l1jax.tune(X, Y, l1jax.L1(0.1, start), by="weights", criterion=CRITERION, max_fits=3)
+    data = X.tolist()  # as `fit` takes them
+    tuned = l1jax.tune(data, Y, l1jax.L1(0.1, start), by="weights", criterion=CRITERION, max_fits=3)
     assert tuned.pen.weights[0] == 0 and tuned.pen.excluded[1] and tuned.fit.coef[1] == 0
 
 
@@ -158,6 +170,7 @@ def test_logistic_folds_hold_every_class():
     ("arguments", "message"),
     [
         ({"by": "alpha"}, "by must name fields of L1"),
+        ({"by": "prox"}, "that hold numbers"),
         ({"by": ()}, "by must name one field"),
         ({"criterion": "cv"}, "criterion must be"),
         (
@@ -167,6 +180,7 @@ def test_logistic_folds_hold_every_class():
         ({"criterion": l1jax.CrossValidation(n_folds=1000)}, "n_folds must be at most"),
         ({"max_fits": 0}, "max_fits must be at least 1"),
         ({"criterion": lambda fit: fit.coef}, "criterion must return a scalar"),
+        ({"criterion": lambda fit: jnp.nan * fit.lam}, "nan at all 10 trials"),
     ],
 )
 def test_bad_arguments_are_named(arguments, message):

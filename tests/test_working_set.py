@@ -7,9 +7,11 @@ import pytest
 import scipy.sparse
 from hypothesis import given
 from hypothesis import strategies as st
+from threadpoolctl import ThreadpoolController
 
 import l1jax
 from l1jax.linear import _path, _working_set
+from l1jax.linear._threads import one_thread
 
 N, P = 40, 60
 RNG = np.random.default_rng(11)
@@ -214,3 +216,17 @@ def test_float32_data_are_walked_in_float64():
     path = l1jax.path(jnp.asarray(X, jnp.float32), Y, l1jax.L1(), n_lams=10, engine="working_set")
     assert path.coefs.dtype == jnp.float32
     assert (np.asarray(path.relative_gaps) <= 1e-4).all()
+
+
+def test_small_products_take_one_thread_and_give_the_others_back():
+    controller = ThreadpoolController()
+
+    def threads():
+        return [lib.num_threads for lib in controller.select(user_api="blas").lib_controllers]
+
+    before = threads()
+    with one_thread(), one_thread():
+        assert set(threads()) == {1}
+    with pytest.raises(ZeroDivisionError), one_thread():
+        1 / 0  # noqa: B018
+    assert threads() == before

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, no_type_check
 
 import jax.numpy as jnp
 import numpy as np
@@ -27,6 +27,7 @@ _L1: Any = L1
 _OFF = 0.1  # a share of λ by which features that are in may be off the boundary
 
 
+@no_type_check  # checks its arguments itself, in sentences
 def kkt(
     path: Path,
     X: Any,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, no_type_check
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from ._style import (
 )
 
 
+@no_type_check  # checks its arguments itself, in sentences
 def path(
     path: Path,
     x: str = "lambda",

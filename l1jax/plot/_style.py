@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, no_type_check
 
 import numpy as np
 
@@ -42,6 +42,7 @@ def falling(ax: Axes, lams: np.ndarray) -> None:
     ax.set_xlim(lams.max() * pad, lams.min() / pad)
 
 
+@no_type_check  # of anything that is no path it says so
 def reached(path: Path, positive: bool) -> Path:
     """The fits that are there, and have a logarithm of their strength where one is needed."""
     if not isinstance(path, Path):
