@@ -23,7 +23,7 @@ help:  ## say what can be made
 demo: $(RUN)  ## fit the lasso path of the diabetes data and show it
 	@$(PY) examples/lasso_path_diabetes.py
 
-# Tests are bound by compilation; what compiles as users do is the demo, the examples and the notebooks.
+# What runs once is bound by compilation; what compiles as users do is the demo and the benchmarks.
 # Releases of jax from 0.11 on know no such fusion, and end at a flag that they do not know.
 OLD_FUSION = import jax; print("--xla_cpu_use_fusion_emitters=false" * (jax.__version_info__ < (0, 11)))
 COMPILE_FAST = XLA_FLAGS="--xla_backend_optimization_level=0 $$($(PY) -c '$(OLD_FUSION)')"
@@ -54,10 +54,10 @@ doctest: $(DEV)  ## run the examples in docstrings and in the README
 	JAX_ENABLE_X64=1 $(COMPILE_FAST) $(PY) .ci/readme.py README.md
 
 examples: $(RUN)  ## run every example in its short form
-	@printf '%s\n' examples/*.py | MPLBACKEND=agg xargs -P 2 -I {} $(PY) {} --short
+	@printf '%s\n' examples/*.py | MPLBACKEND=agg $(COMPILE_FAST) xargs -P 2 -I {} $(PY) {} --short
 
 notebooks: $(NOTEBOOKS)  ## execute every notebook
-	@printf '%s\n' notebooks/*.ipynb | xargs -P 2 -I {} \
+	@printf '%s\n' notebooks/*.ipynb | $(COMPILE_FAST) xargs -P 2 -I {} \
 		$(PY) -m nbconvert --to notebook --execute --output-dir .cache/notebooks {}
 
 bench: $(BENCH)  ## run the benchmarks
