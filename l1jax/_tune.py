@@ -90,7 +90,7 @@ class Tuned(Shown, eqx.Module):
         names = {name for trial in self.history for name in trial.values}
         if len(self.history) < _COARSE or len(names) > 1:
             return ""
-        values = [np.asarray(*trial.values.values()) for trial in self.history]
+        values = [next(iter(trial.values.values())) for trial in self.history]
         if any(value.ndim for value in values):
             return ""
         tried = np.array(values)

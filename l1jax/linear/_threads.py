@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from contextlib import ContextDecorator
 from functools import cache
+from typing import Any
 
 from threadpoolctl import ThreadpoolController
 
@@ -22,7 +23,7 @@ class one_thread(ContextDecorator):
 
     _lock = threading.Lock()
     _inside = 0
-    _limit = None
+    _limit: Any = None
 
     def __enter__(self) -> None:
         with self._lock:
