@@ -54,7 +54,7 @@ class Groups:
         self._table = _table(self.ids, self.sizes)
         # Groups of one size, in order, are rows of an array; such of size 1 are the features.
         p, largest = self.ids.size, int(self.sizes.max())
-        self._is_even = np.array_equal(self.ids, np.arange(p) // largest)
+        self._is_even = p % largest == 0 and np.array_equal(self.ids, np.arange(p) // largest)
         self._key = (self.ids.tobytes(), self.labels.tobytes())
         self._hash = hash(self._key)
 

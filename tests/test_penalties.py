@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import l1jax
@@ -209,6 +209,7 @@ def test_bad_arguments_are_named(call, error, message):
         call()
 
 
+@example([0, 0, 1])  # all but the last group of one size
 @given(
     st.lists(st.integers(0, 4), min_size=1, max_size=12)  # of any sizes, in any order
     | st.integers(1, 4).map(lambda size: list(np.repeat([0, 1, 2], size)))  # rows of an array

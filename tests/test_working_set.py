@@ -11,6 +11,8 @@ from threadpoolctl import ThreadpoolController
 
 import l1jax
 from l1jax.linear import _path, _working_set
+from l1jax.linear._fit import prepare_inputs
+from l1jax.linear._inputs import read
 from l1jax.linear._threads import one_thread
 
 N, P = 40, 60
@@ -230,3 +232,14 @@ def test_small_products_take_one_thread_and_give_the_others_back():
     with pytest.raises(ZeroDivisionError), one_thread():
         1 / 0  # noqa: B018
     assert threads() == before
+
+
+def test_on_an_accelerator_it_is_chosen_where_faces_stay_small(monkeypatch):
+    X = np.random.default_rng(0).normal(size=(9, 6))
+    inputs = read(X, X[:, 0], l1jax.L1(), l1jax.SquaredError(), None, None, has_strength=False)
+    problem = prepare_inputs(inputs, inputs.pen, inputs.loss, True, False)
+    monkeypatch.setattr("jax.default_backend", lambda: "gpu")
+    for largest, engine in ((6, "working_set"), (5, "parallel")):
+        monkeypatch.setattr("l1jax.linear._fit._LARGEST_FACE", largest)
+        assert _path.choose_engine("auto", problem, l1jax.L1()) == engine
+    assert _path.choose_engine("working_set", problem, l1jax.L1()) == "working_set"

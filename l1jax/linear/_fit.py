@@ -39,6 +39,7 @@ from ._working_set import can_walk, walk_to
 
 _SQUARED_ERROR = SquaredError()
 WALKS = ("working_set", "covariance", "homotopy")
+_LARGEST_FACE = 600  # up to which a walk on the host is faster than an accelerator's gradient steps
 _ROUNDING = 1000  # units of rounding that going to the user's scale and back may cost
 
 
@@ -180,7 +181,12 @@ def walks(engine: str, problem: Problem, pen: Penalty, name: str = "working_set"
                 'engine="auto" for all else.'
             )
         return True
-    return engine == "auto" and jax.default_backend() == "cpu" and can_walk(problem, pen)
+    return engine == "auto" and _suits_the_host(problem.x.shape) and can_walk(problem, pen)
+
+
+def _suits_the_host(shape: tuple[int, int]) -> bool:
+    """Whether walking there is worth it: on an accelerator, where no face can be large."""
+    return jax.default_backend() == "cpu" or min(shape) <= _LARGEST_FACE
 
 
 def is_trivial(problem: Problem) -> bool:
@@ -212,7 +218,7 @@ def _walked(
 
 def lay_out(data: Data, pen: Penalty, engine: str) -> tuple[Problem, GramColumns | None]:
     """The problem; and where least squares is tall and walked, its Gram matrix in place of its rows."""
-    if engine in WALKS or (engine == "auto" and jax.default_backend() == "cpu"):
+    if engine in WALKS or (engine == "auto" and _suits_the_host(data.x.shape)):
         found = compress(data, pen)
         if found is not None:
             return found

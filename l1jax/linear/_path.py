@@ -84,8 +84,8 @@ def path(
       (GroupL1, for several responses as well, and SparseGroupL1). For squared error "covariance"
       does so on the Gram matrix of all columns (n ≫ p), and "homotopy" also keeps every knot of a
       piecewise linear path, in `path.knots`. "sequential" starts each fit from the one before;
-      "parallel" fits all as one batch, for accelerators. "auto" takes the first that can on a CPU,
-      and "parallel" elsewhere.
+      "parallel" fits all as one batch, for accelerators. "auto" takes the first that can; on an
+      accelerator it walks where n or p is at most 600, and takes "parallel" for all else.
 
     All other arguments and errors as for `fit`; `max_steps` is per fit. Returns a `Path`.
 
