@@ -14,10 +14,11 @@ from sklearn.model_selection import KFold
 import l1jax
 from l1jax.linear import _cross_validate, _path
 from l1jax.linear._certificate import certify
-from l1jax.linear._fit import prepare_inputs
-from l1jax.linear._fold_grams import FoldGrams, has_fold_grams
+from l1jax.linear._fit import data_of, prepare_inputs
+from l1jax.linear._fold_grams import FoldGrams
 from l1jax.linear._folds import splits
 from l1jax.linear._inputs import read
+from l1jax.linear._moments import can_compress
 from l1jax.linear._problem import Point
 
 N = 60  # in three folds, so that all subsets of the rows have one shape
@@ -102,12 +103,12 @@ def test_the_problem_of_a_difference_of_gram_matrices_is_that_of_the_rows(
     pen = l1jax.ElasticNet(0.1, 0.7, weights=np.r_[0, np.inf, 1:7])
     inputs = read(TALL, Y, pen, l1jax.SquaredError(), WEIGHT, OFFSET)
     loss, how = inputs.loss, {"fit_intercept": fit_intercept, "standardize": standardize}
-    problem = prepare_inputs(inputs, inputs.pen, loss, **how)
+    data = data_of(inputs, loss, **how)
     which = splits(Y, loss, 3, None, None, 1, 0)
     if standardize and not fit_intercept:
-        assert not has_fold_grams(problem, pen, standardize)
+        assert not can_compress(data, pen)
         return
-    found, _ = FoldGrams(problem, which, standardize).without(1, pen)
+    found, _ = FoldGrams(data, which).without(1, pen)
     rest = inputs._replace(weights=np.where(which[1].train, WEIGHT, 0))
     wanted = prepare_inputs(rest, inputs.pen, loss, **how)
     rng = np.random.default_rng(0)
@@ -136,7 +137,7 @@ def test_a_column_that_is_constant_without_a_fold_is_left_to_the_rows(monkeypatc
         _cross_validate, "prepare_inputs", lambda *args: asked.append(args) or prepare(*args)
     )
     cv = l1jax.cross_validate(X, Y, l1jax.L1(), folds=folds, n_lams=6, standardize=True)
-    assert len(asked) == 2  # of all rows, and of those of that fold
+    assert len(asked) == 1  # of the rows of that fold
     train = folds != 1
     path = l1jax.path(X[train], Y[train], l1jax.L1(), lams=cv.lams, standardize=True)
     np.testing.assert_allclose(cv.predictions[:, ~train], path.predict(X[~train]), atol=1e-8)

@@ -16,11 +16,20 @@ from ..losses import Loss
 from ..penalties import Penalty
 from ._columns import GramColumns, host_rows
 from ._cross_validated import CrossValidated, best_of
-from ._fit import _SQUARED_ERROR, WALKS, prepare_inputs, start_point, warn_if_short
-from ._fold_grams import FoldGrams, has_fold_grams
+from ._fit import (
+    _SQUARED_ERROR,
+    WALKS,
+    data_of,
+    may_walk,
+    prepare_inputs,
+    start_point,
+    warn_if_short,
+)
+from ._fold_grams import FoldGrams
 from ._folds import Split, splits
 from ._grid import check_grid, make_grid
 from ._inputs import Inputs, check_max_steps, check_tol, give_back, precision, read, x_dtype
+from ._moments import can_compress
 from ._path import ENGINES, choose_engine, engine_for, with_loss
 from ._problem import Problem
 from ._relaxed import check_gammas, relaxed
@@ -110,16 +119,21 @@ def cross_validate(
     y = np.asarray(inputs.y)
     which = splits(y, loss, n_folds, folds, groups, n_repeats, seed)
     with precision(inputs.wants_x64):
-        problem = prepare_inputs(inputs, pen, loss, fit_intercept, standardize)
-        scored = read_score(score, higher_is_better, loss, y, problem.offset.shape)
+        scored = read_score(score, higher_is_better, loss, y, np.shape(inputs.offset))
         shares = (1.0,) if gammas is None else check_gammas(gammas)
         held_out = [_HeldOut(inputs, which, scored) for _ in shares]
+        data = data_of(inputs, loss, fit_intercept, standardize)
+        by_gram = may_walk(engine, inputs.x.shape) and can_compress(data, pen)
+        grams = FoldGrams(data, which) if by_gram else None
+        whole = grams and grams.of_all(pen)
+        if whole is None:  # the rows are needed
+            grams = None
+            whole = prepare_inputs(inputs, pen, loss, fit_intercept, standardize), None
+        problem, _ = whole
         grid = make_grid(problem, pen, grid, n_lams, lam_min_ratio, inputs.x.shape)
         engine = choose_engine(engine, problem, pen)
         solver = _Solver(pen, grid, tol, max_steps, inputs.names, engine)
-        by_gram = engine in WALKS and has_fold_grams(problem, pen, standardize)
-        grams = FoldGrams(problem, which, standardize) if by_gram else None
-        path = solver.path(problem, grams and grams.of_all())
+        path = solver.path(*whole)
         disable = None if progress is None else not progress  # None: it shows in a terminal
         bar = tqdm(which, desc="cross_validate", unit="fold", disable=disable, leave=False)
         try:

@@ -181,12 +181,13 @@ def walks(engine: str, problem: Problem, pen: Penalty, name: str = "working_set"
                 'engine="auto" for all else.'
             )
         return True
-    return engine == "auto" and _suits_the_host(problem.x.shape) and can_walk(problem, pen)
+    return engine == "auto" and may_walk(engine, problem.x.shape) and can_walk(problem, pen)
 
 
-def _suits_the_host(shape: tuple[int, int]) -> bool:
-    """Whether walking there is worth it: on an accelerator, where no face can be large."""
-    return jax.default_backend() == "cpu" or min(shape) <= _LARGEST_FACE
+def may_walk(engine: str, shape: tuple[int, int]) -> bool:
+    """Whether data of this shape go to the host: beside an accelerator only where no face can be large."""
+    is_near = jax.default_backend() == "cpu" or min(shape) <= _LARGEST_FACE
+    return engine in WALKS or (engine == "auto" and is_near)
 
 
 def is_trivial(problem: Problem) -> bool:
@@ -218,7 +219,7 @@ def _walked(
 
 def lay_out(data: Data, pen: Penalty, engine: str) -> tuple[Problem, GramColumns | None]:
     """The problem; and where least squares is tall and walked, its Gram matrix in place of its rows."""
-    if engine in WALKS or (engine == "auto" and _suits_the_host(data.x.shape)):
+    if may_walk(engine, data.x.shape):
         found = compress(data, pen)
         if found is not None:
             return found

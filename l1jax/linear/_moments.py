@@ -7,7 +7,7 @@ gaps, so that one symmetric product is all that the rows are needed for.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -26,7 +26,10 @@ from ._working_set import can_walk, has_group_prices, has_prices
 _TALL = 2  # rows per column, from where on
 _MANY_COLUMNS = 2000  # a Gram matrix of 32 MB
 _KEPT = 1e-3  # of a column's mean square: with less about its mean, centring costs too many digits
-(_pstrf,) = get_lapack_funcs(("pstrf",), dtype=np.float64)
+_KEPT_OF_A_PART = 1e-6  # of a column's variance: with less, a difference has lost too many
+_CONSTANT = 100  # units of rounding that a constant column may vary by
+_SAFE = 1e-5  # the least pivot for a factor without exchanges
+_potrf, _pstrf = get_lapack_funcs(("potrf", "pstrf"), dtype=np.float64)
 
 
 class Moments(NamedTuple):
@@ -75,28 +78,69 @@ class KnownGram(GramColumns):
         self.place, self.count, self.centre = np.arange(p), p, centre
 
 
+class TallRows:
+    """The rows of tall least squares, about a point at which their moments keep their digits."""
+
+    def __init__(self, data: Data):
+        weights, y, offset = (
+            np.asarray(v, np.float64) for v in (data.weights, data.y, data.offset)
+        )
+        self.loss, self.fit_intercept, self.standardize = (
+            data.loss,
+            data.fit_intercept,
+            data.standardize,
+        )
+        self.x = np.asarray(data.x.array, np.float64)
+        self.s = weights / weights.sum()
+        self.level = float(self.s @ (y - offset)) if data.fit_intercept else 0.0
+        self.target = y - offset - self.level
+        self.shift = np.zeros(self.x.shape[1])
+
+    def moments(self, rows: Any) -> Moments:
+        return Moments.of(self.x[rows], self.target[rows], self.s[rows])
+
+    def keep_digits(self, whole: Moments) -> bool:
+        """Whether centring leaves enough of them; else the rows are moved to their means."""
+        mean, products = whole.centred(self.fit_intercept)
+        variance = products.diagonal()[:-1]
+        if (variance >= _KEPT * (variance + mean[:-1] ** 2)).all():
+            return True
+        self.shift, self.x = self.shift + mean[:-1], self.x - mean[:-1]
+        return False
+
+    def problem(
+        self, moments: Moments, whole: Moments, pen: Penalty
+    ) -> tuple[Problem, KnownGram] | None:
+        """The problem of the rows with these moments, of all; None where it needs the rows."""
+        before = whole.centred(self.fit_intercept)[1].diagonal()
+        mean, products = moments.centred(self.fit_intercept)
+        after = products.diagonal()
+        if not np.isfinite(products).all():
+            return None
+        rounding = 0.0
+        if self.fit_intercept:  # a constant column leaves the problem
+            rounding = (_CONSTANT * np.finfo(np.float64).eps) ** 2 * (before[:-1] + self.shift**2)
+        alive = np.append(before[:-1] > rounding, True)
+        if (after < _KEPT_OF_A_PART * before)[alive].any():
+            return None
+        scale = np.where(alive, 1.0, 0.0)
+        if self.standardize:
+            scale[:-1] /= np.sqrt(np.where(alive, after, 1))[:-1]
+        products *= scale[:, None]
+        products *= scale
+        means, level = self.shift + mean[:-1], self.level + float(mean[-1])
+        return problem_of(products, pen, self.loss, means, scale[:-1], level)
+
+
 def compress(data: Data, pen: Penalty) -> tuple[Problem, KnownGram] | None:
     """The problem of these data without their rows, for the walk; None where it needs the rows."""
-    fit_intercept, standardize = data.fit_intercept, data.standardize
-    if not _is_tall_least_squares(data, pen) or (standardize and not fit_intercept):
+    if not can_compress(data, pen):
         return None
-    x, y, weights, offset = (
-        np.asarray(v) for v in (data.x.array, data.y, data.weights, data.offset)
-    )
-    s = weights / weights.sum()
-    level = float(s @ (y - offset)) if fit_intercept else 0.0
-    moments = Moments.of(x, y - offset - level, s)
-    mean, products = moments.centred(fit_intercept)
-    square = moments.products.diagonal() / moments.weight
-    if (products.diagonal() < _KEPT * square)[:-1].any() or not np.isfinite(products).all():
-        return None
-    alive = np.append(square[:-1] > 0, True)
-    scale = np.where(alive, 1.0, 0.0)
-    if standardize:
-        scale[:-1] /= np.sqrt(np.where(alive, products.diagonal(), 1))[:-1]
-    products = products * np.outer(scale, scale)
-    level += float(mean[-1])
-    return problem_of(products, pen, data.loss, mean[:-1], scale[:-1], level)
+    rows = TallRows(data)
+    moments = rows.moments(slice(None))
+    if not rows.keep_digits(moments):
+        moments = rows.moments(slice(None))
+    return rows.problem(moments, moments, pen)
 
 
 def problem_of(
@@ -137,9 +181,12 @@ def problem_of(
     return (problem, KnownGram(problem, products, 0.0)) if can_walk(problem, pen) else None
 
 
-def _is_tall_least_squares(data: Data, pen: Penalty) -> bool:
+def can_compress(data: Data, pen: Penalty) -> bool:
+    """Whether all that matters are moments, and whether they are cheaper than the rows."""
     n, p = data.x.shape
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((data, pen))):
+        return False
+    if data.standardize and not data.fit_intercept:
         return False
     dense = isinstance(data.x, DenseMatrix) and data.x.array.dtype == np.float64
     tall = n >= _TALL * (p + 1) and p <= _MANY_COLUMNS
@@ -151,6 +198,9 @@ def _root(products: np.ndarray) -> np.ndarray:
     """R with RᵀR = products, which may be singular; the size of a column does not matter."""
     size = np.sqrt(np.maximum(products.diagonal(), 0))
     size = np.where(size > 0, size, 1)
+    factor, failed = _potrf(products / np.outer(size, size))
+    if not failed and factor.diagonal().min() > _SAFE:  # three times as fast
+        return factor * size
     factor, order, rank, _ = _pstrf(products / np.outer(size, size))
     root = np.zeros_like(products)
     root[:rank, order - 1] = np.triu(factor)[:rank]

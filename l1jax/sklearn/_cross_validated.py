@@ -57,8 +57,23 @@ class _OfAlphas(OfFolds, Regressor):
         "alphas": [Interval(Integral, 1, None, closed="left"), "array-like"],
         "cv": ["cv_object"],
     }
-    eps: float
-    alphas: Any
+
+    def __init__(
+        self,
+        *,
+        eps: Any = 1e-3,
+        alphas: Any = 100,
+        fit_intercept: Any = True,
+        max_iter: Any = 20_000,
+        tol: Any = 1e-6,
+        cv: Any = None,
+    ):
+        self.eps = eps
+        self.alphas = alphas
+        self.fit_intercept = fit_intercept
+        self.max_iter = max_iter
+        self.tol = tol
+        self.cv = cv
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: Any, y: Any, sample_weight: Any = None, groups: Any = None) -> Any:
@@ -153,12 +168,9 @@ class LassoCV(_OfAlphas):
         cv: Any = None,
         positive: Any = False,
     ):
-        self.eps = eps
-        self.alphas = alphas
-        self.fit_intercept = fit_intercept
-        self.max_iter = max_iter
-        self.tol = tol
-        self.cv = cv
+        super().__init__(
+            eps=eps, alphas=alphas, fit_intercept=fit_intercept, max_iter=max_iter, tol=tol, cv=cv
+        )
         self.positive = positive
 
     def _penalty_at(self, data: Data, l1_ratio: float) -> Penalty:
@@ -202,12 +214,9 @@ class ElasticNetCV(_OfAlphas):
         cv: Any = None,
     ):
         self.l1_ratio = l1_ratio
-        self.eps = eps
-        self.alphas = alphas
-        self.fit_intercept = fit_intercept
-        self.max_iter = max_iter
-        self.tol = tol
-        self.cv = cv
+        super().__init__(
+            eps=eps, alphas=alphas, fit_intercept=fit_intercept, max_iter=max_iter, tol=tol, cv=cv
+        )
 
     def _ratios(self) -> np.ndarray:
         return read_ratios(self.l1_ratio, "l1_ratio")
@@ -234,23 +243,6 @@ class MultiTaskLassoCV(OfTasks, _OfAlphas):
 
     ```
     """
-
-    def __init__(
-        self,
-        *,
-        eps: Any = 1e-3,
-        alphas: Any = 100,
-        fit_intercept: Any = True,
-        max_iter: Any = 20_000,
-        tol: Any = 1e-6,
-        cv: Any = None,
-    ):
-        self.eps = eps
-        self.alphas = alphas
-        self.fit_intercept = fit_intercept
-        self.max_iter = max_iter
-        self.tol = tol
-        self.cv = cv
 
     def _penalty_at(self, data: Data, l1_ratio: float) -> Penalty:
         del l1_ratio
@@ -296,12 +288,9 @@ class GroupLassoCV(OfGroups, _OfAlphas):
     ):
         self.groups = groups
         self.weights = weights
-        self.eps = eps
-        self.alphas = alphas
-        self.fit_intercept = fit_intercept
-        self.max_iter = max_iter
-        self.tol = tol
-        self.cv = cv
+        super().__init__(
+            eps=eps, alphas=alphas, fit_intercept=fit_intercept, max_iter=max_iter, tol=tol, cv=cv
+        )
 
     def _penalty_at(self, data: Data, l1_ratio: float) -> Penalty:
         del l1_ratio

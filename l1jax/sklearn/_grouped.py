@@ -100,7 +100,7 @@ class GroupLasso(OfGroups, Regressor):
 
 
 class SparseGroupLasso(OfGroups, Regressor):
-    """Least squares with the penalty α Σ_g [ρ‖w_g‖₁ + (1−ρ) w_g‖w_g‖₂], ρ = `l1_ratio`.
+    """Least squares with the penalty α Σ_g [ρ‖β_g‖₁ + (1−ρ)√p_g‖β_g‖₂], ρ = `l1_ratio`.
 
     It selects groups, and features within them. `l1_ratio` in [0, 1]; all else as for
     `GroupLasso`. Source: Simon, Friedman, Hastie and Tibshirani (2013).
