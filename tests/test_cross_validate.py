@@ -262,7 +262,7 @@ def test_a_fold_in_which_nothing_is_left_to_explain():
         ({"folds": np.zeros(N)}, "at least two folds"),
         ({"folds": [0, 1]}, "folds must give the fold of each row"),
         ({"folds": "weekly"}, "folds must be"),
-        ({"folds": 3}, "folds must be the fold of each row"),
+        ({"folds": 3}, "for 3 random folds pass n_folds=3"),
         ({"folds": []}, "folds"),
         ({"folds": [([0, 1], [1, 2])]}, "both fits and scores row 1"),
         ({"folds": [([0, 1], [60])]}, "row numbers from 0 to 59"),

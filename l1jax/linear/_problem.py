@@ -173,19 +173,19 @@ def with_null(problem: Problem, fixed: Problem, pen: Penalty) -> Problem:
     eta = fixed.eta(null)
     gradient = x.rdot(loss.gradient(y, eta, s))
     deviance = loss.deviance(y, eta, s)
-    rounding = 100 * jnp.finfo(y.dtype).eps
-    scale = _rounding_scale(y, eta, s, fixed.level)
+    rounding = _rounding(y, eta, s, fixed.level)
     return eqx.tree_at(
         lambda q: (q.null, q.null_gradient, q.null_deviance, q.is_trivial),
         problem,
-        (null, gradient, deviance, deviance <= (rounding * scale) ** 2),
+        (null, gradient, deviance, deviance <= rounding),
     )
 
 
-def _rounding_scale(y: Array, eta: Array, s: Array, level: Array) -> Array:
-    """The size of what is subtracted in a residual: a deviance below (eps · this)² is rounding."""
+def _rounding(y: Array, eta: Array, s: Array, level: Array) -> Array:
+    """The deviance that rounding leaves: of residuals, and of y when its level was taken off."""
+    eps = jnp.finfo(y.dtype).eps
     squares = jnp.sum(rows(s, y) * y**2) + jnp.sum(rows(s, eta) * eta**2)
-    return jnp.sqrt(squares + jnp.sum(level**2))
+    return (100 * eps) ** 2 * squares + (4 * eps) ** 2 * jnp.sum(level**2)
 
 
 def structural_masks(pen: Penalty, shape: tuple[int, ...]) -> Any:
