@@ -81,11 +81,11 @@ class Tuned(Shown, eqx.Module):
             f"{len(self.history)} trials, gradient {np.abs(self.gradient).max(initial=0):.1e}"
         )
         title += ", unfinished: interrupted" * self.interrupted
-        title += self._end()
+        title += self._end(best)
         header = ("trial", *names, "criterion", "")
         return Table(title, header, tuple(rows), left=(len(header) - 1,))
 
-    def _end(self) -> str:
+    def _end(self, best: int) -> str:
         """Says if a single strength is the last one of the range, beyond which others may be better."""
         names = {name for trial in self.history for name in trial.values}
         if len(self.history) < _COARSE or len(names) > 1:
@@ -93,10 +93,10 @@ class Tuned(Shown, eqx.Module):
         values = [next(iter(trial.values.values())) for trial in self.history]
         if any(value.ndim for value in values):
             return ""
-        tried = np.array(values)
-        best = tried[min(range(len(tried)), key=lambda i: self.history[i].rank)]
-        ends = {"least": tried.min(), "largest": tried.max()}
-        return "".join(f", at the {name} tried" for name, end in ends.items() if best == end)
+        ends = {"least": min(values), "largest": max(values)}
+        return "".join(
+            f", at the {name} tried" for name, end in ends.items() if values[best] == end
+        )
 
 
 @no_type_check  # checks its arguments itself, in sentences
@@ -179,10 +179,10 @@ def tune(
                 if not search.history:
                     raise
                 interrupted = True
-                found = _with_fields(pen, search.best.values)
+                found = _with_fields(pen, search.best().values)
         best = give_back(found, inputs.wants_x64)
         result = fit(X, y, best, tol=tol, **options)
-    trial = search.best
+    trial = search.best()
     history = tuple(search.history)
     return Tuned(
         best, result, trial.criterion, trial.gradient, history, search.num_fits, interrupted
@@ -209,7 +209,7 @@ class _Search:
             )
         grid = np.log(biggest) + np.linspace(0, np.log(_SPAN), _COARSE)
         curve = _Curve(*self._along(grid))
-        assert np.isfinite(self.best.rank)  # it raises where there is none
+        self.best()  # raises where no criterion is finite
         start = getattr(self.pen, name, None)
         points = (
             [] if start is None else [np.clip(np.log(max(float(start), 1e-300)), grid[-1], grid[0])]
@@ -224,7 +224,6 @@ class _Search:
                     break
         return self.pen.with_strength(np.exp(curve.t[np.argmin(curve.value)]))
 
-    @property
     def best(self) -> Trial:
         """The trial of the least criterion so far."""
         best = min(self.history, key=lambda trial: trial.rank)
@@ -255,7 +254,7 @@ class _Search:
             bounds=space.bounds,
             options={"maxfun": budget, "maxiter": budget, "ftol": 1e-7, "gtol": 1e-6},
         )
-        return _with_fields(pen, self.best.values)
+        return _with_fields(pen, self.best().values)
 
     def _from_best_strength(self, names: tuple[str, ...], max_fits: int) -> Penalty:
         """The penalty with the strength that is best for what else it has, or for some ratios."""
@@ -267,7 +266,7 @@ class _Search:
             self.pen = _with_fields(given, self.held)
             self.one(min(max_fits, 5))
         self.held = {}
-        return _with_fields(given, self.best.values)
+        return _with_fields(given, self.best().values)
 
     def _along(self, logs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The criterion and its derivative at strengths of one path."""

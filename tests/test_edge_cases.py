@@ -32,11 +32,15 @@ def test_a_constant_target_gives_the_null_model():
     np.testing.assert_allclose(path.intercepts, 0.1)
 
 
-@pytest.mark.parametrize("constant", [0.1, 2.0])
-def test_a_constant_target_is_no_noise_to_fit_without_the_rows_either(constant):
-    tall = np.random.default_rng(0).normal(size=(40, 5))  # solved from its moments
-    path = l1jax.path(tall, np.full(40, constant), l1jax.L1(), n_lams=4)
-    assert (np.asarray(path.coefs) == 0).all() and (np.asarray(path.status) == 0).all()
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_constant_target_is_no_noise_to_fit_without_the_rows_either(weighted):
+    rng = np.random.default_rng(0)
+    tall = rng.normal(size=(40, 5))  # solved from its moments
+    for constant in [0.1, 0.3, 2.0, 7.0, *rng.uniform(0.1, 10, size=10)]:
+        weight = rng.uniform(0.2, 2, size=40) if weighted else None
+        path = l1jax.path(tall, np.full(40, constant), l1jax.L1(), n_lams=4, sample_weight=weight)
+        assert (np.asarray(path.coefs) == 0).all(), constant
+        assert (np.asarray(path.status) == 0).all(), constant
 
 
 def test_duplicate_columns_share_one_fit():

@@ -196,7 +196,8 @@ def test_a_signal_ends_a_path_and_the_program_goes_on(tmp_path):
             told, sent = b"", -math.inf
             while piece := os.read(child.stderr.fileno(), 1000):
                 told += piece
-                # Some fits are done. A signal that meets the collector of garbage is lost: then another.
+                # Some fits are done. Python drops an exception raised in a callback of its garbage
+                # collector, and jax has one: a signal that arrives there is lost, so it is repeated.
                 if b"lam=" in piece and time.monotonic() > sent + 2:
                     child.send_signal(signal.SIGINT)
                     sent = time.monotonic()

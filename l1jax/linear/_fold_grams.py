@@ -25,7 +25,7 @@ class FoldGrams:
         self.rows, self.splits = TallRows(data), splits
         self.parts: list[Moments | None]
         self._look()
-        if not self.rows.keep_digits(self.total):
+        if self.rows.move_to_means(self.total):
             self._look()
 
     def _look(self) -> None:

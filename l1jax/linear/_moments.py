@@ -99,14 +99,14 @@ class TallRows:
     def moments(self, rows: Any) -> Moments:
         return Moments.of(self.x[rows], self.target[rows], self.s[rows])
 
-    def keep_digits(self, whole: Moments) -> bool:
-        """Whether centring leaves enough of them; else the rows are moved to their means."""
+    def move_to_means(self, whole: Moments) -> bool:
+        """Moves the rows there if centring would cost too many digits; says whether it did."""
         mean, products = whole.centred(self.fit_intercept)
         variance = products.diagonal()[:-1]
         if (variance >= _KEPT * (variance + mean[:-1] ** 2)).all():
-            return True
+            return False
         self.shift, self.x = self.shift + mean[:-1], self.x - mean[:-1]
-        return False
+        return True
 
     def problem(
         self, moments: Moments, whole: Moments, pen: Penalty
@@ -138,7 +138,7 @@ def compress(data: Data, pen: Penalty) -> tuple[Problem, KnownGram] | None:
         return None
     rows = TallRows(data)
     moments = rows.moments(slice(None))
-    if not rows.keep_digits(moments):
+    if rows.move_to_means(moments):
         moments = rows.moments(slice(None))
     return rows.problem(moments, moments, pen)
 

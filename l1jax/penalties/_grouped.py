@@ -52,12 +52,11 @@ class _Grouped(Penalty):
 
     def even(self, squares: Array) -> Array:
         """One step for each group: the block soft threshold, instead of the root of an equation."""
-        largest = self.groups.maxima(squares.reshape(squares.shape[0], -1).max(axis=1))
-        return jnp.broadcast_to(self._spread(largest, squares), squares.shape)
+        return jnp.broadcast_to(self._spread(self._largest(squares), squares), squares.shape)
 
-    def _steps(self, step: Array) -> Float[Array, " groups"]:
-        """That of each group, of steps like the coefficients."""
-        return self.groups.maxima(step.reshape(step.shape[0], -1).max(axis=1))
+    def _largest(self, values: Array) -> Float[Array, " groups"]:
+        """The largest value of each group: of steps that are equal there, the step."""
+        return self.groups.maxima(values.reshape(values.shape[0], -1).max(axis=1))
 
     def _check(self, x: Array) -> None:
         if not hasattr(x, "shape") or x.ndim == 0 or x.shape[0] != self.groups.num_features:
@@ -128,7 +127,7 @@ class GroupL1(_Grouped):
     def even_prox(self, z: Array, step: Any = 1.0) -> Array:
         if jnp.ndim(step) == 0:
             return self.prox(z, step)
-        weights = self._group_weights(z.dtype) * self._steps(step)
+        weights = self._group_weights(z.dtype) * self._largest(step)
         return self._hold(prox.prox_group_l1(z, self._lam(), self.groups, 1.0, weights))
 
     def masks(self, shape: tuple[int, ...]) -> Masks:
@@ -221,7 +220,7 @@ class SparseGroupL1(_Grouped):
         if jnp.ndim(step) == 0:
             return self.prox(z, step)
         lam, ratio = jnp.asarray(self._lam(), z.dtype), jnp.asarray(self.l1_ratio, z.dtype)
-        weights = (1 - ratio) * self._group_weights(z.dtype) * self._steps(step)
+        weights = (1 - ratio) * self._group_weights(z.dtype) * self._largest(step)
         z = prox.prox_l1(z, lam * ratio, step)
         return self._hold(prox.prox_group_l1(z, lam, self.groups, 1.0, weights))
 
