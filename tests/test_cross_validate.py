@@ -108,7 +108,7 @@ def test_the_problem_of_a_difference_of_gram_matrices_is_that_of_the_rows(
     if standardize and not fit_intercept:
         assert not can_compress(data, pen)
         return
-    found, _ = FoldGrams(data, which).without(1, pen)
+    found, _ = FoldGrams(data, which).without(1).problem(pen, loss)
     rest = inputs._replace(weights=np.where(which[1].train, WEIGHT, 0))
     wanted = prepare_inputs(rest, inputs.pen, loss, **how)
     rng = np.random.default_rng(0)

@@ -103,15 +103,17 @@ def _charge(problem: Problem, bend: Callable[[Array], Array], free: Array, v: Ar
     """
     rest = jnp.where(free, v, 0)
 
-    def solve(_):
+    def solve(carry):
+        rest, _ = carry
         zero = jnp.zeros(v.shape[1:], v.dtype)
         moved = solve_free(problem, free, bend, Point(rest, zero))
         cost = 0.5 * jnp.sum(moved.beta * rest)
-        return jnp.zeros((), bool), jnp.where(jnp.isfinite(cost), cost, jnp.inf)
+        return jnp.zeros_like(rest), jnp.where(jnp.isfinite(cost), cost, jnp.inf)
 
-    # A loop of one round runs only where some lane of a batch needs it.
-    needed = jnp.any(rest != 0)
-    return jax.lax.while_loop(lambda c: c[0], solve, (needed, jnp.zeros((), v.dtype)))[1]
+    # A loop of one round runs only where some lane of a batch needs it. What changes in it cannot be
+    # computed beforehand: so the compiler leaves its products inside.
+    zero = jnp.zeros((), v.dtype)
+    return jax.lax.while_loop(lambda c: jnp.any(c[0] != 0), solve, (rest, zero))[1]
 
 
 def _relative(value: Array, yardstick: Array, is_trivial: Array) -> Array:

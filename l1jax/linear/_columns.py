@@ -63,6 +63,13 @@ class GramColumns(Columns):
         self.gram[: self.count, fresh] = block
         self.gram[fresh, : self.count] = block.T
 
+    def gram_of(self, places: np.ndarray) -> np.ndarray:
+        """The Gram matrix of some of the columns, to read."""
+        if len(places) == len(self.gram) and (places == np.arange(len(places))).all():
+            return self.gram
+        gram = self.gram.T if self.gram.flags.f_contiguous else self.gram  # it is symmetric
+        return gram.take(places, axis=0).take(places, axis=1)  # `take` copies all of an F-array
+
     def gradients(self, solutions: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
         """X̃ᵀ(s∘r) of all columns, (p, B, *k), at solutions given as (features, coefficients)."""
         fitted = [self.matrix.part(self.place[at]).dot(values) for at, values in solutions]

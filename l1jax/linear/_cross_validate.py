@@ -125,7 +125,8 @@ def cross_validate(
         data = data_of(inputs, loss, fit_intercept, standardize)
         by_gram = may_walk(engine, inputs.x.shape) and can_compress(data, pen)
         grams = FoldGrams(data, which) if by_gram else None
-        whole = grams and grams.of_all(pen)
+        few = grams and grams.of_all()
+        whole = few and few.problem(pen, loss)
         if whole is None:  # the rows are needed
             grams = None
             whole = prepare_inputs(inputs, pen, loss, fit_intercept, standardize), None
@@ -138,7 +139,8 @@ def cross_validate(
         bar = tqdm(which, desc="cross_validate", unit="fold", disable=disable, leave=False)
         try:
             for i, split in enumerate(bar):
-                found = grams and grams.without(i, pen)
+                few = grams and grams.without(i)
+                found = few and few.problem(pen, loss)
                 if found is None:
                     rest = inputs._replace(weights=np.where(split.train, inputs.weights, 0))
                     found = prepare_inputs(rest, pen, loss, fit_intercept, standardize), None
@@ -220,9 +222,13 @@ class _HeldOut:
     def predictors(self, rows: np.ndarray, fits: Fit) -> np.ndarray:
         """η of some rows by every fit, (L, m, *k), by the columns that any of them uses."""
         coefs = np.asarray(fits.coef)
+        some = self.rows[np.flatnonzero(rows)]
         used = np.flatnonzero(coefs.any(axis=tuple(i for i in range(coefs.ndim) if i != 1)))
+        if 2 * len(used) > coefs.shape[1]:  # to pick them would cost more than it saves
+            used = np.arange(coefs.shape[1])
+        else:
+            some = some[:, used]
         columns = np.moveaxis(coefs[:, used], 1, 0)
-        some = self.rows[np.flatnonzero(rows)][:, used]
         shape = (some.shape[0], *columns.shape[1:])
         eta = (some @ columns.reshape(len(used), math.prod(shape[1:]))).reshape(shape)
         eta = np.moveaxis(eta, 1, 0) + np.asarray(fits.intercept)[:, None] + self.offset[rows]

@@ -12,10 +12,9 @@ import operator
 
 import numpy as np
 
-from ..penalties import Penalty
 from ._folds import Split
-from ._moments import KnownGram, Moments, TallRows
-from ._problem import Data, Problem
+from ._moments import Compressed, Moments, TallRows
+from ._problem import Data
 
 
 class FoldGrams:
@@ -40,15 +39,15 @@ class FoldGrams:
         self.parts = [*parts]
         self.is_rest = [(split.train == ~split.test)[counts].all() for split in self.splits]
 
-    def of_all(self, pen: Penalty) -> tuple[Problem, KnownGram] | None:
-        """The problem of all rows; None where it needs them."""
-        return self.rows.problem(self.total, self.total, pen)
+    def of_all(self) -> Compressed | None:
+        """All rows, by their moments; None where they are needed."""
+        return self.rows.compressed(self.total, self.total)
 
-    def without(self, i: int, pen: Penalty) -> tuple[Problem, KnownGram] | None:
-        """The problem of the rows that split i fits; None where rounding is too much of it."""
+    def without(self, i: int) -> Compressed | None:
+        """The rows that split i fits; None where rounding is too much of their moments."""
         part, self.parts[i] = self.parts[i], None  # each is used once, and large
         if self.is_rest[i]:
             moments = self.total - part
         else:
             moments = self.rows.moments(self.splits[i].train)
-        return self.rows.problem(moments, self.total, pen)
+        return self.rows.compressed(moments, self.total)

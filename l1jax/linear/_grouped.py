@@ -65,7 +65,7 @@ class Grouped:
         if columns.matrix is not None and len(places) > len(columns.s):
             part = columns.matrix.part(places).dense()
             return ByRows(np.ascontiguousarray((np.sqrt(columns.s)[:, None] * part).T))
-        return ByGram(columns.gram.take(places, axis=0).take(places, axis=1))
+        return ByGram(columns.gram_of(places))
 
     def gradients(self, states: list[State]) -> np.ndarray:
         """−∇L of all columns at each of the states, (p, B) or (p, B, k)."""

@@ -21,6 +21,7 @@ from ..penalties import Penalty
 from ._columns import GramColumns
 from ._matrix import DenseMatrix
 from ._problem import Data, Point, Problem, with_null
+from ._threads import one_thread
 from ._working_set import can_walk, has_group_prices, has_prices
 
 _TALL = 2  # rows per column, from where on
@@ -46,7 +47,7 @@ class Moments(NamedTuple):
         products = np.empty((p + 1, p + 1))
         # NumPy takes a matrix times itself at half the price, where it sees that it is one.
         if s.min(initial=np.inf) == s.max(initial=-np.inf):
-            products[:p, :p] = s[0] * (x.T @ x)
+            np.multiply(x.T @ x, s[0], out=products[:p, :p])
         else:
             root = np.sqrt(s)[:, None] * x
             products[:p, :p] = root.T @ root
@@ -63,8 +64,17 @@ class Moments(NamedTuple):
 
     def centred(self, centre: bool) -> tuple[np.ndarray, np.ndarray]:
         """Means, and mean products about them; about zero unless `centre`."""
-        mean = self.sums / self.weight if centre else np.zeros_like(self.sums)
-        return mean, self.products / self.weight - np.outer(mean, mean)
+        products = self.products / self.weight
+        if not centre:
+            return np.zeros_like(self.sums), products
+        mean = self.sums / self.weight
+        products -= np.outer(mean, mean)
+        return mean, products
+
+    def squares(self, centre: bool) -> np.ndarray:
+        """Mean squares about the means; about zero unless `centre`."""
+        squares = self.products.diagonal() / self.weight
+        return squares - (self.sums / self.weight) ** 2 if centre else squares
 
 
 class KnownGram(GramColumns):
@@ -85,11 +95,7 @@ class TallRows:
         weights, y, offset = (
             np.asarray(v, np.float64) for v in (data.weights, data.y, data.offset)
         )
-        self.loss, self.fit_intercept, self.standardize = (
-            data.loss,
-            data.fit_intercept,
-            data.standardize,
-        )
+        self.fit_intercept, self.standardize = data.fit_intercept, data.standardize
         self.x = np.asarray(data.x.array, np.float64)
         self.s = weights / weights.sum()
         self.level = float(self.s @ (y - offset)) if data.fit_intercept else 0.0
@@ -101,18 +107,16 @@ class TallRows:
 
     def move_to_means(self, whole: Moments) -> bool:
         """Moves the rows there if centring would cost too many digits; says whether it did."""
-        mean, products = whole.centred(self.fit_intercept)
-        variance = products.diagonal()[:-1]
+        mean = whole.sums / whole.weight if self.fit_intercept else np.zeros_like(whole.sums)
+        variance = whole.squares(self.fit_intercept)[:-1]
         if (variance >= _KEPT * (variance + mean[:-1] ** 2)).all():
             return False
         self.shift, self.x = self.shift + mean[:-1], self.x - mean[:-1]
         return True
 
-    def problem(
-        self, moments: Moments, whole: Moments, pen: Penalty
-    ) -> tuple[Problem, KnownGram] | None:
-        """The problem of the rows with these moments, of all; None where it needs the rows."""
-        before = whole.centred(self.fit_intercept)[1].diagonal()
+    def compressed(self, moments: Moments, whole: Moments) -> Compressed | None:
+        """The rows with these moments, of all; None where rounding is too much of them."""
+        before = whole.squares(self.fit_intercept)
         mean, products = moments.centred(self.fit_intercept)
         after = products.diagonal()
         if not np.isfinite(products).all():
@@ -126,10 +130,52 @@ class TallRows:
         scale = np.where(alive, 1.0, 0.0)
         if self.standardize:
             scale[:-1] /= np.sqrt(np.where(alive, after, 1))[:-1]
-        products *= scale[:, None]
-        products *= scale
-        means, level = self.shift + mean[:-1], self.level + float(mean[-1])
-        return problem_of(products, pen, self.loss, means, scale[:-1], level)
+        if (scale != 1).any():
+            products *= scale[:, None]
+            products *= scale
+        return Compressed(
+            products=products,
+            root=_root(products),
+            mean=self.shift + mean[:-1],
+            inverse_scale=scale[:-1],
+            level=self.level + float(mean[-1]),
+        )
+
+
+class Compressed(NamedTuple):
+    """Rows that have the moments of many others: no more of them than columns, the target among these."""
+
+    products: np.ndarray  # (p + 1, p + 1): mean products, centred and scaled
+    root: np.ndarray  # (p + 1, p + 1), its transpose times itself: the products
+    mean: np.ndarray
+    inverse_scale: np.ndarray  # how the columns came from the user's
+    level: float  # what was taken off y
+
+    def problem(self, pen: Penalty, loss: Loss) -> tuple[Problem, KnownGram] | None:
+        """The problem of these rows; None where there is nothing to walk for."""
+        m = len(self.root)
+        rows = np.sqrt(m) * self.root
+        zero = Point(jnp.zeros(m - 1), jnp.zeros(()))
+        problem = Problem(
+            x=DenseMatrix(jnp.asarray(rows[:, :-1])),
+            y=jnp.asarray(rows[:, -1]),
+            s=jnp.full(m, 1 / m),
+            offset=jnp.zeros(m),
+            loss=loss,
+            mean=jnp.asarray(self.mean),
+            inverse_scale=jnp.asarray(self.inverse_scale),
+            level=jnp.asarray(self.level),
+            norms=jnp.asarray(np.sqrt(self.products.diagonal()[:-1])),
+            smoothness=jnp.ones(()),
+            null=zero,
+            null_gradient=zero.beta,
+            null_deviance=jnp.ones(()),
+            is_trivial=jnp.zeros((), bool),
+            is_valid=jnp.ones((), bool),
+            fit_intercept=False,
+        )
+        problem = _with_null(problem, problem, pen)
+        return (problem, KnownGram(problem, self.products, 0.0)) if can_walk(problem, pen) else None
 
 
 def compress(data: Data, pen: Penalty) -> tuple[Problem, KnownGram] | None:
@@ -140,45 +186,8 @@ def compress(data: Data, pen: Penalty) -> tuple[Problem, KnownGram] | None:
     moments = rows.moments(slice(None))
     if rows.move_to_means(moments):
         moments = rows.moments(slice(None))
-    return rows.problem(moments, moments, pen)
-
-
-def problem_of(
-    products: np.ndarray,
-    pen: Penalty,
-    loss: Loss,
-    mean: np.ndarray,
-    inverse_scale: np.ndarray,
-    level: float,
-) -> tuple[Problem, KnownGram] | None:
-    """The problem of p + 1 rows with these mean products; None where there is nothing to walk for.
-
-    `mean` and `inverse_scale` say how its columns came from the user's, `level` what was taken off y.
-    """
-    rows = _root(products)
-    m = len(rows)
-    rows *= np.sqrt(m)
-    zero = Point(jnp.zeros(m - 1), jnp.zeros(()))
-    problem = Problem(
-        x=DenseMatrix(jnp.asarray(rows[:, :-1])),
-        y=jnp.asarray(rows[:, -1]),
-        s=jnp.full(m, 1 / m),
-        offset=jnp.zeros(m),
-        loss=loss,
-        mean=jnp.asarray(mean),
-        inverse_scale=jnp.asarray(inverse_scale),
-        level=jnp.asarray(level),
-        norms=jnp.asarray(np.sqrt(products.diagonal()[:-1])),
-        smoothness=jnp.ones(()),
-        null=zero,
-        null_gradient=zero.beta,
-        null_deviance=jnp.ones(()),
-        is_trivial=jnp.zeros((), bool),
-        is_valid=jnp.ones((), bool),
-        fit_intercept=False,
-    )
-    problem = _with_null(problem, problem, pen)
-    return (problem, KnownGram(problem, products, 0.0)) if can_walk(problem, pen) else None
+    few = rows.compressed(moments, moments)
+    return few and few.problem(pen, data.loss)
 
 
 def can_compress(data: Data, pen: Penalty) -> bool:
@@ -194,14 +203,17 @@ def can_compress(data: Data, pen: Penalty) -> bool:
     return dense and tall and one and (has_prices(pen, (p,)) or has_group_prices(pen, (p,)))
 
 
+@one_thread()
 def _root(products: np.ndarray) -> np.ndarray:
     """R with RᵀR = products, which may be singular; the size of a column does not matter."""
     size = np.sqrt(np.maximum(products.diagonal(), 0))
     size = np.where(size > 0, size, 1)
-    factor, failed = _potrf(products / np.outer(size, size))
+    scaled = products / size[:, None]
+    scaled /= size
+    factor, failed = _potrf(scaled.T, lower=1)
     if not failed and factor.diagonal().min() > _SAFE:  # three times as fast
-        return factor * size
-    factor, order, rank, _ = _pstrf(products / np.outer(size, size))
+        return factor.T * size
+    factor, order, rank, _ = _pstrf(scaled.T)
     root = np.zeros_like(products)
     root[:rank, order - 1] = np.triu(factor)[:rank]
     return root * size

@@ -34,8 +34,9 @@ class Quadratic:
     def _along(self, places, members, prices: Prices, at: State, lam: float, lams) -> list[State]:
         linear = self.columns.linear[places]
         old = prices.at(lam)
-        hessian = self.columns.gram.take(places, axis=0).take(places, axis=1)
-        hessian.flat[:: len(places) + 1] += old.quad
+        hessian = self.columns.gram_of(places)
+        if old.quad.any():
+            hessian = hessian + np.diag(old.quad)
         face = Face(
             hessian,
             at.gradient[members],
