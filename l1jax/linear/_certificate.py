@@ -50,10 +50,8 @@ def certify(problem: Problem, pen: Penalty, point: Point) -> Certificate:
     null_size = jnp.sqrt(jnp.sum(slope**2 / jnp.where(rows(s, slope) > 0, rows(s, slope), 1)))
     spread = jnp.sum(jnp.abs(loss.curvature(y, eta, s) * eta), axis=0)
     noise = _ROUNDING * jnp.finfo(eta.dtype).eps * (null_size + jnp.max(spread))
-    v = -gradient
-    is_noise = _unabsorbed(pen, v, jnp.abs(v) <= noise * rows(problem.norms, v))
-    charge = _charge(problem, loss.hessian(y, eta, s), is_noise, v)
-    v = jnp.where(is_noise, 0, v)
+    is_tiny = jnp.abs(gradient) <= noise * rows(problem.norms, gradient)
+    v, charge = _absorb(problem, pen, loss.hessian(y, eta, s), -gradient, is_tiny)
 
     intercept_slope = jnp.max(jnp.abs(jnp.sum(slope, axis=0)))
     is_balanced = (intercept_slope <= noise) if problem.fit_intercept else jnp.ones((), bool)
@@ -89,31 +87,32 @@ def certify(problem: Problem, pen: Penalty, point: Point) -> Certificate:
     )
 
 
-def _unabsorbed(pen: Penalty, v: Array, is_tiny: Array) -> Array:
-    """Where v is rounding, and the penalty has no price for it: on features that it leaves free."""
-    tiny = jnp.where(is_tiny, v, 0)
-    return is_tiny & (pen.prox(tiny) != 0) & ~jnp.isfinite(pen.conjugate(tiny))
+def _absorb(
+    problem: Problem, pen: Penalty, bend: Callable[[Array], Array], v: Array, is_tiny: Array
+) -> tuple[Array, Array]:
+    """v with 0 for rounding that the penalty has no price for, on features that it leaves free.
 
-
-def _charge(problem: Problem, bend: Callable[[Array], Array], free: Array, v: Array) -> Array:
-    """What it costs to move the dual point to where the features in `free` have v = 0.
-
-    It is half of the squared distance, ½ vᵀ(XᵀHX)⁻¹v over those features: next to nothing, unless
-    they are nearly collinear and rounding hides what a large change of them would gain.
+    Also what it costs to move the dual point there. It is half of the squared distance,
+    ½ vᵀ(XᵀHX)⁻¹v over those features: next to nothing, unless they are nearly collinear and
+    rounding hides what a large change of them would gain.
     """
-    rest = jnp.where(free, v, 0)
 
-    def solve(carry):
-        rest, _ = carry
+    def move(carry):
+        _, v, _ = carry
+        tiny = jnp.where(is_tiny, v, 0)
+        free = is_tiny & (pen.prox(tiny) != 0) & ~jnp.isfinite(pen.conjugate(tiny))
+        rest = jnp.where(free, v, 0)
         zero = jnp.zeros(v.shape[1:], v.dtype)
         moved = solve_free(problem, free, bend, Point(rest, zero))
         cost = 0.5 * jnp.sum(moved.beta * rest)
-        return jnp.zeros_like(rest), jnp.where(jnp.isfinite(cost), cost, jnp.inf)
+        cost = jnp.where(jnp.isfinite(cost), cost, jnp.inf)
+        return jnp.zeros((), bool), jnp.where(free, 0, v), cost
 
-    # A loop of one round runs only where some lane of a batch needs it. What changes in it cannot be
-    # computed beforehand: so the compiler leaves its products inside.
-    zero = jnp.zeros((), v.dtype)
-    return jax.lax.while_loop(lambda c: jnp.any(c[0] != 0), solve, (rest, zero))[1]
+    # A loop of one round runs only where some lane of a batch needs it. All in it follows from v,
+    # which it changes: so the compiler cannot compute it beforehand.
+    needed = jnp.any(is_tiny & (v != 0))
+    start = (needed, v, jnp.zeros((), v.dtype))
+    return jax.lax.while_loop(lambda c: c[0], move, start)[1:]
 
 
 def _relative(value: Array, yardstick: Array, is_trivial: Array) -> Array:

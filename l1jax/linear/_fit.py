@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import operator
 import warnings
 from typing import Any
 
@@ -234,6 +236,21 @@ def prepare_inputs(
     return _prepare(frozen(data), frozen(pen))
 
 
+def _prepare(data: Data, pen: Penalty) -> Problem:
+    """The problem, compiled; columns that stay as they are are not copied."""
+    data = dataclasses.replace(data, x=jax.tree.map(jnp.asarray, data.x))
+    problem = _all_but_kept_columns(data, pen)
+    return problem if problem.x is not None else dataclasses.replace(problem, x=data.x)
+
+
+@eqx.filter_jit
+def _all_but_kept_columns(data: Data, pen: Penalty) -> Problem:
+    problem = prepare(data, pen)
+    before, after = jax.tree.leaves(data.x), jax.tree.leaves(problem.x)
+    is_kept = len(before) == len(after) and all(map(operator.is_, before, after))
+    return dataclasses.replace(problem, x=None) if is_kept else problem
+
+
 def data_of(inputs: Inputs, loss: Loss, fit_intercept: bool, standardize: bool) -> Data:
     for name, value in (("fit_intercept", fit_intercept), ("standardize", standardize)):
         if not isinstance(value, bool | np.bool_):
@@ -345,7 +362,6 @@ _ADVICE = {
     Status.INTERRUPTED: "To go on where it was stopped: l1jax.path(X, y, pen, resume=path).",
 }
 
-_prepare = eqx.filter_jit(prepare)
 _report = eqx.filter_jit(report)
 solve_one = eqx.filter_jit(solve_and_report)
 estimate_smoothness = eqx.filter_jit(with_smoothness)

@@ -6,6 +6,7 @@ never densified: its centring is a correction of rank one.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -33,6 +34,8 @@ class DenseMatrix(eqx.Module):
         return jnp.matmul(self.array, b, precision="highest")
 
     def rdot(self, r: Float[Array, "n *k"]) -> Float[Array, "p *k"]:
+        if r.ndim == 1:  # as rows, a batch of these needs no transposition
+            return jnp.matmul(r, self.array, precision="highest")
         return jnp.matmul(self.array.T, r, precision="highest")
 
     def columns(self, at: Int[Array, " m"]) -> Float[Array, "n m"]:
@@ -42,16 +45,30 @@ class DenseMatrix(eqx.Module):
     def means(self, s: Float[Array, " n"]) -> Float[Array, " p"]:
         first = self.rdot(s)
         # A second pass takes off the rounding of the first, which is relative to the level.
-        rest = jnp.sum(s[:, None] * (self.array - first), axis=0)
+        rest = self._over_rows(jnp.add, lambda x, w: w * (x - first), s)
         return first + rest / jnp.sum(s)
 
     def squares(self, s: Float[Array, " n"], centre: Float[Array, " p"]) -> Float[Array, " p"]:
         """Σᵢ sᵢ (xᵢⱼ − centreⱼ)²."""
-        return jnp.sum(s[:, None] * (self.array - centre) ** 2, axis=0)
+        return self._over_rows(jnp.add, lambda x, w: w * (x - centre) ** 2, s)
 
     def peaks(self, s: Float[Array, " n"]) -> Float[Array, " p"]:
         """maxᵢ |xᵢⱼ| over the rows that count."""
-        return jnp.max(jnp.abs(self.array), axis=0, where=(s > 0)[:, None], initial=0)
+        return self._over_rows(jnp.maximum, lambda x, w: jnp.where(w > 0, jnp.abs(x), 0), s)
+
+    def _over_rows(self, op: jnp.ufunc, term: Callable[..., Array], s: Array) -> Float[Array, " p"]:
+        """The sum, or the maximum, of 0 and a term per row and weight."""
+        if jax.default_backend() != "cpu":
+            return op.reduce(term(jnp.asarray(self.array), s[:, None]), axis=0)
+
+        # Row by row: XLA on a CPU would write all terms to memory, which takes ten times as long.
+        def step(result, row_and_weight):
+            return op(result, term(*row_and_weight)), None
+
+        n, p = self.shape
+        together = next(k for k in range(8, 0, -1) if n % k == 0)  # with a rest it would copy X
+        terms, start = (jnp.asarray(self.array), s), jnp.zeros(p, self.array.dtype)
+        return jax.lax.scan(step, start, terms, unroll=together)[0]
 
     def transform(self, centre: Array, inverse_scale: Array) -> DenseMatrix:
         return DenseMatrix((self.array - centre) * inverse_scale)
