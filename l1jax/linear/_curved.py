@@ -245,7 +245,7 @@ class _Model:
             except Lost:  # the Hessian was too flat to hold on to; its bound is not
                 least = self._stiffen(*face, least, np.inf)
                 self.face.follow(self.truth - self.face.gradient, form.up, form.down)
-            self.x = self.face.x.copy()
+            self.x = self.face.x
             self._look()
             lower = self._objective()
             new = self._error()

@@ -22,6 +22,7 @@ _DEPENDENT = 1e-9  # a column with less than this share of itself outside of the
 _SETTLED = 1e-13  # residual of the equations on the face, as a share of the prices
 _potrf, _potri = get_lapack_funcs(("potrf", "potri"), dtype=np.float64)
 (_ger,) = get_blas_funcs(("ger",), dtype=np.float64)
+_TOWARDS = np.array([[-1.0], [1.0]])  # a rising gradient comes nearer to `up` and goes from `down`
 _WIDE = 1e150  # stands for an infinite price where prices are subtracted
 
 
@@ -58,8 +59,6 @@ class Face:
         """
         w, m = len(gradient), len(members)
         self.hessian = hessian
-        self.x = np.zeros(w)
-        self.x[members] = values
         self.gradient = gradient.copy()
         self.up, self.down = np.minimum(up, _WIDE), np.minimum(down, _WIDE)
         self.size = m
@@ -68,12 +67,14 @@ class Face:
         self._members[:m] = members
         self._signs = np.zeros(room)
         self._signs[:m] = signs
-        self._inside = np.zeros(w, bool)
-        self._inside[members] = True
+        self._values = np.zeros(room)
+        self._values[:m] = values
+        self._waiting = np.ones(w, bool)  # to enter
+        self._waiting[members] = False
+        self._barred: list[int] = []  # from entering, until the walk has moved on
         self._inverse = np.zeros((room, room), order="F")
         self._columns = np.empty((w, room), order="F")  # of Q, for the members
         self._columns[:, :m] = hessian[:, members]
-        self._barred = np.zeros(w, bool)  # from entering, until the walk has moved on
         if inverse is None:
             self._factorise()
         else:
@@ -89,6 +90,16 @@ class Face:
         return self._signs[: self.size]
 
     @property
+    def values(self) -> np.ndarray:
+        return self._values[: self.size]
+
+    @property
+    def x(self) -> np.ndarray:
+        x = np.zeros(len(self.gradient))
+        x[self.face] = self.values
+        return x
+
+    @property
     def inverse(self) -> np.ndarray:
         return self._inverse[: self.size, : self.size]
 
@@ -101,39 +112,50 @@ class Face:
         `stops` collects the knots, where given. Raises `Lost` after too many of them.
         """
         up, down = np.minimum(up, _WIDE), np.minimum(down, _WIDE)
-        rise_up, rise_down = up - self.up, down - self.down
-        scale = max(np.abs(shift).max(), np.abs(rise_up).max(), np.abs(rise_down).max())
-        slow = _SLOW * scale
+        rises = np.stack([up - self.up, down - self.down])
+        slack = np.stack([self.up - self.gradient, self.down + self.gradient])
+        is_still = not shift.any()
+        slow = _SLOW * max(np.abs(shift).max(), np.abs(rises).max())
         limit = 20 * (len(up) + 50)
         done, knots = 0.0, 0
         while True:
             face, signs = self.face, self.signs
-            rise = np.where(signs > 0, rise_up[face], -rise_down[face])
-            rise[signs == 0] = 0
-            move = self.inverse @ (shift[face] - rise)
-            drift = shift - self._columns[:, : self.size] @ move
-            step, event, coordinate = self._next(move, drift, rise_up, rise_down, slow)
+            push = (
+                -signs * rises[(signs < 0).view(np.int8), face]
+            )  # the rise of each member's price
+            if not is_still:
+                push += shift[face]
+            move = self.inverse @ push
+            drift = -(self._columns[:, : self.size] @ move)
+            if not is_still:
+                drift += shift
+            rates = rises + _TOWARDS * drift
+            step, event, coordinate = self._next(move, slack, rates, slow)
             last = step >= 1 - done
             step = 1 - done if last else step
-            self.x[face] += step * move
+            self._values[: self.size] += step * move
             self.gradient += step * drift
-            self.up += step * rise_up
-            self.down += step * rise_down
-            if step > 0:
-                self._barred[:] = False
             if last:
+                self.up, self.down = up, down
                 return knots
+            slack += step * rates
+            if step > 0 and self._barred:
+                self._waiting[self._barred] = True
+                self._waiting[face] = False
+                self._barred.clear()
             done += step
             knots += 1
             if knots > limit:
                 raise Lost
             if event == "leave":
-                self._barred[face[coordinate]] = step == 0
+                j = int(face[coordinate])
                 self._leave(coordinate)
+                if step == 0:
+                    self._bar(j)
             else:
                 self._enter(coordinate, 1.0 if event == "up" else -1.0)
             if stops is not None:
-                stops.append(Stop(done, self.x.copy()))
+                stops.append(Stop(done, self.x))
 
     @one_thread()
     def settle(self, linear: np.ndarray) -> None:
@@ -144,7 +166,7 @@ class Face:
         enough = _SETTLED * max(np.abs(linear).max(initial=0), np.abs(prices).max(initial=0))
         worst = np.inf
         for attempt in range(6):
-            self.gradient = linear - self._columns[:, : self.size] @ self.x[face]
+            self.gradient = linear - self._columns[:, : self.size] @ self.values
             error = self.gradient[face] - prices
             size = np.abs(error).max(initial=0)
             if size <= enough:
@@ -154,10 +176,9 @@ class Face:
                     break
                 self._factorise()
             worst = size
-            self.x[face] += self.inverse @ error
+            self._values[: self.size] += self.inverse @ error
         # A coordinate on the wrong side by rounding is at its knot.
-        wrong = (self.x[face] * signs < 0) & (signs != 0)
-        self.x[face[wrong]] = 0
+        self.values[self.values * signs < 0] = 0
 
     def bend(self, diagonal: np.ndarray) -> None:
         """Replaces Q by Q + diag(diagonal) at the same x and gradient."""
@@ -165,53 +186,44 @@ class Face:
         self._columns[:, : self.size] = self.hessian[:, self.face]
         self._factorise()
 
-    def _next(self, move, drift, rise_up, rise_down, slow):
+    def _next(self, move, slack, rates, slow):
         """(step, event, coordinate): the first knot ahead; the step is infinite where there is none."""
         step, event, coordinate = np.inf, "", -1
         if self.size:
-            signs = self.signs
-            shrinking = move * signs < 0
-            if shrinking.any():
-                at = np.flatnonzero(shrinking)
-                steps = np.maximum(-self.x[self.face[at]] / move[at], 0)
-                best = int(steps.argmin())
-                step, event, coordinate = steps[best], "leave", int(at[best])
-        waiting = ~(self._inside | self._barred)
-        for kind, closing, room in (
-            ("up", drift - rise_up, self.up - self.gradient),
-            ("down", -drift - rise_down, self.down + self.gradient),
-        ):
-            at = np.flatnonzero(waiting & (closing > slow))
-            if len(at):
-                steps = np.maximum(room[at], 0) / closing[at]
-                best = int(steps.argmin())
-                if steps[best] < step:
-                    step, event, coordinate = steps[best], kind, int(at[best])
+            place, step = _first_zero(self.values, move, move * self.signs < 0)
+            event, coordinate = "leave", place
+        place, ahead = _first_zero(slack, rates, (rates < -slow) & self._waiting)
+        if ahead < step:
+            side, coordinate = divmod(place, rates.shape[1])
+            step, event = ahead, ("up", "down")[side]
         return step, event, coordinate
 
     def _enter(self, j: int, sign: float) -> None:
-        q = self.hessian[self.face, j]
-        u = self.inverse @ q
-        pivot = self.hessian[j, j] - q @ u
+        u, pivot = self._pivot(j)
+        value = 0.0
         if pivot <= _DEPENDENT * self.hessian[j, j]:
-            k = self._exchange(j, sign, u)
-            if k is None:
-                self._barred[j] = True
+            found = self._exchange(sign, u)
+            if found is None:
+                self._bar(j)
                 return
+            k, value = found
             self._leave(k)
-            self._enter_or_bar(j, sign)
-            return
-        self._append(j, sign, u, pivot)
+            u, pivot = self._pivot(j)
+            if pivot <= _DEPENDENT * self.hessian[j, j]:
+                raise Lost
+        self._append(j, sign, u, pivot, value)
 
-    def _enter_or_bar(self, j: int, sign: float) -> None:
+    def _pivot(self, j: int) -> tuple[np.ndarray, float]:
+        """What the members make of column j, and its square that they leave."""
         q = self.hessian[self.face, j]
         u = self.inverse @ q
-        pivot = self.hessian[j, j] - q @ u
-        if pivot <= _DEPENDENT * self.hessian[j, j]:
-            raise Lost
-        self._append(j, sign, u, pivot)
+        return u, self.hessian[j, j] - q @ u
 
-    def _append(self, j: int, sign: float, u: np.ndarray, pivot: float) -> None:
+    def _bar(self, j: int) -> None:
+        self._waiting[j] = False
+        self._barred.append(j)
+
+    def _append(self, j: int, sign: float, u: np.ndarray, pivot: float, value: float) -> None:
         m = self.size
         if m == len(self._members):
             self._grow()
@@ -219,42 +231,38 @@ class Face:
         self._inverse[:m, m] = self._inverse[m, :m] = -u / pivot
         self._inverse[m, m] = 1 / pivot
         self._columns[:, m] = self.hessian[:, j]
-        self._members[m], self._signs[m] = j, sign
-        self._inside[j] = True
+        self._members[m], self._signs[m], self._values[m] = j, sign, value
+        self._waiting[j] = False
         self.size = m + 1
 
     def _grow(self) -> None:
         room = _room(self.size + 1)
-        tables = {"_members": (room,), "_signs": (room,), "_inverse": (room, room)}
-        tables["_columns"] = (len(self.x), room)
+        tables = dict.fromkeys(("_members", "_signs", "_values"), (room,))
+        tables |= {"_inverse": (room, room), "_columns": (len(self.gradient), room)}
         for name, shape in tables.items():
             old = getattr(self, name)
             new = np.zeros(shape, old.dtype, order="F")
             new[tuple(slice(0, size) for size in old.shape)] = old
             setattr(self, name, new)
 
-    def _exchange(self, j: int, sign: float, u: np.ndarray) -> int | None:
-        """Moves along the null direction of a dependent column until a member is zero: its place.
+    def _exchange(self, sign: float, u: np.ndarray) -> tuple[int, float] | None:
+        """Moves along the null direction of a dependent column until a member is zero.
 
-        The fit does not change, and neither does the price, since the gradient of j is at its price.
+        Returns the member's place, and the coefficient that the column has then. The fit does not
+        change, and neither does the price, since the gradient of the column is at its price.
         """
-        face, signs = self.face, self.signs
         move = -sign * u
-        shrinking = move * signs < 0
-        if not shrinking.any():
+        place, step = _first_zero(self.values, move, move * self.signs < 0)
+        if np.isinf(step):
             return None
-        at = np.flatnonzero(shrinking)
-        steps = np.maximum(-self.x[face[at]] / move[at], 0)
-        best = int(steps.argmin())
-        self.x[face] += steps[best] * move
-        self.x[j] += steps[best] * sign
-        return int(at[best])
+        self._values[: self.size] += step * move
+        return place, step * sign
 
     def _leave(self, k: int) -> None:
         last = self.size - 1
         j = self._members[k]
         if k != last:
-            for table in (self._members, self._signs):
+            for table in (self._members, self._signs, self._values):
                 table[k] = table[last]
             self._columns[:, k] = self._columns[:, last]
             inverse = self.inverse
@@ -263,8 +271,7 @@ class Face:
         self.size = last
         b = self._inverse[:last, last].copy()
         self._rank_one(b, -1 / self._inverse[last, last])
-        self._inside[j] = False
-        self.x[j] = 0
+        self._waiting[j] = True
 
     def _rank_one(self, u: np.ndarray, factor: float) -> None:
         """Adds factor · u uᵀ to the inverse, in place: half of the walk's time goes through here."""
@@ -283,6 +290,14 @@ class Face:
         inverse, _ = _potri(factor, lower=1)
         inverse = np.tril(inverse)
         self._inverse[:m, :m] = inverse + np.tril(inverse, -1).T
+
+
+def _first_zero(x: np.ndarray, rate: np.ndarray, some: np.ndarray) -> tuple[int, float]:
+    """Which of some entries, that their rates take to zero, is there first, and when."""
+    times = np.full(x.shape, -np.inf)
+    np.divide(x, rate, out=times, where=some)
+    place = int(times.argmax())
+    return place, max(-times.flat[place], 0.0)
 
 
 def _room(size: int) -> int:

@@ -238,7 +238,7 @@ def prepare_inputs(
 
 def _prepare(data: Data, pen: Penalty) -> Problem:
     """The problem, compiled; columns that stay as they are are not copied."""
-    data = dataclasses.replace(data, x=jax.tree.map(jnp.asarray, data.x))
+    data = dataclasses.replace(data, x=jax.device_put(data.x))
     problem = _all_but_kept_columns(data, pen)
     return problem if problem.x is not None else dataclasses.replace(problem, x=data.x)
 

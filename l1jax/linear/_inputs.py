@@ -18,8 +18,9 @@ from ..losses import Loss
 from ..penalties import Penalty
 from ._matrix import DenseMatrix, SparseMatrix
 
-
-_HEARD: set[Any] = set()  # penalties, by structure and shapes, that have nothing to say: it takes 5 ms
+_HEARD: set[Any] = (
+    set()
+)  # penalties, by structure and shapes, that have nothing to say: it takes 5 ms
 
 
 class Inputs(NamedTuple):

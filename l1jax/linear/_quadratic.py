@@ -59,10 +59,12 @@ class Quadratic:
             state = State(
                 features=members[face.face],
                 signs=face.signs.copy(),
-                values=face.x[face.face],
+                values=face.values.copy(),
                 intercept=self.columns.centre,
                 gradient=face.gradient.copy(),
-                inverse=face.inverse.copy() if target == lams[-1] else None,  # it goes on from there
+                inverse=face.inverse.copy()
+                if target == lams[-1]
+                else None,  # it goes on from there
                 steps=passed,
                 knots=tuple(_knot(stop, members, lam, target) for stop in stops or ()),
             )

@@ -28,9 +28,9 @@ from ._quadratic import Quadratic
 from ._state import Knot, State
 from ._unfinished import Known
 
-_BLOCK = 8  # strengths per look at all columns
+_BLOCK = 10  # strengths per look at all columns
 _WHOLE_BLOCK = 25  # ... where all of them are in the working set
-_NEXT_IN_LINE = 160  # columns that join the active ones in a working set, at least; or as many
+_NEXT_IN_LINE = 256  # columns that join the active ones in a working set, at least; or as many
 _PATIENCE = 30  # blocks walked again before giving up
 _ALL_COLUMNS = 600  # a problem of no more columns than this is its own working set
 _TALL = 5  # as is one of this many times more rows than columns, up to a Gram matrix of 200 MB
