@@ -56,7 +56,7 @@ class DenseMatrix(eqx.Module):
         """maxᵢ |xᵢⱼ| over the rows that count."""
         return self._over_rows(jnp.maximum, lambda x, w: jnp.where(w > 0, jnp.abs(x), 0), s)
 
-    def _over_rows(self, op: jnp.ufunc, term: Callable[..., Array], s: Array) -> Float[Array, " p"]:
+    def _over_rows(self, op: Any, term: Callable[..., Array], s: Array) -> Float[Array, " p"]:
         """The sum, or the maximum, of 0 and a term per row and weight."""
         if jax.default_backend() != "cpu":
             return op.reduce(term(jnp.asarray(self.array), s[:, None]), axis=0)
