@@ -154,11 +154,11 @@ class Compressed(NamedTuple):
     def problem(self, pen: Penalty, loss: Loss) -> tuple[Problem, KnownGram] | None:
         """The problem of these rows; None where there is nothing to walk for."""
         m = len(self.root)
-        rows = np.sqrt(m) * self.root
+        columns = np.sqrt(m) * self.root[:, :-1]
         zero = Point(jnp.zeros(m - 1), jnp.zeros(()))
         problem = Problem(
-            x=DenseMatrix(jnp.asarray(rows[:, :-1])),
-            y=jnp.asarray(rows[:, -1]),
+            x=DenseMatrix(jax.device_put(columns)),
+            y=jnp.asarray(np.sqrt(m) * self.root[:, -1]),
             s=jnp.full(m, 1 / m),
             offset=jnp.zeros(m),
             loss=loss,
@@ -207,13 +207,11 @@ def can_compress(data: Data, pen: Penalty) -> bool:
 def _root(products: np.ndarray) -> np.ndarray:
     """R with RᵀR = products, which may be singular; the size of a column does not matter."""
     size = np.sqrt(np.maximum(products.diagonal(), 0))
+    factor, failed = _potrf(products.T, lower=1)  # whatever the sizes, it errs by shares of them
+    if not failed and (factor.diagonal() > _SAFE * size).all():  # three times as fast
+        return factor.T
     size = np.where(size > 0, size, 1)
-    scaled = products / size[:, None]
-    scaled /= size
-    factor, failed = _potrf(scaled.T, lower=1)
-    if not failed and factor.diagonal().min() > _SAFE:  # three times as fast
-        return factor.T * size
-    factor, order, rank, _ = _pstrf(scaled.T)
+    factor, order, rank, _ = _pstrf(products / np.outer(size, size))
     root = np.zeros_like(products)
     root[:rank, order - 1] = np.triu(factor)[:rank]
     return root * size
