@@ -58,7 +58,7 @@ class Face:
         and never leaves. `inverse`: of Q on the members, where it is known.
         """
         w, m = len(gradient), len(members)
-        self.hessian = hessian
+        self.hessian, self._is_bent = hessian, False
         self.gradient = gradient.copy()
         self.up, self.down = np.minimum(up, _WIDE), np.minimum(down, _WIDE)
         self.size = m
@@ -182,8 +182,10 @@ class Face:
 
     def bend(self, diagonal: np.ndarray) -> None:
         """Replaces Q by Q + diag(diagonal) at the same x and gradient."""
-        self.hessian = self.hessian + np.diag(diagonal)
-        self._columns[:, : self.size] = self.hessian[:, self.face]
+        if not self._is_bent:
+            self.hessian, self._is_bent = self.hessian.copy(), True
+        self.hessian.flat[:: len(diagonal) + 1] += diagonal
+        self._columns[self.face, np.arange(self.size)] += diagonal[self.face]
         self._factorise()
 
     def _next(self, move, slack, rates, slow):
@@ -284,12 +286,11 @@ class Face:
         m = self.size
         if not m:
             return
-        factor, failed = _potrf(self.hessian[np.ix_(self.face, self.face)], lower=1)
+        factor, failed = _potrf(self.hessian[np.ix_(self.face, self.face)].T, lower=1)
         if failed:
             raise Lost
-        inverse, _ = _potri(factor, lower=1)
-        inverse = np.tril(inverse)
-        self._inverse[:m, :m] = inverse + np.tril(inverse, -1).T
+        half, _ = _potri(factor, lower=1, overwrite_c=1)
+        self._inverse[:m, :m] = np.where(np.tri(m, dtype=bool), half, half.T)
 
 
 def _first_zero(x: np.ndarray, rate: np.ndarray, some: np.ndarray) -> tuple[int, float]:
