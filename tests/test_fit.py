@@ -322,3 +322,61 @@ def test_a_warm_start_needs_fewer_steps(data):
     cold = l1jax.fit(X, targets["logistic"], l1jax.L1(0.01), **arguments)
     warm = l1jax.fit(X, targets["logistic"], l1jax.L1(0.01), init=cold, **arguments)
     assert warm.num_steps < cold.num_steps
+
+
+def test_what_rounding_hides_never_makes_a_gap_smaller(monkeypatch):
+    # At such coefficients all gradients are rounding, and what they hide is what conjugate gradients
+    # make of it: whatever they say, the point is no nearer to the optimum than to the null model.
+    from l1jax.linear import _certificate
+    from l1jax.linear._fit import prepare_inputs
+    from l1jax.linear._inputs import read
+    from l1jax.linear._problem import Point
+
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((12, 20)), rng.standard_normal(12)
+    inputs = read(X, y, l1jax.L1(0.1), l1jax.SquaredError(), None, None)
+    problem = prepare_inputs(inputs, inputs.pen, inputs.loss, True, False)
+    point = Point(jnp.asarray(1e6 * rng.standard_normal(20)), problem.null.intercept)
+
+    def objective(point):
+        return float(problem.smooth(point) + inputs.pen.value(point.beta))
+
+    above = objective(point) - objective(problem.null)
+    monkeypatch.setattr(
+        _certificate, "_absorb", lambda *a: (0 * a[3], jnp.full((), -2 * above, a[3].dtype))
+    )
+    found = _certificate.certify(problem, inputs.pen, point)
+    assert float(found.gap) >= above * (1 - 1e-12) > 0
+
+
+def test_columns_that_stay_as_they_are_are_not_copied():
+    from l1jax.linear._fit import data_of, prepare_inputs
+    from l1jax.linear._inputs import read
+
+    X = jnp.asarray(np.random.default_rng(0).standard_normal((6, 3)))
+    inputs = read(X, X[:, 0], l1jax.L1(0.1), l1jax.SquaredError(), None, None)
+    for centre, same in ((False, True), (True, False)):
+        problem = prepare_inputs(inputs, inputs.pen, inputs.loss, centre, False)
+        assert (problem.x.array is X) == same
+    assert data_of(inputs, inputs.loss, True, False).x.array is X
+
+
+@pytest.mark.parametrize("n", [1, 7, 16, 30])
+def test_moments_of_columns_are_those_of_numpy(n):
+    from l1jax.linear._matrix import DenseMatrix
+
+    rng = np.random.default_rng(n)
+    x, s = rng.standard_normal((n, 5)) + 1e6, rng.uniform(0, 1, n)
+    s[0], centre = 0.5, x.mean(axis=0) + 1.0
+    s /= s.sum()
+    matrix = DenseMatrix(jnp.asarray(x))
+    means = np.average(x.astype(np.longdouble), axis=0, weights=s)
+    np.testing.assert_allclose(matrix.means(jnp.asarray(s)), means.astype(float), rtol=4e-16)
+    squares = np.average((x - centre) ** 2, axis=0, weights=s)
+    np.testing.assert_allclose(
+        matrix.squares(jnp.asarray(s), jnp.asarray(centre)), squares, rtol=1e-13
+    )
+    s[np.argmax(np.abs(x[:, 0]))] = 0  # a row that does not count
+    np.testing.assert_array_equal(
+        matrix.peaks(jnp.asarray(s)), np.abs(x[s > 0]).max(axis=0, initial=0)
+    )

@@ -291,3 +291,25 @@ def test_new_rows_need_the_columns_of_the_fit():
         assert np.isfinite(fit.predict(known)).all()
     with pytest.raises(ValueError, match="4 columns of the fit, got shape"):
         fit.predict(X[:, :3])
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e160])
+@pytest.mark.parametrize("order", ["C", "F", "strided"])
+def test_no_layout_of_a_matrix_hides_what_is_not_a_number(bad, order):
+    X = np.zeros((8, 6)) if order != "strided" else np.zeros((8, 12))[:, ::2]
+    X = np.asfortranarray(X) if order == "F" else X
+    X[:] = np.random.default_rng(0).standard_normal(X.shape)
+    X[5, 4] = bad
+    with pytest.raises(ValueError, match="X must"):
+        l1jax.path(X, np.arange(8.0), l1jax.L1())
+
+
+def test_a_penalty_is_asked_again_where_it_could_have_something_to_say():
+    X, y = np.random.default_rng(0).standard_normal((8, 3)), np.arange(8.0)
+    pen = l1jax.L1(0.1, weights=np.ones(3))
+    for _ in range(2):
+        l1jax.fit(X, y, pen)
+        with pytest.raises(ValueError, match="weights"):
+            l1jax.fit(X[:, :2], y, pen)
+        with pytest.raises(ValueError, match="lam"):
+            l1jax.fit(X, y, l1jax.L1(weights=np.ones(3)))

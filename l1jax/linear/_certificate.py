@@ -67,6 +67,10 @@ def certify(problem: Problem, pen: Penalty, point: Point) -> Certificate:
         gap = jnp.min(jax.vmap(gap_at)(scales))
     else:
         gap = jnp.asarray(jnp.inf, eta.dtype)
+    deviance = loss.deviance(y, eta, s)
+    # Far out all is rounding. But no point is nearer to the optimum than it is to the null model.
+    above = deviance + objective_pen - (problem.null_deviance + pen.value(problem.null.beta))
+    gap = jnp.where(above > gap, above, gap)
     inside = pen.violation(beta) <= _ROUNDING * jnp.finfo(eta.dtype).eps * jnp.sum(jnp.abs(beta))
     gap = jnp.where(inside & ~jnp.isnan(gap), gap, jnp.inf)
 
@@ -74,7 +78,6 @@ def certify(problem: Problem, pen: Penalty, point: Point) -> Certificate:
     kkt = jnp.max(pen.distance(beta, gradient, step), initial=0)
     if problem.fit_intercept:
         kkt = jnp.maximum(kkt, intercept_slope)
-    deviance = loss.deviance(y, eta, s)
     yardstick = pen.dual_norm(problem.null_gradient)
     return Certificate(
         objective=loss.value(y, eta, s) + objective_pen,
@@ -105,7 +108,7 @@ def _absorb(
         zero = jnp.zeros(v.shape[1:], v.dtype)
         moved = solve_free(problem, free, bend, Point(rest, zero))
         cost = 0.5 * jnp.sum(moved.beta * rest)
-        cost = jnp.where(jnp.isfinite(cost), cost, jnp.inf)
+        cost = jnp.where(jnp.isfinite(cost) & (cost >= 0), cost, jnp.inf)  # else it did not solve
         return jnp.zeros((), bool), jnp.where(free, 0, v), cost
 
     # A loop of one round runs only where some lane of a batch needs it. All in it follows from v,

@@ -369,4 +369,5 @@ def engine_for(engine: str, columns: GramColumns | None) -> Callable[..., Path]:
     """The engine of this name; one that walks takes the columns whose Gram matrix is known."""
     if columns is None:
         return ENGINES[engine]
-    return walking(whole=True, keep_knots=engine == "homotopy", columns=columns)
+    whole = True if engine == "covariance" else None
+    return walking(whole, keep_knots=engine == "homotopy", columns=columns)
