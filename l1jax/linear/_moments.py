@@ -87,12 +87,6 @@ class KnownGram(GramColumns):
         self.gram, self.linear = products[:p, :p], products[:p, p]
         self.place, self.count, self.centre = np.arange(p), p, centre
 
-    def gradients(self, solutions: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-        betas = np.zeros((len(self.linear), len(solutions)))
-        for beta, (at, values) in zip(betas.T, solutions, strict=True):
-            beta[at] = values
-        return self.linear[:, None] - self.gram @ betas
-
 
 class TallRows:
     """The rows of tall least squares, about a point at which their moments keep their digits."""

@@ -369,5 +369,4 @@ def engine_for(engine: str, columns: GramColumns | None) -> Callable[..., Path]:
     """The engine of this name; one that walks takes the columns whose Gram matrix is known."""
     if columns is None:
         return ENGINES[engine]
-    whole = True if engine == "covariance" else None
-    return walking(whole, keep_knots=engine == "homotopy", columns=columns)
+    return walking(whole=True, keep_knots=engine == "homotopy", columns=columns)
