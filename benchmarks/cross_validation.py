@@ -3,10 +3,10 @@
 python benchmarks/cross_validation.py [--short] [--problem NAME ...] [--repeats N] [--json PATH]
 
 Against scikit-learn's LassoCV on the same folds and strengths, with one and with two jobs, at the
-loosest power of ten of its tolerance that certifies its path of each fold; and against cv.glmnet,
-where R has it. Each problem also says what its parts cost: the product XᵀX where the rows are many,
-the fits, and the rest. Runs are interleaved, and the best of each counts: so noise of the machine
-meets all alike.
+loosest power of ten of its tolerance that certifies its path of each fold; against adelie's paths of
+the folds' rows, where `run.py` has made its environment; and against cv.glmnet, where R has it. Each
+problem also says what its parts cost: the product XᵀX where the rows are many, the fits, and the
+rest. Runs are interleaved, and the best of each counts: so noise of the machine meets all alike.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import l1jax
 import report
 from l1jax.linear import _cross_validate
 from problems import Problem, make
-from run import has_glmnet
+from run import adelie_python, has_glmnet
 
 GAP = 1e-6
 PROBLEMS = ("ar-200x2000", "tall-20000x1000")
@@ -85,12 +85,16 @@ def compare(problem: Problem, repeats: int) -> dict:
     best = {name: min(values) for name, values in times.items()}
     if repeats > 1 and has_glmnet():
         best["cv.glmnet"] = glmnet(problem, folds)
+    gaps = {"l1jax": float(cv.fold_gaps.max()), "LassoCV": theirs}
+    if repeats > 1 and (python := adelie_python(may_install=False)):
+        found = adelie(python, problem)
+        best["adelie"], gaps["adelie"] = found["seconds"], found["gap"]
     difference = np.abs(cv.fold_scores - scikit_learn(1).mse_path_.T).max() / problem.y.var()
     result = {
         "what": f"{problem.name}: {n_folds} folds × {len(problem.lams)} strengths",
         "first call": seconds,
         "seconds": best,
-        "gaps": {"l1jax": float(cv.fold_gaps.max()), "LassoCV": theirs},
+        "gaps": gaps,
         "LassoCV's tol": tol,
         "largest difference of a fold's error, in units of the variance": float(difference),
         "parts": parts(problem, ours),
@@ -135,6 +139,13 @@ def parts(problem: Problem, work) -> dict[str, float]:
     if problem.is_tall:
         found["XᵀX"] = min(timed(lambda: problem.X.T @ problem.X)[0] for _ in range(3))
     return found
+
+
+def adelie(python: str, problem: Problem) -> dict[str, float]:
+    """Seconds and gap of its paths of the folds' rows, without the errors of those held out."""
+    command = [python, "adelie_folds.py", problem.name, str(GAP)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=HERE)
+    return json.loads(done.stdout)
 
 
 def glmnet(problem: Problem, folds: np.ndarray) -> float:
