@@ -361,12 +361,13 @@ def test_columns_that_stay_as_they_are_are_not_copied():
     assert data_of(inputs, inputs.loss, True, False).x.array is X
 
 
+@pytest.mark.parametrize("p", [5, 70])
 @pytest.mark.parametrize("n", [1, 7, 16, 30])
-def test_moments_of_columns_are_those_of_numpy(n):
+def test_moments_of_columns_are_those_of_numpy(n, p):
     from l1jax.linear._matrix import DenseMatrix
 
     rng = np.random.default_rng(n)
-    x, s = rng.standard_normal((n, 5)) + 1e6, rng.uniform(0, 1, n)
+    x, s = rng.standard_normal((n, p)) + 1e6, rng.uniform(0, 1, n)
     s[0], centre = 0.5, x.mean(axis=0) + 1.0
     s /= s.sum()
     matrix = DenseMatrix(jnp.asarray(x))
@@ -380,3 +381,15 @@ def test_moments_of_columns_are_those_of_numpy(n):
     np.testing.assert_array_equal(
         matrix.peaks(jnp.asarray(s)), np.abs(x[s > 0]).max(axis=0, initial=0)
     )
+
+
+@pytest.mark.parametrize("p", [3, 80])
+def test_sums_of_many_rows_do_not_drift_in_single_precision(p):
+    from l1jax.linear._matrix import DenseMatrix
+
+    n = 200_000 if p < 64 else 20_000
+    x = np.where(np.random.default_rng(0).random((n, p)) < 0.5, -1, 1).astype(np.float32)
+    s = jnp.full(n, 1 / n, jnp.float32)
+    squares = DenseMatrix(jnp.asarray(x)).squares(s, jnp.zeros(p, jnp.float32))
+    # Of so many equal terms a plain sum is off by 2e-4 and more; the weights add up to 1 ± 1e-6.
+    np.testing.assert_allclose(squares, float(n * np.float64(s[0])), rtol=2e-6)

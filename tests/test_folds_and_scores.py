@@ -154,3 +154,15 @@ def test_several_responses_add_up():
 def test_rows_that_pad_do_not_count():
     whole = deviance(LOGISTIC, LABELS, ETA, S)
     np.testing.assert_allclose(deviance(LOGISTIC, LABELS[3:], ETA[:, 3:], S[3:]), whole, rtol=1e-12)
+
+
+def test_folds_that_leave_one_class_to_fit_are_refused():
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((30, 3))
+    y = (X[:, 0] > 0).astype(float)
+    with pytest.raises(ValueError, match="fold 0 fits are all of one class"):
+        l1jax.cross_validate(X, y, l1jax.L1(), loss=l1jax.Logistic(), folds=y.astype(int))
+    with pytest.raises(ValueError, match="folds must give the fold of each row, got nan at row 4"):
+        folds = np.arange(30.0) % 3
+        folds[4] = np.nan
+        l1jax.cross_validate(X, y, l1jax.L1(), folds=folds)

@@ -210,3 +210,28 @@ def test_the_knots_of_the_path_are_the_known_ones(diabetes, names):
         there, beyond = (k + 1, k - 1) if change[0] == "+" else (k - 1, k + 1)
         assert not inside[k, j] and inside[there, j]
         assert not inside[beyond, j]
+
+
+@pytest.mark.parametrize(
+    ("pen", "allowed"),
+    [
+        (l1jax.NonNegativeL1(), lambda coefs: (coefs >= 0).all()),
+        (l1jax.L1(weights=np.r_[1.0, np.inf, np.ones(4)]), lambda coefs: (coefs[:, 1] == 0).all()),
+        (
+            l1jax.GroupL1(groups=[0, 0, 1, 1, 2, 2], weights=[np.inf, 1.0, 1.0]),
+            lambda coefs: (coefs[:, :2] == 0).all(),
+        ),
+    ],
+    ids=["nonnegative", "excluded", "excluded group"],
+)
+def test_fits_that_another_penalty_forbids_are_not_taken_up(pen, allowed):
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((40, 6))
+    y = X @ np.array([1.0, -2.0, 0.5, 0.0, 0.0, 1.0]) + 0.1 * rng.standard_normal(40)
+    free = l1jax.path(X, y, l1jax.L1(), lam_min_ratio=1e-3, n_lams=12)
+    assert not allowed(np.asarray(free.coefs))
+    again = l1jax.path(X, y, pen, resume=free)
+    fresh = l1jax.path(X, y, pen, lams=np.asarray(free.lams))
+    assert allowed(np.asarray(again.coefs))
+    assert (np.asarray(again.relative_gaps) <= 1e-6).all()
+    np.testing.assert_allclose(again.coefs, fresh.coefs, atol=1e-6)

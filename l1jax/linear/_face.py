@@ -135,14 +135,14 @@ class Face:
             step = 1 - done if last else step
             self._values[: self.size] += step * move
             self.gradient += step * drift
-            if last:
-                self.up, self.down = up, down
-                return knots
-            slack += step * rates
             if step > 0 and self._barred:
                 self._waiting[self._barred] = True
                 self._waiting[face] = False
                 self._barred.clear()
+            if last:
+                self.up, self.down = up, down
+                return knots
+            slack += step * rates
             done += step
             knots += 1
             if knots > limit:

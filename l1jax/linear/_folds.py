@@ -183,7 +183,10 @@ def _is_vector(folds: Any) -> bool:
 
 def _one_per_row(values: Any, name: str, n: int) -> np.ndarray:
     values = np.asarray(values)
+    what = "the fold" if name == "folds" else "the group"
     if values.shape != (n,):
-        what = "the fold" if name == "folds" else "the group"
         raise ValueError(f"{name} must give {what} of each row, shape ({n},), got {values.shape}.")
+    if values.dtype.kind == "f" and np.isnan(values).any():
+        at = int(np.flatnonzero(np.isnan(values))[0])
+        raise ValueError(f"{name} must give {what} of each row, got nan at row {at}.")
     return values

@@ -69,7 +69,8 @@ def read(
             dtype = np.dtype(np.float32)
             x = jax.tree.map(lambda leaf: leaf.astype(dtype) if leaf.dtype.kind == "f" else leaf, x)
 
-    _check_index(X, y)
+    for name, values in (("y", y), ("sample_weight", sample_weight), ("offset", offset)):
+        _check_index(X, values, name)
     y = _read_targets(y, n, loss, dtype)
     shape = loss.predictor_shape(y.shape)
     if sample_weight is None:
@@ -306,15 +307,15 @@ def _check_penalty(pen: Penalty, shape: tuple[int, ...], has_strength: bool) -> 
     _HEARD.add(case)
 
 
-def _check_index(X: Any, y: Any) -> None:
+def _check_index(X: Any, values: Any, name: str) -> None:
     """Rows are matched by position: labels that say otherwise are a mistake."""
-    ours, theirs = getattr(X, "index", None), getattr(y, "index", None)
+    ours, theirs = getattr(X, "index", None), getattr(values, "index", None)
     if ours is None or theirs is None or not hasattr(ours, "equals"):
         return  # a list's `index` is a method
     if hasattr(theirs, "equals") and not ours.equals(theirs):
         raise ValueError(
-            "y must have the index of X, row by row: align it with y.loc[X.index], or drop the labels "
-            "with y.to_numpy()."
+            f"{name} must have the index of X, row by row: align it with {name}.loc[X.index], or drop "
+            f"the labels with {name}.to_numpy()."
         )
 
 

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int
 from .._tracing import frozen
 from .._types import AnyArray
 
+_WIDE = 64  # columns
 _CONSTANT = 10  # units of rounding of its largest entry: a column that deviates less is constant
 
 
@@ -45,30 +46,54 @@ class DenseMatrix(eqx.Module):
     def means(self, s: Float[Array, " n"]) -> Float[Array, " p"]:
         first = self.rdot(s)
         # A second pass takes off the rounding of the first, which is relative to the level.
-        rest = self._over_rows(jnp.add, lambda x, w: w * (x - first), s)
+        rest = self._sum(lambda x, w: w * (x - first), s)
         return first + rest / jnp.sum(s)
 
     def squares(self, s: Float[Array, " n"], centre: Float[Array, " p"]) -> Float[Array, " p"]:
         """Σᵢ sᵢ (xᵢⱼ − centreⱼ)²."""
-        return self._over_rows(jnp.add, lambda x, w: w * (x - centre) ** 2, s)
+        return self._sum(lambda x, w: w * (x - centre) ** 2, s)
 
     def peaks(self, s: Float[Array, " n"]) -> Float[Array, " p"]:
         """maxᵢ |xᵢⱼ| over the rows that count."""
-        return self._over_rows(jnp.maximum, lambda x, w: jnp.where(w > 0, jnp.abs(x), 0), s)
 
-    def _over_rows(self, op: Any, term: Callable[..., Array], s: Array) -> Float[Array, " p"]:
-        """The sum, or the maximum, of 0 and a term per row and weight."""
-        if jax.default_backend() != "cpu":
-            return op.reduce(term(jnp.asarray(self.array), s[:, None]), axis=0)
+        def term(x, w):
+            return jnp.where(w > 0, jnp.abs(x), 0)
 
-        # Row by row: XLA on a CPU would write all terms to memory, which takes ten times as long.
-        def step(result, row_and_weight):
-            return op(result, term(*row_and_weight)), None
+        def step(most, row, weight):
+            return jnp.maximum(most, term(row, weight))
 
-        n, p = self.shape
-        together = next(k for k in range(8, 0, -1) if n % k == 0)  # with a rest it would copy X
-        terms, start = (jnp.asarray(self.array), s), jnp.zeros(p, self.array.dtype)
-        return jax.lax.scan(step, start, terms, unroll=together)[0]
+        if not self._is_wide:
+            return jnp.max(term(self.array, s[:, None]), axis=0)
+        return self._row_by_row(step, self._zeros(), s)
+
+    def _sum(self, term: Callable[..., Array], s: Float[Array, " n"]) -> Float[Array, " p"]:
+        """The sum of a term per row and weight."""
+        if not self._is_wide:
+            return jnp.sum(term(jnp.asarray(self.array), s[:, None]), axis=0)
+
+        # With what rounding lost carried along (Kahan): a plain sum drifts where rows are many.
+        def step(carry, row, weight):
+            total, lost = carry
+            more = term(row, weight) - lost
+            new = total + more
+            return new, frozen((new - total) - more)
+
+        return self._row_by_row(step, (self._zeros(), self._zeros()), s)[0]
+
+    @property
+    def _is_wide(self) -> bool:
+        """Whether rows are worth a step each: XLA on a CPU would write all their terms to memory."""
+        return jax.default_backend() == "cpu" and self.shape[1] >= _WIDE
+
+    def _row_by_row(self, step: Callable[..., Any], start: Any, s: Float[Array, " n"]) -> Any:
+        together = next(
+            k for k in range(8, 0, -1) if len(s) % k == 0
+        )  # with a rest it would copy X
+        rows_ = (jnp.asarray(self.array), s)
+        return jax.lax.scan(lambda c, row: (step(c, *row), None), start, rows_, unroll=together)[0]
+
+    def _zeros(self) -> Float[Array, " p"]:
+        return jnp.zeros(self.shape[1], self.array.dtype)
 
     def transform(self, centre: Array, inverse_scale: Array) -> DenseMatrix:
         return DenseMatrix((self.array - centre) * inverse_scale)

@@ -257,7 +257,10 @@ def walking(
         if walked.interrupted and not walked.num_solved:
             raise KeyboardInterrupt
         points = (walked.betas, walked.intercepts, walked.num_steps)
-        fits = _report_all(problem, pen, lams, *points, tol, names)
+        try:
+            fits = jax.block_until_ready(_report_all(problem, pen, lams, *points, tol, names))
+        except KeyboardInterrupt:  # all is solved, and soon certified
+            fits = _report_all(problem, pen, lams, *points, tol, names)
         if walked.interrupted:
             return Path(unreached(fits, np.arange(len(lams)) >= walked.num_solved))
         short = np.flatnonzero(np.asarray(fits.status) != Status.CONVERGED)

@@ -67,6 +67,12 @@ def relax(
     inputs = read(X, y, NO_PRICE, path.fits.loss, sample_weight, offset)
     with precision(inputs.wants_x64):
         problem = prepare_inputs(inputs, inputs.pen, inputs.loss, fit_intercept, False)
+        shape = problem.null.beta.shape
+        if np.shape(path.coefs)[1:] != shape:
+            raise ValueError(
+                f"path must be of these data, with {shape} coefficients per fit; got "
+                f"{np.shape(path.coefs)[1:]}."
+            )
         (fits,) = relaxed(problem, path.fits, (gamma,))
         found = give_back(Path(fits), inputs.wants_x64)
     warn_if_short(found.status, found.fits, np.nan)

@@ -74,6 +74,9 @@ class _Grouped(Penalty):
         held = False if self.excluded is None else self.excluded
         return jnp.broadcast_to(jnp.asarray(held, bool), (self.groups.num_groups,))
 
+    def violation(self, x: Array) -> Array:
+        return jnp.max(jnp.where(self._held(), self._norms(x), 0), initial=0)
+
     def _hold(self, x: Array) -> Array:
         if self.excluded is None:
             return x

@@ -41,6 +41,10 @@ class _Separable(Penalty):
     def is_valid(self) -> Bool[Array, ""]:
         return super().is_valid() & no_negative(self.weights)
 
+    def violation(self, x: PyTree) -> Array:
+        leaves = [jnp.where(off, jnp.abs(leaf), 0) for leaf, _, off in self._terms(x)]
+        return jnp.stack([jnp.max(leaf, initial=0) for leaf in leaves]).max()
+
     def _lam(self) -> Any:
         if self.lam is None:
             raise ValueError(
@@ -171,7 +175,8 @@ class NonNegativeL1(_Separable):
         return self._hold(prox.prox_nonnegative_l1(z, self._lam(), step, self.weights))
 
     def violation(self, x: PyTree) -> Array:
-        return jnp.stack([jnp.max(-leaf, initial=0) for leaf in jax.tree.leaves(x)]).max()
+        below = jnp.stack([jnp.max(-leaf, initial=0) for leaf in jax.tree.leaves(x)]).max()
+        return jnp.maximum(below, super().violation(x))
 
     def masks(self, shape: tuple[int, ...]) -> Masks:
         # A coordinate without a price is still bound to be non-negative: it is not free.
@@ -197,8 +202,8 @@ class NonNegativeL1(_Separable):
         del step
         lam_w, excluded = self._array_terms(x)
         slope = gradient + lam_w
-        at_bound = jnp.maximum(-slope, 0)
-        return jnp.where(excluded, jnp.abs(x), jnp.where(x <= 0, at_bound, jnp.abs(slope)))
+        inside = jnp.where(x == 0, jnp.maximum(-slope, 0), jnp.abs(slope))
+        return jnp.where(excluded | (x < 0), jnp.abs(x), inside)
 
 
 class ElasticNet(_Separable):

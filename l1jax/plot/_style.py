@@ -71,7 +71,8 @@ def mark(ax: Axes, places: Mapping[str, float]) -> None:
         ax.annotate(
             name, (x, 1), (-3 if is_left else 3, -3 - 1.4 * _SIZE * row), va="top", color="0.25",
             xycoords=ax.get_xaxis_transform(), textcoords="offset points",
-            ha="right" if is_left else "left",
+            ha="right" if is_left else "left", zorder=5,
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5},
         )  # fmt: skip
 
 
