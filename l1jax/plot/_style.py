@@ -65,9 +65,13 @@ def names_of(path: Path) -> tuple[str, ...]:
 def mark(ax: Axes, places: Mapping[str, float]) -> None:
     """Vertical lines with their names inside, at the top; the names of neighbours go apart."""
     falls = bool(ax.xaxis_inverted())
+    to_axes, width = ax.transData + ax.transAxes.inverted(), ax.get_window_extent().width
     for i, (name, x) in enumerate(sorted(places.items(), key=lambda item: item[1], reverse=falls)):
         ax.axvline(x, color="0.35", linestyle=(0, (4, 3)), linewidth=1.2, zorder=0)
         is_left, row = i % 2 == 0, i // 2  # of a pair; each further pair is a line lower
+        place, needed = to_axes.transform((x, 1))[0], len(name) * _text_height(ax) / width
+        if (place if is_left else 1 - place) < needed:  # it would leave the picture
+            is_left, row = not is_left, i
         ax.annotate(
             name, (x, 1), (-3 if is_left else 3, -3 - 1.4 * _SIZE * row), va="top", color="0.25",
             xycoords=ax.get_xaxis_transform(), textcoords="offset points",
