@@ -210,3 +210,18 @@ def test_a_signal_ends_a_path_and_the_program_goes_on(tmp_path):
     assert 0 < done < len(path) == 40_000
     assert (path.status[done:] == Status.INTERRUPTED).all()
     assert np.isfinite(path.coefs[:done]).all() and np.isnan(path.coefs[done:]).all()
+
+
+def test_a_signal_while_certifying_loses_nothing(monkeypatch):
+    report, calls = _path._report_all, []
+
+    def interrupted_once(*args):
+        calls.append(args)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        return report(*args)
+
+    monkeypatch.setattr(_path, "_report_all", interrupted_once)
+    path = l1jax.path(X, Y, l1jax.L1(), n_lams=5)
+    assert len(calls) == 2
+    assert (np.asarray(path.status) == l1jax.Status.CONVERGED).all()
