@@ -305,11 +305,17 @@ def test_no_layout_of_a_matrix_hides_what_is_not_a_number(bad, order):
 
 
 def test_a_penalty_is_asked_again_where_it_could_have_something_to_say():
-    X, y = np.random.default_rng(0).standard_normal((8, 3)), np.arange(8.0)
-    pen = l1jax.L1(0.1, weights=np.ones(3))
+    from l1jax.linear._inputs import read
+
+    def ask(X, pen):
+        return read(X, Y, pen, l1jax.SquaredError(), None, None)
+
+    pen = l1jax.L1(0.1, weights=np.ones(P))
     for _ in range(2):
-        l1jax.fit(X, y, pen)
+        ask(X, pen)
         with pytest.raises(ValueError, match="weights"):
-            l1jax.fit(X[:, :2], y, pen)
+            ask(X[:, :2], pen)
+        with pytest.raises(ValueError, match="weights"):
+            ask(X, l1jax.L1(0.1, weights=np.ones(P - 1)))
         with pytest.raises(ValueError, match="lam"):
-            l1jax.fit(X, y, l1jax.L1(weights=np.ones(3)))
+            ask(X, l1jax.L1(weights=np.ones(P)))

@@ -235,3 +235,21 @@ def test_with_one_step_per_group_the_prox_is_the_soft_threshold_of_blocks(kind, 
     squares = jnp.array([1.0, 4.0, 2.0, 3.0])
     even = np.asarray(pen.even(squares))
     assert (even >= squares).all() and all(len({*even[np.equal(ids, g)]}) == 1 for g in (0, 1))
+
+
+def test_what_a_penalty_forbids_is_a_violation_and_far_from_optimal():
+    x, slope = jnp.array([0.5, -2.0, 0.0, 3.0]), jnp.ones(4)
+    weights = np.array([np.inf, 1.0, 1.0, 1.0])
+    for pen, outside in (
+        (l1jax.L1(1.0), 0),
+        (l1jax.L1(1.0, weights=weights), 0.5),
+        (l1jax.ElasticNet(1.0, 0.5, weights=weights), 0.5),
+        (l1jax.NonNegativeL1(1.0), 2),
+        (l1jax.GroupL1(1.0, groups=[0, 0, 1, 1], weights=[1.0, np.inf]), 3),
+        (l1jax.SparseGroupL1(1.0, groups=[0, 0, 1, 1], weights=[1.0, np.inf]), 3),
+    ):
+        assert float(pen.violation(x)) == outside
+        assert float(pen.violation(pen.prox(x))) == 0
+        assert float(jnp.max(pen.distance(x, slope))) >= outside
+    # At its edge the gradient of a price of one may be as low as −1, and not lower.
+    assert float(l1jax.NonNegativeL1(1.0).distance(jnp.array([-2.0]), jnp.array([5.0]))[0]) == 2

@@ -206,7 +206,7 @@ def test_what_was_not_reached_is_left_out(path):
 def test_what_cannot_be_drawn_is_an_error(path):
     with pytest.raises(ValueError, match='x must be "lambda"'):
         plot.path(path, x="time")
-    with pytest.raises(ValueError, match="path must be of these data"):
+    with pytest.raises(ValueError, match="path must be a path of these data"):
         plot.kkt(path, X[:, :4], Y)
     with pytest.raises(ValueError, match="not at their boundary"):
         plot.kkt(path, X * np.arange(1, P + 1), Y)

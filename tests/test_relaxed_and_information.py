@@ -165,3 +165,10 @@ def test_a_loss_that_is_no_likelihood_has_no_criterion():
     path = l1jax.Path(dataclasses.replace(path.fits, loss=l1jax.Huber()))
     with pytest.raises(ValueError, match="no likelihood"):
         l1jax.information_criterion(path, X, Y)
+
+
+def test_a_path_of_other_columns_is_not_relaxed():
+    X = np.random.default_rng(0).standard_normal((20, 4))
+    path = l1jax.path(X, X[:, 0], l1jax.L1(), n_lams=3)
+    with pytest.raises(ValueError, match="path must be a path of these data"):
+        l1jax.relax(path, X[:, :2], X[:, 0])

@@ -243,3 +243,17 @@ def test_on_an_accelerator_it_is_chosen_where_faces_stay_small(monkeypatch):
         monkeypatch.setattr("l1jax.linear._fit._LARGEST_FACE", largest)
         assert _path.choose_engine("auto", problem, l1jax.L1()) == engine
     assert _path.choose_engine("working_set", problem, l1jax.L1()) == "working_set"
+
+
+def test_a_column_that_becomes_cheaper_takes_the_place_of_its_double():
+    from l1jax.linear._face import Face
+
+    prices, stops = np.array([1.0, 3.0]), []
+    face = Face(np.ones((2, 2)), np.ones(2), prices, prices, np.array([0]), np.ones(1), np.ones(1))
+    cheaper = np.array([1.0, 0.5])
+    assert face.follow(np.zeros(2), cheaper, cheaper, stops) == 1
+    (stop,) = stops  # both cost 1 there, and either may hold the coefficient
+    assert stop.share == pytest.approx(0.8)
+    np.testing.assert_allclose(stop.x, [0, 1], atol=1e-15)
+    np.testing.assert_allclose(face.x, [0, 1.5], atol=1e-15)
+    np.testing.assert_allclose(face.gradient, 0.5, atol=1e-15)

@@ -57,7 +57,7 @@ class GramColumns(Columns):
         fresh = slice(self.count - count, self.count)
         if self.count > len(self.linear):
             room = max(self.count, 2 * len(self.linear))
-            self.gram = grown(self.gram, (room, room))
+            self.gram = grown(self.gram, (room, room)).T  # symmetric: by rows, as `take` wants it
             self.linear = grown(self.linear, (room, *self.linear.shape[1:]))
         block, self.linear[fresh] = self.matrix.products(fresh, self.s, self.target)
         self.gram[: self.count, fresh] = block
@@ -67,8 +67,7 @@ class GramColumns(Columns):
         """The Gram matrix of some of the columns, to read."""
         if len(places) == len(self.gram) and (places == np.arange(len(places))).all():
             return self.gram
-        gram = self.gram.T if self.gram.flags.f_contiguous else self.gram  # it is symmetric
-        return gram.take(places, axis=0).take(places, axis=1)  # `take` copies all of an F-array
+        return self.gram.take(places, axis=0).take(places, axis=1)
 
     def gradients(self, solutions: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
         """X̃ᵀ(s∘r) of all columns, (p, B, *k), at solutions given as (features, coefficients)."""

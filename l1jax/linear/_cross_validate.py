@@ -26,7 +26,7 @@ from ._fit import (
     warn_if_short,
 )
 from ._fold_grams import FoldGrams
-from ._folds import Split, classifies, labels_or_rows, splits
+from ._folds import Split, labels_or_rows, splits
 from ._grid import check_grid, make_grid
 from ._inputs import Inputs, check_max_steps, check_tol, give_back, precision, read, x_dtype
 from ._moments import can_compress
@@ -202,7 +202,7 @@ class _HeldOut:
                     raise ValueError(f"folds: the rows that fold {i} {what} have no weight.")
         labels = labels_or_rows(self.y, self.loss)
         counts = self.weights > 0
-        if classifies(self.loss) and len(np.unique(labels[counts])) > 1:
+        if len(np.unique(labels[counts])) > 1:
             for i, split in enumerate(which):
                 if len(np.unique(labels[counts & split.train])) < 2:
                     raise ValueError(

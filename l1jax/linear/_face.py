@@ -120,9 +120,7 @@ class Face:
         done, knots = 0.0, 0
         while True:
             face, signs = self.face, self.signs
-            push = (
-                -signs * rises[(signs < 0).view(np.int8), face]
-            )  # the rise of each member's price
+            push = -signs * rises[(signs < 0).view(np.int8), face]  # as its price rises
             if not is_still:
                 push += shift[face]
             move = self.inverse @ push

@@ -86,9 +86,8 @@ class DenseMatrix(eqx.Module):
         return jax.default_backend() == "cpu" and self.shape[1] >= _WIDE
 
     def _row_by_row(self, step: Callable[..., Any], start: Any, s: Float[Array, " n"]) -> Any:
-        together = next(
-            k for k in range(8, 0, -1) if len(s) % k == 0
-        )  # with a rest it would copy X
+        # Some at a time, without a rest: for that X would be copied.
+        together = next(k for k in range(8, 0, -1) if len(s) % k == 0)
         rows_ = (jnp.asarray(self.array), s)
         return jax.lax.scan(lambda c, row: (step(c, *row), None), start, rows_, unroll=together)[0]
 

@@ -62,9 +62,7 @@ class Quadratic:
                 values=face.values.copy(),
                 intercept=self.columns.centre,
                 gradient=face.gradient.copy(),
-                inverse=face.inverse.copy()
-                if target == lams[-1]
-                else None,  # it goes on from there
+                inverse=face.inverse.copy() if target == lams[-1] else None,
                 steps=passed,
                 knots=tuple(_knot(stop, members, lam, target) for stop in stops or ()),
             )

@@ -19,7 +19,7 @@ from ._fit import prepare_inputs, warn_if_short
 from ._information import NO_PRICE
 from ._inputs import give_back, precision, read
 from ._problem import Point, Problem
-from ._results import Fit, Path
+from ._results import Fit, Path, check_of_these_data
 
 _STEPS = 50  # of Newton
 _HALVINGS = 30
@@ -67,12 +67,7 @@ def relax(
     inputs = read(X, y, NO_PRICE, path.fits.loss, sample_weight, offset)
     with precision(inputs.wants_x64):
         problem = prepare_inputs(inputs, inputs.pen, inputs.loss, fit_intercept, False)
-        shape = problem.null.beta.shape
-        if np.shape(path.coefs)[1:] != shape:
-            raise ValueError(
-                f"path must be of these data, with {shape} coefficients per fit; got "
-                f"{np.shape(path.coefs)[1:]}."
-            )
+        check_of_these_data(path, problem.null.beta.shape)
         (fits,) = relaxed(problem, path.fits, (gamma,))
         found = give_back(Path(fits), inputs.wants_x64)
     warn_if_short(found.status, found.fits, np.nan)

@@ -165,6 +165,15 @@ class Knots(eqx.Module):
         return between(self.coefs), between(self.intercepts)
 
 
+def check_of_these_data(path: Any, shape: tuple[int, ...], name: str = "path") -> None:
+    """Raises where the coefficients of a path are not of this shape."""
+    if np.shape(path.coefs)[1:] != shape:
+        raise ValueError(
+            f"{name} must be a path of these data, with coefficients of shape {shape} for each "
+            f"strength, got {np.shape(path.coefs)[1:]}."
+        )
+
+
 class Path(Shown, eqx.Module):
     """A path of fits over a descending grid of strengths: every array has the grid as its leading axis.
 

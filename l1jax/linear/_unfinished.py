@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool
 
 from .._status import Status
 from ._problem import Point, Problem
-from ._results import Fit, Path
+from ._results import Fit, Path, check_of_these_data
 
 _KEPT = {"lam", "num_steps", "status", "loss", "feature_names", "several_responses"}
 
@@ -52,12 +52,7 @@ def known_points(resume: Path, problem: Problem) -> Point:
 
     Only shapes are checked here: whether they are fits of these data is for the certificate to say.
     """
-    shape = problem.null.beta.shape
-    if resume.coefs.shape[1:] != shape:
-        raise ValueError(
-            "resume must be a path of these data, with coefficients of shape "
-            f"{shape} for each strength, got {resume.coefs.shape[1:]}."
-        )
+    check_of_these_data(resume, problem.null.beta.shape, "resume")
     dtype = problem.y.dtype
     coefs, intercepts = (
         jnp.asarray(np.nan_to_num(np.asarray(values)), dtype)

@@ -10,6 +10,7 @@ import numpy as np
 from ..linear import Path
 from ..linear._fit import prepare_inputs
 from ..linear._inputs import precision, read
+from ..linear._results import check_of_these_data
 from ..penalties import L1, Penalty
 from ._style import (
     BLACK,
@@ -89,8 +90,7 @@ def _pulls(path: Path, X: Any, y: Any, pen: Penalty, intercept, standardize, wei
     with precision(inputs.wants_x64):
         problem = prepare_inputs(inputs, inputs.pen, inputs.loss, intercept, standardize)
         shape = problem.null.beta.shape
-        if np.shape(path.coefs)[1:] != shape:
-            raise ValueError(f"path must be of these data, with {shape} coefficients per fit.")
+        check_of_these_data(path, shape)
         rows = []
         for fit in (path[i] for i in range(len(path))):
             here = inputs.pen.with_strength(float(fit.lam))
