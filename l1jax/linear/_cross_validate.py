@@ -215,21 +215,22 @@ class _HeldOut:
         rows = self.which[i].test
         eta = self.predictors(rows, fits)
         s = self.weights[rows]
-        scores = self.score.function(self.loss, self.y[rows], eta, s / s.sum())
+        each = np.moveaxis(eta, 1, 0)
+        scores = self.score.function(self.loss, self.y[rows], each, s / s.sum())
         if not self.is_started:
-            count = (len(self.which), len(eta))
+            count = (len(self.which), len(each))
             self.scores, self.gaps, self.kkts = (np.full(count, np.nan) for _ in range(3))
             self.status = np.full(count, int(Status.INTERRUPTED))
-            self.eta = np.zeros((len(eta), *self.offset.shape), eta.dtype)
+            self.eta = np.zeros((len(self.y), *eta.shape[1:]), eta.dtype)
             self.seen = np.zeros(len(self.y), int)
         self.scores[i], self.status[i] = scores, fits.status
         self.gaps[i], self.kkts[i] = certified.relative_gap, certified.relative_kkt
-        self.eta[:, rows] += eta
+        self.eta[rows] += eta
         self.seen[rows] += 1
         self.is_started = True
 
     def predictors(self, rows: np.ndarray, fits: Fit) -> np.ndarray:
-        """η of some rows by every fit, (L, m, *k), by the columns that any of them uses."""
+        """η of some rows by every fit, (m, L, *k), by the columns that any of them uses."""
         coefs = np.asarray(fits.coef)
         some = self.rows[np.flatnonzero(rows)]
         used = np.flatnonzero(coefs.any(axis=tuple(i for i in range(coefs.ndim) if i != 1)))
@@ -238,14 +239,16 @@ class _HeldOut:
         else:
             some = some[:, used]
         columns = np.moveaxis(coefs[:, used], 1, 0)
-        shape = (some.shape[0], *columns.shape[1:])
-        eta = (some @ columns.reshape(len(used), math.prod(shape[1:]))).reshape(shape)
-        eta = np.moveaxis(eta, 1, 0) + np.asarray(fits.intercept)[:, None] + self.offset[rows]
-        return eta.astype(self.offset.dtype)
+        shape = columns.shape[1:]
+        eta = (some @ columns.reshape(len(used), math.prod(shape))).reshape(-1, *shape)
+        eta += np.asarray(fits.intercept)
+        eta += self.offset[rows][:, None]
+        return eta.astype(self.offset.dtype, copy=False)
 
     def result(self, path: Path, n_repeats: int, gamma: float) -> CrossValidated:
-        seen = self.seen.reshape(-1, *(1,) * (self.offset.ndim - 1))
-        eta = np.where(seen > 0, self.eta / np.maximum(seen, 1).astype(self.eta.dtype), np.nan)
+        seen = self.seen.astype(self.eta.dtype)
+        seen[self.seen == 0] = np.nan
+        eta = np.moveaxis(self.eta, 1, 0) / seen.reshape(-1, *(1,) * (self.offset.ndim - 1))
         return CrossValidated(
             path=path,
             fold_scores=self.scores,

@@ -45,13 +45,15 @@ class Moments(NamedTuple):
         """Those of some rows, with their weights."""
         p = x.shape[1]
         products = np.empty((p + 1, p + 1))
+        of_columns = products[:p, :p]
         # NumPy takes a matrix times itself at half the price, where it sees that it is one.
         if s.min(initial=np.inf) == s.max(initial=-np.inf):
-            np.multiply(x.T @ x, s[0], out=products[:p, :p])
+            np.matmul(x.T, x, out=of_columns)
+            of_columns *= s[0]
         else:
             root = np.sqrt(s)[:, None] * x
-            products[:p, :p] = root.T @ root
-        sums, with_target = (x.T @ np.stack([s, s * target], axis=1)).T
+            np.matmul(root.T, root, out=of_columns)
+        sums, with_target = np.stack([s, s * target]) @ x
         products[p, :p] = products[:p, p] = with_target
         products[p, p] = s @ target**2
         return cls(float(s.sum()), np.append(sums, s @ target), products)
