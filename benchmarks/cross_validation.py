@@ -5,7 +5,7 @@ python benchmarks/cross_validation.py [--short] [--problem NAME ...] [--repeats 
 Against scikit-learn's LassoCV on the same folds and strengths, with one and with two jobs, at the
 loosest power of ten of its tolerance that certifies its path of each fold; against adelie's paths of
 the folds' rows, where `run.py` has made its environment; and against cv.glmnet, where R has it. Each
-problem also says what its parts cost: the product XᵀX where the rows are many, the fits, and the
+problem also says what its parts cost: the product XᵀX where the rows are many, the paths, and the
 rest. Runs are interleaved, and the best of each counts: so noise of the machine meets all alike.
 """
 
@@ -27,6 +27,8 @@ import certificate
 import l1jax
 import report
 from l1jax.linear import _cross_validate
+from l1jax.linear._fold_grams import FoldGrams
+from l1jax.linear._moments import Compressed
 from problems import Problem, make
 from run import adelie_python, has_glmnet
 
@@ -121,21 +123,35 @@ def fold_gap(problem: Problem, rows: np.ndarray, tol: float) -> float:
 
 
 def parts(problem: Problem, work) -> dict[str, float]:
-    """Seconds of the fits and of all the rest; and of the product XᵀX, if X is tall."""
+    """Seconds of the paths and of all the rest; and of the product XᵀX, if X is tall.
+
+    A path of tall data begins where the products of its rows are known.
+    """
     spent = []
-    path = _cross_validate._Solver.path
 
-    def watched(*args):
-        seconds, found = timed(lambda: path(*args))
-        spent.append(seconds)
-        return found
+    def watched(function):
+        def with_clock(*args):
+            seconds, found = timed(lambda: function(*args))
+            spent[-1].append(seconds)
+            return found
 
-    _cross_validate._Solver.path = watched
+        return with_clock
+
+    def once():
+        spent.append([])
+        return timed(work)[0], sum(spent[-1])
+
+    places = [(_cross_validate._Solver, "path"), (Compressed, "problem")]
+    places += [(FoldGrams, "of_all"), (FoldGrams, "without")]
+    before = [getattr(*place) for place in places]
+    for place, function in zip(places, before, strict=True):
+        setattr(*place, watched(function))
     try:
-        total = timed(work)[0]
+        total, paths = min(once() for _ in range(3))
     finally:
-        _cross_validate._Solver.path = path
-    found = {"fits": sum(spent), "rest": total - sum(spent)}
+        for place, function in zip(places, before, strict=True):
+            setattr(*place, function)
+    found = {"paths": paths, "rest": total - paths}
     if problem.is_tall:
         found["XᵀX"] = min(timed(lambda: problem.X.T @ problem.X)[0] for _ in range(3))
     return found

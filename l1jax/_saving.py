@@ -1,4 +1,4 @@
-"""Fits and paths in files: NumPy's `.npz`, which any program can read and which runs no code."""
+"""Results in files: NumPy's `.npz`, which any program can read and which runs no code."""
 
 from __future__ import annotations
 
@@ -11,37 +11,20 @@ import numpy as np
 
 from . import losses
 from ._tracing import is_traced
-from .linear import Fit, Path
+from .linear import CrossValidated, Fit, Path
 from .linear._results import Knots
 from .losses import Loss
 
 _FORMAT = 1
+_KINDS: dict[str, type] = {kind.__name__: kind for kind in (Fit, Path, Knots, CrossValidated)}
 
 
-def save(result: Fit | Path, file: Any) -> None:
-    """What `Fit.save` and `Path.save` do."""
+def save(result: Fit | Path | CrossValidated, file: Any) -> None:
+    """What the methods `save` of results do."""
     if is_traced(result):
         raise ValueError("save needs concrete values: it cannot run inside jit or vmap.")
-    fits = result.fits if isinstance(result, Path) else result
-    arrays, about = {}, {"format": _FORMAT, "kind": type(result).__name__}
-    for field in dataclasses.fields(Fit):
-        value = getattr(fits, field.name)
-        if field.metadata.get("static"):
-            about[field.name] = value
-        elif field.name != "loss":
-            arrays[field.name] = np.asarray(value)
-    if isinstance(result, Path) and result.knots is not None:
-        for field in dataclasses.fields(Knots):
-            arrays[f"knots.{field.name}"] = np.asarray(getattr(result.knots, field.name))
-    about["loss"] = type(fits.loss).__name__
-    settings = {}
-    for field in dataclasses.fields(fits.loss):
-        value = getattr(fits.loss, field.name)
-        if field.metadata.get("static"):
-            settings[field.name] = value
-        else:
-            arrays[f"loss.{field.name}"] = np.asarray(value)
-    about["loss_settings"] = settings
+    arrays: dict[str, np.ndarray] = {}
+    about = {"format": _FORMAT, "result": _take_apart(result, (), arrays)}
     bad = [name for name, value in arrays.items() if value.dtype.kind not in "fiub"]
     if bad:
         raise TypeError(f"save takes numbers, got dtype {arrays[bad[0]].dtype} in {bad[0]}.")
@@ -53,8 +36,27 @@ def save(result: Fit | Path, file: Any) -> None:
         np.savez_compressed(file, **contents)
 
 
+def _take_apart(value: Any, at: tuple[str, ...], arrays: dict[str, np.ndarray]) -> Any:
+    """What JSON can say of a value; its arrays go to `arrays`, by the names of the fields they are in."""
+    if value is None:
+        return None
+    if isinstance(value, tuple):
+        return [_take_apart(one, (*at, str(i)), arrays) for i, one in enumerate(value)]
+    if not dataclasses.is_dataclass(value):
+        arrays[".".join(at)] = np.asarray(value)
+        return "array"
+    parts, settings = {}, {}
+    for field in dataclasses.fields(value):
+        one = getattr(value, field.name)
+        if field.metadata.get("static"):
+            settings[field.name] = one
+        else:
+            parts[field.name] = _take_apart(one, (*at, field.name), arrays)
+    return {"kind": type(value).__name__, "parts": parts, "settings": settings}
+
+
 def load(file: Any, loss: Loss | None = None) -> Any:
-    """The `Fit` or `Path` that `save` wrote, bit for bit; its arrays are NumPy's.
+    """The `Fit`, `Path` or `CrossValidated` that `save` wrote, bit for bit; its arrays are NumPy's.
 
     `file`: a name, or an open binary file. `loss`: the loss, where it is a class of your own.
     Predicts, plots, and can be taken up again: `l1jax.path(X, y, pen, resume=l1jax.load(file))`.
@@ -79,37 +81,46 @@ def load(file: Any, loss: Loss | None = None) -> Any:
             arrays = {key: contents[key] for key in contents.files}
         about = json.loads(str(arrays.pop("about")))
     except (KeyError, ValueError, AttributeError, EOFError):
-        message = f"the file{name} holds no fit or path of l1jax: save writes them."
+        message = f"the file{name} holds no result of l1jax: save writes them."
         raise ValueError(message) from None
     if about.get("format") != _FORMAT:
         raise ValueError(
             f"the file{name} has format {about.get('format')}, this version of l1jax reads {_FORMAT}."
         )
-    if loss is None:
-        loss = _loss(about, arrays)
-    names = about["feature_names"]
-    fields = {field.name for field in dataclasses.fields(Fit)} & arrays.keys()
-    fits = Fit(
-        **{field: arrays[field] for field in fields},
-        loss=loss,
-        feature_names=None if names is None else tuple(names),
-        several_responses=about["several_responses"],
-    )
-    if about["kind"] == "Fit":
-        return fits
-    if "knots.lams" not in arrays:
-        return Path(fits)
-    return Path(
-        fits, Knots(*(arrays[f"knots.{field.name}"] for field in dataclasses.fields(Knots)))
-    )
+    return _put_together(about["result"], (), arrays, loss)
 
 
-def _loss(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> Loss:
-    kind = getattr(losses, about["loss"], None)
+def _put_together(
+    about: Any, at: tuple[str, ...], arrays: dict[str, np.ndarray], loss: Loss | None
+) -> Any:
+    """What `_take_apart` took apart; with this loss, if one is given."""
+    if about is None:
+        return None
+    if about == "array":
+        return arrays[".".join(at)]
+    if isinstance(about, list):
+        return tuple(_put_together(one, (*at, str(i)), arrays, loss) for i, one in enumerate(about))
+    kind = _KINDS.get(about["kind"])
+    if kind is None:
+        if loss is not None:
+            return loss
+        kind = _loss(about["kind"])
+    parts = {
+        name: _put_together(part, (*at, name), arrays, loss)
+        for name, part in about["parts"].items()
+    }
+    settings = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in about["settings"].items()
+    }
+    return kind(**parts, **settings)
+
+
+def _loss(name: str) -> type[Loss]:
+    kind = getattr(losses, name, None)
     if not (isinstance(kind, type) and issubclass(kind, Loss)):
         raise ValueError(
-            f"the loss of this file is {about['loss']}, which is not one of l1jax: pass it, as in "
-            f"l1jax.load(file, loss={about['loss']}(...))."
+            f"the loss of this file is {name}, which is not one of l1jax: pass it, as in "
+            f"l1jax.load(file, loss={name}(...))."
         )
-    numbers = {key[len("loss.") :]: arrays[key] for key in arrays if key.startswith("loss.")}
-    return kind(**numbers, **about["loss_settings"])
+    return kind

@@ -80,6 +80,8 @@ def test_splitters_pairs_masks_and_ids_are_taken_alike():
         ids[test] = i
     masks = [(ids != i, ids == i) for i in range(3)]
     wanted = splits(ETA[0], SQUARED, 10, splitter, groups, 1, 0)
+    with pytest.raises(ValueError, match="'groups' parameter"):  # what it says itself
+        splits(ETA[0], SQUARED, 10, splitter, None, 1, 0)
     for given_ in (pairs, iter(pairs), masks, ids, ids.tolist()):
         found = splits(ETA[0], SQUARED, 10, given_, None, 1, 0)
         for one, other in zip(found, wanted, strict=True):

@@ -267,6 +267,9 @@ def test_a_table_with_text_and_gaps_is_met_with_advice():
     text = table.assign(city=["Rome", "Oslo"] * (N // 2), colour=["red", "blue"] * (N // 2))
     with pytest.raises(TypeError, match="column 'city' .*one other column.*get_dummies"):
         l1jax.fit(text, Y, l1jax.L1(0.1))
+    numbers = table.assign(b=table["b"].astype(object))
+    with pytest.raises(TypeError, match=r"column 'b' .*holds numbers.*X\.astype\(float\)"):
+        l1jax.fit(numbers, Y, l1jax.L1(0.1))
     gaps = table.mask((table > 1.5) & table.columns.isin(["b", "c"]))
     first = int(np.flatnonzero(gaps.isna().any(axis=1))[0])
     message = rf"nan at row {first}, column .*2 columns: 'b', 'c'.*fillna\(X.median\(\)\)"

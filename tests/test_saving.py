@@ -1,4 +1,4 @@
-"""Fits and paths in files: what comes back is what went in, and no code is run."""
+"""Results in files: what comes back is what went in, and no code is run."""
 
 import dataclasses
 import io
@@ -84,13 +84,27 @@ def test_names_and_files_by_name(tmp_path):
         again.predict(FRAME[["b", "a", "<c>", "d", "é", "f"]])
 
 
+def test_a_cross_validation_comes_back_with_all_its_shares():
+    cv = l1jax.cross_validate(FRAME, Y, l1jax.L1(), n_folds=3, n_lams=L, gammas=(0, 0.5, 1))
+    again = there_and_back(cv)
+    assert_same(cv, again)
+    assert str(again) == str(cv) and again.score == "deviance"
+    assert [one.gamma for one in again.by_gamma] == [0, 0.5, 1]
+    assert (again.gamma, again.lam_1se) == (cv.gamma, cv.lam_1se)
+    np.testing.assert_array_equal(again.fit_min.predict(FRAME), cv.fit_min.predict(FRAME))
+
+
 def test_the_file_is_plain_arrays(tmp_path):
     fit = l1jax.fit(X, Y, l1jax.L1(0.1))
     fit.save(tmp_path / "fit.npz")
     with np.load(tmp_path / "fit.npz", allow_pickle=False) as contents:
         np.testing.assert_array_equal(contents["coef"], fit.coef)
         assert all(contents[key].dtype.kind in "fiubU" for key in contents.files)
-        assert json.loads(str(contents["about"]))["loss"] == "SquaredError"
+        assert json.loads(str(contents["about"]))["result"]["parts"]["loss"] == {
+            "kind": "SquaredError",
+            "parts": {},
+            "settings": {},
+        }
 
 
 def test_a_loss_of_ones_own_is_asked_for():
@@ -110,7 +124,7 @@ def test_other_files_are_refused(tmp_path, kind):
     else:
         about = "not json" if kind == "other arrays" else np.array([{"format": 1}], object)
         np.savez(file, about=about, allow_pickle=True)
-    with pytest.raises(ValueError, match=r"file\.npz (holds no fit|has format 99)"):
+    with pytest.raises(ValueError, match=r"file\.npz (holds no result|has format 99)"):
         l1jax.load(file)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import equinox as eqx
 import numpy as np
@@ -100,6 +101,12 @@ class CrossValidated(Shown, eqx.Module):
     def fit_1se(self) -> Fit:
         """The fit of all rows at `lam_1se`."""
         return self.path[self.index_1se]
+
+    def save(self, file: Any) -> None:
+        """Writes the result to a file (a name such as "cv.npz", or an open file) for `l1jax.load`."""
+        from .._saving import save
+
+        save(self, file)
 
     def _table(self) -> Table:
         mean, error, inside = self.mean_score, self.se_score, np.asarray(self.path.n_nonzero)

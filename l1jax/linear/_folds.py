@@ -41,7 +41,9 @@ def splits(
         _refuse_groups(groups, folds)
         return time_series(n, check_n_folds(n_folds, n - 1, "rows less one"))
     if folds is not None and hasattr(folds, "split"):
-        return _from_pairs(folds.split(np.zeros((n, 1)), y, groups), n)
+        return _from_pairs(
+            list(folds.split(np.zeros((n, 1)), y, groups)), n
+        )  # it says what it lacks
     _refuse_groups(groups, folds)
     if isinstance(folds, int | np.integer):
         raise TypeError(

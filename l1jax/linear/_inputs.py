@@ -158,15 +158,28 @@ def _read_table(X: Any) -> Any:
     if texts:
         first, rest = texts[0], len(texts) - 1
         others = f" (so have {rest} other columns)" if rest > 1 else " (so has one other column)"
+        advice = (
+            "Encode it first, for example with pandas.get_dummies(X, drop_first=True, dtype=float), or "
+            "drop it."
+        )
+        if _holds_numbers(X[X.columns[first]]):
+            advice = "It holds numbers: convert it, for example with X.astype(float)."
         raise TypeError(
             f"X: column {X.columns[first]!r} has dtype {kinds[first]}, which is not numeric"
-            f"{others if rest else ''}. Encode it first, for example with pandas.get_dummies(X, "
-            "drop_first=True, dtype=float), or drop it."
+            f"{others if rest else ''}. {advice}"
         )
     if not hasattr(X, "iloc"):  # polars
         return np.asarray(X.to_numpy())
     dtype = np.float64 if any(kind != np.float32 for kind in kinds) else np.float32
     return X.to_numpy(dtype=dtype, na_value=np.nan)
+
+
+def _holds_numbers(column: Any) -> bool:
+    """Whether all entries are numbers, whatever their dtype is called."""
+    try:
+        return all(isinstance(value, int | float | np.number) for value in column)
+    except (TypeError, ValueError):
+        return False
 
 
 def _is_numeric(kind: Any) -> bool:
