@@ -4,33 +4,68 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 from scipy.linalg import get_lapack_funcs
 
 from ._implicit import Solver
-from ._tracing import as_array
+from ._tracing import as_array, is_traced
 
 _CUT = 1e-11  # eigenvalues below this share of the largest are taken for zero
 _potrf, _potri = get_lapack_funcs(("potrf", "potri"), dtype=np.float64)
 
 
-class Direct(Solver):
+def direct(matrix: Float[Array, "m m"]) -> Solver:
+    """What solves a symmetric positive semi-definite system by its matrix, which may be singular."""
+    if is_traced(matrix):
+        return _Factored(matrix)
+    inverse = pseudo_inverse(np.asarray(matrix, np.float64))
+    return _Inverted(matrix, as_array(inverse.astype(matrix.dtype)))
+
+
+class _Inverted(Solver):
     """The matrix of a system and its inverse, or pseudo-inverse where it has none."""
 
     matrix: Float[Array, "m m"]
     inverse: Float[Array, "m m"]
 
-    def __init__(self, matrix: Array):
-        self.matrix = matrix
-        inverse = pseudo_inverse(np.asarray(matrix, np.float64))
-        self.inverse = as_array(inverse.astype(matrix.dtype))
-
     def __call__(self, system: Any, rhs: Float[Array, " m"]) -> Float[Array, " m"]:
         del system
         u = _product(self.inverse, rhs)
         return u + _product(self.inverse, rhs - _product(self.matrix, u))
+
+
+class _Factored(Solver):
+    """The same for a matrix that is traced: by Cholesky, or where that fails, by eigenvalues."""
+
+    matrix: Float[Array, "m m"]
+
+    def __call__(self, system: Any, rhs: Float[Array, " m"]) -> Float[Array, " m"]:
+        del system
+        size = jnp.sqrt(jnp.maximum(jnp.diag(self.matrix), 0))
+        alive = size > 0
+        scale = jnp.where(alive, size, 1)
+        unit = self.matrix / jnp.outer(scale, scale) + jnp.diag(jnp.where(alive, 0.0, 1.0))
+        factor = jax.lax.linalg.cholesky(unit, symmetrize_input=False)
+
+        def by_factor(rhs: Array) -> Array:
+            def solve(u: Array) -> Array:
+                return jax.scipy.linalg.cho_solve((factor, True), u)
+
+            u = solve(rhs)
+            return u + solve(rhs - _product(unit, u))
+
+        def by_eigenvalues(rhs: Array) -> Array:
+            values, vectors = jnp.linalg.eigh(unit)
+            keep = values > _CUT * values[-1]
+            parts = _product(vectors.T, rhs) / jnp.where(keep, values, 1)
+            return _product(vectors, jnp.where(keep, parts, 0))
+
+        sound = jnp.min(jnp.diag(factor)) ** 2 > _CUT  # False for NaN, of a factor that failed
+        u = jax.lax.cond(sound, by_factor, by_eigenvalues, jnp.where(alive, rhs, 0) / scale)
+        return jnp.where(alive, u, 0) / scale
 
 
 def pseudo_inverse(matrix: np.ndarray) -> np.ndarray:

@@ -362,8 +362,7 @@ class _Channels(NamedTuple):
 def _shrink(z: Array, prices: Array, steps: Array, groups: _Rows | _Channels) -> Array:
     """The block soft threshold, with one price per group and one step, or one per entry."""
     factors = _block_factors if steps.ndim == 0 else _metric_factors
-    out = z * factors(z, prices, steps, groups)
-    return jnp.where(out == 0, jnp.zeros((), z.dtype), out)
+    return _positive_zeros(z * factors(z, prices, steps, groups))
 
 
 def _block_factors(z: Array, prices: Array, step: Array, groups: _Rows | _Channels) -> Array:

@@ -12,6 +12,7 @@ import pytest
 import scipy.sparse
 
 import l1jax
+from l1jax.linear import _derivative
 
 pytestmark = pytest.mark.filterwarnings("ignore::l1jax.ConvergenceWarning")
 exact = functools.partial(l1jax.fit, tol=1e-13)  # as exact as rounding lets it be
@@ -234,9 +235,59 @@ def test_nothing_moves_above_lambda_max_but_the_intercept():
     np.testing.assert_allclose(by_y, np.full(N, 1 / N), rtol=1e-12)
 
 
+TWINS = np.hstack([X, X[:, :1]])
+# The second column of the first group has nothing to explain, and yet it may move.
+AT_REST = np.array([[1.0, 0, 1], [-1, 0, 1], [0, 1, -1], [0, -1, -1]])
+FEW = {
+    "l1": (X, LOSSES["squared"][1], l1jax.SquaredError(), l1jax.L1, (0.1,), "column"),
+    "elastic net": (
+        X,
+        LOSSES["logistic"][1],
+        l1jax.Logistic(),
+        l1jax.ElasticNet,
+        (0.1, 0.6),
+        "column",
+    ),
+    "twins": (TWINS, LOSSES["squared"][1], l1jax.SquaredError(), l1jax.L1, (0.1,), "column"),
+    "at rest": (
+        AT_REST,
+        np.array([2.0, -2, 0, 0]),
+        l1jax.SquaredError(),
+        lambda lam: l1jax.GroupL1(lam, np.array([0, 0, 1])),
+        (0.1,),
+        "fallback",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FEW)
+def test_a_few_numbers_have_the_derivatives_of_many(monkeypatch, case):
+    X, y, loss, make, numbers, way = FEW[case]
+    taken = []
+
+    def watched(*args):
+        columns, is_enough = _columns(*args)
+        taken.append("column" if is_enough else "fallback")
+        return columns, is_enough
+
+    def predictions(numbers):
+        fit = exact(jnp.asarray(X), jnp.asarray(y), make(*numbers), loss=loss)
+        return jnp.append(X @ fit.coef + fit.intercept, fit.objective)
+
+    _columns = _derivative._columns
+    monkeypatch.setattr(_derivative, "_columns", watched)
+    found = [mode(predictions)(numbers) for mode in (jax.jacfwd, jax.jacrev)]
+    assert set(taken) == {way}
+    monkeypatch.setattr(_derivative, "_FEW", 0)
+    expected = jax.jacrev(predictions)(numbers)
+    for one in found:
+        np.testing.assert_allclose(one, expected, rtol=1e-9, atol=1e-10)
+    assert np.abs(expected).max() > 0.1
+
+
 @pytest.mark.parametrize("compiled", [False, True])
 def test_a_support_without_full_rank_has_a_finite_derivative_of_what_is_determined(compiled):
-    twice = jnp.asarray(np.hstack([X, X[:, :1]]))
+    twice = jnp.asarray(TWINS)
 
     def fitted(lam):
         return twice @ lasso(lam, twice)

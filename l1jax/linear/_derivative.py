@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int
 
-from .._direct import Direct
-from .._implicit import Conditions, ConjugateGradients, Solver, answer, solution
-from .._tracing import frozen, is_traced
+from .._direct import direct
+from .._implicit import Conditions, ConjugateGradients, Solver, answer, as_arrays, solution
+from .._tracing import frozen, is_differentiable, is_traced
 from ..penalties import Penalty
 from ._matrix import DenseMatrix
 from ._problem import Data, Point, Problem, arrange, structural_masks
 from ._results import Fit
 
 _SMALL = 64  # features for which there is always room
+_FEW = 4  # numbers by which derivatives are columns
 _LARGEST = 4096  # unknowns of a system that is solved with its matrix
 
 
@@ -30,8 +34,19 @@ def differentiable_fit(found: Fit, problem: Problem, data: Data, pen: Penalty) -
     `gap` and `kkt` are constants: they measure the solve, not the model.
     """
     found = frozen(found)
-    values = moving_parts(found)
-    return with_parts(found, answer(values, *_conditions(found, problem, data, pen)))
+    by_all = functools.partial(_with_derivatives, moving_parts(found), found, problem)
+    leaves, tree = jax.tree.flatten((data, pen))
+    few = _FewNumbers.among(leaves)
+    if few is None:
+        return with_parts(found, by_all(data, pen))
+    return with_parts(found, _by_few_numbers(by_all, found, problem, tree, few))
+
+
+def _with_derivatives(
+    values: Any, found: Fit, problem: Problem, data: Data, pen: Penalty
+) -> tuple[Any, ...]:
+    """The moving parts, whatever it is that has derivatives."""
+    return answer(values, *_conditions(found, problem, data, pen))
 
 
 def moving_parts(fit: Fit) -> tuple[Any, ...]:
@@ -59,27 +74,110 @@ def _conditions(
     everything = LinearConditions(data, pen, look.step, look.setting, None)
     if is_traced((look, data, pen)):
         return look.point, everything
-    features = np.flatnonzero(np.asarray(look.moving))
-    p = len(look.moving)
+    at = _places(np.asarray(look.moving))
+    point, *parts = _framed(look, at)
+    return point, LinearConditions(data, pen, *parts)
+
+
+def _places(inside: np.ndarray) -> np.ndarray:
+    """Where these features are, and beyond the last one, room that is compiled once for many counts."""
+    features, p = np.flatnonzero(inside), len(inside)
     at = np.full(_room(len(features), p), p, np.int32)
     at[: len(features)] = features
+    return at
 
-    def some(full: Array, fill: int = 0) -> Array:
-        """On those features; the room beside them is filled."""
-        padded = np.append(
-            np.asarray(full), np.full((1, *full.shape[1:]), fill, full.dtype), axis=0
+
+def _inside(found: Fit) -> np.ndarray:
+    """Which features are in, (p,); on the host."""
+    coef = np.asarray(found.coef) != 0
+    return coef.reshape(len(coef), -1).any(axis=1)
+
+
+class _FewNumbers(NamedTuple):
+    """Numbers by which there are derivatives, among leaves of which all values are known."""
+
+    known: list[Any]
+    which: tuple[int, ...]
+    numbers: tuple[Any, ...]
+
+    @classmethod
+    def among(cls, leaves: list[Any]) -> _FewNumbers | None:
+        """Those of these leaves; None where there are more, or arrays, or values are not known."""
+        which = tuple(i for i, leaf in enumerate(leaves) if isinstance(leaf, Tracer))
+        numbers = tuple(leaves[i] for i in which)
+        if not 0 < len(which) <= _FEW or any(np.shape(number) != () for number in numbers):
+            return None
+        known = [as_arrays(frozen(leaf)) if isinstance(leaf, Tracer) else leaf for leaf in leaves]
+        if any(isinstance(known[i], Tracer) for i in which):
+            return None
+        return cls(known, which, numbers)
+
+
+def _by_few_numbers(
+    by_all: Callable[..., Any], found: Fit, problem: Problem, tree: Any, few: _FewNumbers
+) -> tuple[Any, ...]:
+    """The moving parts, differentiated by a few numbers: a column for each, from one compiled call.
+
+    A derivative of the derivative, and a solution on whose edge other features can move, take the
+    way of all.
+    """
+    values = as_arrays(moving_parts(found))
+
+    @jax.custom_jvp
+    def parts(*numbers: Any) -> Any:
+        del numbers
+        return values
+
+    @parts.defjvp
+    def move(numbers: Any, moves: Any) -> Any:
+        if not is_differentiable(numbers):
+            at = _places(_inside(found))
+            with jax.ensure_compile_time_eval():  # else dispatched as if it had derivatives itself
+                columns, is_enough = _columns(problem, tree, few.known, few.which, values, at)
+            if is_enough:
+                return values, _combined(columns, moves)
+        return jax.jvp(
+            lambda *numbers: by_all(*_replaced(tree, few.known, few.which, numbers)),
+            numbers,
+            moves,
         )
-        return jnp.asarray(padded[at])
 
-    def some_of(point: Point, fill: int = 0) -> Point:
-        return Point(some(point.beta, fill), point.intercept)
+    return parts(*few.numbers)
 
-    setting = dataclasses.replace(
-        look.setting, null=some_of(look.setting.null), free=some(look.setting.free)
+
+@jax.jit
+def _combined(columns: list[Any], moves: tuple[Array, ...]) -> Any:
+    """Σ column·move, as one function: each costs by itself under a derivative."""
+    return jax.tree.map(
+        lambda *each: functools.reduce(jnp.add, map(jnp.multiply, each, moves)), *columns
     )
-    frame = Frame(jnp.asarray(at), look.z, look.step.beta)
-    conditions = LinearConditions(data, pen, some_of(look.step, 1), setting, frame)
-    return some_of(look.point), conditions
+
+
+def _replaced(tree: Any, leaves: list[Any], which: tuple[int, ...], numbers: Any) -> Any:
+    leaves = list(leaves)
+    for i, number in zip(which, numbers, strict=True):
+        leaves[i] = number
+    return jax.tree.unflatten(tree, leaves)
+
+
+@eqx.filter_jit
+def _columns(
+    problem: Problem, tree: Any, known: list[Any], which: tuple[int, ...], values: Any, at: Any
+) -> tuple[Any, Array]:
+    """How the moving parts move with each number; and whether no other feature can move."""
+    data, pen = jax.tree.unflatten(tree, known)
+    look = _look(problem, data, *values[:2], pen)
+    point, *parts = _framed(look, at)
+    inside = jnp.zeros_like(look.moving).at[at].set(True, mode="drop")
+
+    def move(i: int) -> Any:
+        def parts_at(number: Array) -> Any:
+            now = _replaced(tree, known, (i,), (number,))
+            return answer(values, point, LinearConditions(*now, *parts))
+
+        return jax.jvp(parts_at, (known[i],), (jnp.ones_like(known[i]),))[1]
+
+    return [move(i) for i in which], ~jnp.any(look.moving & ~inside)
 
 
 class Frame(eqx.Module):
@@ -169,7 +267,7 @@ class LinearConditions(Conditions):
     def solver(self, x: Point) -> Solver:
         if self.frame is None or sum(leaf.size for leaf in jax.tree.leaves(x)) > _LARGEST:
             return ConjugateGradients()
-        return Direct(_matrix(self, x))
+        return direct(_matrix(self, x))
 
     def moves_apart(self) -> bool:
         """Whether the prox moves every coordinate by itself."""
@@ -248,6 +346,22 @@ def _look(problem: Problem, data: Data, coef: Any, intercept: Any, pen: Penalty)
 
 
 @eqx.filter_jit
+def _framed(look: _Look, at: Any) -> tuple[Point, Point, Setting, Frame]:
+    """The solution, the steps and the setting on the features at these places, and the frame."""
+
+    def some(full: Array, fill: int = 0) -> Array:
+        return full.at[at].get(mode="fill", fill_value=fill)
+
+    def some_of(point: Point, fill: int = 0) -> Point:
+        return Point(some(point.beta, fill), point.intercept)
+
+    setting = look.setting
+    setting = dataclasses.replace(setting, null=some_of(setting.null), free=some(setting.free))
+    frame = Frame(jnp.asarray(at), look.z, look.step.beta)
+    return some_of(look.point), some_of(look.step, 1), setting, frame
+
+
+@eqx.filter_jit
 def _setting(problem: Problem, pen: Penalty) -> Setting:
     free = structural_masks(pen, problem.null.beta.shape).unpenalised
     return Setting(problem.level, problem.null, free, problem.is_trivial)
@@ -273,7 +387,13 @@ def _matrix(conditions: LinearConditions, x: Point) -> Float[Array, "m m"]:
         return lambda v: root * ravel_pytree(operator(unravel(v / root)))[0]
 
     identity = jnp.eye(root.size, dtype=root.dtype)
-    forward = jax.vmap(in_metric(push_forward))(identity)
+    q = conditions.problem
+    if isinstance(q.x, DenseMatrix) and not q.responses:  # one product, in place of two
+        columns = jnp.column_stack([q.x.array, jnp.ones_like(q.y)]) / root
+        bent = jax.vmap(q.loss.hessian(q.y, q.eta(x), q.s), 1, 1)(columns)
+        forward = identity - jnp.matmul(columns.T, bent, precision="highest")
+    else:
+        forward = jax.vmap(in_metric(push_forward))(identity)
     if conditions.moves_apart():
         j = in_metric(push_prox)(jnp.ones_like(root))
         system = jnp.diag(j) - j[:, None] * forward * j
