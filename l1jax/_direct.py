@@ -51,11 +51,7 @@ class _Factored(Solver):
         factor = jax.lax.linalg.cholesky(unit, symmetrize_input=False)
 
         def by_factor(rhs: Array) -> Array:
-            def solve(u: Array) -> Array:
-                return jax.scipy.linalg.cho_solve((factor, True), u)
-
-            u = solve(rhs)
-            return u + solve(rhs - _product(unit, u))
+            return jax.scipy.linalg.cho_solve((factor, True), rhs)
 
         def by_eigenvalues(rhs: Array) -> Array:
             values, vectors = jnp.linalg.eigh(unit)

@@ -336,8 +336,11 @@ def _look(problem: Problem, data: Data, coef: Any, intercept: Any, pen: Penalty)
         _setting(problem, pen),
     )
     conditions = LinearConditions(data, pen, step, setting, None)
-    slope = problem.loss.gradient(problem.y, problem.eta(x), problem.s)
-    z = Point(x.beta - step.beta * problem.x.rdot(slope), x.intercept)
+    if conditions.moves_apart():  # what is at zero moves if it is free at zero, wherever z is
+        z = x
+    else:
+        slope = problem.loss.gradient(problem.y, problem.eta(x), problem.s)
+        z = Point(x.beta - step.beta * problem.x.rdot(slope), x.intercept)
     move = 1 + jnp.arange(z.beta.size, dtype=z.beta.dtype) % 7 / 8
     move = Point(move.reshape(z.beta.shape), jnp.zeros_like(z.intercept))
     moved = jax.jvp(conditions.prox, (z,), (move,))[1].beta
@@ -389,7 +392,7 @@ def _matrix(conditions: LinearConditions, x: Point) -> Float[Array, "m m"]:
     identity = jnp.eye(root.size, dtype=root.dtype)
     q = conditions.problem
     if isinstance(q.x, DenseMatrix) and not q.responses:  # one product, in place of two
-        columns = jnp.column_stack([q.x.array, jnp.ones_like(q.y)]) / root
+        columns = jnp.column_stack([q.x.array, jnp.ones_like(q.s)]) / root
         bent = jax.vmap(q.loss.hessian(q.y, q.eta(x), q.s), 1, 1)(columns)
         forward = identity - jnp.matmul(columns.T, bent, precision="highest")
     else:
