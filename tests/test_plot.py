@@ -87,6 +87,9 @@ def test_many_names_do_not_overlap(wide):
     assert len(named) == 14 and not overlapping(named, ax)
     frame, found = ax.figure.bbox, boxes(ax)
     assert all(frame.contains(*corner) for name in named for corner in found[name].get_points())
+    left = min(found[name].x0 for name in named)
+    lines = [text.arrow_patch for text in ax.texts if text.get_text() in named]
+    assert len(lines) == 14 and all(line.get_window_extent().x1 <= left + 1 for line in lines)
 
 
 def test_names_are_as_near_to_their_lines_as_room_allows():

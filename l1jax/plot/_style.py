@@ -103,8 +103,9 @@ def name_ends(ax: Axes, x: float, ends: list[tuple[float, str, str]]) -> None:
     gap = _text_height(ax) / ax.get_window_extent().height
     for (y, name, colour), spot in zip(ends, apart(heights, gap), strict=True):
         ax.annotate(
-            name, (x, y), (1.04, spot), textcoords="axes fraction", va="center", **_label(colour)
-        )
+            name, (x, y), (1.04, spot), textcoords="axes fraction", va="center",
+            **_label(colour, (0, 0.5)),
+        )  # fmt: skip
 
 
 def name_tops(ax: Axes, ends: list[tuple[float, str, str]]) -> None:
@@ -115,17 +116,18 @@ def name_tops(ax: Axes, ends: list[tuple[float, str, str]]) -> None:
     for (x, name, colour), spot in zip(ends, apart(places, gap), strict=True):
         ax.annotate(
             name, (x, x), (spot, 1.03), textcoords="axes fraction", ha="center", va="bottom",
-            rotation=90, **_label(colour),
+            rotation=90, **_label(colour, (0.5, 0)),
         )  # fmt: skip
 
 
-def _label(colour: str) -> dict[str, Any]:
+def _label(colour: str, begins: tuple[float, float]) -> dict[str, Any]:
+    """The look of a name, and of the line that begins at this place of it, in shares of its box."""
     line = {"arrowstyle": "-", "color": colour, "linewidth": 0.6, "alpha": 0.6}
     return {
         "fontsize": _SIZE,
         "color": colour,
         "annotation_clip": False,
-        "arrowprops": line | {"shrinkA": 1, "shrinkB": 0},
+        "arrowprops": line | {"relpos": begins, "shrinkA": 1, "shrinkB": 0},
     }
 
 
