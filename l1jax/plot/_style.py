@@ -104,7 +104,7 @@ def name_ends(ax: Axes, x: float, ends: list[tuple[float, str, str]]) -> None:
     for (y, name, colour), spot in zip(ends, apart(heights, gap), strict=True):
         ax.annotate(
             name, (x, y), (1.04, spot), textcoords="axes fraction", va="center",
-            **_label(colour, (0, 0.5)),
+            **_label(colour, (0.0, 0.5)),
         )  # fmt: skip
 
 
@@ -116,7 +116,7 @@ def name_tops(ax: Axes, ends: list[tuple[float, str, str]]) -> None:
     for (x, name, colour), spot in zip(ends, apart(places, gap), strict=True):
         ax.annotate(
             name, (x, x), (spot, 1.03), textcoords="axes fraction", ha="center", va="bottom",
-            rotation=90, **_label(colour, (0.5, 0)),
+            rotation=90, **_label(colour, (0.5, 0.0)),
         )  # fmt: skip
 
 
