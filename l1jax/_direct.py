@@ -14,6 +14,7 @@ from ._implicit import Solver
 from ._tracing import as_array, is_traced
 
 _CUT = 1e-11  # eigenvalues below this share of the largest are taken for zero
+_ROUNDING = 100  # ... or below so many units of rounding
 _potrf, _potri = get_lapack_funcs(("potrf", "potri"), dtype=np.float64)
 
 
@@ -21,7 +22,7 @@ def direct(matrix: Float[Array, "m m"]) -> Solver:
     """What solves a symmetric positive semi-definite system by its matrix, which may be singular."""
     if is_traced(matrix):
         return _Factored(matrix)
-    inverse = pseudo_inverse(np.asarray(matrix, np.float64))
+    inverse = pseudo_inverse(np.asarray(matrix, np.float64), _cut(matrix.dtype))
     return _Inverted(matrix, as_array(inverse.astype(matrix.dtype)))
 
 
@@ -46,7 +47,7 @@ class _Factored(Solver):
         del system
         size = jnp.sqrt(jnp.maximum(jnp.diag(self.matrix), 0))
         alive = size > 0
-        scale = jnp.where(alive, size, 1)
+        scale, cut = jnp.where(alive, size, 1), _cut(rhs.dtype)
         unit = self.matrix / jnp.outer(scale, scale) + jnp.diag(jnp.where(alive, 0.0, 1.0))
         factor = jax.lax.linalg.cholesky(unit, symmetrize_input=False)
 
@@ -55,16 +56,20 @@ class _Factored(Solver):
 
         def by_eigenvalues(rhs: Array) -> Array:
             values, vectors = jnp.linalg.eigh(unit)
-            keep = values > _CUT * values[-1]
+            keep = values > cut * values[-1]
             parts = _product(vectors.T, rhs) / jnp.where(keep, values, 1)
             return _product(vectors, jnp.where(keep, parts, 0))
 
-        sound = jnp.min(jnp.diag(factor)) ** 2 > _CUT  # False for NaN, of a factor that failed
+        sound = jnp.min(jnp.diag(factor)) ** 2 > cut  # False for NaN, of a factor that failed
         u = jax.lax.cond(sound, by_factor, by_eigenvalues, jnp.where(alive, rhs, 0) / scale)
         return jnp.where(alive, u, 0) / scale
 
 
-def pseudo_inverse(matrix: np.ndarray) -> np.ndarray:
+def _cut(dtype: Any) -> float:
+    return max(_CUT, _ROUNDING * float(jnp.finfo(dtype).eps))
+
+
+def pseudo_inverse(matrix: np.ndarray, cut: float = _CUT) -> np.ndarray:
     """Of a symmetric positive semi-definite matrix: gives the solution of least norm.
 
     Rows that are zero stay zero, whatever the scale of the others.
@@ -76,13 +81,13 @@ def pseudo_inverse(matrix: np.ndarray) -> np.ndarray:
     factor, failed = _potrf(unit, lower=1)
     if not len(alive):
         inverse = unit
-    elif not failed and np.diag(factor).min() ** 2 > _CUT:
+    elif not failed and np.diag(factor).min() ** 2 > cut:
         inverse, _ = _potri(factor, lower=1)
         inverse = np.tril(inverse)
         inverse = inverse + np.tril(inverse, -1).T
     else:
         values, vectors = np.linalg.eigh(unit)
-        keep = values > _CUT * values.max()
+        keep = values > cut * values.max()
         inverse = (vectors[:, keep] / values[keep]) @ vectors[:, keep].T
     full = np.zeros_like(matrix)
     full[np.ix_(alive, alive)] = inverse / np.outer(scale, scale)

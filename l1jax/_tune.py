@@ -240,20 +240,42 @@ class _Search:
         pen = self.pen
         if strength in names or getattr(pen, strength) is None:
             pen = self._from_best_strength(names, max_fits)
-        space = _Space(pen, names, np.shape(self.data.X)[1])
-
-        def evaluate(u: np.ndarray) -> tuple[float, np.ndarray]:
-            return self._at(space.fields(u), space.by_coordinates, pen)
-
+        else:
+            pen = self._with_some_in(pen, names)
+        space = self._space(pen, names)
         budget = max(max_fits - self.num_fits, 1)
         scipy.optimize.minimize(
-            evaluate,
+            lambda u: self._at(space.fields(u), space.by_coordinates, pen),
             space.start,
             jac=True,
             method="L-BFGS-B",
             bounds=space.bounds,
             options={"maxfun": budget, "maxiter": budget, "ftol": 1e-7, "gtol": 1e-6},
         )
+        return _with_fields(pen, self.best().values)
+
+    def _space(self, pen: Penalty, names: tuple[str, ...]) -> _Space:
+        return _Space(pen, names, np.shape(self.data.X)[1])
+
+    def _with_some_in(self, pen: Penalty, names: tuple[str, ...]) -> Penalty:
+        """The penalty; where nothing is in, and no gradient leads on, the best of some smaller prices."""
+        given: Any = pen
+        lam = float(getattr(given, given.strength))
+        biggest = float(lambda_max(self.data.X, self.data.y, pen, **self.data.without_tol))
+        if lam < biggest:
+            return pen
+        space = self._space(pen, names)
+        moved = False
+        for fall in np.log(lam / biggest) - np.linspace(0, np.log(_SPAN), _COARSE):
+            fields = space.fields(space.fallen(fall))
+            _, gradient = self._at(fields, space.by_coordinates, pen)
+            moved |= bool(gradient.any())
+        if not moved:
+            raise ValueError(
+                f"pen: nothing is in the model at {pen.strength} = {lam:.6g}, whatever {names} are: start "
+                f"from a smaller one, or choose it too, by={(pen.strength, *names)}."
+            )
+        self.num_fits = 0  # these stand for the first path
         return _with_fields(pen, self.best().values)
 
     def _from_best_strength(self, names: tuple[str, ...], max_fits: int) -> Penalty:
@@ -375,6 +397,14 @@ class _Space:
                 start.append(logs)
                 bounds += [(log - _REACH, log + _REACH) for log in logs]
         self.start, self.bounds = np.concatenate(start), bounds
+
+    def fallen(self, fall: float) -> np.ndarray:
+        """The start with lower prices: all logarithms, or a ratio's, less by so much."""
+        is_ratio = np.concatenate(
+            [np.full(self.moving[name].sum(), name == "l1_ratio") for name in self.names]
+        )
+        low = np.maximum(self.start * np.exp(-fall), _LEAST_RATIO)
+        return np.where(is_ratio, low, self.start - fall)
 
     def fields(self, u: np.ndarray) -> dict[str, np.ndarray]:
         fields, used = {}, 0

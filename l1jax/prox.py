@@ -270,10 +270,11 @@ def project_linf_ball(x: PyTree, radius: Any = 1.0) -> PyTree:
 
 
 def _soft(z: Array, price: Array) -> Array:
-    out = z - jnp.clip(z, -price, price)
     # z − stop(z) is a positive zero that still has derivative one where nothing is charged.
     nothing = jnp.where(price > 0, jnp.zeros_like(z), z - jax.lax.stop_gradient(z))
-    return jnp.where(out == 0, nothing, out)
+    # Not z − clip(z, ±price): at a price of 0 that has the derivative of neither side.
+    out = jnp.where(z > 0, z - price, z + price)
+    return jnp.where(jnp.abs(z) <= price, nothing, out)
 
 
 def _price(z: Array, lam: Any, weights: Any, step: Any) -> Array:

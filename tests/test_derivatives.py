@@ -417,6 +417,49 @@ def test_single_precision_is_good_to_its_digits():
     assert jax.jit(jax.grad(size))(lam) == approx(expected, rel=1e-3)
 
 
+@pytest.mark.parametrize("number", [0.1, np.float32(0.1), np.float64(0.1), jnp.float64(0.1)])
+def test_single_precision_takes_numbers_of_either(number):
+    single = jnp.asarray(X, jnp.float32), jnp.asarray(LOSSES["squared"][1], jnp.float32)
+
+    def size(lam, ratio):
+        return jnp.sum(l1jax.fit(*single, l1jax.ElasticNet(lam, ratio)).coef ** 2)
+
+    found = jax.grad(size, argnums=(0, 1))(number, 0.7)
+    h = 1e-4
+    for i in range(2):
+        steps = [np.array([0.1, 0.7]) + sign * h * np.eye(2)[i] for sign in (1, -1)]
+        ahead, behind = (
+            np.sum(exact(X, LOSSES["squared"][1], l1jax.ElasticNet(*step)).coef ** 2)
+            for step in steps
+        )
+        assert float(found[i]) == pytest.approx(float(ahead - behind) / (2 * h), rel=1e-3)
+
+
+def test_single_precision_at_a_strength_of_zero_has_a_derivative_of_bounded_size():
+    rng = np.random.default_rng(0)
+    wide, y = rng.normal(size=(10, 30)), rng.normal(size=10)
+
+    def coef(lam, dtype):
+        return l1jax.fit(jnp.asarray(wide, dtype), jnp.asarray(y, dtype), l1jax.L1(lam)).coef
+
+    single, double = (
+        np.abs(jax.jacfwd(functools.partial(coef, dtype=dtype))(0.0)).max()
+        for dtype in (jnp.float32, jnp.float64)
+    )
+    assert single < 5 * double + 1
+
+
+def test_at_a_strength_of_zero_the_derivative_is_that_of_one_that_rises():
+    def coef(lam):
+        return l1jax.fit(X, LOSSES["squared"][1], l1jax.L1(lam)).coef
+
+    signs = np.sign(coef(0.0))
+    part = X - X.mean(axis=0)
+    expected = -N * np.linalg.solve(part.T @ part, signs)
+    assert (signs < 0).any()
+    np.testing.assert_allclose(jax.jacfwd(coef)(0.0), expected, rtol=1e-8)
+
+
 def test_bad_values_are_refused_under_an_eager_derivative():
     with pytest.raises(ValueError, match="lam"):
         jax.grad(lambda lam: jnp.sum(lasso(lam)))(-0.1)

@@ -235,3 +235,14 @@ def test_a_zero_in_a_group_that_stays_moves_with_its_group(price, step):
     moved = jax.jvp(shrunk, (z,), (move,))[1]
     np.testing.assert_allclose(moved, expected, rtol=1e-8, atol=1e-9)
     assert moved[0] != 0 and (moved[2:].any() == (price == 0))
+
+
+def test_a_price_of_zero_has_the_derivative_of_a_price_that_rises():
+    z = jnp.array([-1.5, 2.0, -0.3])
+
+    def shrunk(lam, weight):
+        return prox.prox_elastic_net(z, lam, 0.5), prox.prox_l1(z, weight)
+
+    net, soft = jax.jacfwd(shrunk, argnums=(0, 1))(0.0, 0.0)
+    np.testing.assert_allclose(soft[1], -np.sign(z))
+    np.testing.assert_allclose(net[0], -0.5 * np.sign(z) - 0.5 * z)

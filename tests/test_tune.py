@@ -83,6 +83,20 @@ def test_several_hyperparameters_end_no_worse_than_they_start(one):
     assert 0 < both.pen.l1_ratio <= 1
 
 
+def test_where_nothing_is_in_smaller_prices_are_tried(one):
+    biggest = float(l1jax.lambda_max(X, Y, l1jax.L1()))
+    options = {"criterion": CRITERION, "max_fits": 3}
+    weights = l1jax.tune(X, Y, l1jax.L1(3 * biggest), by="weights", **options)
+    assert weights.num_fits <= 4 and weights.pen.lam == 3 * biggest
+    assert weights.criterion < 1.01 * one.criterion  # as good as one strength
+    net = l1jax.tune(X, Y, l1jax.ElasticNet(1.5 * biggest), by="l1_ratio", **options)
+    assert net.pen.l1_ratio < 0.5 and np.asarray(net.fit.n_nonzero) > 0
+    with pytest.raises(
+        ValueError, match=r"nothing is in the model at lam.*by=\('lam', 'l1_ratio'\)"
+    ):
+        l1jax.tune(X, Y, l1jax.ElasticNet(1e4 * biggest), by="l1_ratio", **options)
+
+
 @pytest.mark.parametrize("what", ["group", "class"])
 def test_a_strength_for_each_group_or_class(what):
     if what == "group":

@@ -148,9 +148,14 @@ def _by_few_numbers(
 @jax.jit
 def _combined(columns: list[Any], moves: tuple[Array, ...]) -> Any:
     """Σ column·move, as one function: each costs by itself under a derivative."""
-    return jax.tree.map(
-        lambda *each: functools.reduce(jnp.add, map(jnp.multiply, each, moves)), *columns
-    )
+
+    def combine(*each: Array) -> Array:
+        terms = [
+            column * move.astype(column.dtype) for column, move in zip(each, moves, strict=True)
+        ]
+        return functools.reduce(jnp.add, terms)
+
+    return jax.tree.map(combine, *columns)
 
 
 def _replaced(tree: Any, leaves: list[Any], which: tuple[int, ...], numbers: Any) -> Any:

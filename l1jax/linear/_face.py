@@ -23,6 +23,7 @@ _SETTLED = 1e-13  # residual of the equations on the face, as a share of the pri
 _potrf, _potri = get_lapack_funcs(("potrf", "potri"), dtype=np.float64)
 (_ger,) = get_blas_funcs(("ger",), dtype=np.float64)
 _TOWARDS = np.array([[-1.0], [1.0]])  # a rising gradient comes nearer to `up` and goes from `down`
+_STRIP = 64  # rows of a matrix mirrored at a time
 _WIDE = 1e150  # stands for an infinite price where prices are subtracted
 
 
@@ -284,11 +285,18 @@ class Face:
         m = self.size
         if not m:
             return
-        factor, failed = _potrf(self.hessian[np.ix_(self.face, self.face)].T, lower=1)
+        # Twice `take` in its own order is several times faster than an index of both axes.
+        some = self.hessian.take(self.face, axis=0).take(self.face, axis=1)
+        factor, failed = _potrf(some.T, lower=1, overwrite_a=1)
         if failed:
             raise Lost
         half, _ = _potri(factor, lower=1, overwrite_c=1)
-        self._inverse[:m, :m] = np.where(np.tri(m, dtype=bool), half, half.T)
+        inverse = self._inverse[:m, :m]
+        for i in range(0, m, _STRIP):  # its upper half mirrors the lower one
+            inverse[i:, i : i + _STRIP] = half[i:, i : i + _STRIP]
+            inverse[i : i + _STRIP, i:] = half[i:, i : i + _STRIP].T
+            corner = np.tril(half[i : i + _STRIP, i : i + _STRIP])
+            inverse[i : i + _STRIP, i : i + _STRIP] = corner + np.tril(corner, -1).T
 
 
 def _first_zero(x: np.ndarray, rate: np.ndarray, some: np.ndarray) -> tuple[int, float]:

@@ -75,6 +75,8 @@ class _Grouped(Penalty):
         return jnp.broadcast_to(jnp.asarray(held, bool), (self.groups.num_groups,))
 
     def violation(self, x: Array) -> Array:
+        if self.excluded is None:
+            return super().violation(x)
         return jnp.max(jnp.where(self._held(), self._norms(x), 0), initial=0)
 
     def _hold(self, x: Array) -> Array:

@@ -42,6 +42,8 @@ class _Separable(Penalty):
         return super().is_valid() & no_negative(self.weights)
 
     def violation(self, x: PyTree) -> Array:
+        if self.excluded is None:
+            return super().violation(x)
         leaves = [jnp.where(off, jnp.abs(leaf), 0) for leaf, _, off in self._terms(x)]
         return jnp.stack([jnp.max(leaf, initial=0) for leaf in leaves]).max()
 
