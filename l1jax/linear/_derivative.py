@@ -75,8 +75,8 @@ def _conditions(
     if is_traced((look, data, pen)):
         return look.point, everything
     at = _places(np.asarray(look.moving))
-    point, *parts = _framed(look, at)
-    return point, LinearConditions(data, pen, *parts)
+    point, step, setting, frame = _framed(look, at)
+    return point, LinearConditions(data, pen, step, setting, frame)
 
 
 def _places(inside: np.ndarray) -> np.ndarray:
@@ -158,7 +158,9 @@ def _combined(columns: list[Any], moves: tuple[Array, ...]) -> Any:
     return jax.tree.map(combine, *columns)
 
 
-def _replaced(tree: Any, leaves: list[Any], which: tuple[int, ...], numbers: Any) -> Any:
+def _replaced(
+    tree: Any, leaves: list[Any], which: tuple[int, ...], numbers: Any
+) -> tuple[Data, Penalty]:
     leaves = list(leaves)
     for i, number in zip(which, numbers, strict=True):
         leaves[i] = number
@@ -172,13 +174,13 @@ def _columns(
     """How the moving parts move with each number; and whether no other feature can move."""
     data, pen = jax.tree.unflatten(tree, known)
     look = _look(problem, data, *values[:2], pen)
-    point, *parts = _framed(look, at)
+    point, step, setting, frame = _framed(look, at)
     inside = jnp.zeros_like(look.moving).at[at].set(True, mode="drop")
 
     def move(i: int) -> Any:
         def parts_at(number: Array) -> Any:
-            now = _replaced(tree, known, (i,), (number,))
-            return answer(values, point, LinearConditions(*now, *parts))
+            data, pen = _replaced(tree, known, (i,), (number,))
+            return answer(values, point, LinearConditions(data, pen, step, setting, frame))
 
         return jax.jvp(parts_at, (known[i],), (jnp.ones_like(known[i]),))[1]
 
