@@ -173,7 +173,8 @@ def _columns(
 ) -> tuple[Any, Array]:
     """How the moving parts move with each number; and whether no other feature can move."""
     data, pen = jax.tree.unflatten(tree, known)
-    look = _look(problem, data, *values[:2], pen)
+    coef, intercept, *_ = values
+    look = _look(problem, data, coef, intercept, pen)
     point, step, setting, frame = _framed(look, at)
     inside = jnp.zeros_like(look.moving).at[at].set(True, mode="drop")
 
