@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from ._criteria import Criterion, CrossValidation, Refit, UserCriterion
 from ._minimize_checks import check_number
+from ._search_space import LEAST_RATIO, Curve, Space, with_fields
 from ._tables import Shown, Table
 from .linear import Fit, fit, lambda_max, path
 from .linear._inputs import give_back, precision, read
@@ -29,11 +30,7 @@ from .penalties import Penalty
 
 _COARSE = 10  # strengths of the first path
 _SPAN = 1e-3  # of λmax, down to which a strength is looked for
-_CLOSE = 1e-3  # in log λ: no nearer to a point that is known
-_GAIN = 1e-5  # of the criterion: less to be gained than this share ends the search
-_LEAST_RATIO = 0.01  # of L1 in an elastic net: below, nothing is selected
 _RATIOS = (0.1, 0.9)  # l1_ratio to start from, beside the one given
-_REACH = 12.0  # by which a logarithm may move from its start
 _SQUARED_ERROR = SquaredError()
 
 
@@ -179,7 +176,7 @@ def tune(
                 if not search.history:
                     raise
                 interrupted = True
-                found = _with_fields(pen, search.best().values)
+                found = with_fields(pen, search.best().values)
         best = give_back(found, inputs.wants_x64)
         result = fit(X, y, best, tol=tol, **options)
     trial = search.best()
@@ -208,7 +205,7 @@ class _Search:
                 f"data (it is {biggest}), so there is no range to search."
             )
         grid = np.log(biggest) + np.linspace(0, np.log(_SPAN), _COARSE)
-        curve = _Curve(*self._along(grid))
+        curve = Curve(*self._along(grid))
         self.best()  # raises where no criterion is finite
         start = getattr(self.pen, name, None)
         points = (
@@ -252,10 +249,10 @@ class _Search:
             bounds=space.bounds,
             options={"maxfun": budget, "maxiter": budget, "ftol": 1e-7, "gtol": 1e-6},
         )
-        return _with_fields(pen, self.best().values)
+        return with_fields(pen, self.best().values)
 
-    def _space(self, pen: Penalty, names: tuple[str, ...]) -> _Space:
-        return _Space(pen, names, np.shape(self.data.X)[1])
+    def _space(self, pen: Penalty, names: tuple[str, ...]) -> Space:
+        return Space(pen, names, np.shape(self.data.X)[1])
 
     def _with_some_in(self, pen: Penalty, names: tuple[str, ...]) -> Penalty:
         """The penalty; where nothing is in, and no gradient leads on, the best of some smaller prices."""
@@ -276,19 +273,19 @@ class _Search:
                 f"from a smaller one, or choose it too, by={(pen.strength, *names)}."
             )
         self.num_fits = 0  # these stand for the first path
-        return _with_fields(pen, self.best().values)
+        return with_fields(pen, self.best().values)
 
     def _from_best_strength(self, names: tuple[str, ...], max_fits: int) -> Penalty:
         """The penalty with the strength that is best for what else it has, or for some ratios."""
         if "l1_ratio" not in names:
             return self.one(min(max_fits, 15))
         given: Any = self.pen
-        for ratio in {float(np.clip(given.l1_ratio, _LEAST_RATIO, 1)), *_RATIOS}:
+        for ratio in {float(np.clip(given.l1_ratio, LEAST_RATIO, 1)), *_RATIOS}:
             self.held = {"l1_ratio": np.asarray(ratio)}
-            self.pen = _with_fields(given, self.held)
+            self.pen = with_fields(given, self.held)
             self.one(min(max_fits, 5))
         self.held = {}
-        return _with_fields(given, self.best().values)
+        return with_fields(given, self.best().values)
 
     def _along(self, logs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The criterion and its derivative at strengths of one path."""
@@ -315,7 +312,7 @@ class _Search:
         base = self.pen if pen is None else pen
 
         def one(values: dict[str, Array]) -> Array:
-            here = _with_fields(base, values)
+            here = with_fields(base, values)
             fits = lambda y, weight: fit(  # noqa: E731
                 self.data.X, y, here, sample_weight=weight, **self.data.rest
             )
@@ -336,106 +333,6 @@ class _Search:
         self.history.append(Trial(self.held | values, float(criterion), gradient))
         self.bar.update()
         self.bar.set_postfix(criterion=f"{min(t.rank for t in self.history):.5g}")
-
-
-class _Curve:
-    """A function of one variable by its values and slopes at points, with cubics between them."""
-
-    def __init__(self, t: np.ndarray, value: np.ndarray, slope: np.ndarray):
-        finite = np.isfinite(value) & np.isfinite(slope)
-        order = np.flatnonzero(finite)[np.argsort(t[finite])]
-        self.t, self.value, self.slope = t[order], value[order], slope[order]
-
-    def add(self, t: float, value: float, slope: np.ndarray) -> bool:
-        """Whether it is a point that cubics can go through."""
-        if not (np.isfinite(value) and np.isfinite(slope[0])):
-            return False
-        at = np.searchsorted(self.t, t)
-        self.t = np.insert(self.t, at, t)
-        self.value = np.insert(self.value, at, value)
-        self.slope = np.insert(self.slope, at, slope[0])
-        return True
-
-    def lowest(self) -> float | None:
-        """Where the cubics are lowest, if that is below every known value and away from the points."""
-        if len(self.t) < 2:
-            return None
-        width = np.diff(self.t)
-        shares = np.linspace(0, 1, 201)[1:-1, None]
-        h00 = (1 + 2 * shares) * (1 - shares) ** 2
-        h10 = shares * (1 - shares) ** 2
-        h01 = shares**2 * (3 - 2 * shares)
-        h11 = shares**2 * (shares - 1)
-        curve = h00 * self.value[:-1] + h01 * self.value[1:]
-        curve += width * (h10 * self.slope[:-1] + h11 * self.slope[1:])
-        nearest = np.minimum(shares, 1 - shares) * width
-        curve = np.where(nearest > _CLOSE, curve, np.inf)
-        row, column = np.unravel_index(np.argmin(curve), curve.shape)
-        best = self.value.min()
-        if not curve[row, column] < best - _GAIN * abs(best):
-            return None
-        return float(self.t[column] + shares[row, 0] * width[column])
-
-
-class _Space:
-    """Fields of a penalty as coordinates: logarithms, and l1_ratio itself."""
-
-    def __init__(self, pen: Penalty, names: tuple[str, ...], p: int):
-        self.names = names
-        self.full: dict[str, np.ndarray] = {}
-        self.moving: dict[str, np.ndarray] = {}
-        start, bounds = [], []
-        for name in names:
-            value = _field(pen, name, p)
-            moving = np.ones(value.shape, bool) if name == "l1_ratio" else value > 0
-            self.full[name], self.moving[name] = value, moving
-            if name == "l1_ratio":
-                start.append(np.clip(value.ravel(), _LEAST_RATIO, 1))
-                bounds += [(_LEAST_RATIO, 1.0)] * value.size
-            else:
-                logs = np.log(value[moving])
-                start.append(logs)
-                bounds += [(log - _REACH, log + _REACH) for log in logs]
-        self.start, self.bounds = np.concatenate(start), bounds
-
-    def fallen(self, fall: float) -> np.ndarray:
-        """The start with lower prices: all logarithms, or a ratio's, less by so much."""
-        is_ratio = np.concatenate(
-            [np.full(self.moving[name].sum(), name == "l1_ratio") for name in self.names]
-        )
-        low = np.maximum(self.start * np.exp(-fall), _LEAST_RATIO)
-        return np.where(is_ratio, low, self.start - fall)
-
-    def fields(self, u: np.ndarray) -> dict[str, np.ndarray]:
-        fields, used = {}, 0
-        for name in self.names:
-            value, moving = self.full[name].copy(), self.moving[name]
-            part = u[used : used + moving.sum()]
-            used += moving.sum()
-            value[moving] = part if name == "l1_ratio" else np.exp(part)
-            fields[name] = value
-        return fields
-
-    def by_coordinates(self, slopes: dict[str, np.ndarray]) -> np.ndarray:
-        return np.concatenate([slopes[name][self.moving[name]] for name in self.names])
-
-
-def _field(pen: Penalty, name: str, p: int) -> np.ndarray:
-    value = getattr(pen, name)
-    if value is None:
-        groups = getattr(pen, "groups", None)
-        value = np.ones(p) if groups is None else np.sqrt(groups.sizes)
-    return np.asarray(value, float)
-
-
-def _with_fields(pen: Penalty, values: dict[str, Any]) -> Penalty:
-    names = list(values)
-    return eqx.tree_at(
-        lambda pen: [getattr(pen, name) for name in names],
-        pen,
-        [values[name] for name in names],
-        is_leaf=lambda leaf: leaf is None,
-    )
 
 
 def _names(pen: Penalty, by: Any) -> tuple[str, ...]:
