@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import zipfile
+import zlib
 from pathlib import Path as File
 from typing import Any
 
@@ -15,7 +17,8 @@ from .linear import CrossValidated, Fit, Path
 from .linear._results import Knots
 from .losses import Loss
 
-_FORMAT = 1
+_FORMAT = 2
+_BROKEN = (EOFError, zipfile.BadZipFile, zlib.error)  # what is no archive, or not all of one
 _KINDS: dict[str, type] = {kind.__name__: kind for kind in (Fit, Path, Knots, CrossValidated)}
 
 
@@ -52,7 +55,14 @@ def _take_apart(value: Any, at: tuple[str, ...], arrays: dict[str, np.ndarray]) 
             settings[field.name] = one
         else:
             parts[field.name] = _take_apart(one, (*at, field.name), arrays)
-    return {"kind": type(value).__name__, "parts": parts, "settings": settings}
+    return {"kind": _name_of(type(value)), "parts": parts, "settings": settings}
+
+
+def _name_of(kind: type) -> str:
+    """Its name; with its module, where that is not l1jax."""
+    name = kind.__name__
+    is_ours = kind in _KINDS.values() or getattr(losses, name, None) is kind
+    return name if is_ours else f"{kind.__module__}.{kind.__qualname__}"
 
 
 def load(file: Any, loss: Loss | None = None) -> Any:
@@ -76,18 +86,34 @@ def load(file: Any, loss: Loss | None = None) -> Any:
     ```
     """
     name = f" {file}" if isinstance(file, str | File) else ""
+    if isinstance(file, str | File):
+        with open(file, "rb") as opened:
+            return _load(opened, name, loss)
+    return _load(file, name, loss)
+
+
+def _load(file: Any, name: str, loss: Loss | None) -> Any:
     try:
         with np.load(file, allow_pickle=False) as contents:
             arrays = {key: contents[key] for key in contents.files}
         about = json.loads(str(arrays.pop("about")))
-    except (KeyError, ValueError, AttributeError, EOFError):
-        message = f"the file{name} holds no result of l1jax: save writes them."
-        raise ValueError(message) from None
-    if about.get("format") != _FORMAT:
-        raise ValueError(
-            f"the file{name} has format {about.get('format')}, this version of l1jax reads {_FORMAT}."
-        )
-    return _put_together(about["result"], (), arrays, loss)
+        version = about["format"]
+        if version == _FORMAT:
+            found = _put_together(about["result"], (), arrays, loss)
+            if isinstance(found, Fit | Path | CrossValidated):
+                return found
+    except _UnknownLoss as error:
+        raise ValueError(str(error)) from None
+    except (*_BROKEN, KeyError, ValueError, AttributeError, TypeError):
+        version = _FORMAT
+    if version != _FORMAT:
+        message = f"the file{name} has format {version}, this version of l1jax reads {_FORMAT}."
+        raise ValueError(message)
+    raise ValueError(f"the file{name} holds no result of l1jax: save writes them.")
+
+
+class _UnknownLoss(Exception):
+    """A loss that is a class of the user's own."""
 
 
 def _put_together(
@@ -119,8 +145,8 @@ def _put_together(
 def _loss(name: str) -> type[Loss]:
     kind = getattr(losses, name, None)
     if not (isinstance(kind, type) and issubclass(kind, Loss)):
-        raise ValueError(
+        raise _UnknownLoss(
             f"the loss of this file is {name}, which is not one of l1jax: pass it, as in "
-            f"l1jax.load(file, loss={name}(...))."
+            f"l1jax.load(file, loss={name.rpartition('.')[2]}(...))."
         )
     return kind

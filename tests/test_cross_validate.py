@@ -287,3 +287,38 @@ def test_bad_arguments_are_named(arguments, message):
 def test_traced_data_is_told_where_to_go():
     with pytest.raises(TypeError, match=r"concrete data.*l1jax\.tune"):
         jax.jit(lambda y: l1jax.cross_validate(TALL, y, l1jax.L1()).predictions)(jnp.asarray(Y))
+
+
+@pytest.mark.parametrize("n", [64, 80])  # the first is the number of rows that scores are padded to
+def test_a_loss_with_a_number_per_row_is_scored_with_those_of_its_rows(n):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(n, 3))
+    y, delta = X[:, 0] + rng.standard_t(2, size=n), np.linspace(0.1, 3, n)
+    folds = np.arange(n) % 4
+    cv = l1jax.cross_validate(
+        X, y, l1jax.L1(), loss=l1jax.Huber(delta), lams=[0.1, 0.05], folds=folds
+    )
+    for k in range(4):
+        rows = folds == k
+        off = np.abs(y - cv.predictions)[:, rows]
+        inner = np.minimum(off, delta[rows])
+        np.testing.assert_allclose(cv.fold_scores[k], 2 * (inner * (off - inner / 2)).mean(axis=1))
+
+
+def test_shares_are_compared_on_the_same_folds_after_an_interruption():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(30, 3))
+    y, calls = X[:, 0] + rng.normal(size=30), []
+
+    def score(y, prediction, weight):
+        calls.append(0)
+        if len(calls) > 2 * (2 * 2 + 1):  # two strengths: in the second share of the third fold
+            raise KeyboardInterrupt
+        return weight @ (y - prediction) ** 2
+
+    with pytest.warns(l1jax.ConvergenceWarning, match="INTERRUPTED. They hold NaN"):
+        cv = l1jax.cross_validate(
+            X, y, l1jax.L1(), n_folds=4, lams=[0.5, 0.1], score=score, gammas=(0, 1)
+        )
+    done = [np.isfinite(one.fold_scores).all(axis=1) for one in cv.by_gamma]
+    assert done[0].sum() == 2 and (done[0] == done[1]).all()

@@ -7,6 +7,7 @@ import jax.experimental.sparse
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
+import polars as pl
 import pytest
 
 import l1jax
@@ -267,9 +268,15 @@ def test_a_table_with_text_and_gaps_is_met_with_advice():
     text = table.assign(city=["Rome", "Oslo"] * (N // 2), colour=["red", "blue"] * (N // 2))
     with pytest.raises(TypeError, match="column 'city' .*one other column.*get_dummies"):
         l1jax.fit(text, Y, l1jax.L1(0.1))
-    numbers = table.assign(b=table["b"].astype(object))
-    with pytest.raises(TypeError, match=r"column 'b' .*holds numbers.*X\.astype\(float\)"):
-        l1jax.fit(numbers, Y, l1jax.L1(0.1))
+    for column, advice in {
+        "objects": (table["b"].astype(object), r"holds numbers.*pandas\.to_numeric\(X\['e'\]\)\."),
+        "missing": (pd.Series([1, None, *Y[2:]], dtype=object), r"pandas\.to_numeric"),
+        "marks": (pd.Series(["?", *map(str, Y[1:])]), r'errors="coerce"\); what is none'),
+        "kinds": (pd.Series(np.arange(N) % 3).astype("category"), r"get_dummies"),
+        "dates": (pd.Series(pd.date_range("2020", periods=N)), r"X\['e'\]\.min\(\)\)\.dt\.days"),
+    }.values():
+        with pytest.raises(TypeError, match=f"column 'e' .*{advice}"):
+            l1jax.fit(table.assign(e=column), Y, l1jax.L1(0.1))
     gaps = table.mask((table > 1.5) & table.columns.isin(["b", "c"]))
     first = int(np.flatnonzero(gaps.isna().any(axis=1))[0])
     message = rf"nan at row {first}, column .*2 columns: 'b', 'c'.*fillna\(X.median\(\)\)"
@@ -322,3 +329,21 @@ def test_a_penalty_is_asked_again_where_it_could_have_something_to_say():
             ask(X, l1jax.L1(0.1, weights=np.ones(P - 1)))
         with pytest.raises(ValueError, match="lam"):
             ask(X, l1jax.L1(weights=np.ones(P)))
+
+
+def test_polars_is_met_with_advice_of_its_own():
+    table = pl.DataFrame({"a": X[:, 0], "b": ["Rome", "Oslo"] * (N // 2)})
+    with pytest.raises(TypeError, match=r"X\.to_dummies\('b'\)"):
+        l1jax.fit(table, Y, l1jax.L1(0.1))
+    gaps = pl.DataFrame({"a": [None, *X[1:, 0]], "b": X[:, 1]})
+    with pytest.raises(ValueError, match=r"X\.fill_nan\(None\)\.fill_null"):
+        l1jax.fit(gaps, Y, l1jax.L1(0.1))
+
+
+def test_a_survival_table_of_times_and_truths_is_read():
+    times = pd.DataFrame({"time": np.arange(1.0, N + 1), "event": np.arange(N) % 2 == 0})
+    frame = l1jax.fit(X, times, l1jax.L1(0.05), loss=l1jax.Cox())
+    array = l1jax.fit(X, times.to_numpy(float), l1jax.L1(0.05), loss=l1jax.Cox())
+    np.testing.assert_array_equal(frame.coef, array.coef)
+    with pytest.raises(TypeError, match=r"y must hold real numbers.*y\.astype\(float\)"):
+        l1jax.fit(X, np.arange(N).astype(object), l1jax.L1(0.1))

@@ -219,3 +219,31 @@ def test_what_cannot_be_drawn_is_an_error(path):
         plot.path(SimpleNamespace(path=path))
     with pytest.raises(ValueError, match="price per coordinate"):
         plot.kkt(path, X, Y, l1jax.GroupL1(groups=[0, 0, 1, 1, 2, 2]))
+
+
+def test_names_are_drawn_as_they_are_on_one_line_and_not_too_long():
+    X = np.random.default_rng(0).normal(size=(20, 4))
+    names = [
+        "price_$_per_$",
+        "$ in $US",
+        "two\nlines",
+        "a name that is much longer than pictures are",
+    ]
+    path = l1jax.path(pd.DataFrame(X, columns=names), X @ [4.0, 3, 2, 1], l1jax.L1(), n_lams=5)
+    ax = plot.path(path)
+    shown = [text.get_text() for text in ax.texts]
+    ax.figure.canvas.draw()
+    assert {r"price_\$_per_\$", r"\$ in \$US", "two lines"} <= set(shown)
+    assert max(map(len, shown)) <= 28
+
+
+def test_a_path_of_one_strength_is_seen_as_points(path):
+    ax = plot.path(path[3:4])
+    assert [line.get_marker() for line in ax.lines].count("o") == path[3].n_nonzero
+
+
+def test_only_a_cross_validation_is_drawn_as_one(path):
+    with pytest.raises(TypeError, match="got Path: pass what l1jax.cross_validate returns"):
+        plot.cross_validation(path)
+    with pytest.raises(TypeError, match=r"pass its `\.cv_`"):
+        plot.cross_validation(SimpleNamespace(cv_=path))

@@ -143,3 +143,56 @@ def test_tables_in_text_and_html(path):
     for result in (fit, path):
         table = xml.etree.ElementTree.fromstring(result._repr_html_())
         assert len(list(table.iter("tr"))) == len(str(result).splitlines()) - 1
+
+
+def test_a_loss_of_ones_own_is_not_taken_for_one_of_the_same_name():
+    class Logistic(l1jax.SquaredError):
+        pass
+
+    fit = l1jax.fit(X, Y, l1jax.L1(0.1), loss=Logistic())
+    with pytest.raises(ValueError, match=r"loss=Logistic\("):
+        there_and_back(fit)
+    np.testing.assert_array_equal(there_and_back(fit, loss=Logistic()).predict(X), fit.predict(X))
+
+
+def test_files_that_are_damaged_or_of_something_else_are_refused(tmp_path):
+    fit = l1jax.fit(X, Y, l1jax.L1(0.1))
+    fit.save(tmp_path / "whole.npz")
+    whole = (tmp_path / "whole.npz").read_bytes()
+    with np.load(tmp_path / "whole.npz") as contents:
+        arrays = dict(contents)
+    about = json.loads(str(arrays.pop("about")))
+
+    def refused(content, message="holds no result"):
+        (tmp_path / "bad.npz").write_bytes(content)
+        with pytest.raises(ValueError, match=rf"bad\.npz {message}"):
+            l1jax.load(tmp_path / "bad.npz")
+
+    def archive(about, **arrays):
+        file = io.BytesIO()
+        np.savez(file, about=np.asarray(json.dumps(about)), **arrays)
+        return file.getvalue()
+
+    refused(whole[: len(whole) // 2])
+    middle = len(whole) // 3
+    refused(whole[:middle] + bytes([whole[middle] ^ 255]) + whole[middle + 1 :])
+    file = io.BytesIO()
+    np.save(file, X)
+    refused(file.getvalue())
+    for other in (
+        [1, 2],
+        None,
+        3,
+        {},
+        {"format": 2},
+        about | {"result": None},
+        about | {"result": []},
+    ):
+        refused(archive(other, **arrays))
+    refused(archive(about | {"result": about["result"]["parts"]["loss"]}, **arrays))
+    refused(archive(about))
+    refused(archive(about | {"format": 1}, **arrays), "has format 1, this version of l1jax reads 2")
+    (tmp_path / "bad.npz").write_bytes(archive(about, **arrays))
+    assert_same(fit, l1jax.load(tmp_path / "bad.npz"))
+    with pytest.raises(FileNotFoundError):
+        l1jax.load(tmp_path / "none.npz")

@@ -34,7 +34,7 @@ from ._path import ENGINES, choose_engine, engine_for, with_loss
 from ._problem import Problem
 from ._relaxed import check_gammas, relaxed
 from ._results import Fit, Path
-from ._scores import Score, read_score, response
+from ._scores import Score, of_rows, read_score, response
 from ._working_set import can_walk
 
 
@@ -145,8 +145,10 @@ def cross_validate(
                     rest = inputs._replace(weights=np.where(split.train, inputs.weights, 0))
                     found = prepare_inputs(rest, pen, loss, fit_intercept, standardize), None
                 fits = solver.path(*found).fits
-                for one, variant in zip(held_out, relaxed(found[0], fits, shares), strict=True):
-                    one.add(i, variant, fits)
+                variants = relaxed(found[0], fits, shares)
+                seen = [one.look(i, v) for one, v in zip(held_out, variants, strict=True)]
+                for one, (eta, scores) in zip(held_out, seen, strict=True):
+                    one.add(i, eta, scores, fits)
         except KeyboardInterrupt:
             if not held_out[-1].is_started:
                 raise
@@ -210,20 +212,23 @@ class _HeldOut:
                         "each fold has its share of every class."
                     )
 
-    def add(self, i: int, fits: Fit, certified: Fit) -> None:
-        """The fits of fold i, over the grid, and those that have certificates."""
+    def look(self, i: int, fits: Fit) -> tuple[np.ndarray, np.ndarray]:
+        """What the fits of fold i, over the grid, say of its rows: η (m, L, *k), and scores (L,)."""
         rows = self.which[i].test
-        eta = self.predictors(rows, fits)
-        s = self.weights[rows]
-        each = np.moveaxis(eta, 1, 0)
-        scores = self.score.function(self.loss, self.y[rows], each, s / s.sum())
+        eta, s = self.predictors(rows, fits), self.weights[rows]
+        loss = of_rows(self.loss, rows)
+        return eta, self.score.function(loss, self.y[rows], np.moveaxis(eta, 1, 0), s / s.sum())
+
+    def add(self, i: int, eta: np.ndarray, scores: np.ndarray, certified: Fit) -> None:
+        """Keeps that, and what is certified of the fits."""
+        rows = self.which[i].test
         if not self.is_started:
-            count = (len(self.which), len(each))
+            count = (len(self.which), len(scores))
             self.scores, self.gaps, self.kkts = (np.full(count, np.nan) for _ in range(3))
             self.status = np.full(count, int(Status.INTERRUPTED))
             self.eta = np.zeros((len(self.y), *eta.shape[1:]), eta.dtype)
             self.seen = np.zeros(len(self.y), int)
-        self.scores[i], self.status[i] = scores, fits.status
+        self.scores[i], self.status[i] = scores, certified.status
         self.gaps[i], self.kkts[i] = certified.relative_gap, certified.relative_kkt
         self.eta[rows] += eta
         self.seen[rows] += 1
@@ -259,7 +264,7 @@ class _HeldOut:
             fold_status=self.status,
             score=self.score.name,
             higher_is_better=self.score.higher_is_better,
-            n_repeats=n_repeats,
+            n_repeats=int(n_repeats),
             gamma=gamma,
         )
 
@@ -269,4 +274,5 @@ class _HeldOut:
         pairs = ((fits.relative_gap, self.gaps), (fits.relative_kkt, self.kkts))
         gaps, kkts = (np.append(np.asarray(one), rest) for one, rest in pairs)
         measures = SimpleNamespace(relative_gap=gaps, relative_kkt=kkts)
-        warn_if_short(np.append(np.asarray(path.status), self.status), measures, tol)
+        statuses = np.append(np.asarray(path.status), self.status)
+        warn_if_short(statuses, measures, tol, if_interrupted="They hold NaN.")

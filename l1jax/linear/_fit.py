@@ -353,7 +353,8 @@ def remaining_gradient(problem: Problem) -> Array:
 
 
 _ADVICE = {
-    Status.MAX_STEPS: "Raise max_steps, standardise the columns, or accept a larger tol.",
+    Status.MAX_STEPS: "Raise max_steps (max_iter of an estimator), standardise the columns, or accept "
+    "a larger tol.",
     Status.PRECISION_LIMIT: "Rounding allows no more: standardise the columns, use float64, or "
     "accept a larger tol.",
     Status.NOT_FINITE: "Objective and gradient overflow: bring the columns to smaller scales.",
@@ -368,7 +369,7 @@ estimate_smoothness = eqx.filter_jit(with_smoothness)
 critical = eqx.filter_jit(critical_strength)
 
 
-def warn_if_short(status: Any, result: Any, tol: Any) -> None:
+def warn_if_short(status: Any, result: Any, tol: Any, if_interrupted: str = "") -> None:
     """Says once that some solve ended short of its tolerance, where the call is eager."""
     if is_traced(status):
         return
@@ -380,16 +381,16 @@ def warn_if_short(status: Any, result: Any, tol: Any) -> None:
     status = Status(int(statuses[first]))
     what = f"{len(short)} of {len(statuses)} fits" if len(statuses) > 1 else "The fit"
     measures = {"relative gap": result.relative_gap, "relative kkt": result.relative_kkt}
-    where = ""
+    where, advice = "", _ADVICE[status]
     if status == Status.INTERRUPTED:
-        measures = {}
+        measures, advice = {}, if_interrupted or advice
     for name, values in measures.items():
         value = np.atleast_1d(np.asarray(values))[first]
         if np.isfinite(value):
             where = f" at a {name} of {value:.1e}, above tol={float(tol):.1e}"
             break
     warnings.warn(
-        f"{what} ended with {status.name}{where}. {_ADVICE[status]}",
+        f"{what} ended with {status.name}{where}. {advice}",
         ConvergenceWarning,
         stacklevel=3,
     )

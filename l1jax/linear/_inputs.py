@@ -16,6 +16,7 @@ from .._minimize_checks import check_number, numbers_as_leaves
 from .._tracing import frozen, is_traced
 from ..losses import Loss
 from ..penalties import Penalty
+from ._frames import is_frame, is_polars, read_frame
 from ._matrix import DenseMatrix, SparseMatrix
 
 # Penalties, by structure and shapes, that had nothing to say: to ask takes 5 ms.
@@ -123,10 +124,12 @@ def _read_targets(y: Any, n: int, loss: Loss, dtype: Any) -> Any:
 
 def read_matrix(X: Any) -> tuple[Any, tuple[str, ...] | None]:
     """X as an operator, and the names of its columns where it has them."""
-    names = None
-    if hasattr(X, "columns") and hasattr(X, "to_numpy"):
+    names, fill = None, ""
+    if is_frame(X):
         names = tuple(str(name) for name in X.columns)
-        X = _read_table(X)
+        means = 'X.fill_nan(None).fill_null(strategy="mean")'
+        fill = means if is_polars(X) else "X.fillna(X.median())"
+        X = read_frame(X, "X")
     is_scipy = hasattr(X, "tocoo") and not isinstance(X, np.ndarray | jax.Array)
     is_sparse = is_scipy or isinstance(X, jax_sparse.BCOO)
     X = X if is_sparse else _as_array(X, "X")
@@ -146,46 +149,9 @@ def read_matrix(X: Any) -> tuple[Any, tuple[str, ...] | None]:
     if not is_traced(X):
         host = np.asarray(frozen(X))
         if not _is_harmless(host):
-            check_finite(host, "X", names)
+            check_finite(host, "X", names, fill)
             check_scale(host, "X")
     return DenseMatrix(X), names
-
-
-def _read_table(X: Any) -> Any:
-    """A table of pandas or polars as an array, missing values as NaN."""
-    kinds = list(X.dtypes)
-    texts = [i for i, kind in enumerate(kinds) if not _is_numeric(kind)]
-    if texts:
-        first, rest = texts[0], len(texts) - 1
-        others = f" (so have {rest} other columns)" if rest > 1 else " (so has one other column)"
-        advice = (
-            "Encode it first, for example with pandas.get_dummies(X, drop_first=True, dtype=float), or "
-            "drop it."
-        )
-        if _holds_numbers(X[X.columns[first]]):
-            advice = "It holds numbers: convert it, for example with X.astype(float)."
-        raise TypeError(
-            f"X: column {X.columns[first]!r} has dtype {kinds[first]}, which is not numeric"
-            f"{others if rest else ''}. {advice}"
-        )
-    if not hasattr(X, "iloc"):  # polars
-        return np.asarray(X.to_numpy())
-    dtype = np.float64 if any(kind != np.float32 for kind in kinds) else np.float32
-    return X.to_numpy(dtype=dtype, na_value=np.nan)
-
-
-def _holds_numbers(column: Any) -> bool:
-    """Whether all entries are numbers, whatever their dtype is called."""
-    try:
-        return all(isinstance(value, int | float | np.number) for value in column)
-    except (TypeError, ValueError):
-        return False
-
-
-def _is_numeric(kind: Any) -> bool:
-    if hasattr(kind, "is_numeric"):  # polars
-        return kind.is_numeric() or str(kind) == "Boolean"
-    return getattr(kind, "kind", "O") in "fiub"
 
 
 def _read_scipy(X: Any) -> SparseMatrix:
@@ -232,7 +198,9 @@ def _is_harmless(array: np.ndarray) -> bool:
     return bool(1e-30 < size < 1e30)
 
 
-def check_finite(array: np.ndarray, name: str, columns: tuple[str, ...] | None = None) -> None:
+def check_finite(
+    array: np.ndarray, name: str, columns: tuple[str, ...] | None = None, fill: str = ""
+) -> None:
     if np.isfinite(array).all():
         return
     at = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
@@ -246,7 +214,7 @@ def check_finite(array: np.ndarray, name: str, columns: tuple[str, ...] | None =
         some = [f"{columns[j]!r}" for j in np.flatnonzero(bad.any(axis=0))]
         listed = ", ".join(some[:5]) + (", ..." if len(some) > 5 else "")
         count += f" in {'column' if len(some) == 1 else f'{len(some)} columns:'} {listed}"
-        advice += ", for example with X.fillna(X.median())"
+        advice += f", for example with {fill}"
     raise ValueError(f"{name} must be finite, got {array[at]} at {place} ({count}). {advice}.")
 
 
@@ -340,6 +308,8 @@ def read_vector(values: Any, name: str, dtype: Any) -> Any:
 def _as_array(values: Any, name: str) -> Any:
     if isinstance(values, jax.Array):
         return values
+    if is_frame(values):
+        return read_frame(values, name)
     if hasattr(values, "to_numpy"):
         values = values.to_numpy()
     if np.ma.is_masked(values):
@@ -356,7 +326,9 @@ def _float_dtype(array: Any, name: str) -> Any:
     dtype = array.dtype
     if not jnp.issubdtype(dtype, jnp.floating) and dtype.kind not in "iub":
         hint = ""
-        if name == "y" and dtype.kind in "OUS":
+        if dtype.kind == "O" and all(isinstance(v, int | float | np.number) for v in array.flat):
+            hint = f" It holds numbers: convert it, for example with {name}.astype(float)."
+        elif name == "y" and dtype.kind in "OUS":
             hint = ' Labels become numbers with, for example, (y == "yes").astype(float).'
         elif dtype.kind in "OUS":
             hint = f" Numbers that are kept as objects or text: {name}.astype(float). Else encode them first."

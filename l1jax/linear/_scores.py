@@ -55,6 +55,10 @@ def read_score(score: Any, higher_is_better: Any, loss: Loss, y: np.ndarray, lik
 
 def deviance(loss: Loss, y: np.ndarray, eta: np.ndarray, s: np.ndarray) -> np.ndarray:
     """2 Σ s (loss − the least that any prediction could have): for squared error its mean."""
+    if any(
+        np.ndim(leaf) for leaf in jax.tree.leaves(loss)
+    ):  # what goes with the rows is not padded
+        return np.asarray(_deviances(loss, y, eta, s))
     return np.asarray(_deviances(loss, *_padded(y, eta, s)))
 
 
@@ -136,6 +140,16 @@ def _users(function: Callable[..., Any]) -> Callable[..., np.ndarray]:
 def _total(errors: np.ndarray) -> np.ndarray:
     """Summed over responses: (L, m)."""
     return errors if errors.ndim == 2 else errors.sum(axis=2)
+
+
+def of_rows(loss: Loss, rows: np.ndarray) -> Loss:
+    """The loss of some rows: a number for each row, such as a `delta` of Huber's, goes with them."""
+
+    def some(leaf: Any) -> Any:
+        has_rows = getattr(leaf, "shape", ())[:1] == rows.shape
+        return np.asarray(leaf)[rows] if has_rows else leaf
+
+    return jax.tree.map(some, loss)
 
 
 @eqx.filter_jit

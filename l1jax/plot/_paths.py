@@ -60,7 +60,7 @@ def path(
     ends = []
     for k, j in enumerate(named):
         style = line_style(k)
-        ax.plot(xs, lines[:, j], linewidth=1.8, **style)
+        ax.plot(xs, lines[:, j], linewidth=1.8, marker="o" if len(xs) == 1 else None, **style)
         ends.append((float(coefs[-1, j]), names[j], style["color"]))
     ax.axhline(0, color="0.6", linewidth=0.8, zorder=0)
     titles = {"lambda": FALLING, "norm": "Σ|β|", "deviance": "share of the deviance explained"}
@@ -83,6 +83,9 @@ def cross_validation(cv: Any, *, ax: Axes | None = None) -> Axes:
 
     Marked are the best strength and the largest one within a standard error of it.
     """
+    if not (hasattr(cv, "mean_score") and hasattr(cv, "path")):
+        inside = "its `.cv_`" if hasattr(cv, "cv_") else "what l1jax.cross_validate returns"
+        raise TypeError(f"cv must be a CrossValidated, got {type(cv).__name__}: pass {inside}.")
     ax = axes_or_new(ax)
     lams, mean, error = (np.asarray(v) for v in (cv.lams, cv.mean_score, cv.se_score))
     keep = (lams > 0) & np.isfinite(mean)

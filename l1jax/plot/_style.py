@@ -21,6 +21,7 @@ COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#0
 FALLING = "λ: the price of a feature, falling to the right"
 _DASHES = ["-", "--", "-.", ":"]
 _SIZE = 9.0  # of the names, in points
+_LONGEST = 28  # letters of a name
 
 
 def axes_or_new(ax: Axes | None, height: float = 4.2) -> Axes:
@@ -59,7 +60,17 @@ def reached(path: Path, positive: bool) -> Path:
 
 
 def names_of(path: Path) -> tuple[str, ...]:
-    return path.feature_names or tuple(f"x{j}" for j in range(np.shape(path.coefs)[1]))
+    """The names of its features, as a picture can show them."""
+    names = path.feature_names or tuple(f"x{j}" for j in range(np.shape(path.coefs)[1]))
+    return tuple(map(plain, names))
+
+
+def plain(name: str) -> str:
+    """On one line, not too long, and with its dollars: two would begin and end a formula."""
+    name = " ".join(name.split())
+    if len(name) > _LONGEST:
+        name = f"{name[: _LONGEST - 9]}…{name[-8:]}"
+    return name.replace("$", r"\$")
 
 
 def mark(ax: Axes, places: Mapping[str, float]) -> None:

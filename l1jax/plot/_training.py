@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..training import Sparsity
-from ._style import BLACK, COLOURS, GREY, Axes, axes_or_new, line_style, name_ends
+from ._style import BLACK, COLOURS, GREY, Axes, axes_or_new, line_style, name_ends, plain
 
 
 def sparsity(
@@ -43,7 +43,7 @@ def sparsity(
             continue  # the total of one path is that path
         style: dict[str, Any] = line_style(k) if name else {"color": BLACK, "linestyle": "-"}
         ax.plot(xs, values, linewidth=1.8 if name else 3, alpha=1 if name else 0.5, **style)
-        ends.append((float(values[-1]), name or "all", style["color"]))
+        ends.append((float(values[-1]), plain(name) or "all", style["color"]))
     ax.set(xlabel="step", ylim=(-2, 102), xlim=(xs.min(), max(xs.max(), xs.min() + 1e-9)))
     ax.set_ylabel("groups that are zero, %" if groups else "entries that are exactly zero, %")
     name_ends(ax, float(xs[-1]), ends)
