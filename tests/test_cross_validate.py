@@ -322,3 +322,21 @@ def test_shares_are_compared_on_the_same_folds_after_an_interruption():
         )
     done = [np.isfinite(one.fold_scores).all(axis=1) for one in cv.by_gamma]
     assert done[0].sum() == 2 and (done[0] == done[1]).all()
+
+
+def test_folds_and_strengths_in_one_batch_are_those_of_each_fold(monkeypatch):
+    calls, engine = [], _path.ENGINES["parallel"]
+    monkeypatch.setitem(
+        _path.ENGINES, "parallel", lambda *args: calls.append(args) or engine(*args)
+    )
+    how = {"n_folds": 3, "n_lams": 5, "sample_weight": WEIGHT, "tol": 1e-10}
+    together = l1jax.cross_validate(TALL, Y, l1jax.L1(), engine="parallel", **how)
+    assert len(calls) == 1  # that of all rows
+    monkeypatch.setattr(_cross_validate, "_AT_ONCE", 0)
+    apart = l1jax.cross_validate(TALL, Y, l1jax.L1(), engine="parallel", **how)
+    assert len(calls) == 5
+    for one, other in zip(jax.tree.leaves(together), jax.tree.leaves(apart), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-8)
+    walked = l1jax.cross_validate(TALL, Y, l1jax.L1(), **how)
+    np.testing.assert_allclose(together.fold_scores, walked.fold_scores, rtol=1e-6)
+    assert together.fold_gaps.max() < 1e-10

@@ -417,8 +417,9 @@ def test_single_precision_is_good_to_its_digits():
     assert jax.jit(jax.grad(size))(lam) == approx(expected, rel=1e-3)
 
 
-@pytest.mark.parametrize("number", [0.1, np.float32(0.1), np.float64(0.1), jnp.float64(0.1)])
-def test_single_precision_takes_numbers_of_either(number):
+@pytest.mark.parametrize("kind", [float, np.float32, np.float64, jnp.asarray])
+def test_single_precision_takes_numbers_of_either(kind):
+    number = kind(0.1)
     single = jnp.asarray(X, jnp.float32), jnp.asarray(LOSSES["squared"][1], jnp.float32)
 
     def size(lam, ratio):

@@ -145,6 +145,14 @@ def test_logistic_regression_equals_that_of_scikit_learn(data, solver, weighted,
     np.testing.assert_allclose(log, theirs.predict_log_proba(X), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("C", [1e3, 1e5])
+def test_next_to_no_penalty_is_walked_to(data, C):
+    X, y = data["breast cancer"]
+    model = ours.LogisticRegression(C=C).fit(X, y)  # separable: the coefficients go far
+    assert model.fit_.relative_gap < 1e-8 and model.n_iter_[0] < 1000
+    assert model.score(X, y) > 0.98
+
+
 @pytest.mark.filterwarnings("ignore:'penalty' was deprecated")
 def test_softmax_regression_equals_that_of_scikit_learn():
     X, y = load_digits(return_X_y=True)

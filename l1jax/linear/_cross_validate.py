@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import operator
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import numpy as np
 from jax.core import Tracer
+from jaxtyping import Array
 from tqdm import tqdm
 
 from .._status import Status
@@ -30,12 +34,14 @@ from ._folds import Split, labels_or_rows, splits
 from ._grid import check_grid, make_grid
 from ._inputs import Inputs, check_max_steps, check_tol, give_back, precision, read, x_dtype
 from ._moments import can_compress
-from ._path import ENGINES, choose_engine, engine_for, with_loss
-from ._problem import Problem
+from ._path import ENGINES, batch, choose_engine, engine_for, with_loss
+from ._problem import Data, Problem, prepare
 from ._relaxed import check_gammas, relaxed
 from ._results import Fit, Path
 from ._scores import Score, of_rows, read_score, response
 from ._working_set import can_walk
+
+_AT_ONCE = 2**30  # bytes of data, a copy for each fold, that one batch may hold
 
 
 def cross_validate(
@@ -86,7 +92,8 @@ def cross_validate(
     All other arguments and errors as for `path`; the grid is that of all rows, and a fold is fitted as
     `path` would with a sample weight of 0 on its rows: centred, and standardised, without them.
     Every fit is certified. Tall least squares takes one pass over the rows: the Gram matrix of what
-    a fold leaves is the difference of two.
+    a fold leaves is the difference of two. engine="parallel", which is that of an accelerator, fits
+    all folds and strengths as one batch.
 
     Returns a `CrossValidated`. Ctrl-C returns it with the folds that are done; the others hold NaN.
     The data must be concrete: under `jit` or `grad` use `l1jax.tune`, or `jax.vmap` of `fit` over
@@ -137,15 +144,27 @@ def cross_validate(
         path = solver.path(*whole)
         disable = None if progress is None else not progress  # None: it shows in a terminal
         bar = tqdm(which, desc="cross_validate", unit="fold", disable=disable, leave=False)
+
+        def fitted(split: Split) -> np.ndarray:
+            return np.where(split.train, inputs.weights, 0)
+
+        def fold(i: int) -> tuple[Fit, list[Fit]]:
+            """The fits of a fold, and those at each share."""
+            few = grams and grams.without(i)
+            found = few and few.problem(pen, loss)
+            if found is None:
+                rest = inputs._replace(weights=fitted(which[i]))
+                found = prepare_inputs(rest, pen, loss, fit_intercept, standardize), None
+            fits = solver.path(*found).fits
+            return fits, relaxed(found[0], fits, shares)
+
+        together = None
+        at_once = engine == "parallel" and gammas is None
+        if at_once and len(which) * _size(inputs.x) <= _AT_ONCE:
+            together = solver.every_fold(data, np.stack([fitted(split) for split in which]))
         try:
-            for i, split in enumerate(bar):
-                few = grams and grams.without(i)
-                found = few and few.problem(pen, loss)
-                if found is None:
-                    rest = inputs._replace(weights=np.where(split.train, inputs.weights, 0))
-                    found = prepare_inputs(rest, pen, loss, fit_intercept, standardize), None
-                fits = solver.path(*found).fits
-                variants = relaxed(found[0], fits, shares)
+            for i, _ in enumerate(bar):
+                fits, variants = fold(i) if together is None else (together[i], [together[i]])
                 seen = [one.look(i, v) for one, v in zip(held_out, variants, strict=True)]
                 for one, (eta, scores) in zip(held_out, seen, strict=True):
                     one.add(i, eta, scores, fits)
@@ -187,6 +206,27 @@ class _Solver(NamedTuple):
         if (np.asarray(found.status) == Status.INTERRUPTED).any():
             raise KeyboardInterrupt
         return Path(with_loss(found.fits, problem.loss), found.knots)
+
+    def every_fold(self, data: Data, weights: np.ndarray) -> list[Fit]:
+        """The fits of all folds over the grid, one fold per row of weights: one batch."""
+        options = (self.lams, self.tol, self.max_steps, self.names)
+        fits = with_loss(_every_fold(data, self.pen, weights, *options), data.loss)
+        fits = Path(jax.tree.map(np.asarray, fits))
+        return [fits._pick(operator.itemgetter(i)) for i in range(len(weights))]
+
+
+@eqx.filter_jit
+def _every_fold(data, pen, weights, lams, tol, max_steps, names) -> Fit:
+    def fold(weights: Array) -> Fit:
+        problem = prepare(dataclasses.replace(data, weights=weights), pen)
+        return batch(problem, pen, lams, problem.null, tol, max_steps, names)
+
+    return jax.vmap(fold)(weights)
+
+
+def _size(x: Any) -> int:
+    """Of the data in bytes."""
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(x))
 
 
 class _HeldOut:

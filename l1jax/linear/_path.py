@@ -224,11 +224,12 @@ def _parallel(
 ) -> Path:
     """All strengths as one batch, in which finished lanes are frozen."""
     del progress, known
-    return Path(_batch(problem, pen, lams, start, tol, max_steps, names))
+    return Path(batch(problem, pen, lams, start, tol, max_steps, names))
 
 
 @eqx.filter_jit
-def _batch(problem, pen, lams, start, tol, max_steps, names) -> Fit:
+def batch(problem, pen, lams, start, tol, max_steps, names) -> Fit:
+    """The fits at all strengths, as lanes of one `vmap`."""
     problem = with_smoothness(problem, pen)
 
     def lane(lam: Array) -> Fit:

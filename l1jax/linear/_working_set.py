@@ -38,7 +38,11 @@ _MANY_COLUMNS = 5000
 _FLOOR = 1e-10
 _SLACK = 1e-9  # by which a gradient may pass its price, as a share of it
 _STRIDE = 0.955  # from one strength to the next on the way to a single one
-_LONG_STRIDE = 0.5  # ... where all columns are in the working set
+_LONG_STRIDE = 0.5  # ... where all columns are in the working set, or hardly a new one comes in
+_NEAR, _FAR = (
+    1e-4,
+    1e-10,
+)  # shares of λmax: beyond the first strides are long, beyond the last there are none
 _ONE = np.ones(())
 
 
@@ -225,15 +229,24 @@ def walk_to(
     is_exact = has_prices(pen, problem.null.beta.shape) and problem.loss.is_quadratic
     if (_is_small(problem) and is_exact) or lam >= critical:
         return walk(problem, pen, np.array([lam]), critical)
-    least = max(lam, 1e-4 * critical)
-    stride = _LONG_STRIDE if _is_small(problem) else _STRIDE
-    count = int(np.ceil(np.log(least / critical) / np.log(stride)))
-    lams = np.append(critical * (least / critical) ** (np.arange(1, count) / count), lam)
+    near, far = max(lam, _NEAR * critical), max(lam, _FAR * critical)
+    lams = _strides(critical, near, _LONG_STRIDE if _is_small(problem) else _STRIDE)
+    if far < near:
+        lams = np.append(lams, _strides(near, far, _LONG_STRIDE))
+    if lam < far:
+        lams = np.append(lams, lam)
     found = walk(problem, pen, lams, critical)
     complete = found.num_solved == len(lams)
     return Walk(
         found.betas[-1:], found.intercepts[-1:], found.num_steps.sum(keepdims=True), complete, []
     )
+
+
+def _strides(begin: float, end: float, stride: float) -> np.ndarray:
+    """Strengths from `begin` down to `end`, none further from the one before than a stride."""
+    count = int(np.ceil(np.log(end / begin) / np.log(stride)))
+    steps = begin * (end / begin) ** (np.arange(1, count) / count)
+    return np.append(steps, end)
 
 
 def _is_small(problem: Problem) -> bool:
