@@ -132,8 +132,7 @@ def _by_few_numbers(
     def move(numbers: Any, moves: Any) -> Any:
         if not is_differentiable(numbers):
             at = _places(_inside(found))
-            with jax.ensure_compile_time_eval():  # else dispatched as if it had derivatives itself
-                columns, is_enough = _columns(problem, tree, few.known, few.which, values, at)
+            columns, is_enough = _columns(problem, tree, few.known, few.which, values, at)
             if is_enough:
                 return values, _combined(columns, moves)
         return jax.jvp(
