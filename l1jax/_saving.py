@@ -93,6 +93,7 @@ def load(file: Any, loss: Loss | None = None) -> Any:
 
 
 def _load(file: Any, name: str, loss: Loss | None) -> Any:
+    version, found = _FORMAT, None
     try:
         with np.load(file, allow_pickle=False) as contents:
             arrays = {key: contents[key] for key in contents.files}
@@ -100,16 +101,16 @@ def _load(file: Any, name: str, loss: Loss | None) -> Any:
         version = about["format"]
         if version == _FORMAT:
             found = _put_together(about["result"], (), arrays, loss)
-            if isinstance(found, Fit | Path | CrossValidated):
-                return found
     except _UnknownLoss as error:
         raise ValueError(str(error)) from None
     except (*_BROKEN, KeyError, ValueError, AttributeError, TypeError):
-        version = _FORMAT
+        found = None
     if version != _FORMAT:
         message = f"the file{name} has format {version}, this version of l1jax reads {_FORMAT}."
         raise ValueError(message)
-    raise ValueError(f"the file{name} holds no result of l1jax: save writes them.")
+    if not isinstance(found, Fit | Path | CrossValidated):
+        raise ValueError(f"the file{name} holds no result of l1jax: save writes them.")
+    return found
 
 
 class _UnknownLoss(Exception):

@@ -120,7 +120,8 @@ def tune(
     - `pen`: the penalty. A strength it has is one more point to start from; none is needed.
     - `by`: the names of its fields to choose: its strength unless given; ("lam", "l1_ratio");
       "weights", one per feature or group, which start from those of pen (1 unless given) and keep
-      its strength if it has one. Weights of 0 and inf stay. One strength per class or response:
+      its strength if it has one (where nothing is in at that, they start from smaller ones). Weights
+      of 0 and inf stay. One strength per class or response:
       `L1(lam, weights=np.ones((1, k)))`.
     - `criterion`: `l1jax.CrossValidation()` unless given, `l1jax.HeldOut(X, y)`,
       `l1jax.SURE(sigma)`, or your function of a `Fit`, made of JAX operations, that returns a

@@ -44,7 +44,7 @@ def _is_numeric(kind: Any) -> bool:
 def _advice(table: Any, name: str, column: Any, kind: Any) -> str:
     place, what = f"{name}[{column!r}]", str(kind)
     polars = is_polars(table)
-    if what.lower().startswith(("date", "time", "duration", "period")):
+    if what.lower().startswith(("date", "timedelta", "duration")):
         days = "dt.total_days()" if polars else "dt.days"
         return (
             "Make a number of it, for example the days since the first, "
@@ -54,15 +54,12 @@ def _advice(table: Any, name: str, column: Any, kind: Any) -> str:
         entries = [value for value in list(table[column])[:_SOME] if value is not None]
         share = np.mean([_is_a_number(value) for value in entries]) if entries else 0.0
         if share > 0.5:
-            change = (
-                f"{place}.cast(float, strict=False)"
-                if polars
-                else f"{place} = pandas.to_numeric({place}"
-            )
+            convert = f"{place}.cast(float, strict=False)"
             if not polars:
-                change += ")" if share == 1 else ', errors="coerce")'
-            rest = "" if share == 1 else "; what is none becomes missing"
-            return f"It holds numbers: convert it, for example with {change}{rest}."
+                rest = "" if share == 1 else ', errors="coerce"'
+                convert = f"{place} = pandas.to_numeric({place}{rest})"
+            missing = "" if share == 1 else "; what is none becomes missing"
+            return f"It holds numbers: convert it, for example with {convert}{missing}."
     dummies = (
         f"{name}.to_dummies({column!r})"
         if polars

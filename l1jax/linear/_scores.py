@@ -55,9 +55,7 @@ def read_score(score: Any, higher_is_better: Any, loss: Loss, y: np.ndarray, lik
 
 def deviance(loss: Loss, y: np.ndarray, eta: np.ndarray, s: np.ndarray) -> np.ndarray:
     """2 Σ s (loss − the least that any prediction could have): for squared error its mean."""
-    if any(
-        np.ndim(leaf) for leaf in jax.tree.leaves(loss)
-    ):  # what goes with the rows is not padded
+    if any(np.ndim(leaf) for leaf in jax.tree.leaves(loss)):  # that goes with the rows as they are
         return np.asarray(_deviances(loss, y, eta, s))
     return np.asarray(_deviances(loss, *_padded(y, eta, s)))
 

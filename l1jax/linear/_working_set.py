@@ -39,10 +39,8 @@ _FLOOR = 1e-10
 _SLACK = 1e-9  # by which a gradient may pass its price, as a share of it
 _STRIDE = 0.955  # from one strength to the next on the way to a single one
 _LONG_STRIDE = 0.5  # ... where all columns are in the working set, or hardly a new one comes in
-_NEAR, _FAR = (
-    1e-4,
-    1e-10,
-)  # shares of λmax: beyond the first strides are long, beyond the last there are none
+_NEAR = 1e-4  # of λmax: strides beyond it are long
+_FAR = 1e-10  # ... and beyond this there are none
 _ONE = np.ones(())
 
 
