@@ -292,8 +292,22 @@ def test_nothing_moves_above_lambda_max_but_the_intercept():
 
 
 TWINS = np.hstack([X, X[:, :1]])
-# The second column of the first group has nothing to explain, and yet it may move.
-AT_REST = np.array([[1.0, 0, 1], [-1, 0, 1], [0, 1, -1], [0, -1, -1]])
+AT_REST = np.array([[1.0, 0], [-1, 0], [0, 1], [0, -1]])
+
+
+class Leaning(l1jax.Penalty):
+    """A group that leans on its second coordinate, which rests at zero, and may move."""
+
+    lam: float
+    lean: float
+
+    def value(self, x):
+        return self.lam * jnp.sqrt(jnp.sum(x**2)) + self.lean * x[1]
+
+    def prox(self, z, step=1.0):
+        return l1jax.prox.prox_group_l1(z.at[1].add(-step * self.lean), self.lam, [0, 0], step)
+
+
 FEW = {
     "l1": (X, LOSSES["squared"][1], l1jax.SquaredError(), l1jax.L1, (0.1,), "column"),
     "elastic net": (
@@ -309,8 +323,8 @@ FEW = {
         AT_REST,
         np.array([2.0, -2, 0, 0]),
         l1jax.SquaredError(),
-        lambda lam: l1jax.GroupL1(lam, np.array([0, 0, 1])),
-        (0.1,),
+        Leaning,
+        (0.1, 0.0),
         "fallback",
     ),
 }
