@@ -17,10 +17,10 @@ import numpy as np
 from .._types import AnyArray
 from ..losses import Loss
 from ._columns import Columns
-from ._face import Face, Lost
+from ._face import Face
 from ._prices import Form, Prices
 from ._problem import Problem
-from ._state import State
+from ._state import Lost, State
 
 _CORRECTIONS = 60
 _HALVINGS = 40
@@ -188,6 +188,7 @@ class _Model:
                     signs,
                     self.x[members],
                 )
+                self.face.hold()
                 return
             except Lost:  # rows without curvature left nothing to hold on to
                 continue
@@ -241,10 +242,10 @@ class _Model:
         for count in range(1, _CORRECTIONS + 1):
             before, face = self.x, (self.face.face.copy(), self.face.signs.copy())
             try:
-                self.face.follow(self.truth - self.face.gradient, form.up, form.down)
+                self.face.move(self.truth - self.face.gradient, form.up, form.down)
             except Lost:  # the Hessian was too flat to hold on to; its bound is not
                 least = self._stiffen(*face, least, np.inf)
-                self.face.follow(self.truth - self.face.gradient, form.up, form.down)
+                self.face.move(self.truth - self.face.gradient, form.up, form.down)
             self.x = self.face.x
             self._look()
             lower = self._objective()

@@ -5,7 +5,9 @@
 The solution lies on a face: coordinates outside of it are zero, those on it keep their sign. While c
 and the prices move along a line, the solution does too, until a coordinate hits zero and leaves or
 a gradient hits its price and enters. `Face.follow` walks from one such knot to the next, so that its
-answer is exact. Everything here is NumPy on the host: sizes change at every knot.
+answer is exact. `Face.leap` guesses the face at the end of the line instead, and corrects the guess
+until it is right (a primal-dual active set; Hintermüller, Ito and Kunisch 2002): several knots for
+the price of one, where that settles. Everything here is NumPy on the host: sizes change at every knot.
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.linalg import get_blas_funcs, get_lapack_funcs
 
+from ._bordered import Bordered
+from ._state import Lost
 from ._threads import one_thread
 
 _SLOW = 1e-10  # a gradient that closes in on its price more slowly than this counts as parallel
@@ -22,6 +26,11 @@ _DEPENDENT = 1e-9  # a column with less than this share of itself outside of the
 _SETTLED = 1e-13  # residual of the equations on the face, as a share of the prices
 _potrf, _potri = get_lapack_funcs(("potrf", "potri"), dtype=np.float64)
 (_ger,) = get_blas_funcs(("ger",), dtype=np.float64)
+_GUESSES = 8  # of a face, before it is walked to
+_WIDEST = 48  # changes of a face before its factor is made anew
+_OVER = 1e-12  # share of its price by which a gradient may pass it
+_ROUNDING = 1e-15  # ... and of the largest gradient
+_CLOSE = 1e-9  # share of the largest price by which a guess may miss its equations
 _TOWARDS = np.array([[-1.0], [1.0]])  # a rising gradient comes nearer to `up` and goes from `down`
 _STRIP = 64  # rows of a matrix mirrored at a time
 _WIDE = 1e150  # stands for an infinite price where prices are subtracted
@@ -32,10 +41,6 @@ class Stop(NamedTuple):
 
     share: float
     x: np.ndarray
-
-
-class Lost(Exception):
-    """Rounding has led the walk astray; another solver must take over."""
 
 
 class Face:
@@ -51,15 +56,17 @@ class Face:
         signs: np.ndarray,
         values: np.ndarray,
         inverse: np.ndarray | None = None,
+        ridge: np.ndarray | float = 0.0,
     ):
         """Starts at an optimal x: zero but for its `values` at the `members` of the face.
 
-        Args: `hessian` Q (w, w); `gradient`, `up`, `down` (w,): a member's gradient is at the price
+        Args: `hessian` and `ridge`: Q = hessian + diag(ridge), (w, w);
+        `gradient`, `up`, `down` (w,): a member's gradient is at the price
         of its sign, −down ≤ gradient ≤ up elsewhere. A member of sign 0 is free: it has no price
         and never leaves. `inverse`: of Q on the members, where it is known.
         """
         w, m = len(gradient), len(members)
-        self.hessian, self._is_bent = hessian, False
+        self.hessian, self.ridge = hessian, np.broadcast_to(ridge, (w,))
         self.gradient = gradient.copy()
         self.up, self.down = np.minimum(up, _WIDE), np.minimum(down, _WIDE)
         self.size = m
@@ -73,13 +80,13 @@ class Face:
         self._waiting = np.ones(w, bool)  # to enter
         self._waiting[members] = False
         self._barred: list[int] = []  # from entering, until the walk has moved on
+        self._rows = np.empty((room, w))  # of `hessian`, for the members
+        self._rows[:m] = hessian[members]
         self._inverse = np.zeros((room, room), order="F")
-        self._columns = np.empty((w, room), order="F")  # of Q, for the members
-        self._columns[:, :m] = hessian[:, members]
-        if inverse is None:
-            self._factorise()
-        else:
+        self._has_inverse = inverse is not None
+        if inverse is not None:
             self._inverse[:m, :m] = inverse
+        self._factor: Bordered | None = None  # which has followed the face too
 
     @property
     def face(self) -> np.ndarray:
@@ -102,7 +109,100 @@ class Face:
 
     @property
     def inverse(self) -> np.ndarray:
+        if not self._has_inverse:
+            self._invert()
         return self._inverse[: self.size, : self.size]
+
+    @property
+    def known_inverse(self) -> np.ndarray | None:
+        """A copy of the inverse, where a walk has left one."""
+        return self.inverse.copy() if self._has_inverse else None
+
+    @one_thread()
+    def hold(self) -> Bordered:
+        """Q on the face, factored; raises `Lost` where it is singular."""
+        if self._factor is None or len(self._factor.border) > _WIDEST:
+            self._factor = Bordered(self.hessian, self.ridge, self.face, self._square(), _DEPENDENT)
+        return self._factor
+
+    def move(self, shift: np.ndarray, up: np.ndarray, down: np.ndarray) -> int:
+        """To other data and prices, as `follow` says: at once where that can be, else by the knots."""
+        changed = self.leap(shift, up, down)
+        return self.follow(shift, up, down) if changed is None else changed
+
+    @one_thread()
+    def leap(self, shift: np.ndarray, up: np.ndarray, down: np.ndarray) -> int | None:
+        """Moves as `follow` does, without the knots between; returns how many coordinates changed.
+
+        None, and nothing has moved, where guesses at the face do not settle.
+        """
+        up, down = np.minimum(up, _WIDE), np.minimum(down, _WIDE)
+        before = self.face.copy(), self.signs.copy(), self.values.copy()
+        gradient, has_inverse = self.gradient, self._has_inverse
+        self.gradient = self.gradient + shift
+        size = np.abs(self.gradient).max(initial=0)
+        high, low = (price + (_OVER * price + _ROUNDING * size) for price in (up, down))
+        changed = 0
+        try:
+            for _ in range(_GUESSES):
+                move = self.hold().solve(self.face, self._error(up, down))
+                self.values[:] += move
+                self.gradient -= self._product(move)
+                wrong = np.flatnonzero(self.values * self.signs < 0)
+                over = self._waiting & ((self.gradient > high) | (self.gradient < -low))
+                entering = np.flatnonzero(over)
+                if len(wrong) or len(entering):
+                    changed += len(wrong) + len(entering)
+                    self._change(wrong, entering)
+                elif np.abs(self._error(up, down)).max(initial=0) <= _CLOSE * size:
+                    self.up, self.down = up, down
+                    self._barred.clear()
+                    return changed
+        except (Lost, np.linalg.LinAlgError):
+            pass
+        self.gradient, self._has_inverse = gradient, has_inverse
+        self._return(*before)
+        return None
+
+    def _error(self, up: np.ndarray, down: np.ndarray) -> np.ndarray:
+        """How far the gradients of the members are from the prices of their signs."""
+        face, signs = self.face, self.signs
+        return self.gradient[face] - np.where(
+            signs > 0, up[face], np.where(signs < 0, -down[face], 0)
+        )
+
+    def _product(self, move: np.ndarray) -> np.ndarray:
+        """Q times a move of the members."""
+        out = move @ self._rows[: self.size]
+        out[self.face] += self.ridge[self.face] * move
+        return out
+
+    def _square(self) -> np.ndarray:
+        """Q on the face."""
+        some = self._rows[: self.size].take(self.face, axis=1)
+        some.flat[:: self.size + 1] += self.ridge[self.face]
+        return some
+
+    def _change(self, wrong: np.ndarray, entering: np.ndarray) -> None:
+        """The face without the members at some places, and with some coordinates, at zero."""
+        move = np.zeros(self.size)
+        move[wrong] = -self.values[wrong]
+        self.gradient -= self._product(move)
+        self.hold().change(self.face[wrong], entering)
+        self._has_inverse = False
+        for k in wrong[::-1].tolist():
+            self._drop(k)
+        for j in entering.tolist():
+            self._add(j, np.sign(self.gradient[j]), 0.0)
+
+    def _return(self, face: np.ndarray, signs: np.ndarray, values: np.ndarray) -> None:
+        """Back to a face where a leap began."""
+        self.size = m = len(face)
+        self._members[:m], self._signs[:m], self._values[:m] = face, signs, values
+        self._rows[:m] = self.hessian[face]
+        self._waiting[:] = True
+        self._waiting[face] = False
+        self._factor = None
 
     @one_thread()
     def follow(
@@ -113,6 +213,7 @@ class Face:
         `stops` collects the knots, where given. Raises `Lost` after too many of them.
         """
         up, down = np.minimum(up, _WIDE), np.minimum(down, _WIDE)
+        self._factor = None
         rises = np.stack([up - self.up, down - self.down])
         slack = np.stack([self.up - self.gradient, self.down + self.gradient])
         is_still = not shift.any()
@@ -125,7 +226,7 @@ class Face:
             if not is_still:
                 push += shift[face]
             move = self.inverse @ push
-            drift = -(self._columns[:, : self.size] @ move)
+            drift = -self._product(move)
             if not is_still:
                 drift += shift
             rates = rises + _TOWARDS * drift
@@ -159,33 +260,36 @@ class Face:
     @one_thread()
     def settle(self, linear: np.ndarray) -> None:
         """Solves the equations of the face afresh for the linear term c, against drift."""
-        face, signs = self.face, self.signs
-        prices = np.where(signs > 0, self.up[face], -self.down[face])
-        prices[signs == 0] = 0
-        enough = _SETTLED * max(np.abs(linear).max(initial=0), np.abs(prices).max(initial=0))
+        price = np.where(self.signs < 0, self.down[self.face], self.up[self.face])
+        enough = max(np.abs(linear).max(initial=0), (price * np.abs(self.signs)).max(initial=0))
+        enough *= _SETTLED
         worst = np.inf
         for attempt in range(6):
-            self.gradient = linear - self._columns[:, : self.size] @ self.values
-            error = self.gradient[face] - prices
+            self.gradient = linear - self._product(self.values)
+            error = self._error(self.up, self.down)
             size = np.abs(error).max(initial=0)
             if size <= enough:
                 break
             if size > 0.5 * worst:
                 if attempt > 3:
                     break
-                self._factorise()
+                self._forget()
             worst = size
-            self._values[: self.size] += self.inverse @ error
+            self.values[:] += self._solve(error)
         # A coordinate on the wrong side by rounding is at its knot.
-        self.values[self.values * signs < 0] = 0
+        self.values[self.values * self.signs < 0] = 0
 
     def bend(self, diagonal: np.ndarray) -> None:
         """Replaces Q by Q + diag(diagonal) at the same x and gradient."""
-        if not self._is_bent:
-            self.hessian, self._is_bent = self.hessian.copy(), True
-        self.hessian.flat[:: len(diagonal) + 1] += diagonal
-        self._columns[self.face, np.arange(self.size)] += diagonal[self.face]
-        self._factorise()
+        self.ridge = self.ridge + diagonal
+        self._forget()
+
+    def _solve(self, rhs: np.ndarray) -> np.ndarray:
+        return self.inverse @ rhs if self._has_inverse else self.hold().solve(self.face, rhs)
+
+    def _forget(self) -> None:
+        """What is known of Q on the face does not serve any more."""
+        self._has_inverse, self._factor = False, None
 
     def _next(self, move, slack, rates, slow):
         """(step, event, coordinate): the first knot ahead; the step is infinite where there is none."""
@@ -202,7 +306,8 @@ class Face:
     def _enter(self, j: int, sign: float) -> None:
         u, pivot = self._pivot(j)
         value = 0.0
-        if pivot <= _DEPENDENT * self.hessian[j, j]:
+        least = _DEPENDENT * (self.hessian[j, j] + self.ridge[j])
+        if pivot <= least:
             found = self._exchange(sign, u)
             if found is None:
                 self._bar(j)
@@ -210,28 +315,33 @@ class Face:
             k, value = found
             self._leave(k)
             u, pivot = self._pivot(j)
-            if pivot <= _DEPENDENT * self.hessian[j, j]:
+            if pivot <= least:
                 raise Lost
         self._append(j, sign, u, pivot, value)
 
     def _pivot(self, j: int) -> tuple[np.ndarray, float]:
         """What the members make of column j, and its square that they leave."""
-        q = self.hessian[self.face, j]
+        q = self.hessian[j, self.face]
         u = self.inverse @ q
-        return u, self.hessian[j, j] - q @ u
+        return u, self.hessian[j, j] + self.ridge[j] - q @ u
 
     def _bar(self, j: int) -> None:
         self._waiting[j] = False
         self._barred.append(j)
 
     def _append(self, j: int, sign: float, u: np.ndarray, pivot: float, value: float) -> None:
-        m = self.size
-        if m == len(self._members):
-            self._grow()
+        self._add(j, sign, value)
+        m = self.size - 1
         self._rank_one(u, 1 / pivot)
         self._inverse[:m, m] = self._inverse[m, :m] = -u / pivot
         self._inverse[m, m] = 1 / pivot
-        self._columns[:, m] = self.hessian[:, j]
+
+    def _add(self, j: int, sign: float, value: float) -> None:
+        """One more member, at the end; the inverse does not know of it."""
+        m = self.size
+        if m == len(self._members):
+            self._grow()
+        self._rows[m] = self.hessian[j]
         self._members[m], self._signs[m], self._values[m] = j, sign, value
         self._waiting[j] = False
         self.size = m + 1
@@ -239,10 +349,10 @@ class Face:
     def _grow(self) -> None:
         room = _room(self.size + 1)
         tables = dict.fromkeys(("_members", "_signs", "_values"), (room,))
-        tables |= {"_inverse": (room, room), "_columns": (len(self.gradient), room)}
+        tables |= {"_inverse": (room, room), "_rows": (room, len(self.gradient))}
         for name, shape in tables.items():
             old = getattr(self, name)
-            new = np.zeros(shape, old.dtype, order="F")
+            new = np.zeros(shape, old.dtype, order="F" if name == "_inverse" else "C")
             new[tuple(slice(0, size) for size in old.shape)] = old
             setattr(self, name, new)
 
@@ -261,18 +371,22 @@ class Face:
 
     def _leave(self, k: int) -> None:
         last = self.size - 1
-        j = self._members[k]
         if k != last:
-            for table in (self._members, self._signs, self._values):
-                table[k] = table[last]
-            self._columns[:, k] = self._columns[:, last]
             inverse = self.inverse
             inverse[:, [k, last]] = inverse[:, [last, k]]
             inverse[[k, last], :] = inverse[[last, k], :]
-        self.size = last
+        self._drop(k)
         b = self._inverse[:last, last].copy()
         self._rank_one(b, -1 / self._inverse[last, last])
-        self._waiting[j] = True
+
+    def _drop(self, k: int) -> None:
+        """One member less; the last takes its place. The inverse does not know of it."""
+        last = self.size - 1
+        self._waiting[self._members[k]] = True
+        if k != last:
+            for table in (self._members, self._signs, self._values, self._rows):
+                table[k] = table[last]
+        self.size = last
 
     def _rank_one(self, u: np.ndarray, factor: float) -> None:
         """Adds factor · u uᵀ to the inverse, in place: half of the walk's time goes through here."""
@@ -281,12 +395,11 @@ class Face:
         self._inverse = _ger(factor, padded, padded, a=self._inverse, overwrite_a=1)
 
     @one_thread()
-    def _factorise(self) -> None:
-        m = self.size
+    def _invert(self) -> None:
+        self._has_inverse, m = True, self.size
         if not m:
             return
-        # Twice `take` in its own order is several times faster than an index of both axes.
-        some = self.hessian.take(self.face, axis=0).take(self.face, axis=1)
+        some = self._square()
         factor, failed = _potrf(some.T, lower=1, overwrite_a=1)
         if failed:
             raise Lost

@@ -11,8 +11,8 @@ import numpy as np
 from scipy.linalg import get_lapack_funcs
 from scipy.sparse import csr_array
 
-from ._face import Lost
 from ._group_prices import Layout
+from ._state import Lost
 
 _RIDGE = 1e-10  # of the diagonal of Q, for groups that depend on each other
 _STIFFEST = 1e10  # curvature of a norm, in units of the diagonal of Q

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from ._face import Lost
 from ._group_hessian import ByGram, ByRows, Solve
 from ._group_prices import Cost, Layout
+from ._state import Lost
 from ._threads import one_thread
 
 _STEPS = 200

@@ -35,8 +35,6 @@ class Quadratic:
         linear = self.columns.linear[places]
         old = prices.at(lam)
         hessian = self.columns.gram_of(places)
-        if old.quad.any():
-            hessian = hessian + np.diag(old.quad)
         face = Face(
             hessian,
             at.gradient[members],
@@ -46,6 +44,7 @@ class Quadratic:
             at.signs,
             at.values,
             at.inverse,
+            old.quad,
         )
         states = []
         for target in lams:
@@ -54,7 +53,8 @@ class Quadratic:
             if bend.any():
                 face.bend(bend)
             stops: list[Stop] | None = [] if self.keep_knots else None
-            passed = face.follow(-bend * face.x, new.up, new.down, stops)
+            line = (-bend * face.x, new.up, new.down)
+            passed = face.follow(*line, stops) if self.keep_knots else face.move(*line)
             face.settle(linear)
             state = State(
                 features=members[face.face],
@@ -62,7 +62,7 @@ class Quadratic:
                 values=face.values.copy(),
                 intercept=self.columns.centre,
                 gradient=face.gradient.copy(),
-                inverse=face.inverse.copy() if target == lams[-1] else None,
+                inverse=face.known_inverse if target == lams[-1] else None,
                 steps=passed,
                 knots=tuple(_knot(stop, members, lam, target) for stop in stops or ()),
             )

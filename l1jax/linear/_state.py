@@ -7,6 +7,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 
+class Lost(Exception):
+    """Rounding has led the walk astray; another solver must take over."""
+
+
 class Knot(NamedTuple):
     """A strength at which a feature enters or leaves, and the solution there."""
 

@@ -17,7 +17,6 @@ from jax.core import Tracer
 from ..penalties import Penalty
 from ._columns import GramColumns
 from ._curved import Curved
-from ._face import Lost
 from ._group_prices import GroupPrices
 from ._grouped import Grouped
 from ._matrix import DenseMatrix
@@ -25,7 +24,7 @@ from ._prices import Prices, linear_form
 from ._problem import Problem
 from ._progress import advance, progress_bar
 from ._quadratic import Quadratic
-from ._state import Knot, State
+from ._state import Knot, Lost, State
 from ._unfinished import Known
 
 _BLOCK = 10  # strengths per look at all columns

@@ -1,0 +1,94 @@
+"""A Cholesky factor of Q on some coordinates, of which a few come and go.
+
+What has changed since the factor was made is a border around it, with a column for each coordinate
+that came, and a unit vector for each that went, which holds it at zero:
+
+    [ Q_BB  C ] [x]   [r]          S = D − Cᵀ Q_BB⁻¹ C
+    [ Cᵀ    D ] [w] = [t]          w = S⁻¹ (t − Cᵀ Q_BB⁻¹ r),    x = Q_BB⁻¹ (r − C w)
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.linalg import get_lapack_funcs
+
+from ._state import Lost
+
+_potrf, _potrs = get_lapack_funcs(("potrf", "potrs"), dtype=np.float64)
+
+
+class Bordered:
+    """Solves with Q + diag(ridge) on a face that changes."""
+
+    def __init__(
+        self,
+        hessian: np.ndarray,
+        ridge: np.ndarray,
+        members: np.ndarray,
+        square: np.ndarray,
+        least: float = 0.0,
+    ):
+        """`square`: Q + diag(ridge) on the members, which is overwritten.
+
+        `least`: the share of a coordinate that those before it must leave; raises `Lost`.
+        """
+        self.hessian, self.ridge = hessian, ridge
+        self.base, self.size = members.copy(), (m := len(members))
+        self.slots = np.full(len(hessian), -1)  # of the base, and behind it of those that came
+        self.slots[members] = np.arange(m)
+        self.border: list[int] = []  # coordinates
+        self.reach = np.zeros((m, 0), order="F")  # Q_BB⁻¹C
+        self.corner = np.zeros((0, 0))  # S
+        if not m:
+            return
+        scale = square.diagonal().copy()
+        self.factor, failed = _potrf(square.T, lower=1, overwrite_a=1, clean=0)
+        if failed or (self.factor.diagonal() ** 2 <= least * scale).any():
+            raise Lost
+
+    def change(self, leaving: np.ndarray, entering: np.ndarray) -> None:
+        """Takes coordinates from the face and adds others to it."""
+        moved = [*leaving.tolist(), *entering.tolist()]
+        rest = [i for i, j in enumerate(self.border) if j not in moved]
+        new = [j for j in moved if j not in self.border]
+        if len(rest) < len(self.border):  # what had come goes, or the other way round
+            self.border = [self.border[i] for i in rest]
+            self.reach, self.corner = self.reach[:, rest], self.corner[np.ix_(rest, rest)]
+        if new:
+            self._widen(np.array(new))
+        come = ~self._is_of_base(border := np.array(self.border, int))
+        self.slots[border[come]] = self.size + np.flatnonzero(come)
+
+    def _widen(self, new: np.ndarray) -> None:
+        """The border with more columns: unit vectors for the base's own, those of Q for others."""
+        m, old = self.size, np.array(self.border, int)
+        is_own, was_own = self._is_of_base(new), self._is_of_base(old)
+        come, before = new[~is_own], old[~was_own]
+        rows = self.hessian.take(come, axis=0)
+        sides = np.zeros((m, len(new)), order="F")  # C
+        sides[self.slots[new[is_own]], np.flatnonzero(is_own)] = 1
+        sides[:, ~is_own] = rows[:, self.base].T
+        reach = _potrs(self.factor, sides, lower=1)[0] if m else sides
+        corner, across = np.zeros((len(new),) * 2), np.zeros((len(old), len(new)))
+        corner[np.ix_(~is_own, ~is_own)] = rows[:, come] + np.diag(self.ridge[come])
+        across[np.ix_(~was_own, ~is_own)] = rows[:, before].T
+        corner -= reach.T @ sides
+        across -= self.reach.T @ sides
+        self.corner = np.block([[self.corner, across], [across.T, corner]])
+        self.reach = np.asfortranarray(np.hstack([self.reach, reach]))
+        self.border += new.tolist()
+
+    def _is_of_base(self, some: np.ndarray) -> np.ndarray:
+        return (self.slots[some] >= 0) & (self.slots[some] < self.size)
+
+    def solve(self, members: np.ndarray, rhs: np.ndarray) -> np.ndarray:
+        """Q⁻¹ rhs on the face, whose members may be in any order."""
+        m, slots = self.size, self.slots[members]
+        full = np.zeros(m + len(self.border))
+        full[slots] = rhs
+        first, weights = full[:m], full[m:]
+        if self.border:
+            weights[:] = np.linalg.solve(self.corner, weights - first @ self.reach)
+        if m:
+            first[:] = _potrs(self.factor, first, lower=1)[0] - self.reach @ weights
+        return full[slots]
