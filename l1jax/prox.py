@@ -22,7 +22,7 @@ from jaxtyping import Array, PyTree
 
 from ._groups import Groups
 
-_NEWTON_STEPS = {2: 12, 4: 14, 8: 18}  # at most, by bytes of the dtype; see `_newton`
+_NEWTON_STEPS = {4: 14, 8: 18}  # at most, by bytes of the dtype; see `_newton`
 
 
 def prox_l1(x: PyTree, lam: Any, step: Any = 1.0, weights: Any = None) -> PyTree:
@@ -309,6 +309,7 @@ def _sparse_group(
             f"weights must hold one number per group, shape ({groups.num_groups},), got "
             f"{jnp.shape(weights)}."
         )
+    dtype, z = z.dtype, _wide(z)
     weights = jnp.broadcast_to(jnp.asarray(weights, z.dtype), (groups.num_groups,))
     lam, ratio = jnp.asarray(lam, z.dtype), jnp.asarray(l1_ratio, z.dtype)
     excluded = jnp.isinf(weights)
@@ -320,14 +321,16 @@ def _sparse_group(
         steps = jnp.broadcast_to(steps, z.shape).reshape(flat.shape)
     out = _shrink(flat, group_price, steps, _Rows(groups)).reshape(z.shape)
     spread = groups.broadcast(excluded).reshape((-1,) + (1,) * (z.ndim - 1))
-    return _exclude(out, spread, z)
+    return _exclude(out, spread, z).astype(dtype)
 
 
 def prox_channels(z: Array, prices: Any, step: Any, axis: int) -> Array:
     """The block soft threshold of each index of an axis, in place: nothing is moved or copied."""
     others = tuple(k for k in range(z.ndim) if k != axis % z.ndim)
+    dtype, z = z.dtype, _wide(z)
     prices = jnp.broadcast_to(prices, [1 if k in others else n for k, n in enumerate(z.shape)])
-    return _shrink(z, prices.astype(z.dtype), _per_row(step, z), _Channels(others))
+    out = _shrink(z, prices.astype(z.dtype), _per_row(step, z), _Channels(others))
+    return out.astype(dtype)
 
 
 class _Rows(NamedTuple):
@@ -491,12 +494,21 @@ def _positive_zeros(x: PyTree) -> PyTree:
 
 def _map(function: Callable[..., Array], x: PyTree, *parameters: Any) -> PyTree:
     """Applies a function of (leaf, parameters...) to every leaf of x."""
+
+    def one(leaf: Any, *rest: Any) -> Array:
+        leaf = _floating(leaf)
+        return function(_wide(leaf), *rest).astype(leaf.dtype)
+
     if hasattr(x, "shape"):
-        return function(_floating(x), *parameters)
+        return one(x, *parameters)
     leaves, tree = jax.tree.flatten(x)
     columns = [_spread(parameter, tree) for parameter in parameters]
-    out = [function(_floating(leaf), *rest) for leaf, *rest in zip(leaves, *columns, strict=True)]
-    return jax.tree.unflatten(tree, out)
+    return jax.tree.unflatten(tree, [one(*row) for row in zip(leaves, *columns, strict=True)])
+
+
+def _wide(z: Array) -> Array:
+    """In float32 at least: a step of 1e5, as Adam takes at an entry without gradient, is inf in float16."""
+    return z.astype(jnp.promote_types(z.dtype, jnp.float32))
 
 
 def _spread(parameter: Any, tree: Any) -> list:

@@ -1,5 +1,7 @@
 """The proximal transformations: what they solve, exactly zero zeros, and what they refuse."""
 
+import warnings
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -66,33 +68,37 @@ def decaying(rate, half_life):
     return lambda count: rate * 0.5 ** (count / half_life)
 
 
-OPTIMISERS = {
-    "sgd": lambda pen: l1jax.prox_sgd(0.3, pen),
-    "momentum": lambda pen: l1jax.prox_sgd(0.05, pen, momentum=0.9),
-    "nesterov": lambda pen: l1jax.prox_sgd(0.05, pen, momentum=0.9, nesterov=True),
-    "adam": lambda pen: l1jax.prox_adam(0.02, pen, b2=0.99),
+OPTIMISERS = {  # of a penalty, and a factor of the learning rate
+    "sgd": lambda pen, r: l1jax.prox_sgd(0.3 * r, pen),
+    "momentum": lambda pen, r: l1jax.prox_sgd(0.05 * r, pen, momentum=0.9),
+    "nesterov": lambda pen, r: l1jax.prox_sgd(0.05 * r, pen, momentum=0.9, nesterov=True),
+    "adam": lambda pen, r: l1jax.prox_adam(0.02 * r, pen, b2=0.99),
     # Without an average the steps of a small metric never settle: the rate must decay.
-    "rmsprop": lambda pen: l1jax.prox_rmsprop(decaying(0.02, 1000), pen, decay=0.99),
-    "rmsprop, momentum": lambda pen: l1jax.prox_rmsprop(0.005, pen, decay=0.99, momentum=0.8),
-    "adagrad": lambda pen: l1jax.prox_adagrad(0.5, pen),
+    "rmsprop": lambda pen, r: l1jax.prox_rmsprop(decaying(0.02 * r, 1000), pen, decay=0.99),
+    "rmsprop, momentum": lambda pen, r: l1jax.prox_rmsprop(
+        0.005 * r, pen, decay=0.99, momentum=0.8
+    ),
+    "adagrad": lambda pen, r: l1jax.prox_adagrad(0.5 * r, pen),
 }
-CASES = [(name, "lasso") for name in OPTIMISERS]
-CASES += [("sgd", "elastic net"), ("sgd", "group lasso"), ("momentum", "logistic lasso")]
-CASES += [("adam", other) for other in PENALTIES if other != "lasso"]
-CASES += [("adagrad", "group lasso"), ("rmsprop", "group lasso")]
 
 
-@pytest.mark.parametrize(("name", "kind"), CASES)
+@pytest.mark.parametrize("kind", PENALTIES)
+@pytest.mark.parametrize("name", OPTIMISERS)
 def test_full_batch_training_reaches_the_solution_of_fit(name, kind):
     X, y = problem(logistic=kind == "logistic lasso")
     pen = PENALTIES[kind]
     loss = logistic if kind == "logistic lasso" else squared
     model = l1jax.Logistic() if kind == "logistic lasso" else l1jax.SquaredError()
     fit = l1jax.fit(X, y, pen, loss=model, fit_intercept=False, tol=1e-10)
-    w = train(OPTIMISERS[name](pen), jnp.full(8, 0.3), gradient(loss, X, y), 8000)
-    assert objective(loss, X, y, pen, w) - float(fit.objective) < 1e-6
-    np.testing.assert_array_equal(w != 0, fit.coef != 0)
-    assert 0 < int(jnp.sum(w != 0)) < 8
+
+    @jax.vmap
+    def at_rate(factor):
+        return train(OPTIMISERS[name](pen, factor), jnp.full(8, 0.3), gradient(loss, X, y), 8000)
+
+    for w in at_rate(jnp.array([1.0, 0.6])):
+        assert objective(loss, X, y, pen, w) - float(fit.objective) < 1e-6
+        np.testing.assert_array_equal(w != 0, fit.coef != 0)
+        assert 0 < int(jnp.sum(w != 0)) < 8
 
 
 @pytest.mark.parametrize("name", ["adam", "rmsprop", "adagrad"])
@@ -100,15 +106,20 @@ def test_the_metric_methods_solve_columns_scaled_over_four_decades(name):
     scales = np.logspace(-2, 2, 8)[[3, 0, 7, 1, 5, 2, 6, 4]]
     X, y = problem(scales)
     pen = l1jax.L1(LAM, weights=scales)
-    tx = {
-        "adam": l1jax.prox_adam(3e-3, pen, b2=0.99),
-        "rmsprop": l1jax.prox_rmsprop(1e-3, pen, decay=0.99),
-        "adagrad": l1jax.prox_adagrad(0.5, pen, initial_accumulator_value=1e-8),
+    make = {
+        "adam": lambda r: l1jax.prox_adam(3e-3 * r, pen, b2=0.99),
+        "rmsprop": lambda r: l1jax.prox_rmsprop(1e-3 * r, pen, decay=0.99),
+        "adagrad": lambda r: l1jax.prox_adagrad(0.5 * r, pen, initial_accumulator_value=1e-8),
     }[name]
     fit = l1jax.fit(X, y, pen, fit_intercept=False, tol=1e-10)
-    w = train(tx, jnp.zeros(8), gradient(squared, X, y), 200_000)
-    assert objective(squared, X, y, pen, w) - float(fit.objective) < 1e-6
-    np.testing.assert_array_equal(w != 0, fit.coef != 0)
+
+    @jax.vmap
+    def at_rate(factor):
+        return train(make(factor), jnp.zeros(8), gradient(squared, X, y), 200_000)
+
+    for w in at_rate(jnp.array([1.0, 1.2])):
+        assert objective(squared, X, y, pen, w) - float(fit.objective) < 1e-6
+        np.testing.assert_array_equal(w != 0, fit.coef != 0)
 
 
 def test_the_uncorrected_forms_do_not_solve_it():
@@ -282,7 +293,7 @@ def test_a_coordinate_without_gradient_is_emptied_and_eps_caps_its_threshold():
 
 def test_a_gradient_that_is_not_a_number_harms_as_it_does_in_optax():
     w, g = jnp.ones(3), jnp.array([jnp.nan, 1.0, 0.5])
-    for tx in [make(l1jax.L1(0.1)) for make in OPTIMISERS.values()] + [
+    for tx in [make(l1jax.L1(0.1), 1.0) for make in OPTIMISERS.values()] + [
         l1jax.rda(0.1, l1jax.L1(0.1)),
         l1jax.ftrl_proximal(0.1, l1jax.L1(0.1)),
     ]:
@@ -319,9 +330,27 @@ def test_bad_use_gets_a_sentence():
         )
     with pytest.raises(ValueError, match="learning rate already|contains a learning rate"):
         l1jax.proximal(0.1, pen, optax.adam(0.1), metric=l1jax.AdamMetric())
-    ball = l1jax.prox_adam(0.1, l1jax.L1Ball(1.0))
-    with pytest.raises(ValueError, match="one step for all coordinates"):
-        ball.update(w, ball.init(w), w)
+    for ball in (l1jax.L1Ball(1.0), l1jax.penalties(l1jax.on("a", l1jax.L1Ball(1.0)))):
+        with pytest.raises(ValueError, match="L1Ball takes one step for all coordinates"):
+            l1jax.prox_adam(0.1, ball)
+        by_function = l1jax.proximal(0.1, ball, optax.scale_by_adam(), metric=lambda s, p: s.nu)
+        with pytest.raises(ValueError, match="L1Ball takes one step for all coordinates"):
+            by_function.update({"a": w}, by_function.init({"a": w}), {"a": w})
+    for momentum in (1.0, -0.1):
+        with pytest.raises(ValueError, match="momentum must be in"):
+            l1jax.prox_sgd(0.1, pen, momentum=momentum)
+    falling = l1jax.prox_sgd(optax.linear_schedule(0.1, -0.1, 1), pen)
+    _, state = falling.update(w, falling.init(w), w)
+    with pytest.raises(ValueError, match="learning_rate must be >= 0 at each step"):
+        falling.update(w, state, w)
+    with pytest.raises(ValueError, match="beta > 0"):
+        l1jax.ftrl_proximal(0.1, pen, beta=0.0)
+    for make in (l1jax.prox_sgd, l1jax.rda, l1jax.ftrl_proximal):
+        tx = make(0.1, pen)
+        with pytest.raises(ValueError, match=r"gradient has shape \(3, 1\)"):
+            tx.update(w[:, None], tx.init(w), w)
+    later = l1jax.prox_sgd(0.1, l1jax.on("a", l1jax.L1()))  # its strength comes with an update
+    assert later.init({"a": w}).count == 0
     with pytest.raises(ValueError, match="ids, one per feature"):
         l1jax.prox_sgd(0.1, l1jax.GroupL1(0.1, [0, 1])).init(w)
 
@@ -339,6 +368,94 @@ def test_bad_use_gets_a_sentence():
 def test_directions_of_fixed_size_are_refused_whatever_metric_is_named(direction):
     with pytest.raises(ValueError, match="moves a coordinate by the learning rate"):
         l1jax.proximal(0.1, l1jax.L1(0.1), direction, metric="identity")
+
+
+def transformations_of_optax():
+    """All that optax exports, made with no argument or with a learning rate; by name."""
+    made = {}
+    for module in (optax, optax.contrib):
+        for name in dir(module):
+            for arguments in ((), (0.01,)):
+                try:
+                    with warnings.catch_warnings():
+                        warnings.simplefilter("ignore")
+                        tx = getattr(module, name)(*arguments)
+                except Exception:  # it needs other arguments, or is something else
+                    continue
+                if isinstance(tx, optax.GradientTransformation):
+                    made[name] = tx
+                    break
+    return made
+
+
+# What leaves gradients as they are, up to noise and clipping, and plain gradient steps.
+HARMLESS = {
+    "centralize",
+    "flatten",
+    "identity",
+    "set_to_zero",
+    "zero_nans",
+    "scale",
+    "sgd",
+    "add_noise",
+}
+HARMLESS |= {"add_decayed_weights", "adaptive_grad_clip", "clip", "clip_by_block_rms", "noisy_sgd"}
+HARMLESS |= {
+    "clip_by_global_norm",
+    "keep_params_nonnegative",
+    "apply_every",
+    "scale_by_learning_rate",
+}
+HARMLESS |= {"freeze", "GradientTransformation", "named_chain"}
+HARMLESS |= {"stateless", "stateless_with_tree_map"}  # a function of the user
+
+
+def test_all_else_of_optax_is_refused_where_the_metric_should_be_the_identity():
+    made = transformations_of_optax()
+    assert len(made) > 50
+    pen, accepted, before = l1jax.L1(0.1), set(), set()
+    for name, tx in made.items():
+        try:
+            l1jax.proximal(0.1, pen, tx, metric="identity")
+            accepted.add(name)
+        except ValueError:
+            pass
+        try:
+            l1jax.check_last(optax.chain(tx, l1jax.prox_step(0.1, pen)))
+            before.add(name)
+        except ValueError:
+            pass
+    assert accepted <= HARMLESS, accepted - HARMLESS
+    assert before <= HARMLESS | {"scale_by_schedule"}, before - HARMLESS
+    assert {"identity", "clip", "scale"} <= accepted and {"sgd", "clip"} <= before
+    adam = optax.inject_hyperparams(optax.adam)(0.01)
+    with pytest.raises(ValueError, match="before a proximal step"):
+        l1jax.check_last(optax.chain(adam, l1jax.prox_step(0.1, pen)))
+    for rate in (optax.constant_schedule(0.1), jnp.array(0.1), np.float32(0.1)):
+        with pytest.raises(ValueError, match="contains a learning rate"):
+            l1jax.proximal(0.1, pen, optax.adam(rate), metric=l1jax.AdamMetric())
+    with pytest.raises(ValueError, match="contains a learning rate"):
+        l1jax.proximal(0.1, pen, adam, metric=l1jax.AdamMetric())
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_half_precision_takes_steps_that_it_cannot_hold(dtype):
+    """Adam's step at an entry without gradient is 1e5, which is inf in float16."""
+    w, g = jnp.full(4, 2.0, dtype), jnp.zeros(4, jnp.float32)  # with float16, Adam itself is NaN
+    pens = [l1jax.L1(0.0), l1jax.ElasticNet(0.0), l1jax.NonNegativeL1(0.0), l1jax.Ridge(0.0)]
+    pens += [
+        l1jax.GroupL1(0.0, [0, 0, 1, 1]),
+        l1jax.ChannelL1(0.0),
+        l1jax.L1(1e-3, weights=[0] * 4),
+    ]
+    for pen in pens:
+        tx = l1jax.prox_adam(1e-3, pen)
+        u, _ = tx.update(g, tx.init(w), w)
+        np.testing.assert_array_equal(optax.apply_updates(w, u), w)
+    tx = l1jax.prox_adam(1e-3, l1jax.L1(1e-5))  # threshold 1e-3·1e-5/1e-8
+    u, _ = tx.update(g, tx.init(w), w)
+    np.testing.assert_allclose(optax.apply_updates(w, u), 1.0, atol=0.01)
 
 
 def test_what_follows_a_proximal_step_is_found():

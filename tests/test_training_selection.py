@@ -298,3 +298,51 @@ def test_sparsity_is_a_table_and_scalars_also_under_jit():
         l1jax.masked_average({"a": jnp.full(3, 0.5), "b": None}, {"a": params["a"], "b": None}),
         {"a": jnp.array([0, 0.5, 0]), "b": None},
     )
+
+
+def test_a_name_is_not_taken_for_the_value_of_a_variable():
+    params = {"attn": {"query": jnp.ones(2), "value": jnp.ones(2)}, "b": jnp.ones(1)}
+    assert l1jax.paths(params) == ["attn/query", "attn/value", "b"]
+    assert l1jax.paths(params, "*") == ["b"]
+
+
+def test_only_the_scale_of_the_norm_itself_is_found_in_a_module_that_is_one():
+    from flax import nnx
+
+    class Conditional(eqx.nn.BatchNorm):
+        projection: eqx.nn.Linear
+        inner: eqx.nn.LayerNorm
+
+        def __init__(self):
+            super().__init__(3, axis_name="batch", mode="ema")
+            self.projection = eqx.nn.Linear(2, 3, key=jax.random.key(0))
+            self.inner = eqx.nn.LayerNorm(3)
+
+    class Wrapped(nnx.BatchNorm):
+        def __init__(self):
+            super().__init__(3, rngs=nnx.Rngs(0))
+            self.inner = nnx.LayerNorm(3, rngs=nnx.Rngs(0))
+
+    assert l1jax.batch_norm_scales(Conditional()) == ["weight"]
+    assert l1jax.batch_norm_scales(Wrapped()) == ["scale"]
+    assert l1jax.batch_norm_scales([Conditional(), eqx.nn.LayerNorm(3)]) == ["0/weight"]
+
+
+def test_sparsity_of_a_batch_and_of_what_does_not_fit():
+    params = {"a": jnp.array([[0.0, 1.0], [0.0, 0.0]]), "b": jnp.ones((2, 3))}
+    counted = jax.vmap(l1jax.sparsity)(params)
+    assert "batch of (2,)" in str(counted)
+    np.testing.assert_allclose(counted.scalars()["sparsity/zeros"], [1 / 5, 2 / 5])
+    np.testing.assert_allclose(counted.scalars()["sparsity/a/zeros"], [1 / 2, 1])
+    with pytest.raises(TypeError, match="penalty must be"):
+        l1jax.sparsity(params, "a")
+    with pytest.raises(ValueError, match="groups of 4 features, but b has shape"):
+        l1jax.sparsity(params, l1jax.on("b", l1jax.GroupL1(0.1, [0, 0, 1, 1])))
+
+
+def test_an_average_of_a_module_keeps_what_is_not_an_array():
+    model = eqx.nn.MLP(2, 1, 3, 1, key=jax.random.key(0))
+    sparse = eqx.tree_at(lambda m: m.layers[0].weight, model, jnp.zeros((3, 2)))
+    average = l1jax.masked_average(model, sparse)
+    assert average.activation is model.activation
+    assert not average.layers[0].weight.any() and average.layers[1].weight.all()

@@ -1,6 +1,7 @@
 """optax's optimisers with a proximal step: learning rate first, penalty second, then their own options.
 
-At zero strength they are bit for bit the optimisers of optax.
+At zero strength their updates are bit for bit those of optax. (Compiled in one program with what adds them
+to the parameters, the sum may differ in its last bit: XLA joins optax's product and sum into one operation.)
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ def prox_sgd(
 ) -> optax.GradientTransformationExtraArgs:
     """`optax.sgd`, then the prox: w⁺ = prox_{ηR/(1−β)}(w − η m), as momentum β sums 1/(1−β) gradients.
 
-    Args: as `proximal` and `optax.sgd`. Stable for η below 2/L, with momentum below 2(1+β)/L, with
-    Nesterov's below 2(1+β)/((1+2β)L), L the largest curvature of f.
+    Args: as `proximal` and `optax.sgd`; 0 ≤ `momentum` < 1. Stable for η below 2/L, with momentum below
+    2(1+β)/L, with Nesterov's below 2(1+β)/((1+2β)L), L the largest curvature of f.
     Source: Nitanda (2014); the sum of the momentum is derived in the tests.
 
     **Example:**
@@ -43,6 +44,7 @@ def prox_sgd(
 
     ```
     """
+    _check_momentum(momentum)
     direction = directions.sgd(momentum, nesterov, accumulator_dtype)
     return proximal(learning_rate, penalty, direction, strength=strength)
 
@@ -65,6 +67,8 @@ def prox_adam(
     Hessian of f, or decay: above it the iterates burst. Where no gradient was ever seen C = ε and the
     threshold ηλ/ε empties the coordinate at once, as is right for a dead unit; for rows that are only rare
     a larger `eps` caps it (and moves no solution), a warm-up of the strength delays it.
+    (Within `optax.inject_hyperparams` and with parameters of bfloat16, in which 0.999 is 1, say
+    `hyperparam_dtype=jnp.float32`, as for `optax.adam`.)
     Args: as `proximal` and `optax.adam`. Source: Yun, Lozano and Yang (2021).
 
     **Example:**
@@ -128,6 +132,7 @@ def prox_rmsprop(
     threshold takes the same sum, and a schedule does not change what is solved.
     Args: as `proximal` and `optax.rmsprop`. Source: Tieleman and Hinton (2012).
     """
+    _check_momentum(momentum)
     options = (decay, eps, initial_scale, eps_in_sqrt, centered)
     if momentum is None:
         direction = directions.rmsprop(*options, bias_correction=bias_correction)
@@ -160,6 +165,11 @@ def prox_adagrad(
     """
     direction = directions.adagrad(initial_accumulator_value, eps)
     return proximal(learning_rate, penalty, direction, strength=strength)
+
+
+def _check_momentum(momentum: Any) -> None:
+    if isinstance(momentum, int | float) and not 0 <= momentum < 1:
+        raise ValueError(f"momentum must be in [0, 1), got {momentum}.")
 
 
 def _steady_trace(decay: Any, nesterov: bool) -> optax.GradientTransformation:

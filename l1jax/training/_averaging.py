@@ -10,7 +10,7 @@ import optax
 from jaxtyping import Array, Int, PyTree
 
 from ._checks import check_fits, check_penalty, check_rate
-from ._proximal import _is_none, _number, arrive, at, check_metric, increment, steps_in
+from ._proximal import arrive, at, check_metric, increment, is_none, number, steps_in
 
 
 class RDAState(NamedTuple):
@@ -40,7 +40,7 @@ def rda(
     Noise averages out before the threshold, so that supports are stable under small batches. It
     converges as O(1/√t): supports soon, digits late. Zeros where w₀ is zero are the natural ones: start
     penalised parameters at 0, or small. Args and errors as for `proximal`; any penalty
-    serves. The state keeps the gradients' sum and w₀. Source: Xiao (2010), with γ = 1/η.
+    serves. The state keeps the gradients' sum, in float32 at least, and w₀. Source: Xiao (2010), with γ = 1/η.
 
     **Example:**
 
@@ -62,21 +62,21 @@ def rda(
         check_fits(default, params)
         # A copy: with donated buffers the parameters themselves are gone after the first step.
         start = jax.tree.map(lambda p: jnp.array(p, copy=True), params)
-        return RDAState(jnp.zeros([], jnp.int32), optax.tree.zeros_like(params), start)
+        return RDAState(jnp.zeros([], jnp.int32), _zeros(params), start)
 
     def update(updates, state, params=None, *, penalty=None, **extra_args):
         del extra_args
-        _needs(params, "rda")
+        params = _needed(params, "rda")
         pen = default if penalty is None else check_penalty(penalty)
         count = increment(state.count)
         total = _add(state.total, updates)
-        step = _number(at(learning_rate, state.count)) * jnp.sqrt(count)
+        step = number(at(learning_rate, state.count), "learning_rate") * jnp.sqrt(count)
 
         def point(start, g):
-            return start - (step / count).astype(start.dtype) * g
+            return start - (step / count).astype(g.dtype) * g
 
         there = _map(point, state.start, total)
-        price = step * _number(at(strength, state.count))
+        price = step * number(at(strength, state.count), "strength")
         return arrive(pen, there, updates, params, price), RDAState(count, total, state.start)
 
     return optax.GradientTransformationExtraArgs(init, update)
@@ -114,6 +114,11 @@ def ftrl_proximal(
     default = check_penalty(penalty)
     check_rate(learning_rate, "learning_rate")
     check_rate(strength, "strength")
+    if _is_zero(beta) and _is_zero(initial_accumulator_value):
+        raise ValueError(
+            "beta and initial_accumulator_value are both 0: where no gradient was seen the step would be "
+            "infinite. Pass beta > 0, such as 1.0."
+        )
 
     def curvature(squares, rate):
         rate = rate.astype(squares.dtype)
@@ -121,43 +126,64 @@ def ftrl_proximal(
 
     def init(params):
         check_fits(default, params)
-        squares = optax.tree.full_like(params, initial_accumulator_value)
         count = jnp.zeros([], jnp.int32)
-        rate = _number(at(learning_rate, count))
-        linear = _map(lambda p, n: (-p * curvature(n, rate)).astype(p.dtype), params, squares)
-        return FTRLState(count, linear, squares, rate)
+        # No weak type, which a schedule would change; and a copy, as steps may donate their state.
+        first = number(at(learning_rate, count), "learning_rate")
+        squares = _zeros(params, initial_accumulator_value)
+        return FTRLState(count, _zeros(params), squares, jnp.zeros([], first.dtype))
 
     def update(updates, state, params=None, *, penalty=None, **extra_args):
         del extra_args
-        _needs(params, "ftrl_proximal")
+        params = _needed(params, "ftrl_proximal")
         pen = default if penalty is None else check_penalty(penalty)
         if pen is not None:
             check_metric(pen)
         count = increment(state.count)
-        rate = _number(at(learning_rate, state.count)).astype(state.rate.dtype)
-        squares = _add(state.squares, _map(lambda g: g**2, updates))
-        last = _map(lambda n: curvature(n, state.rate), state.squares)
-        now = _map(lambda n: curvature(n, rate), squares)
+        rate = number(at(learning_rate, state.count), "learning_rate").astype(state.rate.dtype)
+        squares = _add(state.squares, _map(lambda g: _precise(g) ** 2, updates))
+        # At a rate of 0 nothing moves, and gradients are summed for when it is not. Until then z is
+        # their sum alone; the first rate gives the parameters their curvature.
+        begun, moves_now = state.rate > 0, rate > 0
+        known = jnp.where(moves_now, rate, jnp.where(begun, state.rate, 1))
+        last = _map(lambda n: curvature(n, jnp.where(begun, state.rate, known)), state.squares)
+        now = _map(lambda n: curvature(n, known), squares)
 
         def leader(z, g, d, before, p):
-            return (z + g - (d - before) * p).astype(z.dtype)
+            from_here = jnp.where(begun, (d - before) * p, d * p)
+            return (z + g - jnp.where(begun | moves_now, from_here, 0)).astype(z.dtype)
 
         linear = _map(leader, state.linear, updates, now, last, params)
         there = _map(lambda z, d: -z / d, linear, now)
-        price = count * _number(at(strength, state.count))
+        price = count * number(at(strength, state.count), "strength")
         moves = arrive(pen, there, updates, params, steps_in(price, now))
+        moves = _map(lambda u: jnp.where(moves_now, u, 0), moves)
+        rate = jnp.where(moves_now, rate, state.rate)
         return moves, FTRLState(count, linear, squares, rate)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _needs(params: Any, name: str) -> None:
+def _needed(params: Any, name: str) -> Any:
     if params is None:
         raise ValueError(f"{name} needs params: call tx.update(grads, state, params).")
+    return params
+
+
+def _zeros(params: PyTree, value: Any = 0.0) -> PyTree:
+    """Like params, for sums: in float32 at least, as thousands of gradients overflow float16."""
+    return _map(lambda p: jnp.full_like(_precise(jnp.asarray(p)), value), params)
+
+
+def _precise(x: Array) -> Array:
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def _map(function: Any, *trees: PyTree) -> PyTree:
-    return jax.tree.map(lambda *x: None if x[0] is None else function(*x), *trees, is_leaf=_is_none)
+    return jax.tree.map(lambda *x: None if x[0] is None else function(*x), *trees, is_leaf=is_none)
+
+
+def _is_zero(value: Any) -> bool:
+    return isinstance(value, int | float) and value == 0
 
 
 def _add(total: PyTree, updates: PyTree) -> PyTree:

@@ -48,14 +48,14 @@ def batch_norm_scales(model: PyTree, state: Any = None) -> list[str]:
 
 def _is_scale(entry: _Entry) -> bool:
     """Whether a leaf of a module is the scale of Equinox's or Flax NNX's BatchNorm."""
-    if not entry.types:
-        return False
-    owners = [k for kind in entry.types for k in kind.__mro__]
-    name = entry.path.rsplit("/", 1)[-1]
+    *path, name = entry.path.split("/")
+    if len(entry.types) <= len(path):
+        return False  # some node around it is not entered by its keys
+    owner = entry.types[len(path)]
     return any(
-        owner.__name__ == "BatchNorm"
-        and {"equinox": "weight", "flax": "scale"}.get(owner.__module__.split(".")[0]) == name
-        for owner in owners
+        kind.__name__ == "BatchNorm"
+        and {"equinox": "weight", "flax": "scale"}.get(kind.__module__.split(".")[0]) == name
+        for kind in owner.__mro__
     )
 
 

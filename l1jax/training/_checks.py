@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from types import FunctionType
 from typing import Any
@@ -16,6 +17,41 @@ from jaxtyping import PyTree
 from ..penalties._base import Penalty
 from ._metrics import AdamMetric
 
+# What leaves a gradient a gradient, and wrappers: all other transformations of optax have a metric of
+# their own, or none.
+_PLAIN = {
+    "adaptive_grad_clip",
+    "add_decayed_weights",
+    "add_noise",
+    "apply_every",
+    "apply_if_finite",
+    "cast_gradients",
+    "centralize",
+    "chain",
+    "clip",
+    "clip_by_block_rms",
+    "clip_by_global_norm",
+    "conditionally_mask",
+    "conditionally_transform",
+    "flatten",
+    "identity",
+    "inject_hyperparams",
+    "keep_params_nonnegative",
+    "masked",
+    "named_chain",
+    "partition",
+    "scale",
+    "scale_by_schedule",
+    "selective_transform",
+    "set_to_zero",
+    "sgd",
+    "snapshot",
+    "stateless",
+    "stateless_with_tree_map",
+    "with_extra_args_support",
+    "zero_nans",
+    "MultiSteps",
+}
 # Transformations that move a coordinate by about the learning rate, whatever its gradient.
 _NORMALISED = {
     "scale_by_lion",
@@ -27,20 +63,6 @@ _NORMALISED = {
     "scale_by_param_block_rms",
     "normalize_by_update_norm",
     "normalize",
-}
-# Transformations with a metric of their own: the identity is not it.
-_METRICS = {
-    "scale_by_adam",
-    "scale_by_adamax",
-    "scale_by_amsgrad",
-    "scale_by_belief",
-    "scale_by_novograd",
-    "scale_by_radam",
-    "scale_by_rms",
-    "scale_by_rss",
-    "scale_by_stddev",
-    "scale_by_yogi",
-    "trace",
 }
 _PROX = {"proximal_after", "prox_sgd", "prox_adam", "prox_adamw", "prox_rmsprop", "prox_adagrad"}
 _PROX |= {"proximal", "prox_step", "rda", "ftrl_proximal"}
@@ -80,14 +102,20 @@ def check_rate(rate: Any, name: str) -> Any:
     return rate
 
 
+def plain(penalty: Penalty) -> tuple[Penalty, ...]:
+    """The penalties that one for parts of a tree is made of; else the penalty itself."""
+    return getattr(penalty, "plain", (penalty,))
+
+
 def check_fits(penalty: Penalty | None, params: PyTree) -> None:
     """Runs the prox on shapes only, so that a penalty that does not fit says so at `init`."""
     leaves = jax.tree.leaves(params)
-    if penalty is None or getattr(penalty, penalty.strength, 0.0) is None:
+    if penalty is None or any(getattr(pen, pen.strength, 0.0) is None for pen in plain(penalty)):
         return
     if not leaves or not all(eqx.is_array(leaf) for leaf in leaves):
         return
-    jax.eval_shape(lambda tree: penalty.prox(tree, 1.0), params)
+    shapes = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype), params)
+    jax.eval_shape(lambda tree: penalty.prox(tree, 1.0), shapes)
 
 
 def check_direction(direction: Any, metric: Any) -> None:
@@ -111,20 +139,21 @@ def check_direction(direction: Any, metric: Any) -> None:
                 f"direction contains {name}, whose metric is not AdamMetric although its state is Adam's: "
                 "pass a function of (state, params) that returns what it divides by."
             )
-        if name in _METRICS and isinstance(metric, str) and metric == "identity":
+        if name not in _PLAIN | _PROX and isinstance(metric, str) and metric == "identity":
             raise ValueError(
                 f'direction contains {name}, whose metric is not "identity": the threshold of another metric '
                 'solves another problem. Use the direction of l1jax.directions with metric="auto", or name '
-                "its metric, such as l1jax.AdamMetric(b2, eps) or l1jax.MomentumMetric(decay)."
+                "its metric, such as l1jax.AdamMetric(b2, eps) or l1jax.MomentumMetric(decay), or a function "
+                "of (state, params)."
             )
         if name in _PROX:
             raise ValueError(
                 "direction contains a proximal step already: pass it what comes before."
             )
-        if name == "scale" and _is_negative(_closure(function).get("step_size")):
+        if _has_rate(name, function):
             raise ValueError(
-                "direction contains a learning rate (a scale by a negative number): pass it without one, "
-                "as in optax.scale_by_adam() for optax.adam(1e-3)."
+                "direction contains a learning rate (a scale by a negative number, or by a schedule): pass it "
+                "without one, as in optax.scale_by_adam() for optax.adam(1e-3)."
             )
 
 
@@ -159,9 +188,9 @@ def check_last(tx: Any) -> Any:
         proximal, before = False, set()
         for part in parts:
             inside = {inner for inner, _ in _components(part)}
-            if inside & _PROX and before & _METRICS:
+            if inside & _PROX and before - _PLAIN:
                 raise ValueError(
-                    f"{min(before & _METRICS)} comes before a proximal step, which takes its threshold in "
+                    f"{min(before - _PLAIN)} comes before a proximal step, which takes its threshold in "
                     "another metric and so solves another problem: use prox_adam, prox_sgd(momentum=...) or "
                     "their like, or pass it to l1jax.proximal as the direction."
                 )
@@ -216,10 +245,26 @@ def _components(function: Any, seen: set[int] | None = None) -> Iterator[tuple[s
     seen.add(id(function))
     if (function.__module__ or "").split(".")[0] not in ("optax", "l1jax"):
         return
-    if ".<locals>.update" in function.__qualname__ or function.__qualname__ in _PROX:
+    if ".<locals>.update" in function.__qualname__ or _makes(function):
         yield function.__qualname__.split(".")[0], function
     for value in _closure(function).values():
         yield from _components(value, seen)
+
+
+def _makes(function: FunctionType) -> bool:
+    """Whether it is a factory, as `optax.inject_hyperparams` holds one."""
+    return function.__qualname__ in _PROX or function is getattr(optax, function.__name__, None)
+
+
+def _has_rate(name: str, function: FunctionType) -> bool:
+    """Whether a transformation is a learning rate, or a factory whose optimiser has one."""
+    if name == "scale":
+        step_size = _closure(function).get("step_size")
+        concrete = eqx.is_array_like(step_size) and not isinstance(step_size, Tracer)
+        return concrete and bool(np.any(np.asarray(step_size) < 0))
+    is_factory = ".<locals>." not in function.__qualname__
+    has_rate = is_factory and "learning_rate" in inspect.signature(function).parameters
+    return name == "scale_by_schedule" or has_rate
 
 
 def _closure(function: FunctionType) -> dict[str, Any]:
@@ -231,7 +276,3 @@ def _closure(function: FunctionType) -> dict[str, Any]:
         except ValueError:  # a name that is not bound yet
             continue
     return filled
-
-
-def _is_negative(value: Any) -> bool:
-    return isinstance(value, int | float) and value < 0

@@ -188,6 +188,12 @@ def resolve(
     )
 
 
+def has_one_per_coordinate(diagonal: Callable[[PyTree, PyTree], Any]) -> bool:
+    """Whether that is known of what `resolve` returns."""
+    kinds = AdamMetric | RMSPropMetric | AdagradMetric
+    return isinstance(getattr(diagonal, "__self__", None), kinds)
+
+
 def _only(state: PyTree, kinds: tuple[str, ...], metric: str, maker: str) -> Any:
     """The one state of these kinds within the state of a direction."""
 

@@ -7,12 +7,15 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jax.core import Tracer
+from jax.sharding import AxisType, auto_axes
 from jaxtyping import Array, Int, PyTree
 
 from ..penalties._base import Penalty
-from ._checks import check_direction, check_fits, check_penalty, check_rate
-from ._metrics import resolve
+from ._checks import check_direction, check_fits, check_penalty, check_rate, plain
+from ._metrics import has_one_per_coordinate, resolve
 
 
 class ProximalState(NamedTuple):
@@ -47,6 +50,8 @@ def proximal(
     of (state of the direction, params) that returns C like params or one number.
 
     It must be the last of a chain: what scales its update afterwards undoes its zeros (`check_last`).
+    At strength 0 its updates are bit for bit those of the direction (a constraint such as `L1Ball` has
+    no strength, and holds).
     Gradient clipping scales λ up where it is active, so clip well above ‖λ sign(w)‖. Raises: ValueError
     for a direction without a metric (signs, trust ratios, normalised gradients), a penalty that does not
     serve the metric, or missing params; TypeError for what is not a penalty.
@@ -67,6 +72,9 @@ def proximal(
     check_rate(learning_rate, "learning_rate")
     check_direction(direction, metric)
     of_direction = resolve(metric, direction)
+    default = check_penalty(penalty)
+    if default is not None and has_one_per_coordinate(of_direction):
+        check_metric(default)
     move = optax.chain(direction, optax.scale_by_learning_rate(learning_rate))
     return proximal_after(
         move, learning_rate, penalty, lambda state, params: of_direction(state[0], params), strength
@@ -123,7 +131,7 @@ def cast_gradients() -> optax.GradientTransformation:
             lambda g, p: None if g is None else g.astype(jnp.asarray(p).dtype),
             updates,
             params,
-            is_leaf=_is_none,
+            is_leaf=is_none,
         )
         return cast, state
 
@@ -151,7 +159,7 @@ def proximal_after(
     def init(params):
         check_fits(default, params)
         count = jnp.zeros([], jnp.int32)
-        rate = _number(at(learning_rate, count))
+        rate = number(at(learning_rate, count), "learning_rate")
         return ProximalState(count, move.init(params), rates.init(rate))
 
     def update(updates, state, params=None, *, penalty=None, **extra_args):
@@ -162,8 +170,9 @@ def proximal_after(
                 "the update will be added to."
             )
         moves, inner = move.update(updates, state.inner, params, **extra_args)
-        rate, rate_state = rates.update(_number(at(learning_rate, state.count)), state.rate)
-        step = jnp.asarray(rate) * _number(at(strength, state.count))
+        now = number(at(learning_rate, state.count), "learning_rate")
+        rate, rate_state = rates.update(now, state.rate)
+        step = jnp.asarray(rate) * number(at(strength, state.count), "strength")
         if pen is not None:
             moves = after_prox(pen, moves, params, _divide(step, metric(inner, params), pen, moves))
         return moves, ProximalState(increment(state.count), inner, rate_state)
@@ -173,10 +182,10 @@ def proximal_after(
 
 def after_prox(penalty: Penalty, moves: PyTree, params: PyTree, step: Any) -> PyTree:
     """Updates to prox(params + moves), and the moves themselves where the prox changes nothing."""
-    leaves, tree = jax.tree.flatten(moves, is_leaf=_is_none)
+    leaves, tree = jax.tree.flatten(moves, is_leaf=is_none)
     old = _old(leaves, tree, params)
     there = [_there(p, u) for p, u in zip(old, leaves, strict=True)]
-    new = tree.flatten_up_to(penalty.prox(tree.unflatten(there), step))
+    new = tree.flatten_up_to(_prox(penalty, tree.unflatten(there), step))
     out = [
         u if z is x else _to(x, z, u, p) for u, p, z, x in zip(leaves, old, there, new, strict=True)
     ]
@@ -187,9 +196,9 @@ def arrive(
     penalty: Penalty | None, there: PyTree, like: PyTree, params: PyTree, step: Any
 ) -> PyTree:
     """Updates that lead from params to prox(there), wherever `like` (the gradients) is not None."""
-    leaves, tree = jax.tree.flatten(like, is_leaf=_is_none)
+    leaves, tree = jax.tree.flatten(like, is_leaf=is_none)
     old = _old(leaves, tree, params)
-    new = there if penalty is None else penalty.prox(there, step)
+    new = there if penalty is None else _prox(penalty, there, step)
     out = [
         None
         if p is None
@@ -197,6 +206,15 @@ def arrive(
         for u, p, x in zip(leaves, old, tree.flatten_up_to(new), strict=True)
     ]
     return tree.unflatten(out)
+
+
+def _prox(penalty: Penalty, there: PyTree, step: Any) -> PyTree:
+    """The prox; where axes of a mesh are explicit, the compiler places what it needs within."""
+    shardings = jax.tree.map(lambda z: jax.typeof(z).sharding, there)
+    meshes = [sharding.mesh for sharding in jax.tree.leaves(shardings)]
+    if not any(AxisType.Explicit in mesh.axis_types for mesh in meshes):
+        return penalty.prox(there, step)
+    return auto_axes(penalty.prox, out_sharding=shardings)(there, step)
 
 
 def increment(count: Array) -> Array:
@@ -210,12 +228,10 @@ def at(rate: Any, count: Array) -> Any:
 
 def check_metric(penalty: Penalty) -> None:
     """Refuses a penalty whose prox takes one step only, where the metric has one per coordinate."""
-    if penalty.metric != "diagonal":
-        name = type(
-            getattr(penalty, "penalty", penalty)
-        ).__name__  # of what a selection chooses for
+    refused = [pen for pen in plain(penalty) if pen.metric != "diagonal"]
+    if refused:
         raise ValueError(
-            f"penalty {name} takes one step for all coordinates, and the metric of this "
+            f"penalty {type(refused[0]).__name__} takes one step for all coordinates, and the metric of this "
             "optimiser has one for each: use prox_sgd or prox_step, or write a prox that takes a step "
             'like z and say metric = "diagonal" in its class.'
         )
@@ -240,17 +256,17 @@ def _difference(new: Array, old: Array, dtype: Any) -> Array:
 def _old(leaves: list, tree: Any, params: PyTree) -> list:
     """The parameters that have an update, as arrays."""
     pairs = zip(leaves, tree.flatten_up_to(params), strict=True)
-    return [None if u is None else jnp.asarray(p) for u, p in pairs]
+    old = [None if u is None else jnp.asarray(p) for u, p in pairs]
+    for p, u in zip(old, leaves, strict=True):
+        if p is not None and p.shape != jnp.shape(u):
+            raise ValueError(
+                f"a gradient has shape {jnp.shape(u)} where its parameter has shape {p.shape}."
+            )
+    return old
 
 
 def _there(old: Array | None, move: Any) -> Array | None:
-    if old is None:
-        return None
-    if old.shape != jnp.shape(move):
-        raise ValueError(
-            f"a gradient has shape {jnp.shape(move)} where its parameter has shape {old.shape}."
-        )
-    return (old + move).astype(old.dtype)
+    return None if old is None else (old + move).astype(old.dtype)
 
 
 def _divide(step: Array, metric: Any, penalty: Penalty, moves: PyTree) -> Any:
@@ -274,14 +290,15 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) or (hasattr(value, "shape") and value.shape == ())
 
 
-def _number(value: Any) -> Array:
+def number(value: Any, name: str) -> Array:
+    """A learning rate or strength as it is at one step."""
     value = jnp.asarray(value, float) if isinstance(value, int | float) else jnp.asarray(value)
     if value.ndim:
-        raise ValueError(
-            f"learning_rate and strength must be one number at each step, got shape {value.shape}."
-        )
+        raise ValueError(f"{name} must be one number at each step, got shape {value.shape}.")
+    if not isinstance(value, Tracer) and not np.asarray(value) >= 0:
+        raise ValueError(f"{name} must be >= 0 at each step, got {value}.")
     return value
 
 
-def _is_none(leaf: Any) -> bool:
+def is_none(leaf: Any) -> bool:
     return leaf is None

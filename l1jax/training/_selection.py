@@ -94,7 +94,8 @@ class ChannelL1(Penalty):
         if not z.size:
             return z
         weight = (z.size // z.shape[self.axis]) ** 0.5
-        return prox.prox_channels(z, jnp.asarray(self._lam(), z.dtype) * weight, step, self.axis)
+        lam = jnp.asarray(self._lam(), jnp.promote_types(z.dtype, jnp.float32))
+        return prox.prox_channels(z, lam * weight, step, self.axis)
 
 
 class Selection(Penalty):
@@ -107,6 +108,11 @@ class Selection(Penalty):
     @property
     def metric(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
         return "diagonal" if self.penalty is None else self.penalty.metric
+
+    @property
+    def plain(self) -> tuple[Penalty, ...]:
+        """The penalties that it chooses leaves for."""
+        return () if self.penalty is None else (self.penalty,)
 
     def is_valid(self) -> Bool[Array, ""]:
         return jnp.ones((), bool) if self.penalty is None else self.penalty.is_valid()
@@ -143,6 +149,10 @@ class Selections(Penalty):
     @property
     def metric(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
         return "diagonal" if all(s.metric == "diagonal" for s in self.selections) else "scalar"
+
+    @property
+    def plain(self) -> tuple[Penalty, ...]:
+        return tuple(pen for selection in self.selections for pen in selection.plain)
 
     def is_valid(self) -> Bool[Array, ""]:
         return jnp.stack([s.is_valid() for s in self.selections]).all()
@@ -313,10 +323,17 @@ def _entries(tree: PyTree) -> list[_Entry]:
     for index, (path, leaf) in enumerate(jax.tree_util.tree_leaves_with_path(tree)):
         if not eqx.is_inexact_array(leaf):
             continue
-        full = "/".join(_name(key) for key in path)
-        short = full.removesuffix("/value")
-        out.append(_Entry(index, short, full, leaf, _types_along(tree, path)))
+        full, types = "/".join(_name(key) for key in path), _types_along(tree, path)
+        in_variable = len(path) > 0 and _is_variable(path[-1], types[len(path) - 1 :])
+        short = full.removesuffix("/value") if in_variable else full
+        out.append(_Entry(index, short, full, leaf, types))
     return out
+
+
+def _is_variable(key: Any, owner: tuple[type, ...]) -> bool:
+    """Whether a key is the `.value` of a variable of Flax NNX, not a name that somebody gave."""
+    of_flax = not owner or owner[0].__module__.split(".")[0] == "flax"
+    return getattr(key, "name", None) == "value" and of_flax
 
 
 def _name(key: Any) -> str:

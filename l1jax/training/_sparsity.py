@@ -13,6 +13,7 @@ from jaxtyping import Array, Int, PyTree
 from .._tables import Shown, Table
 from .._tracing import is_traced
 from ..penalties._base import Penalty
+from ._checks import check_penalty
 from ._selection import Block, ChannelL1, Selection, Selections, _entries
 
 
@@ -30,18 +31,21 @@ class Sparsity(Shown, eqx.Module):
 
     def scalars(self, prefix: str = "sparsity") -> dict[str, Array]:
         """Fractions of zeros (and of zero groups) for a logger: in all, and for each path."""
-        out = {f"{prefix}/zeros": jnp.sum(self.zeros) / max(sum(self.sizes), 1)}
+        zeros, gone = jnp.asarray(self.zeros), jnp.asarray(self.zero_groups)
+        out = {f"{prefix}/zeros": jnp.sum(zeros, axis=-1) / max(sum(self.sizes), 1)}
         if any(self.groups):
-            out[f"{prefix}/zero_groups"] = jnp.sum(self.zero_groups) / sum(self.groups)
+            out[f"{prefix}/zero_groups"] = jnp.sum(gone, axis=-1) / sum(self.groups)
         for k, path in enumerate(self.paths):
-            out[f"{prefix}/{path}/zeros"] = self.zeros[k] / max(self.sizes[k], 1)
+            out[f"{prefix}/{path}/zeros"] = zeros[..., k] / max(self.sizes[k], 1)
             if self.groups[k]:
-                out[f"{prefix}/{path}/zero_groups"] = self.zero_groups[k] / self.groups[k]
+                out[f"{prefix}/{path}/zero_groups"] = gone[..., k] / self.groups[k]
         return out
 
     def _table(self) -> Table:
         if is_traced((self.zeros, self.zero_groups)):
             return Table(f"Sparsity(of {', '.join(self.paths)})")
+        if self.zeros.ndim > 1:
+            return Table(f"Sparsity(batch of {self.zeros.shape[:-1]}, of {', '.join(self.paths)})")
         counts = zip(self.paths, self.zeros, self.sizes, self.zero_groups, self.groups, strict=True)
         total = (
             "total",
@@ -62,10 +66,11 @@ class Sparsity(Shown, eqx.Module):
         return Table("", ("path", "zeros", "", "zero groups"), rows, left=(0,))
 
 
-def sparsity(params: PyTree, penalty: Penalty | None = None) -> Sparsity:
+def sparsity(params: PyTree, penalty: Any = None) -> Sparsity:
     """Counts exact zeros of the penalised parameters, and zero groups where the penalty has groups.
 
-    `penalty` None: of all parameters. Works under `jit`. A path with "+" is of joined leaves.
+    `penalty` None: of all floating-point leaves, so pass parameters without running statistics. Works
+    under `jit` and `vmap`. A path with "+" is of joined leaves.
 
     **Example:**
 
@@ -79,7 +84,7 @@ def sparsity(params: PyTree, penalty: Penalty | None = None) -> Sparsity:
 
     ```
     """
-    blocks = _blocks(params, penalty)
+    blocks = _blocks(params, check_penalty(penalty))
     groups = [_zero_groups(block) for block in blocks]
     return Sparsity(
         tuple("+".join(block.paths) or "params" for block in blocks),
@@ -104,12 +109,11 @@ def masked_average(average: PyTree, params: PyTree) -> PyTree:
 
     ```
     """
-    return jax.tree.map(
-        lambda a, p: None if a is None else jnp.where(p == 0, jnp.zeros((), a.dtype), a),
-        average,
-        params,
-        is_leaf=lambda leaf: leaf is None,
-    )
+
+    def leaf(a: Any, p: Any) -> Any:
+        return jnp.where(p == 0, jnp.zeros((), a.dtype), a) if eqx.is_inexact_array(a) else a
+
+    return jax.tree.map(leaf, average, params, is_leaf=lambda leaf: leaf is None)
 
 
 def strength_warmup(steps: int, delay: int = 0) -> optax.Schedule:
@@ -150,5 +154,10 @@ def _zero_groups(block: Block) -> tuple[int, Any]:
     groups = getattr(block.penalty, "groups", None)
     if groups is None:
         return 0, 0
+    if block.array.shape[:1] != (groups.num_features,):
+        raise ValueError(
+            f"penalty has groups of {groups.num_features} features, but {'+'.join(block.paths) or 'params'} "
+            f"has shape {block.array.shape}: choose leaves with l1jax.on."
+        )
     biggest = jnp.max(jnp.abs(block.array.reshape(block.array.shape[0], -1)), axis=1, initial=0)
     return groups.num_groups, jnp.sum(groups.maxima(biggest) == 0)
