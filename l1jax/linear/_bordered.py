@@ -64,7 +64,7 @@ class Bordered:
         m, old = self.size, np.array(self.border, int)
         is_own, was_own = self._is_of_base(new), self._is_of_base(old)
         come, before = new[~is_own], old[~was_own]
-        rows = self.hessian.take(come, axis=0)
+        rows = self.hessian[come]
         sides = np.zeros((m, len(new)), order="F")  # C
         sides[self.slots[new[is_own]], np.flatnonzero(is_own)] = 1
         sides[:, ~is_own] = rows[:, self.base].T

@@ -66,6 +66,7 @@ class Face:
         and never leaves. `inverse`: of Q on the members, where it is known.
         """
         w, m = len(gradient), len(members)
+        hessian = hessian if hessian.flags.c_contiguous else hessian.T  # for its rows
         self.hessian, self.ridge = hessian, np.broadcast_to(ridge, (w,))
         self.gradient = gradient.copy()
         self.up, self.down = np.minimum(up, _WIDE), np.minimum(down, _WIDE)
@@ -122,7 +123,9 @@ class Face:
     def hold(self) -> Bordered:
         """Q on the face, factored; raises `Lost` where it is singular."""
         if self._factor is None or len(self._factor.border) > _WIDEST:
-            self._factor = Bordered(self.hessian, self.ridge, self.face, self._square(), _DEPENDENT)
+            order = np.argsort(self.face)
+            members, square = self.face[order], self._square(order)
+            self._factor = Bordered(self.hessian, self.ridge, members, square, _DEPENDENT)
         return self._factor
 
     def move(self, shift: np.ndarray, up: np.ndarray, down: np.ndarray) -> int:
@@ -177,10 +180,11 @@ class Face:
         out[self.face] += self.ridge[self.face] * move
         return out
 
-    def _square(self) -> np.ndarray:
-        """Q on the face."""
-        some = self._rows[: self.size].take(self.face, axis=1)
-        some.flat[:: self.size + 1] += self.ridge[self.face]
+    def _square(self, order: np.ndarray) -> np.ndarray:
+        """Q on the members in some order; in ascending order they are gathered several times faster."""
+        members = self.face[order]
+        some = self._rows[: self.size].take(members, axis=1)[order]
+        some.flat[:: self.size + 1] += self.ridge[members]
         return some
 
     def _change(self, wrong: np.ndarray, entering: np.ndarray) -> None:
@@ -399,7 +403,7 @@ class Face:
         self._has_inverse, m = True, self.size
         if not m:
             return
-        some = self._square()
+        some = self._square(np.arange(m))
         factor, failed = _potrf(some.T, lower=1, overwrite_a=1)
         if failed:
             raise Lost

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from scipy.linalg import get_lapack_funcs
+from scipy.linalg import get_blas_funcs, get_lapack_funcs
 from scipy.sparse import csr_array
 
 from ._group_prices import Layout
@@ -19,6 +19,7 @@ _STIFFEST = 1e10  # curvature of a norm, in units of the diagonal of Q
 _potrf, _potrs, _potri, _trtrs = get_lapack_funcs(
     ("potrf", "potrs", "potri", "trtrs"), dtype=np.float64
 )
+(_syrk,) = get_blas_funcs(("syrk",), dtype=np.float64)
 
 Solve = Callable[[np.ndarray], np.ndarray]
 
@@ -74,7 +75,7 @@ class ByRows:
         bend = np.minimum(bend, _STIFFEST * diagonal)
         stiff = (bend + _RIDGE * diagonal)[:, None]
         scaled = columns / np.sqrt(stiff)
-        inner = scaled.T @ scaled
+        inner = _syrk(1.0, scaled.T, lower=1)  # one half of it, for half of the price
         inner[np.diag_indices_from(inner)] += 1
         inner = _cholesky(inner)
         u = np.sqrt(bend)[:, None] * u
@@ -83,9 +84,10 @@ class ByRows:
         weights = (u / stiff).T
         seen = [(csr_array((w, each, ends)) @ columns).T for w in weights]
         outer = np.diag(1 - layout.sums(u**2 / stiff))
+        outer = np.asfortranarray(outer)
         for part in seen:
             half, _ = _trtrs(inner, part, lower=1)
-            outer = outer + half.T @ half
+            outer = _syrk(1.0, half, beta=1.0, c=outer, trans=1, lower=1, overwrite_c=1)
         outer = _cholesky(outer)
 
         def solve(residual: np.ndarray) -> np.ndarray:
@@ -123,8 +125,9 @@ class _MoverByRows:
 
 
 def _cholesky(matrix: np.ndarray) -> np.ndarray:
-    """The lower factor of a symmetric matrix, which is overwritten."""
-    factor, failed = _potrf(matrix.T, lower=1, overwrite_a=1, clean=0)
+    """The lower factor of a symmetric matrix, which is overwritten; by columns only its lower half counts."""
+    matrix = matrix if matrix.flags.f_contiguous else matrix.T
+    factor, failed = _potrf(matrix, lower=1, overwrite_a=1, clean=0)
     if failed:
         raise Lost
     return factor
