@@ -119,7 +119,6 @@ class Face:
         """A copy of the inverse, where a walk has left one."""
         return self.inverse.copy() if self._has_inverse else None
 
-    @one_thread()
     def hold(self) -> Bordered:
         """Q on the face, factored; raises `Lost` where it is singular."""
         if self._factor is None or len(self._factor.border) > _WIDEST:
@@ -151,10 +150,10 @@ class Face:
                 move = self.hold().solve(self.face, self._error(up, down))
                 self.values[:] += move
                 self.gradient -= self._product(move)
-                wrong = np.flatnonzero(self.values * self.signs < 0)
+                wrong = self.values * self.signs < 0
                 over = self._waiting & ((self.gradient > high) | (self.gradient < -low))
-                entering = np.flatnonzero(over)
-                if len(wrong) or len(entering):
+                if wrong.any() or over.any():
+                    wrong, entering = np.flatnonzero(wrong), np.flatnonzero(over)
                     changed += len(wrong) + len(entering)
                     self._change(wrong, entering)
                 elif np.abs(self._error(up, down)).max(initial=0) <= _CLOSE * size:
