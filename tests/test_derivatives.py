@@ -346,7 +346,8 @@ def test_a_few_numbers_have_the_derivatives_of_many(monkeypatch, case):
 
     _columns = _derivative._columns
     monkeypatch.setattr(_derivative, "_columns", watched)
-    found = [mode(predictions)(numbers) for mode in (jax.jacfwd, jax.jacrev)]
+    modes = (jax.jacfwd, jax.jacrev) if case == "l1" else (jax.jacrev,)
+    found = [mode(predictions)(numbers) for mode in modes]
     assert set(taken) == {way}
     monkeypatch.setattr(_derivative, "_FEW", 0)
     expected = jax.jacrev(predictions)(numbers)

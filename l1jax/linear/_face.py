@@ -30,7 +30,7 @@ _GUESSES = 8  # of a face, before it is walked to
 _WIDEST = 48  # changes of a face before its factor is made anew
 _OVER = 1e-12  # share of its price by which a gradient may pass it
 _ROUNDING = 1e-15  # ... and of the largest gradient
-_CLOSE = 1e-9  # share of the largest price by which a guess may miss its equations
+_CLOSE = 1e-10  # ... by which a guess may miss its equations
 _TOWARDS = np.array([[-1.0], [1.0]])  # a rising gradient comes nearer to `up` and goes from `down`
 _STRIP = 64  # rows of a matrix mirrored at a time
 _WIDE = 1e150  # stands for an infinite price where prices are subtracted
@@ -150,16 +150,17 @@ class Face:
                 move = self.hold().solve(self.face, self._error(up, down))
                 self.values[:] += move
                 self.gradient -= self._product(move)
+                if not np.abs(self._error(up, down)).max(initial=0) <= _CLOSE * size:
+                    break  # members that depend on each other move far, and their gradients are rounding
                 wrong = self.values * self.signs < 0
                 over = self._waiting & ((self.gradient > high) | (self.gradient < -low))
-                if wrong.any() or over.any():
-                    wrong, entering = np.flatnonzero(wrong), np.flatnonzero(over)
-                    changed += len(wrong) + len(entering)
-                    self._change(wrong, entering)
-                elif np.abs(self._error(up, down)).max(initial=0) <= _CLOSE * size:
+                if not wrong.any() and not over.any():
                     self.up, self.down = up, down
                     self._barred.clear()
                     return changed
+                wrong, entering = np.flatnonzero(wrong), np.flatnonzero(over)
+                changed += len(wrong) + len(entering)
+                self._change(wrong, entering)
         except (Lost, np.linalg.LinAlgError):
             pass
         self.gradient, self._has_inverse = gradient, has_inverse
