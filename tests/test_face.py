@@ -118,3 +118,11 @@ def test_coordinates_that_depend_on_each_other_have_no_factor():
     with pytest.raises(Lost):
         Bordered(Q, np.zeros(2), np.array([0, 1]), Q.copy(), 1e-9)
     Bordered(Q, np.ones(2), np.array([0, 1]), Q + np.eye(2), 1e-9)
+
+
+def test_what_a_walk_has_barred_for_a_moment_may_enter_by_a_leap():
+    problem = Problem(0)
+    for j in range(1, W):
+        problem.face._bar(j)
+    assert problem.face.leap(np.zeros(W), *problem.prices(0.4)) is not None
+    assert problem.face.size > 1 and problem.is_optimal(0.4)

@@ -141,6 +141,7 @@ class Face:
         up, down = np.minimum(up, _WIDE), np.minimum(down, _WIDE)
         before = self.face.copy(), self.signs.copy(), self.values.copy()
         gradient, has_inverse = self.gradient, self._has_inverse
+        self._admit()
         self.gradient = self.gradient + shift
         size = np.abs(self.gradient).max(initial=0)
         high, low = (price + (_OVER * price + _ROUNDING * size) for price in (up, down))
@@ -156,7 +157,6 @@ class Face:
                 over = self._waiting & ((self.gradient > high) | (self.gradient < -low))
                 if not wrong.any() and not over.any():
                     self.up, self.down = up, down
-                    self._barred.clear()
                     return changed
                 wrong, entering = np.flatnonzero(wrong), np.flatnonzero(over)
                 changed += len(wrong) + len(entering)
@@ -239,10 +239,8 @@ class Face:
             step = 1 - done if last else step
             self._values[: self.size] += step * move
             self.gradient += step * drift
-            if step > 0 and self._barred:
-                self._waiting[self._barred] = True
-                self._waiting[face] = False
-                self._barred.clear()
+            if step > 0:
+                self._admit()
             if last:
                 self.up, self.down = up, down
                 return knots
@@ -332,6 +330,13 @@ class Face:
     def _bar(self, j: int) -> None:
         self._waiting[j] = False
         self._barred.append(j)
+
+    def _admit(self) -> None:
+        """Lets those wait again that were barred."""
+        if self._barred:
+            self._waiting[self._barred] = True
+            self._waiting[self.face] = False
+            self._barred.clear()
 
     def _append(self, j: int, sign: float, u: np.ndarray, pivot: float, value: float) -> None:
         self._add(j, sign, value)
