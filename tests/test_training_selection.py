@@ -345,4 +345,6 @@ def test_an_average_of_a_module_keeps_what_is_not_an_array():
     sparse = eqx.tree_at(lambda m: m.layers[0].weight, model, jnp.zeros((3, 2)))
     average = l1jax.masked_average(model, sparse)
     assert average.activation is model.activation
+    host = l1jax.masked_average(np.array([0.3, 0.2]), np.array([0.5, 0.0]))
+    np.testing.assert_array_equal(host, [0.3, 0.0])
     assert not average.layers[0].weight.any() and average.layers[1].weight.all()

@@ -111,7 +111,8 @@ def masked_average(average: PyTree, params: PyTree) -> PyTree:
     """
 
     def leaf(a: Any, p: Any) -> Any:
-        return jnp.where(p == 0, jnp.zeros((), a.dtype), a) if eqx.is_inexact_array(a) else a
+        is_array = hasattr(a, "dtype") and jnp.issubdtype(a.dtype, jnp.number)
+        return jnp.where(p == 0, jnp.zeros((), a.dtype), a) if is_array else a
 
     return jax.tree.map(leaf, average, params, is_leaf=lambda leaf: leaf is None)
 
