@@ -405,20 +405,22 @@ class Face:
 
     @one_thread()
     def _invert(self) -> None:
-        self._has_inverse, m = True, self.size
-        if not m:
-            return
-        some = self._square(np.arange(m))
-        factor, failed = _potrf(some.T, lower=1, overwrite_a=1)
-        if failed:
-            raise Lost
-        half, _ = _potri(factor, lower=1, overwrite_c=1)
-        inverse = self._inverse[:m, :m]
-        for i in range(0, m, _STRIP):  # its upper half mirrors the lower one
-            inverse[i:, i : i + _STRIP] = half[i:, i : i + _STRIP]
-            inverse[i : i + _STRIP, i:] = half[i:, i : i + _STRIP].T
-            corner = np.tril(half[i : i + _STRIP, i : i + _STRIP])
-            inverse[i : i + _STRIP, i : i + _STRIP] = corner + np.tril(corner, -1).T
+        some = self._square(np.arange(m := self.size))
+        if m:
+            factor, failed = _potrf(some.T, lower=1, overwrite_a=1)
+            if failed:
+                raise Lost
+            self._inverse[:m, :m] = _mirrored(_potri(factor, lower=1, overwrite_c=1)[0])
+        self._has_inverse = True
+
+
+def _mirrored(half: np.ndarray) -> np.ndarray:
+    """A symmetric matrix from its lower half, in place."""
+    for i in range(0, len(half), _STRIP):
+        half[i : i + _STRIP, i + _STRIP :] = half[i + _STRIP :, i : i + _STRIP].T
+        corner = np.tril(half[i : i + _STRIP, i : i + _STRIP])
+        half[i : i + _STRIP, i : i + _STRIP] = corner + np.tril(corner, -1).T
+    return half
 
 
 def _first_zero(x: np.ndarray, rate: np.ndarray, some: np.ndarray) -> tuple[int, float]:
