@@ -197,7 +197,7 @@ class Face:
         for k in wrong[::-1].tolist():
             self._drop(k)
         for j in entering.tolist():
-            self._add(j, np.sign(self.gradient[j]), 0.0)
+            self._add(j, 1.0 if self.gradient[j] > 0 else -1.0, 0.0)
 
     def _return(self, face: np.ndarray, signs: np.ndarray, values: np.ndarray) -> None:
         """Back to a face where a leap began."""

@@ -214,7 +214,8 @@ def _prox(penalty: Penalty, there: PyTree, step: Any) -> PyTree:
     meshes = [sharding.mesh for sharding in jax.tree.leaves(shardings)]
     if not any(AxisType.Explicit in mesh.axis_types for mesh in meshes):
         return penalty.prox(there, step)
-    return auto_axes(penalty.prox, out_sharding=shardings)(there, step)
+    placed: Any = auto_axes(penalty.prox, out_sharding=shardings)
+    return placed(there, step)
 
 
 def increment(count: Array) -> Array:
