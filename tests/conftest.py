@@ -19,8 +19,10 @@ if not jax.config.jax_compilation_cache_dir:
     jax.config.update("jax_compilation_cache_dir", str(_cache))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
-# Shapes and dtypes in annotations are checked at run time; must come before l1jax is imported.
-install_import_hook("l1jax", "beartype.beartype")
+# Shapes and dtypes in annotations are checked at run time, unless L1JAX_TEST_TYPES=0; must come before
+# l1jax is imported.
+if os.environ.get("L1JAX_TEST_TYPES", "1") != "0":
+    install_import_hook("l1jax", "beartype.beartype")
 
 # A first example pays for compilation, so there is no deadline and slowness is not a failure.
 hypothesis.settings.register_profile(
