@@ -40,7 +40,8 @@ class Curved:
     def __init__(self, problem: Problem):
         self.columns = Columns(problem)
         self.loss = problem.loss
-        self.parts, self.rest = eqx.partition(self.loss, eqx.is_array_like)
+        # Python's numbers stay what they are: a loss may ask for them.
+        self.parts, self.rest = eqx.partition(self.loss, lambda leaf: hasattr(leaf, "dtype"))
         self.y, self.s = (np.asarray(v, np.float64) for v in (problem.y, problem.s))
         self.offset = np.asarray(problem.offset, np.float64)
         self.fit_intercept = problem.fit_intercept

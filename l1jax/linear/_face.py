@@ -275,7 +275,7 @@ class Face:
             if size > 0.5 * worst:
                 if attempt > 3:
                     break
-                self._forget()
+                self._invert()
             worst = size
             self.values[:] += self._solve(error)
         # A coordinate on the wrong side by rounding is at its knot.
