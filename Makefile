@@ -6,6 +6,9 @@ CONSTRAINTS ?=
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 
+# Where this is set, each of the many processes below would compile every module that it imports.
+unexport PYTHONDONTWRITEBYTECODE
+
 PY := $(VENV)/bin/python
 PYTEST := $(PY) -m pytest $(PYTEST_ARGS)
 INSTALL = $(PY) -m pip install -qq --no-compile $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) -e
@@ -15,7 +18,7 @@ NOTEBOOKS := $(VENV)/.ready-notebooks
 BENCH := $(VENV)/.ready-bench
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-core float32 lint format types doctest examples notebooks bench clean
+.PHONY: help demo test test-core float32 lint format types doctest doctest-modules doctest-readme examples notebooks bench clean
 
 help:  ## say what can be made
 	@grep -hE '^[a-z0-9-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## */\t/' | sort | expand -t 12
@@ -51,8 +54,12 @@ format: $(DEV)  ## mend style and formatting
 types: $(DEV)  ## check types
 	$(PY) -m pyright --pythonpath $(PY)
 
-doctest: $(DEV)  ## run the examples in docstrings and in the README
+doctest: doctest-modules doctest-readme  ## run the examples in docstrings and in the README
+
+doctest-modules: $(DEV)
 	JAX_ENABLE_X64=1 $(COMPILE_FAST) $(PYTEST) -n auto --doctest-modules l1jax
+
+doctest-readme: $(DEV)
 	JAX_ENABLE_X64=1 $(COMPILE_FAST) $(PY) .ci/readme.py README.md
 
 examples: $(RUN)  ## run every example in its short form
