@@ -24,7 +24,8 @@ from l1jax.linear._problem import Point
 N = 60  # in three folds, so that all subsets of the rows have one shape
 RNG = np.random.default_rng(5)
 TALL = RNG.standard_normal((N, 8)) * np.geomspace(0.1, 10, 8) + 3
-WIDE = RNG.standard_normal((N, 90)) * (RNG.random((N, 90)) < 0.3)
+# As many entries in every row, so that all subsets of a sparse matrix have one shape too.
+WIDE = RNG.standard_normal((N, 90)) * (RNG.random((N, 90)).argsort(axis=1) < 27)
 Y = TALL[:, :3] @ [3.0, -2.0, 1.0] + WIDE[:, :3] @ [1.0, -1.0, 0.5] + RNG.standard_normal(N)
 WEIGHT, OFFSET = RNG.uniform(0.2, 2, N), RNG.standard_normal(N)
 LABELS = (np.median(Y) < Y).astype(float)

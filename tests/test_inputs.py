@@ -85,37 +85,34 @@ def test_bad_kinds_of_data_are_errors(change, error, message):
         l1jax.fit(**arguments)
 
 
+@jax.jit
+def traced_fit(values):
+    """The status and coefficients of a fit all of whose numbers are known only when it runs."""
+    loss = l1jax.Huber(values["delta"]) if "delta" in values else l1jax.SquaredError()
+    y = jnp.asarray(Y)
+    if "label" in values:
+        loss, y = l1jax.Logistic(), (y > 0).astype(float).at[0].set(values["label"])
+    fit = l1jax.fit(
+        jnp.asarray(X),
+        y,
+        l1jax.L1(weights=values["weights"]).with_strength(values["lam"]),
+        loss=loss,
+        **{name: values[name] for name in ("sample_weight", "offset", "init", "tol", "max_steps")},
+    )
+    return fit.status, fit.coef
+
+
 def traced(**changes):
-    """The status and coefficients of a fit inside jit, with some numbers that only it knows."""
-
-    @jax.jit
-    def run(values):
-        weights = values.get("weights", jnp.ones(P))
-        pen = l1jax.L1(weights=weights).with_strength(values.get("lam", 0.1))
-        loss = l1jax.SquaredError()
-        if "delta" in values:
-            loss = l1jax.Huber(values["delta"])
-        if "label" in values:
-            loss = l1jax.Logistic()
-        y = (
-            (jnp.asarray(Y) > 0).astype(float).at[0].set(values["label"])
-            if "label" in values
-            else Y
-        )
-        fit = l1jax.fit(
-            jnp.asarray(X),
-            jnp.asarray(y),
-            pen,
-            loss=loss,
-            sample_weight=values.get("sample_weight"),
-            offset=values.get("offset"),
-            init=values.get("init"),
-            tol=values.get("tol", 1e-6),
-            max_steps=values.get("max_steps", 1000),
-        )
-        return fit.status, fit.coef
-
-    return run({name: jnp.asarray(value) for name, value in changes.items()})
+    values = {
+        "lam": 0.1,
+        "weights": np.ones(P),
+        "sample_weight": np.ones(N),
+        "offset": np.zeros(N),
+        "init": np.zeros(P),
+        "tol": 1e-6,
+        "max_steps": 1000,
+    }
+    return traced_fit(jax.tree.map(jnp.asarray, values | changes))
 
 
 @pytest.mark.parametrize(
@@ -123,7 +120,7 @@ def traced(**changes):
     [
         {"lam": -0.1},
         {"lam": np.nan},
-        {"weights": [1.0, -1.0, 1.0, 1.0]},
+        {"weights": np.array([1.0, -1.0, 1.0, 1.0])},
         {"sample_weight": np.where(np.arange(N) == 2, -1.0, 1.0)},
         {"sample_weight": np.zeros(N)},
         {"offset": np.full(N, np.inf)},
@@ -142,7 +139,7 @@ def test_a_traced_value_that_an_eager_call_refuses_is_reported(bad):
 
 
 def test_traced_values_that_an_eager_call_takes_are_solved():
-    status, coef = traced(lam=0.1, weights=np.ones(P), sample_weight=np.ones(N), tol=1e-6)
+    status, coef = traced()
     assert status == l1jax.Status.CONVERGED
     np.testing.assert_allclose(coef, l1jax.fit(X, Y, l1jax.L1(0.1)).coef, atol=1e-8)
 
