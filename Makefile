@@ -34,14 +34,14 @@ COMPILE_FAST = XLA_FLAGS="--xla_backend_optimization_level=0 $$($(PY) -c '$(OLD_
 # Annotations are checked at run time in the lanes below, and where pytest is called by hand: here it would
 # cost a seventh of the time.
 test: $(DEV)  ## run the tests, then the float32 lane
-	L1JAX_TEST_TYPES=0 $(COMPILE_FAST) $(PYTEST) -n auto tests
+	L1JAX_TEST_TYPES=0 $(COMPILE_FAST) $(PYTEST) -n auto --dist loadfile tests
 	@$(MAKE) --no-print-directory float32
 
 float32: $(DEV)  ## run the tests marked float32 with x64 off
-	L1JAX_TEST_X64=0 $(COMPILE_FAST) $(PYTEST) -n auto -m float32 tests
+	L1JAX_TEST_X64=0 $(COMPILE_FAST) $(PYTEST) -n auto --dist loadfile -m float32 tests
 
 test-core: $(DEV)  ## run the tests marked core
-	$(COMPILE_FAST) $(PYTEST) -n auto -m core tests
+	$(COMPILE_FAST) $(PYTEST) -n auto --dist loadfile -m core tests
 
 lint: $(DEV)  ## check style and formatting
 	$(PY) -m ruff check .

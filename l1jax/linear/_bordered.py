@@ -32,7 +32,7 @@ class Bordered:
 
         `least`: the share of a coordinate that those before it must leave; raises `Lost`.
         """
-        self.hessian, self.ridge = hessian, ridge
+        self.hessian, self.ridge, self.least = hessian, ridge, least
         self.base, self.size = members.copy(), (m := len(members))
         self.slots = np.full(len(hessian), -1)  # of the base, and behind it of those that came
         self.slots[members] = np.arange(m)
@@ -80,6 +80,19 @@ class Bordered:
 
     def _is_of_base(self, some: np.ndarray) -> np.ndarray:
         return (self.slots[some] >= 0) & (self.slots[some] < self.size)
+
+    def is_independent(self) -> bool:
+        """Whether those that came leave enough of themselves outside of the others on the face."""
+        border = np.array(self.border, int)
+        came = ~self._is_of_base(border)
+        if not came.any():
+            return True
+        outside, across = self.corner[np.ix_(came, came)], self.corner[np.ix_(~came, came)]
+        if not came.all():
+            outside = outside - across.T @ np.linalg.solve(self.corner[~came][:, ~came], across)
+        scale = self.hessian[border[came], border[came]] + self.ridge[border[came]]
+        factor, failed = _potrf(outside, lower=1)
+        return not failed and bool((factor.diagonal() ** 2 > self.least * scale).all())
 
     def solve(self, members: np.ndarray, rhs: np.ndarray) -> np.ndarray:
         """Q⁻¹ rhs on the face, whose members may be in any order."""

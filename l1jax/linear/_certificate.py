@@ -41,10 +41,12 @@ class Certificate(eqx.Module):
         return jnp.where(jnp.isfinite(self.relative_gap), self.relative_gap, self.relative_kkt)
 
 
-def certify(problem: Problem, pen: Penalty, point: Point) -> Certificate:
-    """The certificate of exactly this point."""
+def certify(
+    problem: Problem, pen: Penalty, point: Point, fitted: Array | None = None
+) -> Certificate:
+    """The certificate of exactly this point; `fitted` is Xβ, where it is known."""
     y, s, loss, beta = problem.y, problem.s, problem.loss, point.beta
-    eta = problem.eta(point)
+    eta = problem.eta(point, fitted)
     slope = loss.gradient(y, eta, s)
     gradient = problem.x.rdot(slope)
     null_size = jnp.sqrt(jnp.sum(slope**2 / jnp.where(rows(s, slope) > 0, rows(s, slope), 1)))

@@ -57,18 +57,21 @@ class Face:
         values: np.ndarray,
         inverse: np.ndarray | None = None,
         ridge: np.ndarray | float = 0.0,
+        linear: np.ndarray | None = None,
     ):
         """Starts at an optimal x: zero but for its `values` at the `members` of the face.
 
         Args: `hessian` and `ridge`: Q = hessian + diag(ridge), (w, w);
         `gradient`, `up`, `down` (w,): a member's gradient is at the price
         of its sign, −down ≤ gradient ≤ up elsewhere. A member of sign 0 is free: it has no price
-        and never leaves. `inverse`: of Q on the members, where it is known.
+        and never leaves. `inverse`: of Q on the members, where it is known. `linear`: c, where it
+        never moves; what leaps and `settle` take gradients from, against drift.
         """
         w, m = len(gradient), len(members)
         hessian = hessian if hessian.flags.c_contiguous else hessian.T  # for its rows
         self.hessian, self.ridge = hessian, np.broadcast_to(ridge, (w,))
-        self.gradient = gradient.copy()
+        self.gradient, self.linear = gradient.copy(), linear
+        self._has_drifted = True  # the gradient, or nobody knows
         self.up, self.down = np.minimum(up, _WIDE), np.minimum(down, _WIDE)
         self.size = m
         room = _room(m)
@@ -150,12 +153,17 @@ class Face:
             for _ in range(_GUESSES):
                 move = self.hold().solve(self.face, self._error(up, down))
                 self.values[:] += move
-                self.gradient -= self._product(move)
+                if self.linear is None:
+                    self.gradient -= self._product(move)
+                else:
+                    self._differentiate()
                 if not np.abs(self._error(up, down)).max(initial=0) <= _CLOSE * size:
                     break  # members that depend on each other move far, and their gradients are rounding
                 wrong = self.values * self.signs < 0
                 over = self._waiting & ((self.gradient > high) | (self.gradient < -low))
                 if not wrong.any() and not over.any():
+                    if not self.hold().is_independent():
+                        break  # optimal, and nothing to go on from: a singular face has no inverse
                     self.up, self.down = up, down
                     return changed
                 wrong, entering = np.flatnonzero(wrong), np.flatnonzero(over)
@@ -174,6 +182,11 @@ class Face:
             signs > 0, up[face], np.where(signs < 0, -down[face], 0)
         )
 
+    def _differentiate(self) -> None:
+        """The gradient at the values, from the linear term."""
+        self.gradient = self.linear - self._product(self.values)
+        self._has_drifted = False
+
     def _product(self, move: np.ndarray) -> np.ndarray:
         """Q times a move of the members."""
         out = move @ self._rows[: self.size]
@@ -189,9 +202,9 @@ class Face:
 
     def _change(self, wrong: np.ndarray, entering: np.ndarray) -> None:
         """The face without the members at some places, and with some coordinates, at zero."""
-        move = np.zeros(self.size)
-        move[wrong] = -self.values[wrong]
-        self.gradient -= self._product(move)
+        members, gone = self.face[wrong], self.values[wrong]
+        self.gradient += gone @ self._rows[wrong]
+        self.gradient[members] += self.ridge[members] * gone
         self.hold().change(self.face[wrong], entering)
         self._has_inverse = False
         for k in wrong[::-1].tolist():
@@ -217,7 +230,7 @@ class Face:
         `stops` collects the knots, where given. Raises `Lost` after too many of them.
         """
         up, down = np.minimum(up, _WIDE), np.minimum(down, _WIDE)
-        self._factor = None
+        self._factor, self._has_drifted = None, True
         rises = np.stack([up - self.up, down - self.down])
         slack = np.stack([self.up - self.gradient, self.down + self.gradient])
         is_still = not shift.any()
@@ -260,14 +273,18 @@ class Face:
                 stops.append(Stop(done, self.x))
 
     @one_thread()
-    def settle(self, linear: np.ndarray) -> None:
-        """Solves the equations of the face afresh for the linear term c, against drift."""
+    def settle(self) -> None:
+        """Solves the equations of the face afresh for its linear term, against drift."""
+        assert self.linear is not None
         price = np.where(self.signs < 0, self.down[self.face], self.up[self.face])
-        enough = max(np.abs(linear).max(initial=0), (price * np.abs(self.signs)).max(initial=0))
+        enough = max(
+            np.abs(self.linear).max(initial=0), (price * np.abs(self.signs)).max(initial=0)
+        )
         enough *= _SETTLED
         worst = np.inf
         for attempt in range(6):
-            self.gradient = linear - self._product(self.values)
+            if self._has_drifted:
+                self._differentiate()
             error = self._error(self.up, self.down)
             size = np.abs(error).max(initial=0)
             if size <= enough:
@@ -278,6 +295,7 @@ class Face:
                 self._invert()
             worst = size
             self.values[:] += self._solve(error)
+            self._has_drifted = True
         # A coordinate on the wrong side by rounding is at its knot.
         self.values[self.values * self.signs < 0] = 0
 

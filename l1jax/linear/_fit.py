@@ -292,9 +292,10 @@ def report(problem: Problem, pen: Penalty, outcome: Outcome, tol: Any, names: An
     returned = problem.from_user(coef, intercept)
     # The intercept is rounded where means are large. The dual point needs the exact one; what that
     # gains is added to the gap, so that the bound is of what is returned.
-    balanced = polish_intercept(problem, returned)
-    found = certify(problem, pen, balanced)
-    lost = jnp.maximum(problem.smooth(returned) - problem.smooth(balanced), 0)
+    fitted = problem.x.dot(returned.beta)
+    balanced = polish_intercept(problem, returned, fitted)
+    found = certify(problem, pen, balanced, fitted)
+    lost = jnp.maximum(problem.smooth(returned, fitted) - problem.smooth(balanced, fitted), 0)
     found = eqx.tree_at(
         lambda c: (c.objective, c.gap, c.deviance),
         found,

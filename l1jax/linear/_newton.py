@@ -147,11 +147,11 @@ def solve_free(
     return Point(u.beta / scale, u.intercept)
 
 
-def polish_intercept(problem: Problem, point: Point) -> Point:
-    """The same coefficients with the best intercept for them."""
+def polish_intercept(problem: Problem, point: Point, fitted: Array | None = None) -> Point:
+    """The same coefficients with the best intercept for them; `fitted` is Xβ, where it is known."""
     if not problem.fit_intercept:
         return point
-    shift = problem.loss.polish_intercept(problem.y, problem.eta(point), problem.s)
+    shift = problem.loss.polish_intercept(problem.y, problem.eta(point, fitted), problem.s)
     return Point(point.beta, point.intercept + shift)
 
 

@@ -53,11 +53,13 @@ class Problem(eqx.Module):
         """() or (k,): the shape of an intercept."""
         return self.offset.shape[1:]
 
-    def eta(self, point: Point) -> Float[Array, "n *k"]:
-        return self.x.dot(point.beta) + point.intercept + self.offset
+    def eta(self, point: Point, fitted: Array | None = None) -> Float[Array, "n *k"]:
+        """The linear predictor; `fitted` is Xβ, where it is known: XLA repeats a sparse product."""
+        known = self.x.dot(point.beta) if fitted is None else fitted
+        return known + point.intercept + self.offset
 
-    def smooth(self, point: Point) -> Float[Array, ""]:
-        return self.loss.value(self.y, self.eta(point), self.s)
+    def smooth(self, point: Point, fitted: Array | None = None) -> Float[Array, ""]:
+        return self.loss.value(self.y, self.eta(point, fitted), self.s)
 
     def deviance(self, point: Point) -> Float[Array, ""]:
         return self.loss.deviance(self.y, self.eta(point), self.s)

@@ -45,6 +45,7 @@ class Quadratic:
             at.values,
             at.inverse,
             old.quad,
+            linear,
         )
         states = []
         for target in lams:
@@ -55,7 +56,7 @@ class Quadratic:
             stops: list[Stop] | None = [] if self.keep_knots else None
             line = (-bend * face.x, new.up, new.down)
             passed = face.follow(*line, stops) if self.keep_knots else face.move(*line)
-            face.settle(linear)
+            face.settle()
             state = State(
                 features=members[face.face],
                 signs=face.signs.copy(),

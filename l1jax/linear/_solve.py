@@ -62,8 +62,9 @@ def solve(problem: Problem, pen: Penalty, init: Point, tol: Array, max_steps: Ar
         return advance(problem.smooth, prox, state, metric=metric)
 
     def measure(point: Point) -> tuple[Point, Array]:
-        point = polish_intercept(problem, point)
-        found = certify(problem, pen, point).measure
+        fitted = problem.x.dot(point.beta)
+        point = polish_intercept(problem, point, fitted)
+        found = certify(problem, pen, point, fitted).measure
         return point, jnp.where(jnp.isnan(found), jnp.inf, found)
 
     def look(round_: _Round) -> _Round:
