@@ -213,7 +213,7 @@ def test_a_signal_ends_a_path_and_the_program_goes_on(tmp_path):
 
 
 def test_a_signal_while_certifying_loses_nothing(monkeypatch):
-    report, calls = _path._report_all, []
+    report, calls = _path.report_path, []
 
     def interrupted_once(*args):
         calls.append(args)
@@ -221,7 +221,7 @@ def test_a_signal_while_certifying_loses_nothing(monkeypatch):
             raise KeyboardInterrupt
         return report(*args)
 
-    monkeypatch.setattr(_path, "_report_all", interrupted_once)
+    monkeypatch.setattr(_path, "report_path", interrupted_once)
     path = l1jax.path(X, Y, l1jax.L1(), n_lams=5)
     assert len(calls) == 2
     assert (np.asarray(path.status) == l1jax.Status.CONVERGED).all()

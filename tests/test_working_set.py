@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from threadpoolctl import ThreadpoolController
 
 import l1jax
-from l1jax.linear import _path, _working_set
+from l1jax.linear import _path, _report, _working_set
 from l1jax.linear._fit import prepare_inputs
 from l1jax.linear._inputs import read
 from l1jax.linear._threads import one_thread
@@ -199,8 +199,8 @@ def test_the_grid_may_end_at_zero():
 
 
 def test_it_compiles_once_for_any_values(monkeypatch):
-    counted = chex.assert_max_traces(_path.report, n=1)
-    monkeypatch.setattr(_path, "report", counted)
+    counted = chex.assert_max_traces(_report.report, n=1)
+    monkeypatch.setattr(_report, "report", counted)
     chex.clear_trace_counter()
     for change in (1.0, 2.0):
         l1jax.path(change * X[:17], Y[:17] + change, l1jax.L1(), n_lams=7, engine="working_set")

@@ -42,18 +42,28 @@ class Certificate(eqx.Module):
 
 
 def certify(
-    problem: Problem, pen: Penalty, point: Point, fitted: Array | None = None
+    problem: Problem,
+    pen: Penalty,
+    point: Point,
+    fitted: Array | None = None,
+    descent: Array | None = None,
+    absorb: bool = True,
 ) -> Certificate:
-    """The certificate of exactly this point; `fitted` is Xβ, where it is known."""
+    """The certificate of exactly this point; `fitted` is Xβ and `descent` −∇L, where known.
+
+    Unless it may `absorb` rounding, a gap is too large where features are free of the penalty.
+    """
     y, s, loss, beta = problem.y, problem.s, problem.loss, point.beta
     eta = problem.eta(point, fitted)
     slope = loss.gradient(y, eta, s)
-    gradient = problem.x.rdot(slope)
+    gradient = problem.x.rdot(slope) if descent is None else -descent
     null_size = jnp.sqrt(jnp.sum(slope**2 / jnp.where(rows(s, slope) > 0, rows(s, slope), 1)))
     spread = jnp.sum(jnp.abs(loss.curvature(y, eta, s) * eta), axis=0)
     noise = _ROUNDING * jnp.finfo(eta.dtype).eps * (null_size + jnp.max(spread))
     is_tiny = jnp.abs(gradient) <= noise * rows(problem.norms, gradient)
-    v, charge = _absorb(problem, pen, loss.hessian(y, eta, s), -gradient, is_tiny)
+    v, charge = -gradient, jnp.zeros((), gradient.dtype)
+    if absorb:
+        v, charge = _absorb(problem, pen, loss.hessian(y, eta, s), v, is_tiny)
 
     intercept_slope = jnp.max(jnp.abs(jnp.sum(slope, axis=0)))
     is_balanced = (intercept_slope <= noise) if problem.fit_intercept else jnp.ones((), bool)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from typing import Any
 
 import numpy as np
@@ -9,6 +11,9 @@ import scipy.sparse
 
 from ._matrix import DenseMatrix
 from ._problem import Problem
+from ._threads import in_threads
+
+_BLOCK = 4096  # columns
 
 
 class Columns:
@@ -19,7 +24,8 @@ class Columns:
 
     def __init__(self, problem: Problem):
         self.s = np.asarray(problem.s, np.float64)
-        self.matrix = _Dense(problem) if isinstance(problem.x, DenseMatrix) else _Sparse(problem)
+        self.matrix = _Dense(problem) if isinstance(problem.x, DenseMatrix) else HostSparse(problem)
+        self.unit = np.asarray(problem.inverse_scale)  # in the precision of the problem
         self.place = np.full(problem.x.shape[1], -1)  # of each feature among the copies
         self.count = 0
 
@@ -32,6 +38,12 @@ class Columns:
             self.count += len(new)
             self.added(len(new))
         return self.place[features]
+
+    def returned(self, features: np.ndarray, values: np.ndarray) -> np.ndarray:
+        """Coefficients as they come back from the user's scale and precision."""
+        scale = self.unit[features].reshape(-1, *np.ones(values.ndim - 1, int))
+        there = scale * values.astype(scale.dtype)
+        return np.divide(there, scale, where=scale > 0, out=np.zeros_like(there)).astype(np.float64)
 
     def added(self, count: int) -> None:
         """Told of the last `count` columns being new."""
@@ -69,12 +81,25 @@ class GramColumns(Columns):
             return self.gram
         return self.gram.take(places, axis=0).take(places, axis=1)
 
-    def gradients(self, solutions: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-        """X̃ᵀ(s∘r) of all columns, (p, B, *k), at solutions given as (features, coefficients)."""
-        fitted = [self.matrix.part(self.place[at]).dot(values) for at, values in solutions]
-        residuals = np.moveaxis(self.target - np.stack(fitted), 0, 1)  # (n, B, *k)
+    def gradients(self, solutions: list[tuple[np.ndarray, np.ndarray]], out: np.ndarray) -> None:
+        """X̃ᵀ(s∘r) of all columns into `out` (B, p, *k), at solutions given as (features, values).
+
+        They are those of the coefficients that the user gets for these.
+        """
+        at = np.unique(np.concatenate([features for features, _ in solutions]))
+        shape = (len(solutions), *self.target.shape[1:])
+        values = np.zeros((len(at), *shape))
+        for i, (features, some) in enumerate(solutions):
+            values[np.searchsorted(at, features), i] = self.returned(features, some)
+        fitted = self.matrix.part(self.place[at]).dot(values.reshape(len(at), math.prod(shape)))
+        residuals = self.target[:, None] - fitted.reshape(-1, *shape)  # (n, B, *k)
         weighted = self.s[:, None] * residuals.reshape(len(residuals), -1)
-        return self.matrix.rdot(weighted).reshape(-1, *residuals.shape[1:])
+        if residuals.ndim == 2:
+            self.matrix.rdot(weighted, out)
+            return
+        products = np.empty((weighted.shape[1], out.shape[1]))
+        self.matrix.rdot(weighted, products)
+        out[:] = np.moveaxis(products.reshape(len(out), -1, out.shape[1]), 1, 2)
 
 
 class _Dense:
@@ -107,9 +132,10 @@ class _Dense:
     def part(self, places: np.ndarray) -> DensePart:
         return DensePart(self.cache[:, places])
 
-    def rdot(self, residuals: np.ndarray) -> np.ndarray:
+    def rdot(self, residuals: np.ndarray, out: np.ndarray) -> None:
+        """XᵀR of residuals (n, B) into `out` (B, p)."""
         rows = residuals.astype(self.x.dtype).T  # twice as fast as Xᵀ times a few columns
-        return np.asarray(rows @ self.x, np.float64).T
+        out[:] = rows @ self.x
 
 
 class DensePart:
@@ -133,7 +159,9 @@ class DensePart:
         return root.T @ root
 
 
-class _Sparse:
+class HostSparse:
+    """All columns of a sparse matrix, centred and scaled implicitly, and those that were asked for."""
+
     def __init__(self, problem: Problem):
         x = problem.x
         entries = (np.asarray(x.data, np.float64), (np.asarray(x.rows), np.asarray(x.cols)))
@@ -141,7 +169,11 @@ class _Sparse:
         p = x.shape[1]
         self.centres = np.zeros(p) if x.centre is None else np.asarray(x.centre, np.float64)
         self.scales = np.ones(p) if x.inverse_scale is None else np.asarray(x.inverse_scale)
+        self.is_centred, self.is_scaled = x.centre is not None, x.inverse_scale is not None
         self.features = np.zeros(0, int)
+        # Xᵀ in blocks of rows: views, small enough for what comes of them to stay in the cache.
+        ends = [*range(0, p, _BLOCK), p]
+        self.blocks = [_transposed(self.x, *pair) for pair in itertools.pairwise(ends)]
 
     def add(self, new: np.ndarray) -> None:
         self.features = np.concatenate([self.features, new])
@@ -160,12 +192,26 @@ class _Sparse:
         return np.outer(self.scales[some], self.scales[new]) * gram, linear
 
     def part(self, places: np.ndarray) -> SparsePart:
-        at = self.features[places]
+        return self.part_of(self.features[places])
+
+    def part_of(self, at: np.ndarray) -> SparsePart:
+        """These columns, whether they were asked for or not."""
         return SparsePart(self.x[:, at], self.centres[at], self.scales[at])
 
-    def rdot(self, residuals: np.ndarray) -> np.ndarray:
-        out = self.x.T @ residuals - np.outer(self.centres, residuals.sum(axis=0))
-        return self.scales[:, None] * out
+    def rdot(self, residuals: np.ndarray, out: np.ndarray) -> None:
+        """XᵀR of residuals (n, B) into `out` (B, p)."""
+        sums = residuals.sum(axis=0)
+
+        def fill(block: tuple[slice, scipy.sparse.csr_array]) -> None:
+            at, rows = block
+            products = rows @ residuals
+            if self.is_centred:
+                products -= np.outer(self.centres[at], sums)
+            if self.is_scaled:
+                products *= self.scales[at, None]
+            out[:, at] = products.T
+
+        in_threads(fill, self.blocks)
 
 
 class SparsePart:
@@ -191,6 +237,14 @@ class SparsePart:
         gram -= np.outer(self.centres, sums)
         gram -= np.outer(sums - weights.sum() * self.centres, self.centres)
         return np.outer(self.scales, self.scales) * gram
+
+
+def _transposed(x: Any, begin: int, end: int) -> tuple[slice, Any]:
+    """Which columns of a CSC matrix these are, and their transpose: a view."""
+    ends = x.indptr[begin : end + 1]
+    entries = slice(ends[0], ends[-1])
+    parts = (x.data[entries], x.indices[entries], ends - ends[0])
+    return slice(begin, end), scipy.sparse.csr_array(parts, shape=(end - begin, x.shape[0]))
 
 
 def grown(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

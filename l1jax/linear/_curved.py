@@ -77,11 +77,10 @@ class Curved:
             )
         return states
 
-    def gradients(self, states: list[State]) -> np.ndarray:
-        """−∇L of all columns at each of the states, (p, B)."""
-        return -self.columns.matrix.rdot(
-            np.stack([np.asarray(state.slope) for state in states], axis=1)
-        )
+    def gradients(self, states: list[State], out: np.ndarray) -> None:
+        """−∇L of all columns at each of the states, into `out` (B, p)."""
+        slopes = np.stack([np.asarray(state.slope) for state in states], axis=1)
+        self.columns.matrix.rdot(-slopes, out)
 
     def evaluate(self, eta: np.ndarray) -> tuple[float, np.ndarray]:
         """The loss and its slope ∂L/∂η."""

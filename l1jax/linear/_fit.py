@@ -19,7 +19,6 @@ from .._tracing import frozen, is_differentiable, is_traced
 from .._types import AnyArray
 from ..losses import Loss, SquaredError
 from ..penalties import Penalty
-from ._certificate import certify
 from ._columns import GramColumns
 from ._derivative import differentiable_fit, differentiable_gradient
 from ._inputs import (
@@ -33,8 +32,8 @@ from ._inputs import (
 )
 from ._matrix import rows
 from ._moments import compress
-from ._newton import polish_intercept
 from ._problem import Data, Point, Problem, prepare, with_smoothness
+from ._report import report, report_one
 from ._results import Fit
 from ._solve import Outcome, solve
 from ._working_set import can_walk, walk_to
@@ -42,7 +41,6 @@ from ._working_set import can_walk, walk_to
 _SQUARED_ERROR = SquaredError()
 WALKS = ("working_set", "covariance", "homotopy")
 _LARGEST_FACE = 600  # up to which a walk on the host is faster than an accelerator's gradient steps
-_ROUNDING = 1000  # units of rounding that going to the user's scale and back may cost
 
 
 def fit(
@@ -201,7 +199,7 @@ def _at_null(problem: Problem, pen: Penalty, tol: Any, names: Any) -> Fit:
     """The null model, certified."""
     converged = jnp.asarray(Status.CONVERGED, jnp.int32)
     outcome = Outcome(problem.null, jnp.zeros((), jnp.int32), converged)
-    return _report(problem, pen, outcome, tol, names)
+    return report_one(problem, pen, outcome, tol, names)
 
 
 def _walked(
@@ -216,7 +214,7 @@ def _walked(
     point = Point(jnp.asarray(found.betas[0], dtype), jnp.asarray(found.intercepts[0], dtype))
     steps = jnp.asarray(found.num_steps[0], jnp.int32)
     outcome = Outcome(point, steps, jnp.asarray(Status.CONVERGED, jnp.int32))
-    return _report(problem, pen, outcome, tol, names)
+    return report_one(problem, pen, outcome, tol, names)
 
 
 def lay_out(data: Data, pen: Penalty, engine: str) -> tuple[Problem, GramColumns | None]:
@@ -286,50 +284,6 @@ def start_point(problem: Problem, init: Any) -> Point:
     return problem.start_from(jnp.asarray(coef, dtype), jnp.asarray(intercept, dtype))
 
 
-def report(problem: Problem, pen: Penalty, outcome: Outcome, tol: Any, names: Any) -> Fit:
-    """Coefficients on the user's scale, the certificate of exactly those, and what it says."""
-    coef, intercept = problem.to_user(outcome.point)
-    returned = problem.from_user(coef, intercept)
-    # The intercept is rounded where means are large. The dual point needs the exact one; what that
-    # gains is added to the gap, so that the bound is of what is returned.
-    fitted = problem.x.dot(returned.beta)
-    balanced = polish_intercept(problem, returned, fitted)
-    found = certify(problem, pen, balanced, fitted)
-    lost = jnp.maximum(problem.smooth(returned, fitted) - problem.smooth(balanced, fitted), 0)
-    found = eqx.tree_at(
-        lambda c: (c.objective, c.gap, c.deviance),
-        found,
-        (found.objective + lost, found.gap + lost, found.deviance + lost),
-    )
-    relative = found.relative_gap + jnp.where(problem.is_trivial, 0, lost / problem.null_deviance)
-    found = eqx.tree_at(lambda c: c.relative_gap, found, relative)
-    close = found.measure <= jnp.maximum(tol, _ROUNDING * jnp.finfo(coef.dtype).eps)
-    short = (outcome.status == Status.CONVERGED) & ~close
-    status = jnp.where(short, Status.PRECISION_LIMIT, outcome.status).astype(jnp.int32)
-    null = jnp.where(problem.is_trivial, 1, problem.null_deviance)
-    explained = jnp.where(problem.is_trivial, 0, 1 - found.deviance / null)
-    coef, intercept, found, explained = jax.tree.map(
-        lambda leaf: jnp.where(problem.is_valid, leaf, jnp.nan), (coef, intercept, found, explained)
-    )
-    return Fit(
-        coef=coef,
-        intercept=intercept,
-        lam=jnp.asarray(getattr(pen, pen.strength, jnp.nan), problem.y.dtype),
-        objective=found.objective,
-        gap=found.gap,
-        relative_gap=found.relative_gap,
-        kkt=found.kkt,
-        relative_kkt=found.relative_kkt,
-        margin=found.margin,
-        deviance_explained=explained,
-        num_steps=outcome.num_steps,
-        status=status,
-        loss=problem.loss,
-        feature_names=names,
-        several_responses=bool(problem.responses),
-    )
-
-
 def solve_and_report(
     problem: Problem, pen: Penalty, start: Point, tol: Any, max_steps: Any, names: Any
 ) -> tuple[Fit, Point]:
@@ -364,7 +318,6 @@ _ADVICE = {
     Status.INTERRUPTED: "To go on where it was stopped: l1jax.path(X, y, pen, resume=path).",
 }
 
-_report = eqx.filter_jit(report)
 solve_one = eqx.filter_jit(solve_and_report)
 estimate_smoothness = eqx.filter_jit(with_smoothness)
 critical = eqx.filter_jit(critical_strength)

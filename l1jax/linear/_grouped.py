@@ -67,6 +67,6 @@ class Grouped:
             return ByRows(np.ascontiguousarray((np.sqrt(columns.s)[:, None] * part).T))
         return ByGram(columns.gram_of(places))
 
-    def gradients(self, states: list[State]) -> np.ndarray:
-        """−∇L of all columns at each of the states, (p, B) or (p, B, k)."""
-        return self.columns.gradients([(state.features, state.values) for state in states])
+    def gradients(self, states: list[State], out: np.ndarray) -> None:
+        """−∇L of all columns at each of the states, into `out` (B, p, *k)."""
+        self.columns.gradients([(state.features, state.values) for state in states], out)

@@ -26,7 +26,6 @@ from ._fit import (
     data_of,
     estimate_smoothness,
     lay_out,
-    report,
     solve_and_report,
     solve_one,
     start_point,
@@ -35,11 +34,10 @@ from ._fit import (
 )
 from ._grid import check_grid, make_grid
 from ._inputs import check_max_steps, check_tol, give_back, precision, read, x_dtype
-from ._matrix import DenseMatrix
 from ._problem import Data, Point, Problem, with_smoothness
 from ._progress import advance, progress_bar
+from ._report import report_path
 from ._results import Fit, Knots, Path
-from ._solve import Outcome
 from ._state import Knot
 from ._unfinished import Known, check_resume, known_points, unreached
 from ._working_set import Walk, has_knots, walk
@@ -253,15 +251,24 @@ def walking(
         biggest = float(critical(problem, pen))
         grid = np.asarray(lams, np.float64)
         walked = walk(
-            problem, pen, grid, biggest, progress, whole, keep_knots, columns, known, may_stop=True
+            problem,
+            pen,
+            grid,
+            biggest,
+            progress,
+            whole,
+            keep_knots,
+            columns,
+            known,
+            may_stop=True,
+            keep_gradients=True,
         )
         if walked.interrupted and not walked.num_solved:
             raise KeyboardInterrupt
-        points = (walked.betas, walked.intercepts, walked.num_steps)
         try:
-            fits = jax.block_until_ready(_report_all(problem, pen, lams, *points, tol, names))
+            fits = jax.block_until_ready(report_path(problem, pen, lams, walked, tol, names))
         except KeyboardInterrupt:  # all is solved, and soon certified
-            fits = _report_all(problem, pen, lams, *points, tol, names)
+            fits = report_path(problem, pen, lams, walked, tol, names)
         if walked.interrupted:
             return Path(unreached(fits, np.arange(len(lams)) >= walked.num_solved))
         short = np.flatnonzero(np.asarray(fits.status) != Status.CONVERGED)
@@ -282,8 +289,9 @@ def _resumed(
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((problem, pen, lams))):
         raise ValueError("resume needs concrete data: it cannot be taken up inside jit or vmap.")
     points = known_points(resume, problem)
-    steps = np.asarray(resume.num_steps)
-    fits = _report_all(problem, pen, lams, points.beta, points.intercept, steps, tol, names)
+    betas, intercepts, steps = map(np.asarray, (points.beta, points.intercept, resume.num_steps))
+    solved = Walk(betas, intercepts, steps, len(lams), [])
+    fits = report_path(problem, pen, lams, solved, tol, names)
     missing = np.flatnonzero(np.asarray(fits.status) != Status.CONVERGED)
     if not len(missing):
         return Path(fits, resume.knots)
@@ -317,26 +325,6 @@ def _knots(problem: Problem, walked: Walk, critical: float, lams: np.ndarray) ->
     point = Point(jnp.asarray(betas, dtype), jnp.full(len(all_), walked.intercepts[0], dtype))
     coefs, intercepts = jax.vmap(problem.to_user)(point)
     return Knots(jnp.asarray([knot.lam for knot in all_], dtype), coefs, intercepts)
-
-
-@eqx.filter_jit
-def _report_all(problem, pen, lams, betas, intercepts, num_steps, tol, names) -> Fit:
-    def lane(inputs: tuple[Array, Array, Array, Array]) -> Fit:
-        lam, beta, intercept, steps = inputs
-        status = jnp.asarray(Status.CONVERGED, jnp.int32)  # unless the certificate says otherwise
-        outcome = Outcome(Point(beta, intercept), steps, status)
-        return report(problem, pen.with_strength(lam), outcome, tol, names)
-
-    dtype = problem.y.dtype
-    lanes = (
-        lams,
-        jnp.asarray(betas, dtype),
-        jnp.asarray(intercepts, dtype),
-        jnp.asarray(num_steps, jnp.int32),
-    )
-    # A product with a sparse matrix takes memory for every entry and lane.
-    batch = len(lams) if isinstance(problem.x, DenseMatrix) else 4
-    return jax.lax.map(lane, lanes, batch_size=batch)
 
 
 def choose_engine(engine: str, problem: Problem, pen: Penalty) -> str:

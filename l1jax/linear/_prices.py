@@ -39,6 +39,7 @@ class Prices:
         pairs = zip(self._unit, evaluate(0.37), strict=True)
         self.proportional = all(np.allclose(0.37 * a, b, rtol=1e-6, atol=0) for a, b in pairs)
         self._some: np.ndarray | slice = slice(None)
+        self._is_even = np.array_equal(self._unit.up, self._unit.down)
         self._is_wall = tuple(bool(np.isinf(price).any()) for price in self._unit)
 
     @property
@@ -80,5 +81,5 @@ class Prices:
     def excess(self, gradient: np.ndarray, lam: float, floor: float) -> np.ndarray:
         """How far gradients are over their prices, as a share of them: below zero where they are not."""
         now = self.at(lam)
-        up, down = np.maximum(now.up, floor), np.maximum(now.down, floor)
-        return np.maximum(gradient / up, -gradient / down) - 1
+        price = now.up if self._is_even else np.where(gradient > 0, now.up, now.down)
+        return np.abs(gradient) / np.maximum(price, floor) - 1

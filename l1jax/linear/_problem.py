@@ -18,6 +18,7 @@ from ..losses import Loss
 from ..penalties import Penalty
 from ._matrix import rows, standardise
 
+_ROUNDING = 4  # units of it, by which the mean of equal numbers may miss them
 _POWER_STEPS = 12  # of power iteration; backtracking repairs what it underestimates
 
 
@@ -143,6 +144,12 @@ def arrange(data: Data, level: Any = None) -> Problem:
             level = frozen(loss).polish_intercept(frozen(y), frozen(offset), frozen(s))
     if has_level:
         y = jnp.where(counts, y - level, 0)
+        # A response that is constant may be a unit of rounding off its mean.
+        rest = frozen(y)
+        is_constant = jnp.max(jnp.abs(rest), axis=0) <= _ROUNDING * jnp.finfo(
+            y.dtype
+        ).eps * jnp.abs(level)
+        y = y - jnp.where(is_constant, rest, 0)
     shape = (norms.shape[0], *responses)
     zero = Point(jnp.zeros(shape, y.dtype), jnp.zeros(responses, y.dtype))
     return Problem(
@@ -187,7 +194,7 @@ def _rounding(y: Array, eta: Array, s: Array, level: Array) -> Array:
     """The deviance that rounding leaves: of residuals, and of y when its level was taken off."""
     eps = jnp.finfo(y.dtype).eps
     squares = jnp.sum(rows(s, y) * y**2) + jnp.sum(rows(s, eta) * eta**2)
-    return (100 * eps) ** 2 * squares + (4 * eps) ** 2 * jnp.sum(level**2)
+    return (100 * eps) ** 2 * squares + (_ROUNDING * eps) ** 2 * jnp.sum(level**2)
 
 
 def structural_masks(pen: Penalty, shape: tuple[int, ...]) -> Any:

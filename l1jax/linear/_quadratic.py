@@ -71,9 +71,9 @@ class Quadratic:
             old, lam = new, target
         return states
 
-    def gradients(self, states: list[State]) -> np.ndarray:
-        """−∇L of all columns at each of the states, (p, B)."""
-        return self.columns.gradients([(state.features, state.values) for state in states])
+    def gradients(self, states: list[State], out: np.ndarray) -> None:
+        """−∇L of all columns at each of the states, into `out` (B, p, *k)."""
+        self.columns.gradients([(state.features, state.values) for state in states], out)
 
 
 def _knot(stop: Stop, members: np.ndarray, lam: float, target: float) -> Knot:

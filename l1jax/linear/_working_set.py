@@ -8,6 +8,7 @@ runs on the host, where sizes may change, and in float64.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import jax
@@ -15,16 +16,18 @@ import numpy as np
 from jax.core import Tracer
 
 from ..penalties import Penalty
-from ._columns import GramColumns
+from ._columns import Columns, GramColumns
 from ._curved import Curved
 from ._group_prices import GroupPrices
 from ._grouped import Grouped
-from ._matrix import DenseMatrix
+from ._matrix import DenseMatrix, SparseMatrix
 from ._prices import Prices, linear_form
 from ._problem import Problem
 from ._progress import advance, progress_bar
 from ._quadratic import Quadratic
+from ._shared import aligned
 from ._state import Knot, Lost, State
+from ._threads import one_thread
 from ._unfinished import Known
 
 _BLOCK = 10  # strengths per look at all columns
@@ -52,6 +55,8 @@ class Walk(NamedTuple):
     num_solved: int  # the first so many strengths are solved; the rest hold the last solution
     knots: list[Knot]
     interrupted: bool = False  # by the user: what is solved is what there is
+    gradients: np.ndarray | None = None  # −∇L (L, p, *k), where the walk looked at all columns
+    columns: Columns | None = None  # that were asked for
 
 
 def can_walk(problem: Problem, pen: Penalty) -> bool:
@@ -108,12 +113,14 @@ def walk(
     columns: GramColumns | None = None,
     begin: Known | None = None,
     may_stop: bool = False,
+    keep_gradients: bool = False,
 ) -> Walk:
     """Solves a penalty of linear or group form at descending strengths.
 
     `critical` is the strength at which nothing but the free features is in: the walk starts there,
     or from the solution `begin` at a lower one. `may_stop` says that Ctrl-C ends it, with what is
     solved. `whole` says whether all columns are the working set (None: where that is cheaper).
+    `keep_gradients`: of all columns at all strengths, where the walk looks at them anyway.
     `columns` are those of squared error, where their Gram matrix is known.
     """
     whole = _is_small(problem) if whole is None else whole
@@ -130,8 +137,11 @@ def walk(
     if begin is not None:
         lam, at = begin.lam, _there(problem, prices, begin, at)
 
-    betas, steps = np.zeros((len(lams), *beta.shape)), np.zeros(len(lams), int)
+    betas, steps = aligned((len(lams), *beta.shape), np.float64), np.zeros(len(lams), int)
     intercepts = np.repeat(np.asarray(at.intercept)[None], len(lams), axis=0)
+    # Of other losses they are not exactly those of what is returned.
+    keep_gradients = keep_gradients and not whole and problem.loss.is_quadratic
+    seen = aligned((len(lams), *beta.shape), np.float64) if keep_gradients else None
     knots: list[Knot] = []
     done, patience, extra, interrupted = 0, _PATIENCE, np.zeros(0, int), False
 
@@ -146,12 +156,11 @@ def walk(
         found = path.follow(members, prices, at, lam, block)
         outside = alive.copy()
         outside[members] = False
-        if outside.any():
-            gradients = path.gradients(found)
-            good, violators = _first_violation(gradients, prices, block, outside, floor)
-        else:
-            gradients = np.zeros((len(beta), len(found), *beta.shape[1:]))
-            good, violators = len(found), members[:0]
+        good, violators = len(found), members[:0]
+        room = np.zeros((good, *beta.shape)) if seen is None else seen[done : done + good]
+        if seen is not None or outside.any():
+            path.gradients(found, room)
+            good, violators = _first_violation(room, prices, block, outside, floor)
         for i, state in enumerate(found[:good]):
             betas[done + i, state.features] = state.values
             intercepts[done + i], steps[done + i] = state.intercept, state.steps
@@ -159,12 +168,15 @@ def walk(
         extra = violators if good else np.union1d(extra, violators)
         patience -= not good
         if good:
-            gradients[members, good - 1] = found[good - 1].gradient
-            at, lam = found[good - 1]._replace(gradient=gradients[:, good - 1]), block[good - 1]
+            gradient = room[good - 1].copy()
+            gradient[members] = found[good - 1].gradient
+            at, lam = found[good - 1]._replace(gradient=gradient), block[good - 1]
             done += good
             advance(bar, good, lam, len(at.features))
 
-    with progress_bar(len(lams), progress) as bar:
+    # A large product with a sparse X is none of NumPy's, whose idle threads would be in its way.
+    threads = one_thread() if isinstance(problem.x, SparseMatrix) else nullcontext()
+    with threads, progress_bar(len(lams), progress) as bar:
         try:
             while done < len(lams) and patience:
                 go_on()
@@ -176,7 +188,8 @@ def walk(
             interrupted = True
     betas[done:] = betas[done - 1] if done else beta
     intercepts[done:] = intercepts[done - 1] if done else at.intercept
-    return Walk(betas, intercepts, steps, done, knots, interrupted)
+    seen = seen if done == len(lams) else None
+    return Walk(betas, intercepts, steps, done, knots, interrupted, seen, path.columns)
 
 
 def _way(
@@ -267,7 +280,7 @@ def _choose(excess: np.ndarray, face: np.ndarray, extra: np.ndarray) -> np.ndarr
 def _first_violation(gradients, prices, block, outside, floor) -> tuple[int, np.ndarray]:
     """How many strengths pass before a column outside of the working set is over its price; which."""
     for i, lam in enumerate(block):
-        over = outside & (prices.excess(gradients[:, i], lam, floor) > _SLACK)
+        over = outside & (prices.excess(gradients[i], lam, floor) > _SLACK)
         if over.any():
             return i, np.flatnonzero(over)
     return len(block), np.zeros(0, int)

@@ -1,0 +1,163 @@
+"""What is said of a solution: its coefficients on the user's scale, and the certificate of exactly those."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from .._status import Status
+from ..penalties import Penalty
+from ._certificate import certify
+from ._columns import Columns, HostSparse
+from ._matrix import SparseMatrix
+from ._newton import polish_intercept
+from ._problem import Point, Problem
+from ._results import Fit
+from ._shared import aligned, share
+from ._solve import Outcome
+from ._working_set import Walk
+
+_ROUNDING = 1000  # units of rounding that going to the user's scale and back may cost
+_LANES = 25  # of a sparse problem at once in XLA: a product takes memory for every entry and lane
+_TURN = 25  # lanes whose gradients are taken at once on the host
+
+
+class Products(NamedTuple):
+    """The two products with X that a certificate takes; None where it has to take them itself."""
+
+    fitted: Any = None  # Xβ
+    descent: Any = None  # −∇L = −Xᵀ of the slope there, the intercept polished
+
+
+_NONE = Products()
+
+
+def report(
+    problem: Problem,
+    pen: Penalty,
+    outcome: Outcome,
+    tol: Any,
+    names: Any,
+    known: Products = _NONE,
+    absorb: bool = True,
+) -> Fit:
+    """Coefficients on the user's scale, the certificate of exactly those, and what it says."""
+    coef, intercept = problem.to_user(outcome.point)
+    returned = problem.from_user(coef, intercept)
+    fitted = known.fitted
+    if fitted is None:
+        fitted = problem.x.dot(returned.beta)
+    # The intercept is rounded where means are large. The dual point needs the exact one; what that
+    # gains is added to the gap, so that the bound is of what is returned.
+    balanced = polish_intercept(problem, returned, fitted)
+    found = certify(problem, pen, balanced, fitted, known.descent, absorb)
+    lost = jnp.maximum(problem.smooth(returned, fitted) - problem.smooth(balanced, fitted), 0)
+    found = eqx.tree_at(
+        lambda c: (c.objective, c.gap, c.deviance),
+        found,
+        (found.objective + lost, found.gap + lost, found.deviance + lost),
+    )
+    relative = found.relative_gap + jnp.where(problem.is_trivial, 0, lost / problem.null_deviance)
+    found = eqx.tree_at(lambda c: c.relative_gap, found, relative)
+    close = found.measure <= jnp.maximum(tol, _ROUNDING * jnp.finfo(coef.dtype).eps)
+    short = (outcome.status == Status.CONVERGED) & ~close
+    status = jnp.where(short, Status.PRECISION_LIMIT, outcome.status).astype(jnp.int32)
+    null = jnp.where(problem.is_trivial, 1, problem.null_deviance)
+    explained = jnp.where(problem.is_trivial, 0, 1 - found.deviance / null)
+    coef, intercept, found, explained = jax.tree.map(
+        lambda leaf: jnp.where(problem.is_valid, leaf, jnp.nan), (coef, intercept, found, explained)
+    )
+    return Fit(
+        coef=coef,
+        intercept=intercept,
+        lam=jnp.asarray(getattr(pen, pen.strength, jnp.nan), problem.y.dtype),
+        objective=found.objective,
+        gap=found.gap,
+        relative_gap=found.relative_gap,
+        kkt=found.kkt,
+        relative_kkt=found.relative_kkt,
+        margin=found.margin,
+        deviance_explained=explained,
+        num_steps=outcome.num_steps,
+        status=status,
+        loss=problem.loss,
+        feature_names=names,
+        several_responses=bool(problem.responses),
+    )
+
+
+report_one = eqx.filter_jit(report)
+
+
+def report_path(
+    problem: Problem, pen: Penalty, lams: Float[Array, " L"], walk: Walk, tol: Any, names: Any
+) -> Fit:
+    """The fits of the solutions that a walk found; all is concrete."""
+    dtype = problem.y.dtype
+    betas, intercepts = (np.asarray(part, dtype) for part in (walk.betas, walk.intercepts))
+    known = _NONE
+    if walk.gradients is not None:
+        known = Products(descent=walk.gradients.astype(dtype, copy=False))
+    by_host = isinstance(problem.x, SparseMatrix) and jax.default_backend() == "cpu"
+    by_host &= not problem.responses
+    if by_host:
+        columns = walk.columns or Columns(problem)
+        known = _host_products(problem, columns, betas, intercepts, known.descent)
+    steps = np.asarray(walk.num_steps, np.int32)
+    inputs = jax.tree.map(share, (lams, betas, intercepts, steps, known))
+    arguments = (problem, pen, inputs, tol, names)
+    if by_host:  # a program that may not touch X takes half of the time, and mostly does
+        fits = _lanes(*arguments, absorb=False)
+        if np.all(fits.status == Status.CONVERGED):
+            return fits
+    return _lanes(*arguments, absorb=True)
+
+
+@eqx.filter_jit
+def _lanes(problem: Problem, pen: Penalty, inputs: Any, tol: Any, names: Any, absorb: bool) -> Fit:
+    def lane(inputs: tuple[Array, Array, Array, Array, Products]) -> Fit:
+        lam, beta, intercept, steps, known = inputs
+        status = jnp.asarray(Status.CONVERGED, jnp.int32)  # unless the certificate says otherwise
+        outcome = Outcome(Point(beta, intercept), steps, status)
+        return report(problem, pen.with_strength(lam), outcome, tol, names, known, absorb)
+
+    batch = _LANES if isinstance(problem.x, SparseMatrix) else len(inputs[0])
+    return jax.lax.map(lane, inputs, batch_size=batch)
+
+
+def _host_products(
+    problem: Problem,
+    columns: Columns,
+    betas: np.ndarray,
+    intercepts: np.ndarray,
+    descents: np.ndarray | None,
+) -> Products:
+    """What `report` takes of a sparse X at each of the points: XLA takes it one entry at a time."""
+    x = columns.matrix
+    assert isinstance(x, HostSparse)
+    at = np.flatnonzero(betas.any(axis=0))
+    fitted = aligned((len(betas), len(columns.s)), betas.dtype)
+    fitted[:] = x.part_of(at).dot(columns.returned(at, betas[:, at].T)).T
+    if descents is None:
+        descents = aligned(betas.shape, betas.dtype)
+        for begin in range(0, len(betas), _TURN):
+            some = slice(begin, begin + _TURN)
+            slopes = np.asarray(_slopes(problem, intercepts[some], fitted[some]), np.float64)
+            x.rdot(np.ascontiguousarray(-slopes.T), descents[some])
+    return Products(fitted, descents)
+
+
+@eqx.filter_jit
+def _slopes(problem: Problem, intercepts: Any, fitted: Any) -> Array:
+    """The slope ∂L/∂η at points with these Xβ, the intercepts polished."""
+
+    def lane(intercept: Array, fitted: Array) -> Array:
+        balanced = polish_intercept(problem, Point(problem.null.beta, intercept), fitted)
+        return problem.loss.gradient(problem.y, problem.eta(balanced, fitted), problem.s)
+
+    return jax.vmap(lane)(intercepts, fitted)
