@@ -62,24 +62,33 @@ class GramColumns(Columns):
         centre = self.s @ target if problem.fit_intercept else np.zeros(target.shape[1:])
         self.centre = centre if target.ndim > 1 else float(centre)
         self.target = target - self.centre
-        self.gram = np.empty((0, 0))
+        self.gram, self.known = np.empty((0, 0)), 0  # of so many of the copies
         self.linear = np.empty((0, *target.shape[1:]))
 
     def added(self, count: int) -> None:
         fresh = slice(self.count - count, self.count)
         if self.count > len(self.linear):
             room = max(self.count, 2 * len(self.linear))
-            self.gram = grown(self.gram, (room, room)).T  # symmetric: by rows, as `take` wants it
             self.linear = grown(self.linear, (room, *self.linear.shape[1:]))
-        block, self.linear[fresh] = self.matrix.products(fresh, self.s, self.target)
-        self.gram[: self.count, fresh] = block
-        self.gram[fresh, : self.count] = block.T
+        self.linear[fresh] = self.matrix.linear(fresh, self.s, self.target)
 
     def gram_of(self, places: np.ndarray) -> np.ndarray:
         """The Gram matrix of some of the columns, to read."""
+        if self.known < self.count:
+            self._complete()
         if len(places) == len(self.gram) and (places == np.arange(len(places))).all():
             return self.gram
         return self.gram.take(places, axis=0).take(places, axis=1)
+
+    def _complete(self) -> None:
+        fresh = slice(self.known, self.count)
+        if self.count > len(self.gram):
+            room = max(self.count, 2 * len(self.gram))
+            self.gram = grown(self.gram, (room, room)).T  # symmetric: by rows, as `take` wants it
+        block = self.matrix.gram(fresh, self.s)
+        self.gram[: self.count, fresh] = block
+        self.gram[fresh, : self.count] = block.T
+        self.known = self.count
 
     def gradients(self, solutions: list[tuple[np.ndarray, np.ndarray]], out: np.ndarray) -> None:
         """X̃ᵀ(s∘r) of all columns into `out` (B, p, *k), at solutions given as (features, values).
@@ -118,16 +127,19 @@ class _Dense:
             self.cache = grown(self.cache, (self.cache.shape[0], room))
         self.cache[:, old : self.count] = self.x[:, new]
 
-    def products(self, fresh: slice, s: np.ndarray, target: np.ndarray):
-        """Of the fresh columns: their products with all copies, and with the target."""
-        some, new = self.cache[:, : self.count], self.cache[:, fresh]
-        linear = new.T @ (s * target.T).T
+    def linear(self, fresh: slice, s: np.ndarray, target: np.ndarray) -> np.ndarray:
+        """Products of the fresh columns with the target."""
+        return self.cache[:, fresh].T @ (s * target.T).T
+
+    def gram(self, fresh: slice, s: np.ndarray) -> np.ndarray:
+        """Products of all copies up to the fresh columns with these."""
+        some, new = self.cache[:, : fresh.stop], self.cache[:, fresh]
         if s.min() == s.max():
-            return s[0] * (some.T @ new), linear
+            return s[0] * (some.T @ new)
         root = np.sqrt(s)[:, None]
         # NumPy takes a matrix times itself at half the price, where it sees that it is one.
         new = root * new
-        return (new.T @ new if fresh.start == 0 else (root * some).T @ new), linear
+        return new.T @ new if fresh.start == 0 else (root * some).T @ new
 
     def part(self, places: np.ndarray) -> DensePart:
         return DensePart(self.cache[:, places])
@@ -178,18 +190,22 @@ class HostSparse:
     def add(self, new: np.ndarray) -> None:
         self.features = np.concatenate([self.features, new])
 
-    def products(self, fresh: slice, s: np.ndarray, target: np.ndarray):
-        """Of the fresh columns: their products with all columns asked for, and with the target."""
-        some, new = self.features, self.features[fresh]
-        weighted = self.x[:, new] * s[:, None]
-        gram = (self.x[:, some].T @ weighted).toarray()
+    def linear(self, fresh: slice, s: np.ndarray, target: np.ndarray) -> np.ndarray:
+        """Products of the fresh columns with the target."""
+        new, weighted = self.features[fresh], (s * target.T).T
+        linear = self.x.T[new] @ weighted
+        linear -= np.multiply.outer(self.centres[new], weighted.sum(axis=0))
+        return (self.scales[new] * linear.T).T
+
+    def gram(self, fresh: slice, s: np.ndarray) -> np.ndarray:
+        """Products of all columns asked for, up to the fresh ones, with these."""
+        some, new = self.features[: fresh.stop], self.features[fresh]
+        gram = (self.x[:, some].T @ (self.x[:, new] * s[:, None])).toarray()
         # Columns of mean μ: Σ s (x − μ)(x' − μ')  =  Σ s x x' − μ (Σ s x') − (Σ s x) μ' + μ μ'.
         sums = self.x.T[some] @ s
         gram -= np.outer(self.centres[some], sums[fresh])
         gram -= np.outer(sums - self.centres[some], self.centres[new])
-        linear = weighted.T @ target - np.multiply.outer(self.centres[new], s @ target)
-        linear = (self.scales[new] * linear.T).T
-        return np.outer(self.scales[some], self.scales[new]) * gram, linear
+        return np.outer(self.scales[some], self.scales[new]) * gram
 
     def part(self, places: np.ndarray) -> SparsePart:
         return self.part_of(self.features[places])

@@ -6,6 +6,7 @@ It is kept as a Gram matrix, or, where there are more features than rows, as tho
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from scipy.linalg import get_blas_funcs, get_lapack_funcs
@@ -16,10 +17,20 @@ from ._state import Lost
 
 _RIDGE = 1e-10  # of the diagonal of Q, for groups that depend on each other
 _STIFFEST = 1e10  # curvature of a norm, in units of the diagonal of Q
-_potrf, _potrs, _potri, _trtrs = get_lapack_funcs(
-    ("potrf", "potrs", "potri", "trtrs"), dtype=np.float64
-)
-(_syrk,) = get_blas_funcs(("syrk",), dtype=np.float64)
+_BY_TYPE: dict[str, dict[str, Any]] = {
+    char: {
+        "syrk": get_blas_funcs("syrk", dtype=char),
+        **{
+            name: get_lapack_funcs(name, dtype=char)
+            for name in ("potrf", "potri", "potrs", "trtrs")
+        },
+    }
+    for char in "fd"  # single and double precision
+}
+_potri, _potrs = _BY_TYPE["d"]["potri"], _BY_TYPE["d"]["potrs"]
+
+# Numbers beyond single precision become infinite: then no factor is found, and an exact one asked for.
+_BEYOND: dict[str, Any] = {"over": "ignore", "invalid": "ignore"}
 
 Solve = Callable[[np.ndarray], np.ndarray]
 
@@ -40,8 +51,14 @@ class ByGram:
         del x
         return _MoverByGram(self.gram, gradient.copy())
 
-    def factorise(self, at: np.ndarray, layout: Layout, u: np.ndarray, bend: np.ndarray) -> Solve:
-        """Solves with Q + bend (I − uuᵀ) on the features `at`, whose groups `layout` tells."""
+    def factorise(
+        self, at: np.ndarray, layout: Layout, u: np.ndarray, bend: np.ndarray, is_exact: bool
+    ) -> Solve:
+        """Solves with Q + bend (I − uuᵀ) on the features `at`, whose groups `layout` tells.
+
+        Unless it must be exact, it may be good to single precision: enough for a Newton step.
+        """
+        del is_exact  # it is small enough
         bend = np.minimum(bend, _STIFFEST * self.diagonal[at])
         hessian = self.gram.take(at, axis=0).take(at, axis=1)
         every = np.arange(len(at))
@@ -61,6 +78,8 @@ class ByRows:
 
     def __init__(self, columns: np.ndarray):
         self.columns = columns
+        with np.errstate(**_BEYOND):
+            self.rough = columns.astype(np.float32)
         self.diagonal = np.einsum("ij,ij->i", columns, columns)
 
     def dot(self, x: np.ndarray) -> np.ndarray:
@@ -69,34 +88,38 @@ class ByRows:
     def mover(self, gradient: np.ndarray, x: np.ndarray) -> _MoverByRows:
         return _MoverByRows(self.columns, gradient, np.zeros((self.columns.shape[1], x.shape[1])))
 
-    def factorise(self, at: np.ndarray, layout: Layout, u: np.ndarray, bend: np.ndarray) -> Solve:
+    @np.errstate(**_BEYOND)
+    def factorise(
+        self, at: np.ndarray, layout: Layout, u: np.ndarray, bend: np.ndarray, is_exact: bool
+    ) -> Solve:
         """By the identity of Woodbury, twice: for R, and for the −bend uuᵀ of each group."""
-        columns, diagonal = self.columns.take(at, axis=0), self.diagonal[at]
+        columns = (self.columns if is_exact else self.rough).take(at, axis=0)
+        dtype, diagonal = columns.dtype, self.diagonal[at]
+        syrk, potrs, trtrs = (_BY_TYPE[dtype.char][name] for name in ("syrk", "potrs", "trtrs"))
         bend = np.minimum(bend, _STIFFEST * diagonal)
         stiff = (bend + _RIDGE * diagonal)[:, None]
-        scaled = columns / np.sqrt(stiff)
-        inner = _syrk(1.0, scaled.T, lower=1)  # one half of it, for half of the price
+        scaled = columns / np.sqrt(stiff).astype(dtype)
+        inner = syrk(1.0, scaled.T, lower=1)  # one half of it, for half of the price
         inner[np.diag_indices_from(inner)] += 1
         inner = _cholesky(inner)
         u = np.sqrt(bend)[:, None] * u
         ends = np.append(layout.starts, len(at))
         each = np.arange(len(at))
         weights = (u / stiff).T
-        seen = [(csr_array((w, each, ends)) @ columns).T for w in weights]
-        outer = np.diag(1 - layout.sums(u**2 / stiff))
-        outer = np.asfortranarray(outer)
+        seen = [(csr_array((w.astype(dtype), each, ends)) @ columns).T for w in weights]
+        outer = np.asfortranarray(np.diag(1 - layout.sums(u**2 / stiff)).astype(dtype))
         for part in seen:
-            half, _ = _trtrs(inner, part, lower=1)
-            outer = _syrk(1.0, half, beta=1.0, c=outer, trans=1, lower=1, overwrite_c=1)
+            half, _ = trtrs(inner, part, lower=1)
+            outer = syrk(1.0, half, beta=1.0, c=outer, trans=1, lower=1, overwrite_c=1)
         outer = _cholesky(outer)
 
         def solve(residual: np.ndarray) -> np.ndarray:
-            fitted, _ = _potrs(inner, columns.T @ (residual / stiff), lower=1)
-            sums = layout.sums(u * residual / stiff)
+            fitted, _ = potrs(inner, columns.T @ (residual / stiff).astype(dtype), lower=1)
+            sums = layout.sums(u * residual / stiff).astype(dtype)
             sums -= np.sum([part.T @ f for part, f in zip(seen, fitted.T, strict=True)], axis=0)
-            weights, _ = _potrs(outer, sums, lower=1)
+            weights, _ = potrs(outer, sums, lower=1)
             more = np.stack([part @ weights for part in seen], axis=1)
-            fitted = fitted - _potrs(inner, -more, lower=1)[0]
+            fitted = fitted - potrs(inner, -more, lower=1)[0]
             return (residual + u * weights[layout.ids, None] - columns @ fitted) / stiff
 
         return solve
@@ -127,8 +150,8 @@ class _MoverByRows:
 def _cholesky(matrix: np.ndarray) -> np.ndarray:
     """The lower factor of a symmetric matrix, which is overwritten; by columns only its lower half counts."""
     matrix = matrix if matrix.flags.f_contiguous else matrix.T
-    factor, failed = _potrf(matrix, lower=1, overwrite_a=1, clean=0)
-    if failed:
+    factor, failed = _BY_TYPE[matrix.dtype.char]["potrf"](matrix, lower=1, overwrite_a=1, clean=0)
+    if failed or not np.isfinite(factor.diagonal()).all():  # of NaN, not every LAPACK says so
         raise Lost
     return factor
 

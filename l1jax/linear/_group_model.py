@@ -26,6 +26,7 @@ _ENOUGH = 1e-13  # error of a group's gradient, as a share of its price
 _NEARLY = 1e-11  # an error that does not fall any more is small enough here
 _ROUNDED = 1e-8  # ... or here, with a new factor
 _FAST = 0.15  # an error that falls by less than this factor asks for a new factor
+_FAR = 1e-3  # after a step from an error above this, the curvatures of small norms are others
 _SHORTEST = 1e-3  # share of a Newton step
 _FIRST = 1e-3  # share of a prox step with which a group enters
 
@@ -41,6 +42,7 @@ class GroupModel:
         self.scale = 1 / self._spread(layout.sums(hessian.diagonal))  # s: safe for prox steps
         self.z: np.ndarray | None = None
         self.factor: Solve | None = None
+        self.is_exact = False  # whether the next factor is in double precision
         self.support = np.zeros(0, int)
         self._set(Cost(*np.zeros((2, len(layout.starts)))))
         self._place(x)
@@ -56,14 +58,16 @@ class GroupModel:
         self._place(self.x)
         if before is not None and share:
             self._accept(self._prox(self.z + share * (self.z - before)))
-        error, is_fresh = np.inf, False
+        error, is_fresh, self.is_exact = np.inf, False, False
         for count in range(_STEPS):
             self._enter()
             last, error = error, self._error()
             stuck = error > 0.5 * last
-            if error <= _ENOUGH or (stuck and error <= (_ROUNDED if is_fresh else _NEARLY)):
+            exactly = is_fresh and self.is_exact
+            if error <= _ENOUGH or (stuck and error <= (_ROUNDED if exactly else _NEARLY)):
                 return count
-            is_fresh = self._step(error > _FAST * last)
+            self.is_exact |= stuck and is_fresh
+            is_fresh = self._step(error > _FAST * last or (is_fresh and last > _FAR))
         raise Lost
 
     def _set(self, cost: Cost) -> None:
@@ -132,7 +136,14 @@ class GroupModel:
         if is_fresh:
             self.support = support
             layout = Layout.of(self.layout.ids[support])
-            self.factor = self.hessian.factorise(support, layout, self.u[support], bend[support, 0])
+            arguments = (support, layout, self.u[support], bend[support, 0])
+            try:
+                self.factor = self.hessian.factorise(*arguments, self.is_exact)
+            except Lost:  # single precision has a short range
+                if self.is_exact:
+                    raise
+                self.is_exact = True
+                self.factor = self.hessian.factorise(*arguments, True)
         assert self.factor is not None
         move = np.zeros_like(self.x)
         move[support] = -self.factor(self._residual()[support])

@@ -87,7 +87,7 @@ class KnownGram(GramColumns):
         p = len(products) - 1
         self.matrix = None  # of rows that are not needed
         self.gram, self.linear = products[:p, :p], products[:p, p]
-        self.place, self.count, self.centre = np.arange(p), p, centre
+        self.place, self.count, self.known, self.centre = np.arange(p), p, p, centre
 
 
 class TallRows:
