@@ -23,7 +23,7 @@ from ._solve import Outcome
 from ._working_set import Walk
 
 _ROUNDING = 1000  # units of rounding that going to the user's scale and back may cost
-_LANES = 25  # of a sparse problem at once in XLA: a product takes memory for every entry and lane
+_LANES = 5  # of a sparse problem at once in XLA: a product takes memory for every entry and lane
 _TURN = 25  # lanes whose gradients are taken at once on the host
 
 
