@@ -188,21 +188,42 @@ def test_prices_of_groups():
     np.testing.assert_allclose(excess[:3], [0.2, 0.0, 0.2])
 
 
-def test_columns_out_of_the_range_of_single_precision_are_walked(monkeypatch):
+@pytest.fixture
+def asked(monkeypatch):
+    """Whether each factor by rows that was asked for had to be exact."""
     asked = []
     factorise = ByRows.factorise
 
-    def noted(self, *arguments):
-        asked.append(arguments[-1])
-        return factorise(self, *arguments)
+    def noted(self, *arguments, is_exact):
+        asked.append(is_exact)
+        return factorise(self, *arguments, is_exact=is_exact)
 
     monkeypatch.setattr(ByRows, "factorise", noted)
+    return asked
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(("of_x", "of_y"), [(2.0**140, 1.0), (1.0, 2.0**130), (2.0**-140, 2.0**70)])
+def test_numbers_out_of_the_range_of_single_precision_are_walked(asked, of_x, of_y):
     pen = l1jax.GroupL1(groups=IDS, weights=WEIGHTS)
     X, y = X_TALL[:N], Y_TALL[:N]
     path = l1jax.path(X, y, pen, n_lams=5)
     assert asked and not any(asked)
-    # A power of two changes no digit, and this one is beyond the range.
-    far = l1jax.path(2.0**140 * X, y, pen, n_lams=5)
+    far = l1jax.path(of_x * X, of_y * y, pen, n_lams=5)  # powers of two change no digit
     assert any(asked)
-    np.testing.assert_allclose(2.0**140 * np.asarray(far.coefs), path.coefs, atol=1e-9)
+    np.testing.assert_allclose(of_x / of_y * np.asarray(far.coefs), path.coefs, atol=1e-9)
     assert (np.asarray(far.status) == l1jax.Status.CONVERGED).all()
+
+
+def test_a_rough_factor_that_does_not_serve_gives_way_to_an_exact_one(monkeypatch, asked):
+    noted = ByRows.factorise
+
+    def useless(self, *arguments, is_exact):
+        solve = noted(self, *arguments, is_exact=is_exact)
+        return solve if is_exact else lambda residual: 1e-3 * solve(residual)
+
+    monkeypatch.setattr(ByRows, "factorise", useless)
+    pen = l1jax.GroupL1(groups=IDS, weights=WEIGHTS)
+    path = l1jax.path(X_TALL[:N], Y_TALL[:N], pen, n_lams=5)
+    assert any(asked) and not all(asked)
+    assert (np.asarray(path.relative_gaps) <= 1e-12).all()

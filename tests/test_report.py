@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.sparse
+from jax.experimental.sparse import BCOO
 
 import l1jax
 from l1jax.linear import _report, _working_set
@@ -125,7 +126,9 @@ def test_features_without_a_price_are_certified(monkeypatch, selective, make):
     monkeypatch.setattr(_report, "_lanes", counted)
     weights = np.ones(P)
     weights[[1, 20]] = 0
-    path = l1jax.path(make(X), Y, l1jax.L1(weights=weights), n_lams=7, standardize=True)
+    pen, lams = l1jax.L1(weights=weights), [1e-2, 1e-3]
+    # With such a tolerance all else would do, too: the objective itself is no more above the best.
+    path = l1jax.path(make(X), Y, pen, lams=lams, standardize=True, tol=1.0)
     # Where a program that may not touch X is tried first, the rounding of their gradients fails it.
     assert calls == ([False, True] if make is scipy.sparse.csc_array else [True])
     assert (np.asarray(path.status) == l1jax.Status.CONVERGED).all()
@@ -135,7 +138,14 @@ def test_features_without_a_price_are_certified(monkeypatch, selective, make):
 
 @pytest.mark.float32
 @pytest.mark.parametrize("make", [np.asarray, scipy.sparse.csc_array])
-def test_single_precision_is_certified_by_looks_too(selective, make):
+def test_single_precision_is_certified_by_looks_too(monkeypatch, selective, make):
+    lanes = _report._lanes
+
+    def known(problem, pen, inputs, *rest, **options):
+        assert inputs[-1].descent.dtype == jnp.float32
+        return lanes(problem, pen, inputs, *rest, **options)
+
+    monkeypatch.setattr(_report, "_lanes", known)
     path = l1jax.path(make(X.astype(np.float32)), Y, l1jax.L1(), n_lams=25, engine="working_set")
     assert path.coefs.dtype == jnp.float32
     assert (np.asarray(path.relative_gaps) <= 1e-5).all()
@@ -145,5 +155,28 @@ def test_what_is_aligned_is_shared_and_not_copied():
     array = aligned((300, 7), np.float64)
     array[:] = 1
     assert share(array).unsafe_buffer_pointer() == array.ctypes.data
-    odd = np.ones(301)[1:]
-    np.testing.assert_array_equal(share(odd), odd)
+
+
+def test_entries_that_jax_filled_up_with_are_none():
+    dense = BCOO.fromdense(jnp.asarray(X))
+    halves = (jnp.concatenate([dense.data / 2] * 2), jnp.concatenate([dense.indices] * 2))
+    path = l1jax.path(BCOO(halves, shape=dense.shape), Y, l1jax.L1(), n_lams=4)
+    np.testing.assert_allclose(path.coefs, l1jax.path(X, Y, l1jax.L1(), n_lams=4).coefs, atol=1e-9)
+
+
+@pytest.mark.float32
+@pytest.mark.parametrize("value", [0.1, 1 / 3, 1e6 / 3])
+def test_a_constant_response_is_zero_beside_others(value):
+    y = np.stack([Y, np.full(N, value)], axis=1).astype(np.float32)
+    path = l1jax.path(X.astype(np.float32), y, l1jax.GroupL1(groups=range(P)), n_lams=4)
+    coefs = np.asarray(path.coefs)
+    assert coefs[-1, :, 0].any() and not coefs[:, :, 1].any()
+
+
+def test_a_constant_response_with_an_offset_is_what_the_offset_leaves():
+    offset = 0.3 * X[:, 0] + 0.5
+    path = l1jax.path(X, np.ones(N), l1jax.L1(), n_lams=4, offset=offset)
+    alone = l1jax.path(X, 1 - offset, l1jax.L1(), n_lams=4)
+    assert np.asarray(path.coefs).any()
+    np.testing.assert_allclose(path.coefs, alone.coefs, atol=1e-12)
+    np.testing.assert_allclose(path.intercepts, alone.intercepts, atol=1e-12)

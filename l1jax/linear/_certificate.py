@@ -51,7 +51,8 @@ def certify(
 ) -> Certificate:
     """The certificate of exactly this point; `fitted` is Xβ and `descent` −∇L, where known.
 
-    Unless it may `absorb` rounding, a gap is too large where features are free of the penalty.
+    Unless it may `absorb` rounding, the gap is infinite where that would be asked for: mostly where
+    features are free of the penalty.
     """
     y, s, loss, beta = problem.y, problem.s, problem.loss, point.beta
     eta = problem.eta(point, fitted)
@@ -62,6 +63,7 @@ def certify(
     noise = _ROUNDING * jnp.finfo(eta.dtype).eps * (null_size + jnp.max(spread))
     is_tiny = jnp.abs(gradient) <= noise * rows(problem.norms, gradient)
     v, charge = -gradient, jnp.zeros((), gradient.dtype)
+    is_known = absorb | ~jnp.any(is_tiny & (v != 0))
     if absorb:
         v, charge = _absorb(problem, pen, loss.hessian(y, eta, s), v, is_tiny)
 
@@ -84,7 +86,7 @@ def certify(
     above = deviance + objective_pen - (problem.null_deviance + pen.value(problem.null.beta))
     gap = jnp.where(above > gap, above, gap)
     inside = pen.violation(beta) <= _ROUNDING * jnp.finfo(eta.dtype).eps * jnp.sum(jnp.abs(beta))
-    gap = jnp.where(inside & ~jnp.isnan(gap), gap, jnp.inf)
+    gap = jnp.where(inside & is_known & ~jnp.isnan(gap), gap, jnp.inf)
 
     step = 1 / problem.metric(pen).beta
     kkt = jnp.max(pen.distance(beta, gradient, step), initial=0)

@@ -176,8 +176,7 @@ class HostSparse:
 
     def __init__(self, problem: Problem):
         x = problem.x
-        entries = (np.asarray(x.data, np.float64), (np.asarray(x.rows), np.asarray(x.cols)))
-        self.x = scipy.sparse.csc_array(entries, shape=x.shape)
+        self.x = scipy.sparse.csc_array(_entries(x), shape=x.shape, dtype=np.float64)
         p = x.shape[1]
         self.centres = np.zeros(p) if x.centre is None else np.asarray(x.centre, np.float64)
         self.scales = np.ones(p) if x.inverse_scale is None else np.asarray(x.inverse_scale)
@@ -274,5 +273,13 @@ def host_rows(x: Any) -> Any:
     """X on the host, to take some rows of."""
     if isinstance(x, DenseMatrix):
         return np.asarray(x.array)
-    entries = (np.asarray(x.data), (np.asarray(x.rows), np.asarray(x.cols)))
-    return scipy.sparse.csr_array(entries, shape=x.shape)
+    return scipy.sparse.csr_array(_entries(x), shape=x.shape)
+
+
+def _entries(x: Any) -> Any:
+    """The entries of a sparse matrix, as SciPy takes them."""
+    data, rows, cols = (np.asarray(part) for part in (x.data, x.rows, x.cols))
+    inside = rows < x.shape[0]  # JAX fills up what it has summed with entries beyond the last row
+    if inside.all():
+        return data, (rows, cols)
+    return data[inside], (rows[inside], cols[inside])

@@ -29,14 +29,17 @@ _BY_TYPE: dict[str, dict[str, Any]] = {
 }
 _potri, _potrs = _BY_TYPE["d"]["potri"], _BY_TYPE["d"]["potrs"]
 
-# Numbers beyond single precision become infinite: then no factor is found, and an exact one asked for.
-_BEYOND: dict[str, Any] = {"over": "ignore", "invalid": "ignore"}
+# Of numbers beyond single precision there is no factor, or none whose steps are finite: then who
+# asks for them asks for exact ones.
+_BEYOND: dict[str, Any] = {"over": "ignore", "invalid": "ignore", "divide": "ignore"}
 
 Solve = Callable[[np.ndarray], np.ndarray]
 
 
 class ByGram:
     """Q, as it is."""
+
+    is_exact = True  # a factor is never in single precision
 
     def __init__(self, gram: np.ndarray):
         self.gram = gram
@@ -58,7 +61,7 @@ class ByGram:
 
         Unless it must be exact, it may be good to single precision: enough for a Newton step.
         """
-        del is_exact  # it is small enough
+        del is_exact
         bend = np.minimum(bend, _STIFFEST * self.diagonal[at])
         hessian = self.gram.take(at, axis=0).take(at, axis=1)
         every = np.arange(len(at))
@@ -75,6 +78,8 @@ class ByGram:
 
 class ByRows:
     """Q = RᵀR, by its root; `columns` are those of R, each a row here."""
+
+    is_exact = False
 
     def __init__(self, columns: np.ndarray):
         self.columns = columns
@@ -113,6 +118,7 @@ class ByRows:
             outer = syrk(1.0, half, beta=1.0, c=outer, trans=1, lower=1, overwrite_c=1)
         outer = _cholesky(outer)
 
+        @np.errstate(**_BEYOND)
         def solve(residual: np.ndarray) -> np.ndarray:
             fitted, _ = potrs(inner, columns.T @ (residual / stiff).astype(dtype), lower=1)
             sums = layout.sums(u * residual / stiff).astype(dtype)

@@ -10,6 +10,8 @@ not lower the objective is shortened, then replaced by prox steps group by group
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import numpy as np
 
 from ._group_hessian import ByGram, ByRows, Solve
@@ -42,7 +44,7 @@ class GroupModel:
         self.scale = 1 / self._spread(layout.sums(hessian.diagonal))  # s: safe for prox steps
         self.z: np.ndarray | None = None
         self.factor: Solve | None = None
-        self.is_exact = False  # whether the next factor is in double precision
+        self.is_exact = hessian.is_exact  # whether the next factor is in double precision
         self.support = np.zeros(0, int)
         self._set(Cost(*np.zeros((2, len(layout.starts)))))
         self._place(x)
@@ -58,7 +60,7 @@ class GroupModel:
         self._place(self.x)
         if before is not None and share:
             self._accept(self._prox(self.z + share * (self.z - before)))
-        error, is_fresh, self.is_exact = np.inf, False, False
+        error, is_fresh, self.is_exact = np.inf, False, self.hessian.is_exact
         for count in range(_STEPS):
             self._enter()
             last, error = error, self._error()
@@ -133,20 +135,13 @@ class GroupModel:
         support = np.flatnonzero(self.inside.any(axis=1))
         bend = np.where(self.inside, self.price / np.where(self.norms > 0, self.norms, 1), 0)
         is_fresh = slow or self.factor is None or not np.array_equal(support, self.support)
+        residual = self._residual()[support]
         if is_fresh:
             self.support = support
-            layout = Layout.of(self.layout.ids[support])
-            arguments = (support, layout, self.u[support], bend[support, 0])
-            try:
-                self.factor = self.hessian.factorise(*arguments, self.is_exact)
-            except Lost:  # single precision has a short range
-                if self.is_exact:
-                    raise
-                self.is_exact = True
-                self.factor = self.hessian.factorise(*arguments, True)
+            self.factor = self._factorise(support, bend, residual)
         assert self.factor is not None
         move = np.zeros_like(self.x)
-        move[support] = -self.factor(self._residual()[support])
+        move[support] = -self.factor(residual)
         along = self._spread(self.layout.sums(self.u * move))
         turn = move + self.scale * bend * (move - self.u * along)
         slope = self.price * self.u + self.l1 * np.sign(self.x)
@@ -159,6 +154,18 @@ class GroupModel:
         self.factor = None
         self._sweep()
         return True
+
+    def _factorise(self, support: np.ndarray, bend: np.ndarray, residual: np.ndarray) -> Solve:
+        """A factor that moves these features, in single precision where that serves."""
+        layout = Layout.of(self.layout.ids[support])
+        arguments = (support, layout, self.u[support], bend[support, 0])
+        if not self.is_exact:
+            with suppress(Lost):
+                factor = self.hessian.factorise(*arguments, is_exact=False)
+                if np.isfinite(factor(residual)).all():
+                    return factor
+            self.is_exact = True  # single precision has a short range
+        return self.hessian.factorise(*arguments, is_exact=True)
 
     def _sweep(self) -> None:
         """A prox step of each active group in turn."""

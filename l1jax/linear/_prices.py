@@ -39,7 +39,7 @@ class Prices:
         pairs = zip(self._unit, evaluate(0.37), strict=True)
         self.proportional = all(np.allclose(0.37 * a, b, rtol=1e-6, atol=0) for a, b in pairs)
         self._some: np.ndarray | slice = slice(None)
-        self._is_even = np.array_equal(self._unit.up, self._unit.down)
+        self._is_even = self.proportional and np.array_equal(self._unit.up, self._unit.down)
         self._is_wall = tuple(bool(np.isinf(price).any()) for price in self._unit)
 
     @property

@@ -18,7 +18,7 @@ from ..losses import Loss
 from ..penalties import Penalty
 from ._matrix import rows, standardise
 
-_ROUNDING = 4  # units of it, by which the mean of equal numbers may miss them
+_ROUNDING = 4  # units of it that equal numbers may differ by
 _POWER_STEPS = 12  # of power iteration; backtracking repairs what it underestimates
 
 
@@ -144,11 +144,13 @@ def arrange(data: Data, level: Any = None) -> Problem:
             level = frozen(loss).polish_intercept(frozen(y), frozen(offset), frozen(s))
     if has_level:
         y = jnp.where(counts, y - level, 0)
-        # A response that is constant may be a unit of rounding off its mean.
+        # The mean of n equal numbers may miss them by n units of rounding.
         rest = frozen(y)
-        is_constant = jnp.max(jnp.abs(rest), axis=0) <= _ROUNDING * jnp.finfo(
-            y.dtype
-        ).eps * jnp.abs(level)
+        highest = jnp.max(jnp.where(counts, rest, -jnp.inf), axis=0)
+        lowest = jnp.min(jnp.where(counts, rest, jnp.inf), axis=0)
+        unit = jnp.finfo(y.dtype).eps * jnp.abs(level)
+        is_constant = highest - lowest <= _ROUNDING * unit
+        is_constant &= jnp.maximum(highest, -lowest) <= (_ROUNDING + len(y)) * unit
         y = y - jnp.where(is_constant, rest, 0)
     shape = (norms.shape[0], *responses)
     zero = Point(jnp.zeros(shape, y.dtype), jnp.zeros(responses, y.dtype))

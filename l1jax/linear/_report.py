@@ -113,7 +113,7 @@ def report_path(
     arguments = (problem, pen, inputs, tol, names)
     if by_host:  # a program that may not touch X takes half of the time, and mostly does
         fits = _lanes(*arguments, absorb=False)
-        if np.all(fits.status == Status.CONVERGED):
+        if np.isfinite(fits.gap).all() and np.all(fits.status == Status.CONVERGED):
             return fits
     return _lanes(*arguments, absorb=True)
 
