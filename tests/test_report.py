@@ -98,18 +98,18 @@ def selective(monkeypatch):
 
 def test_a_path_takes_no_product_with_a_sparse_matrix_but_its_looks(monkeypatch, selective):
     taken, looks = [], []
-    rdot, follow = HostSparse.rdot, _working_set.Quadratic.follow
+    rdot, gradients = HostSparse.rdot, _working_set.Quadratic.gradients
 
     def counted(self, residuals, out):
         taken.append(residuals.shape[1])
         rdot(self, residuals, out)
 
-    def followed(self, members, prices, at, lam, lams):
-        looks.append(len(lams))
-        return follow(self, members, prices, at, lam, lams)
+    def looked(self, states, out):
+        looks.append(len(states))
+        gradients(self, states, out)
 
     monkeypatch.setattr(HostSparse, "rdot", counted)
-    monkeypatch.setattr(_working_set.Quadratic, "follow", followed)
+    monkeypatch.setattr(_working_set.Quadratic, "gradients", looked)
     path = l1jax.path(scipy.sparse.csc_array(X), Y, l1jax.L1(), n_lams=25)
     assert taken == looks and sum(looks) >= 25
     assert (np.asarray(path.relative_gaps) <= 1e-12).all()

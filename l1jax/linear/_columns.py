@@ -78,7 +78,7 @@ class GramColumns(Columns):
             self._complete()
         if len(places) == len(self.gram) and (places == np.arange(len(places))).all():
             return self.gram
-        return self.gram.take(places, axis=0).take(places, axis=1)
+        return self.gram[np.ix_(places, places)]
 
     def _complete(self) -> None:
         fresh = slice(self.known, self.count)

@@ -52,30 +52,9 @@ class Curved:
         """The null model: the intercept, and the features that are free."""
         return State(features, np.zeros(len(features)), values, self.null_intercept, gradient)
 
-    def follow(
-        self, members: np.ndarray, prices: Prices, at: State, lam: float, lams: np.ndarray
-    ) -> list[State]:
-        """The solutions at `lams` on the columns `members`, from the one at `lam`."""
-        places = self.columns.require(members)
-        prices = prices.of(members)
-        model = _Model(self, self.columns.matrix.part(places), prices.at(lam))
-        model.place(np.searchsorted(members, at.features), at.signs, at.values, at.intercept)
-        states = []
-        for target in lams:
-            steps = model.move_to(prices.at(target))
-            features, signs = model.features()
-            states.append(
-                State(
-                    features=members[features],
-                    signs=signs,
-                    values=model.beta[features],
-                    intercept=model.intercept,
-                    gradient=model.gradient,
-                    slope=model.slope,
-                    steps=steps,
-                )
-            )
-        return states
+    def mover(self, members: np.ndarray, prices: Prices, at: State, lam: float) -> CurvedMover:
+        """What moves on from the solution at `lam` on the columns `members`."""
+        return CurvedMover(self, members, prices, at, lam)
 
     def gradients(self, states: list[State], out: np.ndarray) -> None:
         """−∇L of all columns at each of the states, into `out` (B, p)."""
@@ -118,6 +97,34 @@ def _curvatures(loss: Loss, y: Any, eta: Any, s: Any) -> tuple[AnyArray, AnyArra
 @eqx.filter_jit
 def _bend(loss: Loss, y: Any, eta: Any, s: Any, columns: Any) -> AnyArray:
     return jax.vmap(loss.hessian(y, eta, s), in_axes=1, out_axes=1)(columns)
+
+
+class CurvedMover:
+    """Moves the solution on some columns from one strength to another."""
+
+    def __init__(self, path: Curved, members: np.ndarray, prices: Prices, at: State, lam: float):
+        places = path.columns.require(members)
+        self.members, self.prices = members, prices.of(members)
+        self.model = _Model(path, path.columns.matrix.part(places), self.prices.at(lam))
+        self.model.place(np.searchsorted(members, at.features), at.signs, at.values, at.intercept)
+
+    def to(self, lam: float) -> State:
+        """The solution at this strength."""
+        model = self.model
+        steps = model.move_to(self.prices.at(lam))
+        features, signs = model.features()
+        return State(
+            features=self.members[features],
+            signs=signs,
+            values=model.beta[features],
+            intercept=model.intercept,
+            gradient=model.gradient,
+            slope=model.slope,
+            steps=steps,
+        )
+
+    def inverse(self) -> None:
+        """Nothing that another would start from."""
 
 
 class _Model:

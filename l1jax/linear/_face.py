@@ -27,6 +27,8 @@ _SETTLED = 1e-13  # residual of the equations on the face, as a share of the pri
 _potrf, _potri = get_lapack_funcs(("potrf", "potri"), dtype=np.float64)
 (_ger,) = get_blas_funcs(("ger",), dtype=np.float64)
 _GUESSES = 8  # of a face, before it is walked to
+_FEW = 16  # changes of a face by which a guess may be worse than the one before
+_HALVINGS = 4  # of a leap that would end on another face than it guessed, further and further off
 _WIDEST = 48  # changes of a face before its factor is made anew
 _OVER = 1e-12  # share of its price by which a gradient may pass it
 _ROUNDING = 1e-15  # ... and of the largest gradient
@@ -130,10 +132,21 @@ class Face:
             self._factor = Bordered(self.hessian, self.ridge, members, square, _DEPENDENT)
         return self._factor
 
-    def move(self, shift: np.ndarray, up: np.ndarray, down: np.ndarray) -> int:
-        """To other data and prices, as `follow` says: at once where that can be, else by the knots."""
+    def move(
+        self, shift: np.ndarray, up: np.ndarray, down: np.ndarray, halvings: int = _HALVINGS
+    ) -> int:
+        """To other data and prices, as `follow` says: at once where that can be, else by the knots.
+
+        A leap that is too far to settle is tried in halves before.
+        """
         changed = self.leap(shift, up, down)
-        return self.follow(shift, up, down) if changed is None else changed
+        if changed is not None:
+            return changed
+        if not (self._is_far and halvings):
+            return self.follow(shift, up, down)
+        half = 0.5 * (self.up + np.minimum(up, _WIDE)), 0.5 * (self.down + np.minimum(down, _WIDE))
+        changed = self.move(0.5 * shift, *half, halvings - 1)
+        return changed + self.move(0.5 * shift, up, down, halvings - 1)
 
     @one_thread()
     def leap(self, shift: np.ndarray, up: np.ndarray, down: np.ndarray) -> int | None:
@@ -148,7 +161,8 @@ class Face:
         self.gradient = self.gradient + shift
         size = np.abs(self.gradient).max(initial=0)
         high, low = (price + (_OVER * price + _ROUNDING * size) for price in (up, down))
-        changed = 0
+        changed, last = 0, np.inf
+        self._is_far = False
         try:
             for _ in range(_GUESSES):
                 move = self.hold().solve(self.face, self._error(up, down))
@@ -167,7 +181,11 @@ class Face:
                     self.up, self.down = up, down
                     return changed
                 wrong, entering = np.flatnonzero(wrong), np.flatnonzero(over)
-                changed += len(wrong) + len(entering)
+                before_last, last = last, len(wrong) + len(entering)
+                if last > max(before_last, _FEW):
+                    self._is_far = True
+                    break
+                changed += last
                 self._change(wrong, entering)
         except (Lost, np.linalg.LinAlgError):
             pass

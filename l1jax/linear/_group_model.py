@@ -24,7 +24,7 @@ _EQUAL = 1e-14  # share of an objective that is rounding
 _OVER = 1 + 1e-12  # a gradient that is so much of its price enters
 _LEAST = 1e-3  # share of C that stands for a price where all is free
 _TINY = 1e-300
-_ENOUGH = 1e-13  # error of a group's gradient, as a share of its price
+ENOUGH = 1e-13  # error of a group's gradient, as a share of its price
 _NEARLY = 1e-11  # an error that does not fall any more is small enough here
 _ROUNDED = 1e-8  # ... or here, with a new factor
 _FAST = 0.15  # an error that falls by less than this factor asks for a new factor
@@ -39,10 +39,16 @@ class GroupModel:
     Its features lie group by group, as `layout` says; `x` has a column for each response.
     """
 
-    def __init__(self, hessian: ByGram | ByRows, linear: np.ndarray, layout: Layout, x: np.ndarray):
-        self.hessian, self.linear, self.layout = hessian, linear, layout
+    def __init__(
+        self,
+        hessian: ByGram | ByRows,
+        linear: np.ndarray,
+        layout: Layout,
+        x: np.ndarray,
+        enough: float = ENOUGH,
+    ):
+        self.hessian, self.linear, self.layout, self.enough = hessian, linear, layout, enough
         self.scale = 1 / self._spread(layout.sums(hessian.diagonal))  # s: safe for prox steps
-        self.z: np.ndarray | None = None
         self.factor: Solve | None = None
         self.is_exact = hessian.is_exact  # whether the next factor is in double precision
         self.support = np.zeros(0, int)
@@ -50,27 +56,33 @@ class GroupModel:
         self._place(x)
 
     @one_thread()
-    def move_to(self, cost: Cost, share: float = 0.0) -> int:
-        """Solves at other prices; returns the number of steps.
-
-        `share`: how far the prices go on from the last ones, in units of the last move of theirs.
-        """
-        before, self.z = self.z, self.x + self.scale * self.gradient
+    def move_to(self, cost: Cost, guess: np.ndarray | None = None) -> int:
+        """Solves at other prices, from where it stands or a guess at z; returns the number of steps."""
         self._set(cost)
         self._place(self.x)
-        if before is not None and share:
-            self._accept(self._prox(self.z + share * (self.z - before)))
-        error, is_fresh, self.is_exact = np.inf, False, self.hessian.is_exact
+        if guess is not None:
+            self._accept(self._prox(guess))
+        error, is_fresh, stuck, self.is_exact = np.inf, False, False, self.hessian.is_exact
         for count in range(_STEPS):
             self._enter()
             last, error = error, self._error()
-            stuck = error > 0.5 * last
+            was_stuck, stuck = stuck, error > 0.5 * last
             exactly = is_fresh and self.is_exact
-            if error <= _ENOUGH or (stuck and error <= (_ROUNDED if exactly else _NEARLY)):
+            if error <= self.enough or (stuck and error <= (_ROUNDED if exactly else _NEARLY)):
                 return count
-            self.is_exact |= stuck and is_fresh
+            self.is_exact |= stuck and was_stuck and is_fresh  # once may be a guess from afar
             is_fresh = self._step(error > _FAST * last or (is_fresh and last > _FAR))
         raise Lost
+
+    def stand(self, cost: Cost, x: np.ndarray) -> None:
+        """Stands at the solution x of these prices."""
+        self._set(cost)
+        self._place(x)
+
+    @property
+    def z(self) -> np.ndarray:
+        """Where it stands, if that is a solution."""
+        return self.x + self.scale * self.gradient
 
     def _set(self, cost: Cost) -> None:
         self.cost = cost

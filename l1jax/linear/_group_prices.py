@@ -96,6 +96,14 @@ class GroupPrices:
         del lam
         return np.zeros_like(beta)
 
+    def slack(self, lam: float, beta: np.ndarray, gradient: np.ndarray) -> float:
+        """R(β) − ⟨β, g⟩: with R*(g) = 0, which is for gradients that are not over their prices."""
+        now, sorted_beta = self.at(lam), beta[self.order]
+        paid = now.price @ self.layout.norms(sorted_beta)
+        if now.l1.any():
+            paid += now.l1 @ self.layout.sums(np.abs(sorted_beta))
+        return float(paid - np.vdot(beta, gradient))
+
     def whole(self, some: np.ndarray) -> np.ndarray:
         """These features, and all others of their groups."""
         inside = np.zeros(len(self._held), bool)

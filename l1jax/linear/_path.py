@@ -22,6 +22,7 @@ from ._columns import GramColumns
 from ._derivative import differentiable_fit, moving_parts, with_parts
 from ._fit import (
     _SQUARED_ERROR,
+    WALKS,
     critical,
     data_of,
     estimate_smoothness,
@@ -41,6 +42,10 @@ from ._results import Fit, Knots, Path
 from ._state import Knot
 from ._unfinished import Known, check_resume, known_points, unreached
 from ._working_set import Walk, has_knots, walk
+
+_CAUTION = (
+    0.5  # share of `tol` that a line may use up: what it is certified at has rounding as well
+)
 
 
 def path(
@@ -107,7 +112,7 @@ def path(
     pen, loss = inputs.pen, inputs.loss
     if engine not in ("auto", *ENGINES):
         raise ValueError(f"engine must be one of {['auto', *ENGINES]}, got {engine!r}.")
-    tol = check_tol(tol, x_dtype(inputs.x))
+    tol_is_given, tol = tol is not None, check_tol(tol, x_dtype(inputs.x))
     max_steps = check_max_steps(max_steps)
     if resume is not None:
         check_resume(resume, lams)
@@ -120,7 +125,9 @@ def path(
         grid = make_grid(problem, pen, grid, n_lams, lam_min_ratio, inputs.x.shape)
         lams_now = frozen(grid)
         start = start_point(problem, frozen(init))
-        run = engine_for(choose_engine(engine, problem, pen_now), columns)
+        # A derivative is that of a solution.
+        lines = tol_is_given and not is_differentiable((data, pen, grid))
+        run = engine_for(choose_engine(engine, problem, pen_now), columns, lines)
         options = (tol, max_steps, inputs.names, progress)
         if resume is None:
             found = run(problem, pen_now, lams_now, start, *options)
@@ -238,11 +245,15 @@ def batch(problem, pen, lams, start, tol, max_steps, names) -> Fit:
 
 
 def walking(
-    whole: bool | None = None, keep_knots: bool = False, columns: GramColumns | None = None
+    whole: bool | None = None,
+    keep_knots: bool = False,
+    columns: GramColumns | None = None,
+    lines: bool = False,
 ) -> Callable[..., Path]:
     """An engine that walks; what it leaves short of `tol` is solved by gradient steps.
 
-    `columns`: of squared error, where their Gram matrix is known.
+    `columns`: of squared error, where their Gram matrix is known. `lines`: whether strengths may lie
+    on lines between those that are solved, where that is enough for `tol`.
     """
 
     def engine(
@@ -262,6 +273,7 @@ def walking(
             known,
             may_stop=True,
             keep_gradients=True,
+            gap=_CAUTION * float(tol) if lines and not isinstance(tol, Tracer) else None,
         )
         if walked.interrupted and not walked.num_solved:
             raise KeyboardInterrupt
@@ -357,8 +369,15 @@ ENGINES: dict[str, Callable[..., Path]] = {
 }
 
 
-def engine_for(engine: str, columns: GramColumns | None) -> Callable[..., Path]:
-    """The engine of this name; one that walks takes the columns whose Gram matrix is known."""
-    if columns is None:
+def engine_for(
+    engine: str, columns: GramColumns | None, lines: bool = False
+) -> Callable[..., Path]:
+    """The engine of this name; one that walks takes the columns whose Gram matrix is known.
+
+    `lines` as for `walking`; one that keeps the knots has all strengths from them.
+    """
+    if engine not in WALKS or (columns is None and not lines):
         return ENGINES[engine]
-    return walking(whole=True, keep_knots=engine == "homotopy", columns=columns)
+    keep_knots = engine == "homotopy"
+    whole = True if engine == "covariance" or columns is not None else None
+    return walking(whole, keep_knots, columns, lines and not keep_knots)

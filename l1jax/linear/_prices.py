@@ -74,6 +74,16 @@ class Prices:
         """The gradient of what they say of squares."""
         return self.at(lam).quad * beta
 
+    def slack(self, lam: float, beta: np.ndarray, gradient: np.ndarray) -> float:
+        """R(β) + R*(g) − ⟨β, g⟩, for gradients that are over their prices only where these rise."""
+        up, down, quad = self.at(lam)
+        price = np.where(gradient > 0, up, down)
+        inside = beta != 0
+        paid = np.where(beta > 0, up, down)[inside] @ np.abs(beta[inside])
+        over = np.maximum(np.abs(gradient) - price, 0)
+        over = np.divide(over**2, quad, where=quad > 0, out=np.zeros_like(over))
+        return float(paid + 0.5 * (quad @ beta**2 + over.sum()) - beta @ gradient)
+
     def whole(self, some: np.ndarray) -> np.ndarray:
         """These features, and those that enter with them: none here."""
         return some

@@ -23,57 +23,63 @@ class Quadratic:
         signs = np.zeros(len(features))
         return State(features, signs, values, self.columns.centre, gradient)
 
-    def follow(
-        self, members: np.ndarray, prices: Prices, at: State, lam: float, lams: np.ndarray
-    ) -> list[State]:
-        """The solutions at `lams` on the columns `members`, from the one at `lam`."""
-        places = self.columns.require(members)
-        with one_thread():
-            return self._along(places, members, prices.of(members), at, lam, lams)
-
-    def _along(self, places, members, prices: Prices, at: State, lam: float, lams) -> list[State]:
-        linear = self.columns.linear[places]
-        old = prices.at(lam)
-        hessian = self.columns.gram_of(places)
-        face = Face(
-            hessian,
-            at.gradient[members],
-            old.up,
-            old.down,
-            np.searchsorted(members, at.features),
-            at.signs,
-            at.values,
-            at.inverse,
-            old.quad,
-            linear,
-        )
-        states = []
-        for target in lams:
-            new = prices.at(target)
-            bend = new.quad - old.quad
-            if bend.any():
-                face.bend(bend)
-            stops: list[Stop] | None = [] if self.keep_knots else None
-            line = (-bend * face.x, new.up, new.down)
-            passed = face.follow(*line, stops) if self.keep_knots else face.move(*line)
-            face.settle()
-            state = State(
-                features=members[face.face],
-                signs=face.signs.copy(),
-                values=face.values.copy(),
-                intercept=self.columns.centre,
-                gradient=face.gradient.copy(),
-                inverse=face.known_inverse if target == lams[-1] else None,
-                steps=passed,
-                knots=tuple(_knot(stop, members, lam, target) for stop in stops or ()),
-            )
-            states.append(state)
-            old, lam = new, target
-        return states
+    def mover(self, members: np.ndarray, prices: Prices, at: State, lam: float) -> QuadraticMover:
+        """What moves on from the solution at `lam` on the columns `members`."""
+        return QuadraticMover(self, members, prices, at, lam)
 
     def gradients(self, states: list[State], out: np.ndarray) -> None:
         """−∇L of all columns at each of the states, into `out` (B, p, *k)."""
         self.columns.gradients([(state.features, state.values) for state in states], out)
+
+
+class QuadraticMover:
+    """Moves the solution on some columns from one strength to another."""
+
+    def __init__(self, path: Quadratic, members: np.ndarray, prices: Prices, at: State, lam: float):
+        places = path.columns.require(members)
+        self.intercept, self.keep_knots = path.columns.centre, path.keep_knots
+        self.members, self.prices = members, prices.of(members)
+        self.form, self.lam = self.prices.at(lam), lam
+        hessian = path.columns.gram_of(places)
+        with one_thread():
+            self.face = Face(
+                hessian,
+                at.gradient[members],
+                self.form.up,
+                self.form.down,
+                np.searchsorted(members, at.features),
+                at.signs,
+                at.values,
+                at.inverse,
+                self.form.quad,
+                path.columns.linear[places],
+            )
+
+    def to(self, lam: float) -> State:
+        """The solution at this strength."""
+        face, form = self.face, self.prices.at(lam)
+        bend = form.quad - self.form.quad
+        if bend.any():
+            face.bend(bend)
+        stops: list[Stop] | None = [] if self.keep_knots else None
+        line = (-bend * face.x, form.up, form.down)
+        passed = face.follow(*line, stops) if self.keep_knots else face.move(*line)
+        face.settle()
+        knots = tuple(_knot(stop, self.members, self.lam, lam) for stop in stops or ())
+        self.form, self.lam = form, lam
+        return State(
+            features=self.members[face.face],
+            signs=face.signs.copy(),
+            values=face.values.copy(),
+            intercept=self.intercept,
+            gradient=face.gradient.copy(),
+            steps=passed,
+            knots=knots,
+        )
+
+    def inverse(self) -> np.ndarray | None:
+        """Of the Hessian on the face where it stands, if it is known."""
+        return self.face.known_inverse
 
 
 def _knot(stop: Stop, members: np.ndarray, lam: float, target: float) -> Knot:

@@ -31,3 +31,4 @@ class State(NamedTuple):
     slope: np.ndarray | None = None  # ∂L/∂η, where the loss is not quadratic
     steps: int = 0
     knots: tuple[Knot, ...] = ()  # passed on the way, where they were asked for
+    before: tuple[float, State] | None = None  # a solution from which a line leads through this one

@@ -8,6 +8,7 @@ runs on the host, where sizes may change, and in float64.
 
 from __future__ import annotations
 
+import itertools
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ import numpy as np
 from jax.core import Tracer
 
 from ..penalties import Penalty
+from ._bridge import Bridges, fill
 from ._columns import Columns, GramColumns
 from ._curved import Curved
 from ._group_prices import GroupPrices
@@ -114,6 +116,7 @@ def walk(
     begin: Known | None = None,
     may_stop: bool = False,
     keep_gradients: bool = False,
+    gap: float | None = None,
 ) -> Walk:
     """Solves a penalty of linear or group form at descending strengths.
 
@@ -122,9 +125,11 @@ def walk(
     solved. `whole` says whether all columns are the working set (None: where that is cheaper).
     `keep_gradients`: of all columns at all strengths, where the walk looks at them anyway.
     `columns` are those of squared error, where their Gram matrix is known.
+    `gap`: the relative gap at which strengths of squared error may lie on lines between solved ones;
+    all are solved unless it is given.
     """
     whole = _is_small(problem) if whole is None else whole
-    path, prices = _way(problem, pen, columns, keep_knots)
+    path, prices = _way(problem, pen, columns, keep_knots, gap)
     beta = np.asarray(problem.null.beta, np.float64).copy()
     gradient = -np.asarray(problem.null_gradient, np.float64)
     floor = _FLOOR * np.abs(gradient).max(initial=0)  # of a price, where its share is asked for
@@ -141,6 +146,11 @@ def walk(
     intercepts = np.repeat(np.asarray(at.intercept)[None], len(lams), axis=0)
     # Of other losses they are not exactly those of what is returned.
     keep_gradients = keep_gradients and not whole and problem.loss.is_quadratic
+    bridges = None
+    if gap is not None and prices.proportional and problem.loss.is_quadratic:
+        bridges = Bridges(gap * float(problem.null_deviance))
+        # Rounded coefficients have other gradients than lines between those that were seen.
+        keep_gradients &= problem.y.dtype == np.float64
     seen = aligned((len(lams), *beta.shape), np.float64) if keep_gradients else None
     knots: list[Knot] = []
     done, patience, extra, interrupted = 0, _PATIENCE, np.zeros(0, int), False
@@ -153,26 +163,45 @@ def walk(
         members = np.arange(len(alive)) if whole else _choose(excess, at.features, extra)
         members = prices.whole(members)
         members = members[alive[members]]
-        found = path.follow(members, prices, at, lam, block)
+        mover = path.mover(members, prices, at, lam)
+        if bridges is None:
+            found = [(i, mover.to(target)) for i, target in enumerate(block)]
+        else:
+            if not done:  # lines have both of their ends on the grid
+                bridges.length = 1
+            found = bridges.across(mover, prices, members, at, lam, block)
         outside = alive.copy()
         outside[members] = False
         good, violators = len(found), members[:0]
-        room = np.zeros((good, *beta.shape)) if seen is None else seen[done : done + good]
+        room = np.zeros((good, *beta.shape))
         if seen is not None or outside.any():
-            path.gradients(found, room)
-            good, violators = _first_violation(room, prices, block, outside, floor)
-        for i, state in enumerate(found[:good]):
+            path.gradients([state for _, state in found], room)
+            solved = block[[i for i, _ in found]]
+            good, violators = _first_violation(room, prices, solved, outside, floor)
+            if seen is not None:
+                seen[[done + i for i, _ in found]] = room
+        for i, state in found[:good]:
             betas[done + i, state.features] = state.values
             intercepts[done + i], steps[done + i] = state.intercept, state.steps
             knots.extend(state.knots)
         extra = violators if good else np.union1d(extra, violators)
         patience -= not good
         if good:
-            gradient = room[good - 1].copy()
-            gradient[members] = found[good - 1].gradient
-            at, lam = found[good - 1]._replace(gradient=gradient), block[good - 1]
-            done += good
-            advance(bar, good, lam, len(at.features))
+            for (i, state), gradient in zip(
+                found[max(good - 2, 0) : good], room[max(good - 2, 0) :]
+            ):
+                gradient = gradient.copy()
+                gradient[members] = state.gradient
+                before, lam = (lam, at._replace(before=None)), block[i]
+                at = state._replace(gradient=gradient, before=before)
+            if bridges is None and good == len(block):
+                at = at._replace(inverse=mover.inverse())
+            if bridges is not None:
+                for i, j in itertools.pairwise([done - 1, *(done + i for i, _ in found[:good])]):
+                    fill(i, j, lams, betas, intercepts, seen)
+            count = found[good - 1][0] + 1
+            done += count
+            advance(bar, count, lam, len(at.features))
 
     # A large product with a sparse X is none of NumPy's, whose idle threads would be in its way.
     threads = one_thread() if isinstance(problem.x, SparseMatrix) else nullcontext()
@@ -193,7 +222,11 @@ def walk(
 
 
 def _way(
-    problem: Problem, pen: Penalty, columns: GramColumns | None, keep_knots: bool
+    problem: Problem,
+    pen: Penalty,
+    columns: GramColumns | None,
+    keep_knots: bool,
+    gap: float | None,
 ) -> tuple[Any, Any]:
     """What follows the solutions of this problem, and the prices that it follows them by."""
     shape = problem.null.beta.shape
@@ -201,7 +234,9 @@ def _way(
         columns = GramColumns(problem)
     if not has_prices(pen, shape):
         assert columns is not None  # `can_walk` has asked
-        return Grouped(columns), GroupPrices(pen, shape)
+        prices = GroupPrices(pen, shape)
+        # A gradient without a price leaves no dual point, unless it is zero.
+        return Grouped(columns, None if prices.free.any() else gap), prices
     if columns is None:
         return Curved(problem), Prices(pen, shape[0])
     return Quadratic(columns, keep_knots), Prices(pen, shape[0])
