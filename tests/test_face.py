@@ -125,6 +125,36 @@ def test_a_leap_that_does_not_settle_has_not_moved(seed, walked):
     assert problem.is_optimal(0.01)
 
 
+def test_a_leap_too_far_goes_by_halves(monkeypatch):
+    targets = []
+    leap = _face.Face.leap
+
+    def noted(self, shift, up, down):
+        changed = leap(self, shift, up, down)
+        targets.append((up[0], changed))
+        return changed
+
+    monkeypatch.setattr(_face.Face, "leap", noted)
+    monkeypatch.setattr(_face.Face, "follow", None)  # nothing is left for it
+    monkeypatch.setattr(_face, "_FEW", 0)
+    fell_short = 0
+    for seed in range(40):
+        problem, walked = Problem(seed, 40), Problem(seed, 40)
+        targets.clear()
+        begin, end = problem.prices(1.0)[0][0], problem.prices(0.02)[0][0]
+        try:
+            problem.face.move(np.zeros(W), *problem.prices(0.02))
+        except TypeError:  # the knots were asked for
+            continue
+        assert problem.is_optimal(0.02)
+        if targets[0][1] is None:
+            assert targets[1][0] == pytest.approx((begin + end) / 2)
+            assert targets[-1][0] == pytest.approx(end)
+            fell_short += 1
+        del walked
+    assert fell_short >= 3
+
+
 def test_most_leaps_settle():
     done = [Problem(seed).face.leap(np.zeros(W), *Problem(seed).prices(0.5)) for seed in range(50)]
     assert sum(changed is not None for changed in done) >= 45

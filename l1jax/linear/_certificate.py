@@ -63,9 +63,11 @@ def certify(
     noise = _ROUNDING * jnp.finfo(eta.dtype).eps * (null_size + jnp.max(spread))
     is_tiny = jnp.abs(gradient) <= noise * rows(problem.norms, gradient)
     v, charge = -gradient, jnp.zeros((), gradient.dtype)
-    is_known = absorb | ~jnp.any(is_tiny & (v != 0))
+    is_known = jnp.ones((), bool)
     if absorb:
         v, charge = _absorb(problem, pen, loss.hessian(y, eta, s), v, is_tiny)
+    else:
+        is_known = ~jnp.any(pen.prox(jnp.where(is_tiny, v, 0)) != 0)
 
     intercept_slope = jnp.max(jnp.abs(jnp.sum(slope, axis=0)))
     is_balanced = (intercept_slope <= noise) if problem.fit_intercept else jnp.ones((), bool)

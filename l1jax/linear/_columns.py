@@ -144,6 +144,10 @@ class _Dense:
     def part(self, places: np.ndarray) -> DensePart:
         return DensePart(self.cache[:, places])
 
+    def part_of(self, at: np.ndarray) -> DensePart:
+        """These columns, whether they were asked for or not."""
+        return DensePart(self.x[:, at].astype(np.float64, copy=False))
+
     def rdot(self, residuals: np.ndarray, out: np.ndarray) -> None:
         """XᵀR of residuals (n, B) into `out` (B, p)."""
         rows = residuals.astype(self.x.dtype).T  # twice as fast as Xᵀ times a few columns

@@ -27,17 +27,20 @@ from ._threads import one_thread
 _CORRECTIONS = 60
 _HALVINGS = 40
 _ENOUGH = 1e-13  # error of the gradient, as a share of the null model's: all that float64 gives
+_SHARE = 0.01  # of a gap that the gradients may miss their prices by: they add up to about the gap
 _FAST = 0.05  # an error that falls by less than this factor asks for a new Hessian
 _SLOW = 0.5  # ... and with a new Hessian, for an end
 _DAMPINGS = (0.0, 1e-6, 1e-2, 1.0)  # least curvature of a row, as a share of its bound
 _LEAST_ROOM = 32  # columns that are bent at once; or twice as many, and so on
+_WIDE = 1e150  # stands for the price of nothing
+_TINY = 1e-300  # of a price, where its share is asked for
 _FLOOR = 1e-7  # an error below this share may be all that rounding lets one see
 
 
 class Curved:
     """Follows the solutions of a smooth convex loss from one strength to the next."""
 
-    def __init__(self, problem: Problem):
+    def __init__(self, problem: Problem, gap: float | None = None):
         self.columns = Columns(problem)
         self.loss = problem.loss
         # Python's numbers stay what they are: a loss may ask for them.
@@ -47,6 +50,7 @@ class Curved:
         self.fit_intercept = problem.fit_intercept
         self.null_intercept = float(problem.null.intercept)
         self.enough = _ENOUGH * float(np.abs(np.asarray(problem.null_gradient)).max(initial=0))
+        self.share = 0.0 if gap is None else _SHARE * gap  # of a price, which is enough as well
 
     def start(self, features: np.ndarray, values: np.ndarray, gradient: np.ndarray) -> State:
         """The null model: the intercept, and the features that are free."""
@@ -99,6 +103,19 @@ def _bend(loss: Loss, y: Any, eta: Any, s: Any, columns: Any) -> AnyArray:
     return jax.vmap(loss.hessian(y, eta, s), in_axes=1, out_axes=1)(columns)
 
 
+@eqx.filter_jit
+def _balanced(loss: Loss, y: Any, eta: Any, s: Any, has_intercept: bool) -> tuple[Any, Any]:
+    """The linear predictor with its best intercept, and the slope there."""
+    if has_intercept:
+        eta = eta + loss.polish_intercept(y, eta, s)
+    return eta, loss.gradient(y, eta, s)
+
+
+@eqx.filter_jit
+def _fenchel_gap(loss: Loss, y: Any, eta: Any, share: Any, s: Any) -> AnyArray:
+    return loss.fenchel_gap(y, eta, share, s)
+
+
 class CurvedMover:
     """Moves the solution on some columns from one strength to another."""
 
@@ -122,6 +139,21 @@ class CurvedMover:
             slope=model.slope,
             steps=steps,
         )
+
+    def gap(self, lam: float, beta: np.ndarray, intercept: float, descent: np.ndarray) -> float:
+        """The duality gap of a point; columns outside of the working set are not looked at."""
+        del descent  # paths bend
+        path = self.model.curved
+        eta = self.model.part.dot(beta) + intercept + path.offset
+        with jax.enable_x64(True):
+            eta, slope = _balanced(path.loss, path.y, eta, path.s, path.fit_intercept)
+        descent = -self.model.part.rdot(np.asarray(slope))
+        bare = descent - self.prices.bend(lam, beta)
+        over = np.max(self.prices.excess(bare, lam, _TINY), initial=0.0)
+        share = np.asarray(1 / (1 + over))
+        with jax.enable_x64(True):
+            lost = float(_fenchel_gap(path.loss, path.y, eta, share, path.s))
+        return lost + self.prices.slack(lam, beta, share * descent)
 
     def inverse(self) -> None:
         """Nothing that another would start from."""
@@ -249,6 +281,8 @@ class _Model:
             self.face.bend(bend)
             self.truth = self.truth - bend * self.x
         self.form = form
+        cheapest = np.minimum(form.up, form.down)[: self.size].min(initial=_WIDE)
+        enough = max(self.curved.enough, self.curved.share * cheapest)
         objective, error, fresh = self._objective(), np.inf, False
         least: Any = 0.0
         for count in range(1, _CORRECTIONS + 1):
@@ -262,7 +296,7 @@ class _Model:
             self._look()
             lower = self._objective()
             new = self._error()
-            if new <= self.curved.enough:
+            if new <= enough:
                 return count
             rounding = 1e-14 * (abs(objective) + abs(self.loss))
             if not lower <= objective + rounding:

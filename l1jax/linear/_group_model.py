@@ -62,13 +62,15 @@ class GroupModel:
         self._place(self.x)
         if guess is not None:
             self._accept(self._prox(guess))
+        # A gradient without a price leaves no dual point, unless it is zero.
+        enough = ENOUGH if self.free.any() else self.enough
         error, is_fresh, stuck, self.is_exact = np.inf, False, False, self.hessian.is_exact
         for count in range(_STEPS):
             self._enter()
             last, error = error, self._error()
             was_stuck, stuck = stuck, error > 0.5 * last
             exactly = is_fresh and self.is_exact
-            if error <= self.enough or (stuck and error <= (_ROUNDED if exactly else _NEARLY)):
+            if error <= enough or (stuck and error <= (_ROUNDED if exactly else _NEARLY)):
                 return count
             self.is_exact |= stuck and was_stuck and is_fresh  # once may be a guess from afar
             is_fresh = self._step(error > _FAST * last or (is_fresh and last > _FAR))

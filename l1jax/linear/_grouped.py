@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from ._columns import GramColumns
@@ -110,6 +112,11 @@ class GroupedMover:
             self.before = self.lam, z
         self.lam = lam
         return steps
+
+    def gap(self, lam: float, beta: np.ndarray, intercept: Any, descent: np.ndarray) -> float:
+        """The duality gap of a point on a line between two solutions; `descent` is −∇L."""
+        del intercept  # at its best
+        return self.prices.slack(lam, beta, descent)
 
     def inverse(self) -> None:
         """Nothing that another would start from."""

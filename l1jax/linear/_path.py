@@ -253,7 +253,8 @@ def walking(
     """An engine that walks; what it leaves short of `tol` is solved by gradient steps.
 
     `columns`: of squared error, where their Gram matrix is known. `lines`: whether strengths may lie
-    on lines between those that are solved, where that is enough for `tol`.
+    on lines between those that are solved, where that is enough for `tol`; what it leaves short of it
+    is walked again without.
     """
 
     def engine(
@@ -285,7 +286,8 @@ def walking(
             return Path(unreached(fits, np.arange(len(lams)) >= walked.num_solved))
         short = np.flatnonzero(np.asarray(fits.status) != Status.CONVERGED)
         if len(short):
-            again = _sequential(problem, pen, lams[short], start, tol, max_steps, names, progress)
+            rest = walking(whole, columns=columns) if lines else _sequential
+            again = rest(problem, pen, lams[short], start, tol, max_steps, names, progress)
             fits = _with_some(fits, short, again.fits)
         complete = keep_knots and not len(short) and known is None
         return Path(fits, _knots(problem, walked, biggest, grid) if complete else None)

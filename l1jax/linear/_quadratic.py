@@ -77,6 +77,11 @@ class QuadraticMover:
             knots=knots,
         )
 
+    def gap(self, lam: float, beta: np.ndarray, intercept: float, descent: np.ndarray) -> float:
+        """The duality gap of a point on a line between two solutions; `descent` is −∇L."""
+        del intercept  # at its best
+        return self.prices.slack(lam, beta, descent)
+
     def inverse(self) -> np.ndarray | None:
         """Of the Hessian on the face where it stands, if it is known."""
         return self.face.known_inverse

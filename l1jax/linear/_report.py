@@ -24,6 +24,9 @@ from ._working_set import Walk
 
 _ROUNDING = 1000  # units of rounding that going to the user's scale and back may cost
 _LANES = 5  # of a sparse problem at once in XLA: a product takes memory for every entry and lane
+_FEW_LANES = (
+    25  # at once where all products are known: what they need in between stays in one place
+)
 _TURN = 25  # lanes whose gradients are taken at once on the host
 
 
@@ -100,20 +103,13 @@ def report_path(
     """The fits of the solutions that a walk found; all is concrete."""
     dtype = problem.y.dtype
     betas, intercepts = (np.asarray(part, dtype) for part in (walk.betas, walk.intercepts))
-    known = _NONE
-    if walk.gradients is not None:
-        known = Products(descent=walk.gradients.astype(dtype, copy=False))
-    by_host = isinstance(problem.x, SparseMatrix) and jax.default_backend() == "cpu"
-    by_host &= not problem.responses
-    if by_host:
-        columns = walk.columns or Columns(problem)
-        known = _host_products(problem, columns, betas, intercepts, known.descent)
+    known = _host_products(problem, walk, betas, intercepts)
     steps = np.asarray(walk.num_steps, np.int32)
     inputs = jax.tree.map(share, (lams, betas, intercepts, steps, known))
     arguments = (problem, pen, inputs, tol, names)
-    if by_host:  # a program that may not touch X takes half of the time, and mostly does
+    if not walk.has_free:  # a program that absorbs nothing takes half of the time, and mostly does
         fits = _lanes(*arguments, absorb=False)
-        if np.isfinite(fits.gap).all() and np.all(fits.status == Status.CONVERGED):
+        if np.isfinite(fits.gap).all():
             return fits
     return _lanes(*arguments, absorb=True)
 
@@ -126,30 +122,43 @@ def _lanes(problem: Problem, pen: Penalty, inputs: Any, tol: Any, names: Any, ab
         outcome = Outcome(Point(beta, intercept), steps, status)
         return report(problem, pen.with_strength(lam), outcome, tol, names, known, absorb)
 
-    batch = _LANES if isinstance(problem.x, SparseMatrix) else len(inputs[0])
+    count, known = len(inputs[0]), inputs[-1]
+    if known.fitted is not None and not absorb:
+        batch = _share_of(count)
+    else:
+        batch = _LANES if isinstance(problem.x, SparseMatrix) else count
     return jax.lax.map(lane, inputs, batch_size=batch)
 
 
+def _share_of(count: int) -> int:
+    """How many lanes at once: if there is one, a number that leaves no rest to compile for."""
+    shares = [size for size in range(_LANES, _FEW_LANES + 1) if count % size == 0]
+    return max(shares, default=_FEW_LANES)
+
+
 def _host_products(
-    problem: Problem,
-    columns: Columns,
-    betas: np.ndarray,
-    intercepts: np.ndarray,
-    descents: np.ndarray | None,
+    problem: Problem, walk: Walk, betas: np.ndarray, intercepts: np.ndarray
 ) -> Products:
-    """What `report` takes of a sparse X at each of the points: XLA takes it one entry at a time."""
-    x = columns.matrix
-    assert isinstance(x, HostSparse)
+    """What the host knows of the products with X, or finds faster than XLA: all with a sparse X."""
+    descent = walk.gradients
+    if descent is not None:
+        descent = descent.astype(betas.dtype, copy=False)
+    by_host = isinstance(problem.x, SparseMatrix) and jax.default_backend() == "cpu"
+    if problem.responses or not (by_host or descent is not None):
+        return Products(descent=descent)
+    columns = walk.columns or Columns(problem)
     at = np.flatnonzero(betas.any(axis=0))
     fitted = aligned((len(betas), len(columns.s)), betas.dtype)
-    fitted[:] = x.part_of(at).dot(columns.returned(at, betas[:, at].T)).T
-    if descents is None:
-        descents = aligned(betas.shape, betas.dtype)
+    fitted[:] = columns.matrix.part_of(at).dot(columns.returned(at, betas[:, at].T)).T
+    if descent is None:
+        x = columns.matrix
+        assert isinstance(x, HostSparse)
+        descent = aligned(betas.shape, betas.dtype)
         for begin in range(0, len(betas), _TURN):
             some = slice(begin, begin + _TURN)
             slopes = np.asarray(_slopes(problem, intercepts[some], fitted[some]), np.float64)
-            x.rdot(np.ascontiguousarray(-slopes.T), descents[some])
-    return Products(fitted, descents)
+            x.rdot(np.ascontiguousarray(-slopes.T), descent[some])
+    return Products(fitted, descent)
 
 
 @eqx.filter_jit

@@ -17,7 +17,7 @@ import numpy as np
 from jax.core import Tracer
 
 from ..penalties import Penalty
-from ._bridge import Bridges, fill
+from ._bridge import Bridges
 from ._columns import Columns, GramColumns
 from ._curved import Curved
 from ._group_prices import GroupPrices
@@ -59,6 +59,7 @@ class Walk(NamedTuple):
     interrupted: bool = False  # by the user: what is solved is what there is
     gradients: np.ndarray | None = None  # −∇L (L, p, *k), where the walk looked at all columns
     columns: Columns | None = None  # that were asked for
+    has_free: bool = True  # whether there may be features without a price
 
 
 def can_walk(problem: Problem, pen: Penalty) -> bool:
@@ -146,9 +147,9 @@ def walk(
     intercepts = np.repeat(np.asarray(at.intercept)[None], len(lams), axis=0)
     # Of other losses they are not exactly those of what is returned.
     keep_gradients = keep_gradients and not whole and problem.loss.is_quadratic
-    bridges = None
-    if gap is not None and prices.proportional and problem.loss.is_quadratic:
-        bridges = Bridges(gap * float(problem.null_deviance))
+    bridges, is_quadratic = None, problem.loss.is_quadratic
+    if gap is not None and prices.proportional and (is_quadratic or not prices.free.any()):
+        bridges = Bridges(gap * float(problem.null_deviance), by_log=not is_quadratic)
         # Rounded coefficients have other gradients than lines between those that were seen.
         keep_gradients &= problem.y.dtype == np.float64
     seen = aligned((len(lams), *beta.shape), np.float64) if keep_gradients else None
@@ -169,7 +170,7 @@ def walk(
         else:
             if not done:  # lines have both of their ends on the grid
                 bridges.length = 1
-            found = bridges.across(mover, prices, members, at, lam, block)
+            found = bridges.across(mover, at, lam, block)
         outside = alive.copy()
         outside[members] = False
         good, violators = len(found), members[:0]
@@ -187,10 +188,9 @@ def walk(
         extra = violators if good else np.union1d(extra, violators)
         patience -= not good
         if good:
-            for (i, state), gradient in zip(
-                found[max(good - 2, 0) : good], room[max(good - 2, 0) :]
-            ):
-                gradient = gradient.copy()
+            for k in range(max(good - 2, 0), good):
+                i, state = found[k]
+                gradient = room[k].copy()
                 gradient[members] = state.gradient
                 before, lam = (lam, at._replace(before=None)), block[i]
                 at = state._replace(gradient=gradient, before=before)
@@ -198,7 +198,7 @@ def walk(
                 at = at._replace(inverse=mover.inverse())
             if bridges is not None:
                 for i, j in itertools.pairwise([done - 1, *(done + i for i, _ in found[:good])]):
-                    fill(i, j, lams, betas, intercepts, seen)
+                    bridges.fill(i, j, lams, betas, intercepts, seen)
             count = found[good - 1][0] + 1
             done += count
             advance(bar, count, lam, len(at.features))
@@ -218,7 +218,8 @@ def walk(
     betas[done:] = betas[done - 1] if done else beta
     intercepts[done:] = intercepts[done - 1] if done else at.intercept
     seen = seen if done == len(lams) else None
-    return Walk(betas, intercepts, steps, done, knots, interrupted, seen, path.columns)
+    has_free = bool(prices.free.any()) or lams[-1] == 0
+    return Walk(betas, intercepts, steps, done, knots, interrupted, seen, path.columns, has_free)
 
 
 def _way(
@@ -234,12 +235,11 @@ def _way(
         columns = GramColumns(problem)
     if not has_prices(pen, shape):
         assert columns is not None  # `can_walk` has asked
-        prices = GroupPrices(pen, shape)
-        # A gradient without a price leaves no dual point, unless it is zero.
-        return Grouped(columns, None if prices.free.any() else gap), prices
+        return Grouped(columns, gap), GroupPrices(pen, shape)
+    prices = Prices(pen, shape[0])
     if columns is None:
-        return Curved(problem), Prices(pen, shape[0])
-    return Quadratic(columns, keep_knots), Prices(pen, shape[0])
+        return Curved(problem, gap), prices
+    return Quadratic(columns, keep_knots), prices
 
 
 def _there(problem: Problem, prices: Any, begin: Known, null: State) -> State:
