@@ -12,6 +12,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.linalg import get_lapack_funcs
 
+from ._columns import GramPart
 from ._state import Lost
 
 _potrf, _potrs = get_lapack_funcs(("potrf", "potrs"), dtype=np.float64)
@@ -22,7 +23,7 @@ class Bordered:
 
     def __init__(
         self,
-        hessian: np.ndarray,
+        hessian: np.ndarray | GramPart,
         ridge: np.ndarray,
         members: np.ndarray,
         square: np.ndarray,
@@ -90,7 +91,7 @@ class Bordered:
         outside, across = self.corner[np.ix_(came, came)], self.corner[np.ix_(~came, came)]
         if not came.all():
             outside = outside - across.T @ np.linalg.solve(self.corner[~came][:, ~came], across)
-        scale = self.hessian[border[came], border[came]] + self.ridge[border[came]]
+        scale = self.hessian.diagonal()[border[came]] + self.ridge[border[came]]
         factor, failed = _potrf(outside, lower=1)
         return not failed and bool((factor.diagonal() ** 2 > self.least * scale).all())
 

@@ -14,6 +14,7 @@ from ._problem import Problem
 from ._threads import in_threads
 
 _BLOCK = 4096  # columns
+_GROWTH = 1.5  # of a Gram matrix that is too small
 
 
 class Columns:
@@ -72,18 +73,18 @@ class GramColumns(Columns):
             self.linear = grown(self.linear, (room, *self.linear.shape[1:]))
         self.linear[fresh] = self.matrix.linear(fresh, self.s, self.target)
 
-    def gram_of(self, places: np.ndarray) -> np.ndarray:
+    def gram_of(self, places: np.ndarray) -> np.ndarray | GramPart:
         """The Gram matrix of some of the columns, to read."""
         if self.known < self.count:
             self._complete()
         if len(places) == len(self.gram) and (places == np.arange(len(places))).all():
             return self.gram
-        return self.gram[np.ix_(places, places)]
+        return GramPart(self.gram, places)
 
     def _complete(self) -> None:
         fresh = slice(self.known, self.count)
         if self.count > len(self.gram):
-            room = max(self.count, 2 * len(self.gram))
+            room = max(self.count, int(_GROWTH * len(self.gram)))
             self.gram = grown(self.gram, (room, room)).T  # symmetric: by rows, as `take` wants it
         block = self.matrix.gram(fresh, self.s)
         self.gram[: self.count, fresh] = block
@@ -109,6 +110,29 @@ class GramColumns(Columns):
         products = np.empty((weighted.shape[1], out.shape[1]))
         self.matrix.rdot(weighted, products)
         out[:] = np.moveaxis(products.reshape(len(out), -1, out.shape[1]), 1, 2)
+
+
+class GramPart:
+    """The Gram matrix of some of the columns: what is copied of it are the rows that are read."""
+
+    def __init__(self, gram: np.ndarray, places: np.ndarray):
+        self.gram, self.places = gram, places
+        self._diagonal = gram.diagonal()[places]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, rows: Any) -> np.ndarray:
+        which = self.places[rows]
+        if not which.ndim:
+            return self.gram[which].take(self.places)
+        out = np.empty((len(which), len(self)))
+        for row, place in zip(out, which.tolist(), strict=True):  # twice as fast as np.ix_
+            self.gram[place].take(self.places, out=row, mode="clip")
+        return out
+
+    def diagonal(self) -> np.ndarray:
+        return self._diagonal
 
 
 class _Dense:

@@ -18,6 +18,7 @@ import numpy as np
 from scipy.linalg import get_blas_funcs, get_lapack_funcs
 
 from ._bordered import Bordered
+from ._columns import GramPart
 from ._state import Lost
 from ._threads import one_thread
 
@@ -50,7 +51,7 @@ class Face:
 
     def __init__(
         self,
-        hessian: np.ndarray,
+        hessian: np.ndarray | GramPart,
         gradient: np.ndarray,
         up: np.ndarray,
         down: np.ndarray,
@@ -70,8 +71,10 @@ class Face:
         never moves; what leaps and `settle` take gradients from, against drift.
         """
         w, m = len(gradient), len(members)
-        hessian = hessian if hessian.flags.c_contiguous else hessian.T  # for its rows
+        if isinstance(hessian, np.ndarray) and not hessian.flags.c_contiguous:
+            hessian = hessian.T  # for its rows
         self.hessian, self.ridge = hessian, np.broadcast_to(ridge, (w,))
+        self.diagonal = hessian.diagonal()
         self.gradient, self.linear = gradient.copy(), linear
         self._has_drifted = True  # the gradient, or nobody knows
         self.up, self.down = np.minimum(up, _WIDE), np.minimum(down, _WIDE)
@@ -344,7 +347,7 @@ class Face:
     def _enter(self, j: int, sign: float) -> None:
         u, pivot = self._pivot(j)
         value = 0.0
-        least = _DEPENDENT * (self.hessian[j, j] + self.ridge[j])
+        least = _DEPENDENT * (self.diagonal[j] + self.ridge[j])
         if pivot <= least:
             found = self._exchange(sign, u)
             if found is None:
@@ -359,9 +362,9 @@ class Face:
 
     def _pivot(self, j: int) -> tuple[np.ndarray, float]:
         """What the members make of column j, and its square that they leave."""
-        q = self.hessian[j, self.face]
+        q = self.hessian[j][self.face]
         u = self.inverse @ q
-        return u, self.hessian[j, j] + self.ridge[j] - q @ u
+        return u, self.diagonal[j] + self.ridge[j] - q @ u
 
     def _bar(self, j: int) -> None:
         self._waiting[j] = False

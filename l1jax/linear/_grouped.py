@@ -40,7 +40,7 @@ class Grouped:
         if columns.matrix is not None and len(places) > len(columns.s):
             part = columns.matrix.part(places).dense()
             return ByRows(np.ascontiguousarray((np.sqrt(columns.s)[:, None] * part).T))
-        return ByGram(columns.gram_of(places))
+        return ByGram(columns.gram_of(places)[:])
 
     def gradients(self, states: list[State], out: np.ndarray) -> None:
         """−∇L of all columns at each of the states, into `out` (B, p, *k)."""
