@@ -139,7 +139,7 @@ def test_a_leap_too_far_goes_by_halves(monkeypatch):
     monkeypatch.setattr(_face, "_FEW", 0)
     fell_short = 0
     for seed in range(40):
-        problem, walked = Problem(seed, 40), Problem(seed, 40)
+        problem = Problem(seed, 40)
         targets.clear()
         begin, end = problem.prices(1.0)[0][0], problem.prices(0.02)[0][0]
         try:
@@ -151,7 +151,6 @@ def test_a_leap_too_far_goes_by_halves(monkeypatch):
             assert targets[1][0] == pytest.approx((begin + end) / 2)
             assert targets[-1][0] == pytest.approx(end)
             fell_short += 1
-        del walked
     assert fell_short >= 3
 
 

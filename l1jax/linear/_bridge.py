@@ -44,31 +44,25 @@ class Bridges:
         self, mover: Any, at: State, lam: float, block: np.ndarray
     ) -> list[tuple[int, State]]:
         """The strengths that are solved, in their order; the last of the block is one of them."""
-        members = mover.members
-
-        def end(place: int, lam: float, state: State) -> End:
-            beta = np.zeros((len(members), *state.values.shape[1:]))
-            beta[np.searchsorted(members, state.features)] = state.values
-            return End(place, lam, state, beta, state.gradient + mover.prices.bend(lam, beta))
-
-        def solve(place: int) -> End:
-            return end(place, block[place], mover.to(block[place]))
-
-        def join(left: End, right: End) -> list[End]:
-            """What has to be solved between them, and the right end."""
-            length, middle = right.place - left.place, (left.place + right.place) // 2
-            gap = 0.0 if length == 1 else self._gap(mover, left, right, block[middle])
-            self._learn(length, gap)
-            if gap <= self.enough:
-                return [right]
-            between = solve(middle)
-            return join(left, between) + join(between, right)
-
-        ends = [end(-1, lam, at._replace(gradient=at.gradient[members]))]
+        begin = at._replace(gradient=at.gradient[mover.members])
+        ends = [_end(mover, -1, lam, begin)]
         while ends[-1].place < len(block) - 1:
             place = min(ends[-1].place + self.length, len(block) - 1)
-            ends += join(ends[-1], solve(place))
+            ends += self._join(mover, block, ends[-1], _solve(mover, block, place))
         return [(end.place, end.state) for end in ends[1:]]
+
+    def _join(self, mover: Any, block: np.ndarray, left: End, right: End) -> list[End]:
+        """What has to be solved between two ends, and the right one."""
+        length, middle = right.place - left.place, (left.place + right.place) // 2
+        gap = 0.0 if length == 1 else self._gap(mover, left, right, block[middle])
+        self._learn(length, gap)
+        if gap <= self.enough:
+            return [right]
+        between = _solve(mover, block, middle)
+        return [
+            *self._join(mover, block, left, between),
+            *self._join(mover, block, between, right),
+        ]
 
     def fill(self, begin: int, end: int, lams: np.ndarray, *tables: np.ndarray | None) -> None:
         """The rows between two that are solved."""
@@ -84,7 +78,8 @@ class Bridges:
         beta = _on_line(left.beta, right.beta, share)
         descent = _on_line(left.descent, right.descent, share)
         intercept = _on_line(left.state.intercept, right.state.intercept, share)
-        return max(mover.gap(lam, beta, intercept, descent), 0.0)
+        gap = mover.gap(lam, beta, intercept, descent)
+        return np.inf if np.isnan(gap) else max(gap, 0.0)  # below zero there is rounding
 
     def _share(self, left: float, right: float, lam: float) -> float:
         """How far a strength is on the way from one to another."""
@@ -98,6 +93,16 @@ class Bridges:
         longest = min(_AT_MOST * max(length, self.length), _LONGEST)
         possible = 2 * _CAUTION * (self.enough / self.gap) ** (1 / _POWER) if self.gap else longest
         self.length = int(min(max(possible, 1), longest))
+
+
+def _solve(mover: Any, block: np.ndarray, place: int) -> End:
+    return _end(mover, place, block[place], mover.to(block[place]))
+
+
+def _end(mover: Any, place: int, lam: float, state: State) -> End:
+    beta = np.zeros((len(mover.members), *state.values.shape[1:]))
+    beta[np.searchsorted(mover.members, state.features)] = state.values
+    return End(place, lam, state, beta, state.gradient + mover.prices.bend(lam, beta))
 
 
 def _on_line(left: Any, right: Any, share: float) -> Any:

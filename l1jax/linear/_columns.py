@@ -147,7 +147,7 @@ class _Dense:
             self.cache = self.x  # all of them at once, in their order: no copy is needed
             return
         if self.count > self.cache.shape[1]:
-            room = max(self.count, 2 * self.cache.shape[1])
+            room = min(max(self.count, 2 * self.cache.shape[1]), self.x.shape[1])
             self.cache = grown(self.cache, (self.cache.shape[0], room))
         self.cache[:, old : self.count] = self.x[:, new]
 

@@ -13,6 +13,7 @@ from ._group_prices import GroupPrices
 from ._state import Lost, State
 
 _SHARE = 0.01  # of a gap that its groups may miss their prices by: they add up to about the gap
+_MANY = 2  # times as many columns as rows: their Gram matrix is larger than it is worth
 _HALVINGS = 4  # of a move on which Newton's method is lost
 
 
@@ -37,10 +38,14 @@ class Grouped:
     def hessian(self, places: np.ndarray) -> ByGram | ByRows:
         """The form in which a product with it is cheaper."""
         columns = self.columns
-        if columns.matrix is not None and len(places) > len(columns.s):
-            part = columns.matrix.part(places).dense()
-            return ByRows(np.ascontiguousarray((np.sqrt(columns.s)[:, None] * part).T))
-        return ByGram(columns.gram_of(places)[:])
+        if columns.matrix is None or columns.count <= _MANY * len(columns.s):
+            return ByGram(columns.gram_of(places)[:])
+        part = columns.matrix.part(places)
+        if len(places) <= len(columns.s):
+            return ByGram(part.gram(columns.s))
+        rows = np.empty((len(places), len(columns.s)))
+        np.multiply(part.dense().T, np.sqrt(columns.s), out=rows)
+        return ByRows(rows)
 
     def gradients(self, states: list[State], out: np.ndarray) -> None:
         """−∇L of all columns at each of the states, into `out` (B, p, *k)."""

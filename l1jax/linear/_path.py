@@ -43,9 +43,7 @@ from ._state import Knot
 from ._unfinished import Known, check_resume, known_points, unreached
 from ._working_set import Walk, has_knots, walk
 
-_CAUTION = (
-    0.5  # share of `tol` that a line may use up: what it is certified at has rounding as well
-)
+_CAUTION = 0.5  # share of `tol` that a line may use up: its gap is measured in the middle
 
 
 def path(
@@ -81,6 +79,10 @@ def path(
       is one already, the gap.
     - `resume`: an earlier path of the same problem, whose grid is taken up again. Its fits are
       certified anew on these data; only what is missing or short of `tol` is solved.
+    - `tol`: as for `fit`. Unless it is given, an engine that walks solves every strength, to rounding.
+      Given, it says what is enough: strengths between two that are solved may lie on a line from one
+      to the other where that is certified at `tol`. They take no step (`num_steps` is 0) and have the
+      features of both ends.
     - `engine`: on concrete data of one response, with prices per coordinate (L1, elastic net,
       non-negative L1, any weights), "working_set" walks the path on the columns that matter and
       lands exactly on each strength; for squared error it does so with prices per group too

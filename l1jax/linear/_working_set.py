@@ -126,100 +126,156 @@ def walk(
     solved. `whole` says whether all columns are the working set (None: where that is cheaper).
     `keep_gradients`: of all columns at all strengths, where the walk looks at them anyway.
     `columns` are those of squared error, where their Gram matrix is known.
-    `gap`: the relative gap at which strengths of squared error may lie on lines between solved ones;
-    all are solved unless it is given.
+    `gap`: the relative gap at which strengths may lie on lines between solved ones; all are solved
+    unless it is given.
     """
-    whole = _is_small(problem) if whole is None else whole
-    path, prices = _way(problem, pen, columns, keep_knots, gap)
-    beta = np.asarray(problem.null.beta, np.float64).copy()
-    gradient = -np.asarray(problem.null_gradient, np.float64)
-    floor = _FLOOR * np.abs(gradient).max(initial=0)  # of a price, where its share is asked for
-    alive = (np.asarray(problem.norms) > 0) & ~prices.excluded
-    features = np.flatnonzero(prices.free & alive)
-    gradient[features] = 0
-    at = path.start(features, beta[features], gradient)
-
-    lam = max(critical, lams[0])
+    walker = _Walker(problem, pen, lams, critical, whole, keep_knots, columns, keep_gradients, gap)
     if begin is not None:
-        lam, at = begin.lam, _there(problem, prices, begin, at)
-
-    betas, steps = aligned((len(lams), *beta.shape), np.float64), np.zeros(len(lams), int)
-    intercepts = np.repeat(np.asarray(at.intercept)[None], len(lams), axis=0)
-    # Of other losses they are not exactly those of what is returned.
-    keep_gradients = keep_gradients and not whole and problem.loss.is_quadratic
-    bridges, is_quadratic = None, problem.loss.is_quadratic
-    if gap is not None and prices.proportional and (is_quadratic or not prices.free.any()):
-        bridges = Bridges(gap * float(problem.null_deviance), by_log=not is_quadratic)
-        # Rounded coefficients have other gradients than lines between those that were seen.
-        keep_gradients &= problem.y.dtype == np.float64
-    seen = aligned((len(lams), *beta.shape), np.float64) if keep_gradients else None
-    knots: list[Knot] = []
-    done, patience, extra, interrupted = 0, _PATIENCE, np.zeros(0, int), False
-
-    def go_on() -> None:
-        """One block: its strengths up to the first violation, from where the walk stands."""
-        nonlocal at, lam, done, patience, extra
-        block = lams[done : done + (_WHOLE_BLOCK if whole else _BLOCK)]
-        excess = np.where(alive, prices.excess(at.gradient, lam, floor), -np.inf)
-        members = np.arange(len(alive)) if whole else _choose(excess, at.features, extra)
-        members = prices.whole(members)
-        members = members[alive[members]]
-        mover = path.mover(members, prices, at, lam)
-        if bridges is None:
-            found = [(i, mover.to(target)) for i, target in enumerate(block)]
-        else:
-            if not done:  # lines have both of their ends on the grid
-                bridges.length = 1
-            found = bridges.across(mover, at, lam, block)
-        outside = alive.copy()
-        outside[members] = False
-        good, violators = len(found), members[:0]
-        room = np.zeros((good, *beta.shape))
-        if seen is not None or outside.any():
-            path.gradients([state for _, state in found], room)
-            solved = block[[i for i, _ in found]]
-            good, violators = _first_violation(room, prices, solved, outside, floor)
-            if seen is not None:
-                seen[[done + i for i, _ in found]] = room
-        for i, state in found[:good]:
-            betas[done + i, state.features] = state.values
-            intercepts[done + i], steps[done + i] = state.intercept, state.steps
-            knots.extend(state.knots)
-        extra = violators if good else np.union1d(extra, violators)
-        patience -= not good
-        if good:
-            for k in range(max(good - 2, 0), good):
-                i, state = found[k]
-                gradient = room[k].copy()
-                gradient[members] = state.gradient
-                before, lam = (lam, at._replace(before=None)), block[i]
-                at = state._replace(gradient=gradient, before=before)
-            if bridges is None and good == len(block):
-                at = at._replace(inverse=mover.inverse())
-            if bridges is not None:
-                for i, j in itertools.pairwise([done - 1, *(done + i for i, _ in found[:good])]):
-                    bridges.fill(i, j, lams, betas, intercepts, seen)
-            count = found[good - 1][0] + 1
-            done += count
-            advance(bar, count, lam, len(at.features))
-
+        walker.stand_at(begin)
+    interrupted = False
     # A large product with a sparse X is none of NumPy's, whose idle threads would be in its way.
     threads = one_thread() if isinstance(problem.x, SparseMatrix) else nullcontext()
     with threads, progress_bar(len(lams), progress) as bar:
         try:
-            while done < len(lams) and patience:
-                go_on()
+            while not walker.is_done:
+                count = walker.go_on()
+                advance(bar, count, walker.lam, len(walker.at.features))
         except Lost:
             pass
         except KeyboardInterrupt:
             if not may_stop:
                 raise
             interrupted = True
-    betas[done:] = betas[done - 1] if done else beta
-    intercepts[done:] = intercepts[done - 1] if done else at.intercept
-    seen = seen if done == len(lams) else None
-    has_free = bool(prices.free.any()) or lams[-1] == 0
-    return Walk(betas, intercepts, steps, done, knots, interrupted, seen, path.columns, has_free)
+    return walker.result(interrupted)
+
+
+class _Walker:
+    """Goes down the grid block by block, and notes what it finds."""
+
+    def __init__(
+        self, problem, pen, lams, critical, whole, keep_knots, columns, keep_gradients, gap
+    ):
+        self.problem, self.lams = problem, lams
+        self.whole = whole = _is_small(problem) if whole is None else whole
+        self.path, self.prices = path, prices = _way(problem, pen, columns, keep_knots, gap)
+        self.null = np.asarray(problem.null.beta, np.float64)
+        gradient = -np.asarray(problem.null_gradient, np.float64)
+        self.floor = _FLOOR * np.abs(gradient).max(
+            initial=0
+        )  # of a price, where its share is asked for
+        self.alive = (np.asarray(problem.norms) > 0) & ~prices.excluded
+        features = np.flatnonzero(prices.free & self.alive)
+        gradient[features] = 0
+        self.lam = max(critical, lams[0])
+        self.at = path.start(features, self.null[features], gradient)
+        self.done, self.patience, self.extra = 0, _PATIENCE, np.zeros(0, int)
+
+        self.bridges, is_quadratic = None, problem.loss.is_quadratic
+        if gap is not None and prices.proportional and (is_quadratic or not prices.free.any()):
+            self.bridges = Bridges(gap * float(problem.null_deviance), by_log=not is_quadratic)
+            # Rounded coefficients have other gradients than lines between those that were seen.
+            keep_gradients &= problem.y.dtype == np.float64
+        # Of other losses they are not exactly those of what is returned.
+        keep_gradients &= not whole and is_quadratic
+        shape = (len(lams), *self.null.shape)
+        self.betas, self.steps = aligned(shape, np.float64), np.zeros(len(lams), int)
+        self.seen = aligned(shape, np.float64) if keep_gradients else None
+        self.intercepts = np.repeat(np.asarray(self.at.intercept)[None], len(lams), axis=0)
+        self.knots: list[Knot] = []
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all is solved, or nothing more will be."""
+        return self.done == len(self.lams) or not self.patience
+
+    def stand_at(self, known: Known) -> None:
+        """Begins at a solution that is known."""
+        self.at = _there(self.problem, self.prices, known, self.at)
+        self.lam = known.lam
+
+    def go_on(self) -> int:
+        """One block: its strengths up to the first violation; returns how many."""
+        block = self.lams[self.done :][: _WHOLE_BLOCK if self.whole else _BLOCK]
+        members = self._members()
+        mover = self.path.mover(members, self.prices, self.at, self.lam)
+        found = self._solve(mover, block)
+        gradients, good = self._look(found, members, block)
+        if not good:
+            return 0
+        for i, state in found[:good]:
+            row = self.done + i
+            self.betas[row, state.features] = state.values
+            self.intercepts[row], self.steps[row] = state.intercept, state.steps
+            self.knots.extend(state.knots)
+        if self.bridges is not None:
+            ends = [self.done - 1, *(self.done + i for i, _ in found[:good])]
+            for left, right in itertools.pairwise(ends):
+                self.bridges.fill(left, right, self.lams, self.betas, self.intercepts, self.seen)
+        for k in range(max(good - 2, 0), good):
+            i, state = found[k]
+            gradient = gradients[k].copy()
+            gradient[members] = state.gradient
+            before = self.lam, self.at._replace(before=None)
+            self.at, self.lam = state._replace(gradient=gradient, before=before), block[i]
+        if self.bridges is None and good == len(block):
+            self.at = self.at._replace(inverse=mover.inverse())
+        count = found[good - 1][0] + 1
+        self.done += count
+        return count
+
+    def _members(self) -> np.ndarray:
+        """The working set of the next block."""
+        excess = self.prices.excess(self.at.gradient, self.lam, self.floor)
+        excess = np.where(self.alive, excess, -np.inf)
+        every = np.arange(len(self.alive))
+        members = every if self.whole else _choose(excess, self.at.features, self.extra)
+        members = self.prices.whole(members)
+        return members[self.alive[members]]
+
+    def _solve(self, mover: Any, block: np.ndarray) -> list[tuple[int, State]]:
+        """The solutions on the working set: at all strengths of the block, or where lines end."""
+        if self.bridges is None:
+            return [(i, mover.to(lam)) for i, lam in enumerate(block)]
+        if not self.done:  # lines have both of their ends on the grid
+            self.bridges.length = 1
+        return self.bridges.across(mover, self.at, self.lam, block)
+
+    def _look(
+        self, found: list[tuple[int, State]], members: np.ndarray, block: np.ndarray
+    ) -> tuple[np.ndarray, int]:
+        """−∇L of all columns at what was found, and how much of that passes."""
+        outside = self.alive.copy()
+        outside[members] = False
+        gradients = np.zeros((len(found), *self.null.shape))
+        good, violators = len(found), members[:0]
+        places = [i for i, _ in found]
+        if self.seen is not None or outside.any():
+            self.path.gradients([state for _, state in found], gradients)
+            good, violators = _first_violation(
+                gradients, self.prices, block[places], outside, self.floor
+            )
+        if self.seen is not None:
+            self.seen[[self.done + i for i in places]] = gradients
+        self.extra = violators if good else np.union1d(self.extra, violators)
+        self.patience -= not good
+        return gradients, good
+
+    def result(self, interrupted: bool) -> Walk:
+        """All that was found; strengths that were not reached hold the last solution."""
+        done, is_complete = self.done, self.done == len(self.lams)
+        self.betas[done:] = self.betas[done - 1] if done else self.null
+        self.intercepts[done:] = self.intercepts[done - 1] if done else self.at.intercept
+        return Walk(
+            self.betas,
+            self.intercepts,
+            self.steps,
+            done,
+            self.knots,
+            interrupted,
+            self.seen if is_complete else None,
+            self.path.columns,
+            has_free=bool(self.prices.free.any()) or self.lams[-1] == 0,
+        )
 
 
 def _way(
