@@ -6,7 +6,7 @@ import pytest
 import scipy.sparse
 
 import l1jax
-from l1jax.linear import _fit, _path, _working_set
+from l1jax.linear import _fit, _grouped, _path, _working_set
 from l1jax.linear._group_hessian import ByGram, ByRows
 from l1jax.linear._group_model import GroupModel
 from l1jax.linear._group_prices import GroupPrices, Layout
@@ -41,6 +41,7 @@ def no_help(monkeypatch):
     monkeypatch.setattr(_path, "_sequential", help)
     monkeypatch.setattr(_working_set, "_is_small", lambda _: False)
     monkeypatch.setattr(_working_set, "_NEXT_IN_LINE", 2)
+    monkeypatch.setattr(_grouped, "_MANY", 0)  # rows serve wherever they are fewer
 
 
 def reference(X, y, lam, ids, weights, l1=0.0, *, fit_intercept=True, standardize=False,

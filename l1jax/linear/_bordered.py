@@ -54,7 +54,8 @@ class Bordered:
         new = [j for j in moved if j not in self.border]
         if len(rest) < len(self.border):  # what had come goes, or the other way round
             self.border = [self.border[i] for i in rest]
-            self.reach, self.corner = self.reach[:, rest], self.corner[np.ix_(rest, rest)]
+            at = np.array(rest, int)
+            self.reach, self.corner = self.reach[:, at], self.corner[at[:, None], at]
         if new:
             self._widen(np.array(new))
         come = ~self._is_of_base(border := np.array(self.border, int))
@@ -64,19 +65,24 @@ class Bordered:
         """The border with more columns: unit vectors for the base's own, those of Q for others."""
         m, old = self.size, np.array(self.border, int)
         is_own, was_own = self._is_of_base(new), self._is_of_base(old)
-        come, before = new[~is_own], old[~was_own]
+        own, came, had = np.flatnonzero(is_own), np.flatnonzero(~is_own), np.flatnonzero(~was_own)
+        come, before = new[came], old[had]
         rows = self.hessian[come]
         sides = np.zeros((m, len(new)), order="F")  # C
-        sides[self.slots[new[is_own]], np.flatnonzero(is_own)] = 1
-        sides[:, ~is_own] = rows[:, self.base].T
-        reach = _potrs(self.factor, sides, lower=1)[0] if m else sides
-        corner, across = np.zeros((len(new),) * 2), np.zeros((len(old), len(new)))
-        corner[np.ix_(~is_own, ~is_own)] = rows[:, come] + np.diag(self.ridge[come])
-        across[np.ix_(~was_own, ~is_own)] = rows[:, before].T
-        corner -= reach.T @ sides
-        across -= self.reach.T @ sides
-        self.corner = np.block([[self.corner, across], [across.T, corner]])
-        self.reach = np.asfortranarray(np.hstack([self.reach, reach]))
+        sides[self.slots[new[own]], own] = 1
+        sides[:, came] = rows[:, self.base].T
+        ends = len(old), len(old) + len(new)
+        fresh, rest = slice(*ends), slice(len(old))
+        reach = np.empty((m, ends[1]), order="F")
+        reach[:, rest] = self.reach
+        reach[:, fresh] = _potrs(self.factor, sides, lower=1)[0] if m else sides
+        corner = np.zeros((ends[1], ends[1]))
+        corner[rest, rest] = self.corner
+        corner[ends[0] + came[:, None], ends[0] + came] = rows[:, come] + np.diag(self.ridge[come])
+        corner[had[:, None], ends[0] + came] = rows[:, before].T
+        corner[:, fresh] -= reach.T @ sides
+        corner[fresh, rest] = corner[rest, fresh].T
+        self.reach, self.corner = reach, corner
         self.border += new.tolist()
 
     def _is_of_base(self, some: np.ndarray) -> np.ndarray:
@@ -85,12 +91,14 @@ class Bordered:
     def is_independent(self) -> bool:
         """Whether those that came leave enough of themselves outside of the others on the face."""
         border = np.array(self.border, int)
-        came = ~self._is_of_base(border)
-        if not came.any():
+        is_own = self._is_of_base(border)
+        own, came = np.flatnonzero(is_own), np.flatnonzero(~is_own)
+        if not len(came):
             return True
-        outside, across = self.corner[np.ix_(came, came)], self.corner[np.ix_(~came, came)]
-        if not came.all():
-            outside = outside - across.T @ np.linalg.solve(self.corner[~came][:, ~came], across)
+        outside, across = self.corner[came[:, None], came], self.corner[own[:, None], came]
+        if len(own):
+            inside = self.corner[own[:, None], own]
+            outside = outside - across.T @ np.linalg.solve(inside, across)
         scale = self.hessian.diagonal()[border[came]] + self.ridge[border[came]]
         factor, failed = _potrf(outside, lower=1)
         return not failed and bool((factor.diagonal() ** 2 > self.least * scale).all())

@@ -168,13 +168,14 @@ class Face:
         self._is_far = False
         try:
             for _ in range(_GUESSES):
-                move = self.hold().solve(self.face, self._error(up, down))
+                face, wanted = self.face, self._wanted(up, down)
+                move = self.hold().solve(face, self.gradient[face] - wanted)
                 self.values[:] += move
                 if self.linear is None:
                     self.gradient -= self._product(move)
                 else:
                     self._differentiate()
-                if not np.abs(self._error(up, down)).max(initial=0) <= _CLOSE * size:
+                if not np.abs(self.gradient[face] - wanted).max(initial=0) <= _CLOSE * size:
                     break  # members that depend on each other move far, and their gradients are rounding
                 wrong = self.values * self.signs < 0
                 over = self._waiting & ((self.gradient > high) | (self.gradient < -low))
@@ -196,12 +197,14 @@ class Face:
         self._return(*before)
         return None
 
-    def _error(self, up: np.ndarray, down: np.ndarray) -> np.ndarray:
-        """How far the gradients of the members are from the prices of their signs."""
+    def _wanted(self, up: np.ndarray, down: np.ndarray) -> np.ndarray:
+        """The gradients of the members where they are at the prices of their signs."""
         face, signs = self.face, self.signs
-        return self.gradient[face] - np.where(
-            signs > 0, up[face], np.where(signs < 0, -down[face], 0)
-        )
+        return np.where(signs > 0, up[face], np.where(signs < 0, -down[face], 0))
+
+    def _error(self, up: np.ndarray, down: np.ndarray) -> np.ndarray:
+        """How far the gradients of the members are from that."""
+        return self.gradient[self.face] - self._wanted(up, down)
 
     def _differentiate(self) -> None:
         """The gradient at the values, from the linear term."""
