@@ -7,9 +7,10 @@ import pytest
 import scipy.sparse
 
 import l1jax
-from l1jax.linear import _path, _working_set
+from l1jax.linear import _face, _path, _working_set
 from l1jax.linear._bridge import Bridges
 from l1jax.linear._curved import CurvedMover
+from l1jax.linear._face import Face
 from l1jax.linear._grouped import GroupedMover
 from l1jax.linear._quadratic import QuadraticMover
 
@@ -120,6 +121,54 @@ def test_lines_that_are_too_long_are_walked_again(monkeypatch, solved):
     assert (np.asarray(path.status) == l1jax.Status.CONVERGED).all()
     assert (np.asarray(path.relative_gaps) <= 1e-6).all()
     assert len(set(solved)) > L / 2
+
+
+@pytest.mark.parametrize("name", ["l1", "elastic net"])
+def test_a_leap_too_far_goes_by_halves(monkeypatch, name):
+    pen = CASES[name][0]
+    rng = np.random.default_rng(3)
+    A = rng.standard_normal((150, P)) @ (np.eye(P) + rng.standard_normal((P, P)) / 6)
+    y = A[:, :20] @ rng.standard_normal(20) + 3 * rng.standard_normal(150)
+    exact = l1jax.path(A, y, pen, lams=np.geomspace(9, 0.03, 40))
+    moves, leap = [], Face.leap
+
+    def noted(self, shift, up, down):
+        changed = leap(self, shift, up, down)
+        moves.append((up[0], changed, self.is_far))
+        return changed
+
+    monkeypatch.setattr(Face, "leap", noted)
+    monkeypatch.setattr(_face, "_FEW", 0)
+    path = l1jax.path(A, y, pen, lams=[9, 0.03], engine="covariance")
+    np.testing.assert_allclose(path.coefs[-1], exact.coefs[-1], atol=1e-9)
+    first = next(i for i, (_, changed, is_far) in enumerate(moves) if changed is None and is_far)
+    share = float(pen.with_strength(1.0).linear_form((P,)).up[0])
+    assert moves[first + 1][0] == pytest.approx(share * (9 + 0.03) / 2)
+    assert moves[-1][0] == pytest.approx(share * 0.03)
+
+
+@pytest.mark.parametrize("name", ["l1", "groups", "poisson"])
+@pytest.mark.filterwarnings("error")
+def test_equal_strengths_end_no_lines(solved, name):
+    pen, loss, y, _ = CASES[name]
+    top = float(l1jax.lambda_max(X, y, pen, loss=loss))
+    grid = top * np.geomspace(1, 0.05, 40)
+    lams = np.concatenate([4 * [grid[0]], grid, 5 * [grid[-1]]])
+    path = l1jax.path(X, y, pen, lams=lams, loss=loss, tol=1e-2)
+    assert (np.asarray(path.relative_gaps) <= 1e-2).all()
+    assert len(solved) <= 30
+
+
+@pytest.mark.parametrize("tol", [None, 1e-3])
+def test_groups_may_lie_in_any_order(monkeypatch, tol):
+    monkeypatch.setattr(_working_set, "_ALL_COLUMNS", P)  # all columns are asked for at once
+    order = np.random.default_rng(0).permutation(P)
+    options = {"n_lams": 12, "tol": tol}
+    sorted_, mixed = (
+        l1jax.path(X[:, at], Y, l1jax.GroupL1(groups=GROUPS[at]), **options)
+        for at in (np.arange(P), order)
+    )
+    np.testing.assert_allclose(np.asarray(sorted_.coefs)[:, order], mixed.coefs, atol=1e-6)
 
 
 def test_derivatives_are_of_solutions():

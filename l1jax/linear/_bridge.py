@@ -19,6 +19,7 @@ _LONGEST = 25  # strengths from one end of a line to the other
 _POWER = 2.5  # of the length of a line that its gap grows with, about
 _CAUTION = 0.8  # share of the length that would be just good enough
 _AT_MOST = 2  # times as long as the line before
+_WORST = 10  # times what is enough: a gap of more is not held against the lines to come
 _HOPE = 0.8  # share of the gap of a line, for each strength further on that has told nothing of it
 
 
@@ -83,6 +84,8 @@ class Bridges:
 
     def _share(self, left: float, right: float, lam: float) -> float:
         """How far a strength is on the way from one to another."""
+        if left == right:
+            return 0.0
         if self.by_log and right > 0:
             left, right, lam = np.log([left, right, lam])
         return (left - lam) / (left - right)
@@ -90,6 +93,7 @@ class Bridges:
     def _learn(self, length: int, gap: float) -> None:
         """The length of the next line, after one of this length and gap."""
         self.gap = gap / (length / 2) ** _POWER if length > 1 else _HOPE * self.gap
+        self.gap = min(self.gap, _WORST * self.enough)
         longest = min(_AT_MOST * max(length, self.length), _LONGEST)
         possible = 2 * _CAUTION * (self.enough / self.gap) ** (1 / _POWER) if self.gap else longest
         self.length = int(min(max(possible, 1), longest))

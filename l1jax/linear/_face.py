@@ -29,7 +29,6 @@ _potrf, _potri = get_lapack_funcs(("potrf", "potri"), dtype=np.float64)
 (_ger,) = get_blas_funcs(("ger",), dtype=np.float64)
 _GUESSES = 8  # of a face, before it is walked to
 _FEW = 16  # changes of a face by which a guess may be worse than the one before
-_HALVINGS = 4  # of a leap that would end on another face than it guessed, further and further off
 _WIDEST = 48  # changes of a face before its factor is made anew
 _OVER = 1e-12  # share of its price by which a gradient may pass it
 _ROUNDING = 1e-15  # ... and of the largest gradient
@@ -77,6 +76,7 @@ class Face:
         self.diagonal = hessian.diagonal()
         self.gradient, self.linear = gradient.copy(), linear
         self._has_drifted = True  # the gradient, or nobody knows
+        self.is_far = False  # whether the last leap was too far to settle
         self.up, self.down = np.minimum(up, _WIDE), np.minimum(down, _WIDE)
         self.size = m
         room = _room(m)
@@ -135,27 +135,17 @@ class Face:
             self._factor = Bordered(self.hessian, self.ridge, members, square, _DEPENDENT)
         return self._factor
 
-    def move(
-        self, shift: np.ndarray, up: np.ndarray, down: np.ndarray, halvings: int = _HALVINGS
-    ) -> int:
-        """To other data and prices, as `follow` says: at once where that can be, else by the knots.
-
-        A leap that is too far to settle is tried in halves before.
-        """
+    def move(self, shift: np.ndarray, up: np.ndarray, down: np.ndarray) -> int:
+        """To other data and prices, as `follow` says: at once where that can be, else by the knots."""
         changed = self.leap(shift, up, down)
-        if changed is not None:
-            return changed
-        if not (self._is_far and halvings):
-            return self.follow(shift, up, down)
-        half = 0.5 * (self.up + np.minimum(up, _WIDE)), 0.5 * (self.down + np.minimum(down, _WIDE))
-        changed = self.move(0.5 * shift, *half, halvings - 1)
-        return changed + self.move(0.5 * shift, up, down, halvings - 1)
+        return self.follow(shift, up, down) if changed is None else changed
 
     @one_thread()
     def leap(self, shift: np.ndarray, up: np.ndarray, down: np.ndarray) -> int | None:
         """Moves as `follow` does, without the knots between; returns how many coordinates changed.
 
-        None, and nothing has moved, where guesses at the face do not settle.
+        None, and nothing has moved, where guesses at the face do not settle; `is_far` says whether
+        that is for each being worse than the one before.
         """
         up, down = np.minimum(up, _WIDE), np.minimum(down, _WIDE)
         before = self.face.copy(), self.signs.copy(), self.values.copy()
@@ -165,7 +155,7 @@ class Face:
         size = np.abs(self.gradient).max(initial=0)
         high, low = (price + (_OVER * price + _ROUNDING * size) for price in (up, down))
         changed, last = 0, np.inf
-        self._is_far = False
+        self.is_far = False
         try:
             for _ in range(_GUESSES):
                 face, wanted = self.face, self._wanted(up, down)
@@ -187,7 +177,7 @@ class Face:
                 wrong, entering = np.flatnonzero(wrong), np.flatnonzero(over)
                 before_last, last = last, len(wrong) + len(entering)
                 if last > max(before_last, _FEW):
-                    self._is_far = True
+                    self.is_far = True
                     break
                 changed += last
                 self._change(wrong, entering)

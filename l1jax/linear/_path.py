@@ -81,8 +81,8 @@ def path(
       certified anew on these data; only what is missing or short of `tol` is solved.
     - `tol`: as for `fit`. Unless it is given, an engine that walks solves every strength, to rounding.
       Given, it says what is enough: strengths between two that are solved may lie on a line from one
-      to the other where that is certified at `tol`. They take no step (`num_steps` is 0) and have the
-      features of both ends.
+      to the other where that is certified at `tol`. They take no step (`num_steps` is 0), and what is
+      in at either end is in. (Not with knots, nor under a derivative.)
     - `engine`: on concrete data of one response, with prices per coordinate (L1, elastic net,
       non-negative L1, any weights), "working_set" walks the path on the columns that matter and
       lands exactly on each strength; for squared error it does so with prices per group too
@@ -288,7 +288,8 @@ def walking(
             return Path(unreached(fits, np.arange(len(lams)) >= walked.num_solved))
         short = np.flatnonzero(np.asarray(fits.status) != Status.CONVERGED)
         if len(short):
-            rest = walking(whole, columns=columns) if lines else _sequential
+            is_lost = walked.num_solved < len(lams)
+            rest = walking(whole, columns=columns) if lines and not is_lost else _sequential
             again = rest(problem, pen, lams[short], start, tol, max_steps, names, progress)
             fits = _with_some(fits, short, again.fits)
         complete = keep_knots and not len(short) and known is None

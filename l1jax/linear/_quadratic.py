@@ -10,6 +10,8 @@ from ._prices import Prices
 from ._state import Knot, State
 from ._threads import one_thread
 
+_HALVINGS = 4  # of a leap that is too far
+
 
 class Quadratic:
     """Follows the solutions of squared error from one strength to the next."""
@@ -57,16 +59,10 @@ class QuadraticMover:
 
     def to(self, lam: float) -> State:
         """The solution at this strength."""
-        face, form = self.face, self.prices.at(lam)
-        bend = form.quad - self.form.quad
-        if bend.any():
-            face.bend(bend)
-        stops: list[Stop] | None = [] if self.keep_knots else None
-        line = (-bend * face.x, form.up, form.down)
-        passed = face.follow(*line, stops) if self.keep_knots else face.move(*line)
+        face, stops, before = self.face, [], self.lam
+        passed = self._move(lam, _HALVINGS, stops if self.keep_knots else None)
         face.settle()
-        knots = tuple(_knot(stop, self.members, self.lam, lam) for stop in stops or ())
-        self.form, self.lam = form, lam
+        knots = tuple(_knot(stop, self.members, before, lam) for stop in stops)
         return State(
             features=self.members[face.face],
             signs=face.signs.copy(),
@@ -76,6 +72,24 @@ class QuadraticMover:
             steps=passed,
             knots=knots,
         )
+
+    def _move(self, lam: float, halvings: int, stops: list[Stop] | None) -> int:
+        """Leaps there, by halves where that is too far; else by the knots, which `stops` collects."""
+        face, form = self.face, self.prices.at(lam)
+        bend = form.quad - self.form.quad
+        if bend.any():
+            face.bend(bend)
+        line = (-bend * face.x, form.up, form.down)
+        passed = face.leap(*line) if stops is None else None
+        if passed is None and stops is None and face.is_far and halvings:
+            if bend.any():
+                face.bend(-bend)
+            halfway = self._move((self.lam + lam) / 2, halvings - 1, stops)
+            return halfway + self._move(lam, halvings - 1, stops)
+        if passed is None:
+            passed = face.follow(*line, stops)
+        self.form, self.lam = form, lam
+        return passed
 
     def gap(self, lam: float, beta: np.ndarray, intercept: float, descent: np.ndarray) -> float:
         """The duality gap of a point on a line between two solutions; `descent` is −∇L."""

@@ -215,7 +215,7 @@ class _Walker:
             i, state = found[k]
             gradient = gradients[k].copy()
             gradient[members] = state.gradient
-            before = self.lam, self.at._replace(before=None)
+            before = self.lam, self.at._replace(inverse=None, knots=(), before=None)
             self.at, self.lam = state._replace(gradient=gradient, before=before), block[i]
         if self.bridges is None and good == len(block):
             self.at = self.at._replace(inverse=mover.inverse())
