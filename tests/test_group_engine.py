@@ -116,6 +116,23 @@ def test_the_walk_finds_what_prox_steps_find(n, weights, options):
         assert (coefs[:, 11] == 0).all()
 
 
+def test_a_block_goes_on_in_the_direction_of_the_one_before(monkeypatch):
+    monkeypatch.setattr(_working_set, "_NEXT_IN_LINE", P)
+
+    def steps():
+        pen = l1jax.GroupL1(groups=IDS, weights=WEIGHTS)
+        path = l1jax.path(X_TALL[:N], Y_TALL[:N], pen, n_lams=100)
+        return np.asarray(path.num_steps)[::10].sum()  # those at which blocks begin
+
+    make, going_on = _grouped.GroupedMover.__init__, steps()
+
+    def forgetful(self, path, members, prices, at, lam):
+        make(self, path, members, prices, at._replace(before=None), lam)
+
+    monkeypatch.setattr(_grouped.GroupedMover, "__init__", forgetful)
+    assert going_on < steps()
+
+
 @pytest.mark.parametrize("kind", ["dense", "sparse"])
 def test_several_responses_are_walked_together(kind):
     X, y = X_TALL[:N], np.stack([Y_TALL[:N], X_TALL[:N, 5] + 0.1 * Y_TALL[:N], np.ones(N)], axis=1)

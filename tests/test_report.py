@@ -117,10 +117,11 @@ def test_a_path_takes_no_product_with_a_sparse_matrix_but_its_looks(monkeypatch,
 
 @pytest.mark.parametrize("make", [np.asarray, scipy.sparse.csc_array])
 def test_features_without_a_price_are_certified(monkeypatch, selective, make):
-    calls, lanes = [], _report._lanes
+    calls, kept, lanes = [], [], _report._lanes
 
     def counted(*arguments, absorb):
         calls.append(absorb)
+        kept.append(arguments)
         return lanes(*arguments, absorb=absorb)
 
     monkeypatch.setattr(_report, "_lanes", counted)
@@ -131,6 +132,9 @@ def test_features_without_a_price_are_certified(monkeypatch, selective, make):
     path = l1jax.path(make(X), Y, pen, lams=lams, standardize=True, tol=1.0)
     # A program that absorbs nothing would fail at the rounding of their gradients: it is not tried.
     assert calls == [True]
+    assert np.isinf(lanes(*kept[0], absorb=False).gap).any()
+    l1jax.path(make(X), Y, l1jax.L1(), lams=lams, standardize=True)  # all have a price: it serves
+    assert calls == [True, False]
     assert (np.asarray(path.status) == l1jax.Status.CONVERGED).all()
     assert (np.asarray(path.relative_gaps) <= 1e-9).all()
     assert (np.asarray(path.coefs)[:, [1, 20]] != 0).all()

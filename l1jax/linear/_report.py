@@ -24,9 +24,7 @@ from ._working_set import Walk
 
 _ROUNDING = 1000  # units of rounding that going to the user's scale and back may cost
 _LANES = 5  # of a sparse problem at once in XLA: a product takes memory for every entry and lane
-_FEW_LANES = (
-    25  # at once where all products are known: what they need in between stays in one place
-)
+_FEW_LANES = 25  # at once where all products are known: what they need in between is small
 _TURN = 25  # lanes whose gradients are taken at once on the host
 
 
