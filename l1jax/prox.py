@@ -22,7 +22,9 @@ from jaxtyping import Array, PyTree
 
 from ._groups import Groups
 
-_NEWTON_STEPS = {4: 14, 8: 18}  # at most, by bytes of the dtype; see `_newton`
+_NEWTON_STEPS = {4: 14, 8: 18}  # at most, by bytes of the dtype; see `_roots`
+_LARGE = 2**17  # entries from which sums over channels are worth a loop of their own
+_FOLDS = (5, 8, 6, 10, 7, 9, 4, 3)  # into how many parts; from about 16 on XLA writes a slow loop
 
 
 def prox_l1(x: PyTree, lam: Any, step: Any = 1.0, weights: Any = None) -> PyTree:
@@ -324,13 +326,40 @@ def _sparse_group(
     return _exclude(out, spread, z).astype(dtype)
 
 
-def prox_channels(z: Array, prices: Any, step: Any, axis: int) -> Array:
-    """The block soft threshold of each index of an axis, in place: nothing is moved or copied."""
-    others = tuple(k for k in range(z.ndim) if k != axis % z.ndim)
-    dtype, z = z.dtype, _wide(z)
-    prices = jnp.broadcast_to(prices, [1 if k in others else n for k, n in enumerate(z.shape)])
-    out = _shrink(z, prices.astype(z.dtype), _per_row(step, z), _Channels(others))
-    return out.astype(dtype)
+class Recipe(NamedTuple):
+    """How z and its steps come about: `make(inputs)`, to be made anew where they are used.
+
+    Where a sum over z is followed by work on each entry, XLA keeps z in memory between the two. That is dear
+    where z is as large as the parameters of a network and follows from what is in memory anyway.
+    `make(inputs, after)` makes them again once `after` is known; `near` is an array close to z.
+    """
+
+    inputs: Any
+    make: Callable[[Any, Any], tuple[Array, Any]]
+    near: Array | None = None
+
+
+def prox_channels(z: Array, prices: Any, step: Any, axis: int, norms: Array | None = None) -> Array:
+    """The block soft threshold of each index of an axis, in place: nothing is moved or copied.
+
+    `norms`: what `channel_norms` returns, if it was called for the same z and step before.
+    """
+    dtype, z, groups = z.dtype, _wide(z), _channels(z, axis)
+    prices = groups.prices(prices, z, z.dtype)
+    return _shrink(z, prices, _per_row(step, z), groups, norms).astype(dtype)
+
+
+def channel_norms(z: Array, recipe: Recipe, prices: Any, axis: int) -> Array:
+    """The norm that `prox_channels` leaves of each index of an axis; of z only the shape is looked at."""
+    groups = _channels(z, axis)
+    dtype = jnp.promote_types(z.dtype, jnp.float32)
+
+    def make(inputs: Any, after: Any) -> tuple[Array, Array]:
+        z, step = recipe.make(inputs, after)
+        z = _wide(z)
+        return z, _per_row(step, z)
+
+    return _norms(Recipe(recipe.inputs, make, recipe.near), groups.prices(prices, z, dtype), groups)
 
 
 class _Rows(NamedTuple):
@@ -338,10 +367,14 @@ class _Rows(NamedTuple):
 
     groups: Groups
 
-    def sums(self, x: Array) -> Array:
+    def totals(self, sums: tuple, maxima: tuple = ()) -> tuple[list, list]:
+        """The sums and the maxima of several arrays over each group."""
+        return [self.sum(x) for x in sums], [self.max(x) for x in maxima]
+
+    def sum(self, x: Array) -> Array:
         return self.groups.sums(jnp.sum(x, axis=1))
 
-    def maxima(self, x: Array) -> Array:
+    def max(self, x: Array) -> Array:
         return self.groups.maxima(jnp.max(x, axis=1))
 
     def spread(self, per_group: Array) -> Array:
@@ -353,118 +386,199 @@ class _Channels(NamedTuple):
 
     others: tuple[int, ...]
 
-    def sums(self, x: Array) -> Array:
+    def prices(self, prices: Any, z: Array, dtype: Any) -> Array:
+        shape = [1 if k in self.others else n for k, n in enumerate(z.shape)]
+        return jnp.broadcast_to(jnp.asarray(prices, dtype), shape)
+
+    def totals(self, sums: tuple, maxima: tuple = ()) -> tuple[list, list]:
+        """The sums and the maxima of several arrays over each group: on a CPU in one pass over them."""
+
+        def one_by_one(sums: tuple, maxima: tuple) -> tuple[list, list]:
+            return [self.sum(x) for x in sums], [self.max(x) for x in maxima]
+
+        def folded(sums: tuple, maxima: tuple) -> tuple[list, list]:
+            return one_by_one(*_fold(sums, maxima, *split))
+
+        split = _split(sums[0].shape, self.others) if sums[0].size >= _LARGE else None
+        if split is None:
+            return one_by_one(sums, maxima)
+        return jax.lax.platform_dependent(sums, maxima, cpu=folded, default=one_by_one)
+
+    def sum(self, x: Array) -> Array:
         return jnp.sum(x, self.others, keepdims=True)
 
-    def maxima(self, x: Array) -> Array:
+    def max(self, x: Array) -> Array:
         return jnp.max(x, self.others, keepdims=True)
 
     def spread(self, per_group: Array) -> Array:
         return per_group
 
 
-def _shrink(z: Array, prices: Array, steps: Array, groups: _Rows | _Channels) -> Array:
-    """The block soft threshold, with one price per group and one step, or one per entry."""
-    factors = _block_factors if steps.ndim == 0 else _metric_factors
-    return _positive_zeros(z * factors(z, prices, steps, groups))
+def _channels(z: Array, axis: int) -> _Channels:
+    return _Channels(tuple(k for k in range(z.ndim) if k != axis % z.ndim))
 
 
-def _block_factors(z: Array, prices: Array, step: Array, groups: _Rows | _Channels) -> Array:
-    """max(1 − price·step/‖z_g‖, 0) for each entry."""
-    prices = prices * step
-    peak = _peaks(z, groups)
-    squares = groups.sums((z / groups.spread(peak)) ** 2)
-    positive = squares > 0
-    norms = jnp.sqrt(jnp.where(positive, squares, 1))  # in units of the peak, as the prices below
-    stays = positive & (peak * norms > prices)
-    factors = jnp.where(stays, 1 - jnp.where(stays, prices, 0) / peak / norms, 0)
-    factors = jnp.where(jnp.isnan(squares), jnp.nan, factors)
-    return groups.spread(jnp.where(positive | (prices > 0), factors, 1))
+def _split(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[int, int] | None:
+    """An axis to fold, and into how many parts: not the last one if another will do."""
+    for axis in sorted(axes, key=lambda k: k == len(shape) - 1):
+        for parts in _FOLDS:
+            if shape[axis] % parts == 0:
+                return axis, parts
+    return None
 
 
-def _metric_factors(z: Array, prices: Array, steps: Array, groups: _Rows | _Channels) -> Array:
-    """θ/(θ + price·step) with θ = ‖x_g‖ the norm of the answer, for each entry."""
-    peak = groups.spread(_peaks(z, groups))
-    z = z / peak
-    charge = groups.spread(prices) * steps / peak
-    charge = jnp.where(charge < jnp.finfo(z.dtype).tiny, 0, charge)
-    free = charge == 0
-    ratios = jnp.where(free, jnp.where(z == 0, 0, 2), z / jnp.where(free, 1, charge))
-    ratios = jax.lax.stop_gradient(jnp.clip(ratios, -2, 2))
-    is_zero = groups.sums(ratios**2) <= 1
-    is_zero &= groups.maxima(charge) > 0
-    gone = groups.spread(is_zero)
-    charge = jnp.where(gone, 0, charge)  # not to overflow in the derivative of what is not used
-    root = _metric_root(z, charge, groups)
-    theta = groups.spread(jnp.where(is_zero, 1, root))
-    total = theta + charge
-    factors = jnp.where(total > 0, theta / jnp.where(total > 0, total, 1), 1)
-    return jnp.where(gone & ~jnp.isnan(z), 0, factors)
+def _fold(sums: tuple, maxima: tuple, axis: int, parts: int) -> tuple[tuple, tuple]:
+    """Sums and maxima of a few entries along an axis each.
+
+    XLA makes one loop of it in which nothing is written but the results. The few additions are written out
+    and other entries are next to them in memory, so that it runs in vector registers, as sums over a whole
+    axis do not.
+    """
+    n, is_last = sums[0].shape[axis] // parts, axis == sums[0].ndim - 1
+
+    def reshaped(x: Array) -> Array:
+        pair = (parts, n) if is_last else (n, parts)
+        return x.reshape(*x.shape[:axis], *pair, *x.shape[axis + 1 :])
+
+    def combine(a: tuple, b: tuple) -> tuple:
+        pairs = list(zip(a, b, strict=True))
+        added = [x + y for x, y in pairs[: len(sums)]]
+        return (*added, *(jnp.maximum(x, y) for x, y in pairs[len(sums) :]))
+
+    starts = [jnp.zeros((), x.dtype) for x in sums]
+    starts += [jnp.full((), -jnp.inf, x.dtype) for x in maxima]
+    out = jax.lax.reduce(
+        [reshaped(x) for x in (*sums, *maxima)], starts, combine, (axis if is_last else axis + 1,)
+    )
+    return tuple(out[: len(sums)]), tuple(out[len(sums) :])
 
 
-def _metric_root(z: Array, charge: Array, groups: _Rows | _Channels) -> Array:
-    """The root θ > 0 of Σ z²/(θ + charge)² = 1 in each group, with the derivative of an implicit function."""
+def _shrink(
+    z: Array, prices: Array, steps: Array, groups: _Rows | _Channels, norms: Array | None = None
+) -> Array:
+    """z·θ/(θ + price·step): the block soft threshold, with θ the norm of the result in each group."""
+    if norms is None:
+        norms = _norms(Recipe((z, steps), lambda inputs, after: inputs), prices, groups)
+    # In units of θ, so that no square in a derivative overflows.
+    unit = jax.lax.stop_gradient(jnp.where(norms > 0, norms, 1))
+    theta, charge = groups.spread(norms / unit), groups.spread(prices / unit) * steps
+    gone = (theta == 0) & (charge > 0)
+    total = theta + jnp.where(gone, 0, charge)
+    factors = jnp.where(total == 0, 1, theta / jnp.where(total == 0, 1, total))
+    return _positive_zeros(z * jnp.where(gone, 0, factors))
+
+
+def _norms(recipe: Recipe, prices: Array, groups: _Rows | _Channels) -> Array:
+    """θ = ‖x_g‖ of the block soft threshold x, with the derivative of an implicit function.
+
+    It is 0 where Σ (z/charge)² ≤ 1, with charge = price·step, and else the root of Σ z²/(θ + charge)² = 1. Where
+    a group has one step for all, that is ‖z_g‖ − charge.
+    """
+
+    def charged(inputs: Any, prices: Array, after: Any = None) -> tuple[Array, Array]:
+        z, steps = recipe.make(inputs, after)
+        return z, groups.spread(prices) * steps
+
+    def quick(inputs: Any, z: Array) -> Array:
+        """‖z_g‖ in one pass, unless its squares overflow or vanish."""
+        (square,), (peak,) = groups.totals((z**2,), (jnp.abs(z),))
+        limits = jnp.finfo(z.dtype)
+        unsure = (peak > 0) & ((peak < limits.tiny**0.4) | (peak > limits.max**0.4))
+
+        def careful() -> Array:
+            unit = jnp.where(unsure, peak, 1)
+            z = recipe.make(inputs, unit)[0] / groups.spread(unit)
+            return unit * jnp.sqrt(groups.sum(z**2))
+
+        return jax.lax.cond(jnp.any(unsure), careful, lambda: jnp.sqrt(square))
 
     @jax.custom_jvp
-    def root(z: Array, charge: Array) -> Array:
-        return _newton(z, charge, groups)
+    def norms(inputs: Any, prices: Array, near: Array | None) -> Array:
+        z, steps = recipe.make(inputs, None)
+        if jnp.ndim(steps) == 0:
+            sizes = _euclid(z, groups) if near is None else quick(inputs, z)
+            charge = prices * steps
+            # A comparison decides, as a difference may be rounded otherwise where it is fused.
+            left = jnp.maximum(sizes - charge, jnp.finfo(z.dtype).tiny)
+            return _below_infinity(jnp.where(sizes <= charge, 0, left))
+        if near is None:
+            start = _euclid(z, groups)
+        else:
+            start = jnp.sqrt(groups.sum(near.astype(z.dtype) ** 2))
+        return _below_infinity(_roots(lambda after: charged(inputs, prices, after), start, groups))
 
-    @root.defjvp
+    @norms.defjvp
     def _(primals: tuple, tangents: tuple) -> tuple:
-        (z, charge), (dz, dcharge) = primals, tangents
-        theta = root(z, charge)
+        theta = norms(*primals)
+        (z, charge), (dz, dcharge) = jax.jvp(charged, primals[:2], tangents[:2])
         inverse = _inverse(groups.spread(theta) + charge)
-        move = groups.sums(z * inverse**2 * (dz - z * inverse * dcharge))
-        slope = groups.sums(z**2 * inverse**3)
-        return theta, jnp.where(slope > 0, move / jnp.where(slope > 0, slope, 1), 0)
+        share = z * inverse
+        move = groups.sum(share * inverse * (dz - share * dcharge))
+        slope = groups.sum(share**2 * inverse)
+        there = (theta > 0) & (slope > 0)
+        return theta, jnp.where(there, move / jnp.where(there, slope, 1), 0)
 
-    return root(z, charge)
+    return norms(recipe.inputs, prices, recipe.near)
 
 
-def _newton(z: Array, charge: Array, groups: _Rows | _Channels) -> Array:
-    """Newton on φ^(−1/2) = 1, φ = Σ z²/(θ + charge)²: concave and increasing, so that from the left of the
-    root no step passes it.
+def _roots(
+    charged: Callable[[Any], tuple[Array, Array]], start: Array, groups: _Rows | _Channels
+) -> Array:
+    """The root θ ≥ 0 of φ(θ) = Σ z²/(θ + charge)² = 1 in each group, 0 where φ(0) ≤ 1.
 
-    With q = z²/‖z‖², Jensen's inequality gives θ ≥ ‖z‖ − Σ q·charge, which misses the root by the variance of
-    the charges under q over ‖z‖: where that is small, as in most steps of training, it is the root.
+    Newton on h = φ^(−1/2) = 1, and to second order once that is exact to rounding. As h is concave and
+    increasing, a step ends on the left of the root, and none from there passes it. All charges alike, or small
+    ones, make h a straight line.
     """
-    eps = jnp.finfo(z.dtype).eps
-    squares = z**2
-    total = groups.sums(squares)
-    norm = jnp.sqrt(total)
-    share = squares / groups.spread(jnp.where(total > 0, total, 1))
-    charged = jnp.where(share > 0, charge, 0)  # 0 times a charge that overflowed is not a number
-    mean = groups.sums(share * charged)
-    left = jnp.where(jnp.isfinite(norm - mean), jnp.maximum(norm - mean, 0), 0)
-    left = jnp.maximum(left, groups.maxima(jnp.abs(z) - charge))
-    variance = groups.sums(share * (charged - groups.spread(mean)) ** 2)
+    limits = jnp.finfo(start.dtype)
 
     def moving(state: tuple) -> Array:
-        return (state[0] < _NEWTON_STEPS[z.dtype.itemsize]) & state[2]
+        return (state[0] < _NEWTON_STEPS[limits.bits // 8]) & jnp.any(~state[2])
 
     def step(state: tuple) -> tuple:
-        theta = state[1]
-        inverse = _inverse(groups.spread(theta) + charge)
-        phi = groups.sums((z * inverse) ** 2)
-        slope = groups.sums(z**2 * inverse**3)
-        live = (phi > 0) & (slope > 0)
-        phi, slope = jnp.where(live, phi, 1), jnp.where(live, slope, 1)
-        new = jnp.where(live, theta + (jnp.sqrt(phi) - 1) * phi / slope, theta)
-        # The error after a step is about the square of the step.
-        return state[0] + 1, new, jnp.any(new - theta > eps**0.5 / 8 * new)
+        count, theta, done = state
+        z, charge = charged(theta)
+        inverse = 1 / jnp.maximum(groups.spread(theta) + charge, limits.tiny)
+        squares = (z * inverse) ** 2
+        phi, third, fourth = groups.totals(
+            (squares, squares * inverse, squares * inverse**2)
+        )[0]
+        is_zero = (theta == 0) & (phi <= 1)
+        live = (phi > 0) & (third > 0)  # else θ is far too large
+        over = ~jnp.isfinite(third)  # or far too small
+        phi, third = (jnp.where(live & ~over, x, 1) for x in (phi, third))
+        move = jnp.where(live, (jnp.sqrt(phi) - 1) * phi / third, -theta)
+        bend = 3 * jnp.maximum(fourth / third - third / phi, 0)  # −h″/h′
+        new = theta + move + bend * move**2 / 2
+        error = 4 * bend * jnp.abs(move) ** 3
+        is_last = is_zero | (live & ~over & (new > 0) & (4 * error <= limits.eps * new**2))
+        new = jnp.where(is_last, new, jnp.maximum(theta + move, 0))
+        new = jnp.where(is_zero, 0, new)
+        safe = jax.lax.cond(
+            jnp.any(over), lambda: groups.max(jnp.abs(charged(theta)[0])), lambda: theta
+        )
+        new = jnp.where(over, safe, new)
+        new = jnp.where(done, theta, new)
+        return count + 1, new, done | is_last | jnp.isnan(new)
 
-    far = jnp.any(~(4 * variance <= eps * left**2))
-    return jax.lax.while_loop(moving, step, (0, left, far))[1]
+    start = jnp.where(jnp.isfinite(start), start, 0)
+    return jax.lax.while_loop(moving, step, (0, start, jnp.zeros(start.shape, bool)))[1]
+
+
+def _euclid(z: Array, groups: _Rows | _Channels) -> Array:
+    """‖z_g‖, from squares in units of the largest entry, which do not overflow."""
+    peak = groups.max(jnp.abs(z))
+    peak = jnp.where((peak > 0) & jnp.isfinite(peak), peak, 1)
+    return peak * jnp.sqrt(groups.sum((z / groups.spread(peak)) ** 2))
+
+
+def _below_infinity(theta: Array) -> Array:
+    """No norm above the largest number, which divided by itself is 1."""
+    return jnp.where(jnp.isinf(theta), jnp.finfo(theta.dtype).max, theta)
 
 
 def _inverse(x: Array) -> Array:
     return jnp.where(x > 0, 1 / jnp.where(x > 0, x, 1), 0)
-
-
-def _peaks(z: Array, groups: _Rows | _Channels) -> Array:
-    """The largest entry of each group, as a scale that keeps squares from overflow; 1 for a zero group."""
-    peak = groups.maxima(jnp.abs(jax.lax.stop_gradient(z)))
-    return jnp.where((peak > 0) & jnp.isfinite(peak), peak, 1).astype(z.dtype)
 
 
 def _norm(flat: Array) -> Array:

@@ -10,7 +10,7 @@ import abc
 import dataclasses
 import functools
 import operator
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import equinox as eqx
@@ -23,6 +23,7 @@ from jaxtyping import Array, Bool, PyTree
 from .._groups import Groups
 from .._tracing import frozen, is_traced
 from .._types import AnyArray
+from ..prox import Recipe
 
 # Steps of bisection: float64 has 52 bits of fraction, and a bracket is at most a factor of two
 # wide.
@@ -92,6 +93,14 @@ class Penalty(eqx.Module):
     @abc.abstractmethod
     def prox(self, z: PyTree, step: Any = 1.0) -> PyTree:
         """argmin_x ½‖x − z‖²/step + R(x); `step` is a scalar, or like z where `metric` is diagonal."""
+
+    def norms(self, z: PyTree, recipe_of: Callable[[int], Recipe | None]) -> Any:
+        """What `prox` takes as a third argument, if that saves it from keeping z in memory; None: nothing.
+
+        `recipe_of(k)` says how the k-th array of z, of which only shapes are looked at, and its step come about.
+        """
+        del z, recipe_of
+        return None
 
     def __repr__(self) -> str:
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}

@@ -14,8 +14,10 @@ from jax.sharding import AxisType, auto_axes
 from jaxtyping import Array, Int, PyTree
 
 from ..penalties._base import Penalty
+from ..prox import Recipe
 from ._checks import check_direction, check_fits, check_penalty, check_rate, plain
 from ._metrics import has_one_per_coordinate, resolve
+from ._recipes import Recipes
 
 
 class ProximalState(NamedTuple):
@@ -169,23 +171,37 @@ def proximal_after(
                 "a proximal step needs params: call tx.update(grads, state, params), with the params that "
                 "the update will be added to."
             )
-        moves, inner = move.update(updates, state.inner, params, **extra_args)
         now = number(at(learning_rate, state.count), "learning_rate")
         rate, rate_state = rates.update(now, state.rate)
         step = jnp.asarray(rate) * number(at(strength, state.count), "strength")
+        moves, inner = move.update(updates, state.inner, params, **extra_args)
         if pen is not None:
-            moves = after_prox(pen, moves, params, _divide(step, metric(inner, params), pen, moves))
+            steps = _divide(step, metric(inner, params), pen, moves)
+
+            def again(updates: PyTree, inner: PyTree, params: PyTree) -> tuple[list, PyTree]:
+                moves, inner = move.update(updates, inner, params, **extra_args)
+                return _pairs(moves, params, _divide(step, metric(inner, params), pen, moves)), inner
+
+            recipes = Recipes(again, (updates, state.inner, params), inner)
+            moves = after_prox(pen, moves, params, steps, recipes)
         return moves, ProximalState(increment(state.count), inner, rate_state)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def after_prox(penalty: Penalty, moves: PyTree, params: PyTree, step: Any) -> PyTree:
+def after_prox(
+    penalty: Penalty, moves: PyTree, params: PyTree, step: Any, recipes: Recipes
+) -> PyTree:
     """Updates to prox(params + moves), and the moves themselves where the prox changes nothing."""
     leaves, tree = jax.tree.flatten(moves, is_leaf=is_none)
     old = _old(leaves, tree, params)
     there = [_there(p, u) for p, u in zip(old, leaves, strict=True)]
-    new = tree.flatten_up_to(_prox(penalty, tree.unflatten(there), step))
+    points = [p for p in old if p is not None]
+
+    def recipe_of(index: int) -> Recipe | None:
+        return recipes.of(index, near=points[index])
+
+    new = tree.flatten_up_to(_prox(penalty, tree.unflatten(there), step, recipe_of))
     out = [
         u if z is x else _to(x, z, u, p) for u, p, z, x in zip(leaves, old, there, new, strict=True)
     ]
@@ -208,14 +224,21 @@ def arrive(
     return tree.unflatten(out)
 
 
-def _prox(penalty: Penalty, there: PyTree, step: Any) -> PyTree:
+def _prox(
+    penalty: Penalty,
+    there: PyTree,
+    step: Any,
+    recipe_of: Callable[[int], Recipe | None] | None = None,
+) -> PyTree:
     """The prox; where axes of a mesh are explicit, the compiler places what it needs within."""
     shardings = jax.tree.map(lambda z: jax.typeof(z).sharding, there)
     meshes = [sharding.mesh for sharding in jax.tree.leaves(shardings)]
-    if not any(AxisType.Explicit in mesh.axis_types for mesh in meshes):
-        return penalty.prox(there, step)
-    placed: Any = auto_axes(penalty.prox, out_sharding=shardings)
-    return placed(there, step)
+    if any(AxisType.Explicit in mesh.axis_types for mesh in meshes):
+        placed: Any = auto_axes(penalty.prox, out_sharding=shardings)
+        return placed(there, step)
+    is_compiled = any(isinstance(z, Tracer) for z in jax.tree.leaves(there))
+    norms = penalty.norms(there, recipe_of) if recipe_of and is_compiled else None
+    return penalty.prox(there, step) if norms is None else penalty.prox(there, step, norms)
 
 
 def increment(count: Array) -> Array:
@@ -268,6 +291,15 @@ def _old(leaves: list, tree: Any, params: PyTree) -> list:
 
 def _there(old: Array | None, move: Any) -> Array | None:
     return None if old is None else (old + move).astype(old.dtype)
+
+
+def _pairs(moves: PyTree, params: PyTree, steps: Any) -> list[tuple[Array, Any]]:
+    """Where each move leads, with its step."""
+    leaves, tree = jax.tree.flatten(moves, is_leaf=is_none)
+    old = _old(leaves, tree, params)
+    there = [_there(p, u) for p, u in zip(old, leaves, strict=True) if p is not None]
+    each = [steps] * len(there) if _is_number(steps) else jax.tree.leaves(steps)
+    return list(zip(there, each, strict=True))
 
 
 def _divide(step: Array, metric: Any, penalty: Penalty, moves: PyTree) -> Any:

@@ -6,7 +6,7 @@ import functools
 import math
 import operator
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
@@ -84,18 +84,28 @@ class ChannelL1(Penalty):
         leaves = jax.tree.leaves(x)
         return total(jnp.asarray(self._lam(), z.dtype) * norms(self._rows(z)) for z in leaves)
 
-    def prox(self, z: PyTree, step: Any = 1.0) -> PyTree:
+    def prox(self, z: PyTree, step: Any = 1.0, norms: Any = None) -> PyTree:
         leaves, tree = jax.tree.flatten(z)
-        out = [self._leaf(x, s) for x, s in zip(leaves, _steps(step, tree), strict=True)]
-        return tree.unflatten(out)
+        norms = norms or [None] * len(leaves)
+        return tree.unflatten(map(self._leaf, leaves, _steps(step, tree), norms))
 
-    def _leaf(self, z: Array, step: Any) -> Array:
+    def _leaf(self, z: Array, step: Any, norms: Array | None) -> Array:
         self._check(z)
         if not z.size:
             return z
-        weight = (z.size // z.shape[self.axis]) ** 0.5
+        return prox.prox_channels(z, self._price(z), step, self.axis, norms)
+
+    def norms(self, z: PyTree, recipe_of: Callable[[int], prox.Recipe | None]) -> Any:
+        return [self._norms(x, recipe_of(k)) for k, x in enumerate(jax.tree.leaves(z))]
+
+    def _norms(self, z: Array, recipe: prox.Recipe | None) -> Array | None:
+        if recipe is None or not z.size:
+            return None
+        return prox.channel_norms(z, recipe, self._price(z), self.axis)
+
+    def _price(self, z: Array) -> Array:
         lam = jnp.asarray(self._lam(), jnp.promote_types(z.dtype, jnp.float32))
-        return prox.prox_channels(z, lam * weight, step, self.axis)
+        return lam * (z.size // z.shape[self.axis]) ** 0.5
 
 
 class Selection(Penalty):
@@ -125,8 +135,11 @@ class Selection(Penalty):
     def value(self, x: PyTree) -> Array:
         return Selections((self,)).value(x)
 
-    def prox(self, z: PyTree, step: Any = 1.0) -> PyTree:
-        return Selections((self,)).prox(z, step)
+    def prox(self, z: PyTree, step: Any = 1.0, norms: Any = None) -> PyTree:
+        return Selections((self,)).prox(z, step, norms)
+
+    def norms(self, z: PyTree, recipe_of: Callable[[int], prox.Recipe | None]) -> Any:
+        return Selections((self,)).norms(z, recipe_of)
 
     def matched(self, entries: list[_Entry]) -> list[list[tuple[int, int | None]]]:
         """The leaves of each block, as (index, axis of the groups); an error where nothing matches."""
@@ -177,20 +190,43 @@ class Selections(Penalty):
             for pen, pairs in self._owners(entries)
         ]
 
-    def prox(self, z: PyTree, step: Any = 1.0) -> PyTree:
+    def prox(self, z: PyTree, step: Any = 1.0, norms: Any = None) -> PyTree:
         leaves, tree = jax.tree.flatten(z)
         entries = _entries(z)
         names = {e.place: e.path for e in entries}
         steps = _steps(step, tree)
-        for pen, pairs in self._owners(entries):
-            array = _join(pairs, leaves, names)
-            s = steps[pairs[0][0]]
-            if jnp.ndim(s):
-                like = {i: jnp.broadcast_to(steps[i], leaves[i].shape) for i, _ in pairs}
-                s = _join(pairs, like, names)
-            for index, leaf in _split(pen.prox(array, s), pairs, leaves):
+        owners = list(self._owners(entries))
+        for (pen, pairs), known in zip(owners, norms or [None] * len(owners), strict=True):
+            array, s = _join_both(pairs, leaves, steps, names)
+            new = pen.prox(array, s) if known is None else pen.prox(array, s, known)
+            for index, leaf in _split(new, pairs, leaves):
                 leaves[index] = leaf
         return tree.unflatten(leaves)
+
+    def norms(self, z: PyTree, recipe_of: Callable[[int], prox.Recipe | None]) -> Any:
+        leaves, entries = jax.tree.leaves(z), _entries(z)
+        names = {e.place: e.path for e in entries}
+
+        def joined(pairs: list) -> prox.Recipe | None:
+            recipes = {i: recipe_of(i) for i, _ in pairs}
+            if None in recipes.values():
+                return None
+
+            def make(inputs: dict, after: Any) -> tuple[Array, Any]:
+                made = {i: recipe.make(inputs[i], after) for i, recipe in recipes.items()}
+                arrays, steps = ({i: both[k] for i, both in made.items()} for k in (0, 1))
+                return _join_both(pairs, arrays, steps, names)
+
+            near = _join(pairs, {i: recipe.near for i, recipe in recipes.items()}, names)
+            return prox.Recipe({i: recipe.inputs for i, recipe in recipes.items()}, make, near)
+
+        return [
+            pen.norms(
+                jax.eval_shape(lambda arrays, pairs=pairs: _join(pairs, arrays, names), leaves),
+                lambda _, pairs=pairs: joined(pairs),
+            )
+            for pen, pairs in self._owners(entries)
+        ]
 
     def _owners(self, entries: list[_Entry]) -> Iterator[tuple[Penalty, list]]:
         taken: set[int] = set()
@@ -417,6 +453,15 @@ def _join(pairs: list, arrays: Any, names: Any) -> Array:
     if len(set(lengths.values())) > 1:
         raise ValueError(f"joined leaves must have one length along their axes, got {lengths}.")
     return jnp.concatenate([_flat(m) for m in moved], axis=1)
+
+
+def _join_both(pairs: list, arrays: Any, steps: Any, names: Any) -> tuple[Array, Any]:
+    """The array that a penalty sees, and its step: one number, or joined like it."""
+    step = steps[pairs[0][0]]
+    if jnp.ndim(step):
+        like = {i: jnp.broadcast_to(steps[i], arrays[i].shape) for i, _ in pairs}
+        step = _join(pairs, like, names)
+    return _join(pairs, arrays, names), step
 
 
 def _front(x: Array, axis: int | None, name: str) -> Array:

@@ -1,0 +1,88 @@
+"""How the arrays of a step come about, so that they can be made again rather than kept.
+
+An optimiser's move follows from the gradients, the parameters and the state that it leaves behind, all of
+which are in memory at the end of a step. To sum over the entries of a group before any of them is shrunk, it
+is cheaper to compute the moves twice than to write them to new memory and read them back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.extend.core import ClosedJaxpr, Literal, jaxpr_as_fun
+from jaxtyping import Array, PyTree
+
+from ..prox import Recipe
+
+
+class Recipes:
+    """A `Recipe` for each pair of arrays, a point and its step, that an optimiser computes.
+
+    `compute(gradients, state, params)` returns (pairs, the state after the step); `kept` is that state as
+    the optimiser returns it. Nothing is traced before a recipe is asked for.
+    """
+
+    def __init__(self, compute: Callable, arguments: tuple[PyTree, PyTree, PyTree], kept: PyTree):
+        self._compute, self._arguments, self._kept = compute, arguments, jax.tree.leaves(kept)
+        self._program: tuple[Any, list, dict] | None = None
+
+    def of(self, index: int, near: Array) -> Recipe | None:
+        """That of one of the pairs; None if it follows from arrays of the old state, which is overwritten."""
+        self._program = self._program or self._trace()
+        jaxpr, pairs, known = self._program
+        inputs, equations = _backwards(pairs[index], jaxpr.eqns, known)
+        if equations is None:
+            return None
+        part = jaxpr.replace(constvars=(), invars=inputs, outvars=pairs[index], eqns=equations)
+        compute = jaxpr_as_fun(ClosedJaxpr(part, ()))
+        return Recipe(
+            tuple(known[v] for v in inputs),
+            lambda values, after: tuple(compute(*_anew(values, after))),
+            near,
+        )
+
+    def _trace(self) -> tuple[Any, list, dict]:
+        """The program of a step, its pairs of variables, and the values of variables that stay in memory."""
+        leaves, tree = jax.tree.flatten(self._arguments)
+
+        def flat(*leaves: Any) -> tuple[list, list]:
+            pairs, state = self._compute(*tree.unflatten(leaves))
+            return jax.tree.leaves(state), [x for pair in pairs for x in pair]
+
+        closed = jax.make_jaxpr(flat)(*leaves)
+        jaxpr, kept = closed.jaxpr, self._kept
+        gradients, state, _ = (len(jax.tree.leaves(tree)) for tree in self._arguments)
+        known = dict(zip(jaxpr.constvars, closed.consts, strict=True))
+        for k, (variable, value) in enumerate(zip(jaxpr.invars, leaves, strict=True)):
+            if not gradients <= k < gradients + state or jax.numpy.ndim(value) == 0:
+                known[variable] = value
+        for variable, value in zip(jaxpr.outvars, kept, strict=False):
+            if not isinstance(variable, Literal):
+                known[variable] = value
+        flat_pairs = jaxpr.outvars[len(kept) :]
+        return jaxpr, list(zip(flat_pairs[::2], flat_pairs[1::2], strict=True)), known
+
+
+def _backwards(outputs: tuple, equations: list, known: dict) -> tuple[list, list | None]:
+    """The known variables that outputs follow from, and by which equations; None if not from these alone."""
+    wanted, inputs, steps = set(), {}, []
+
+    def want(variables: Any) -> None:
+        for v in variables:
+            if not isinstance(v, Literal):
+                inputs.update({v: None}) if v in known else wanted.add(v)
+
+    want(outputs)
+    for equation in reversed(equations):
+        if not wanted.isdisjoint(equation.outvars):
+            wanted.difference_update(equation.outvars)
+            steps.append(equation)
+            want(equation.invars)
+    return list(inputs), None if wanted else steps[::-1]
+
+
+def _anew(values: tuple, after: Any) -> tuple:
+    """The same values, of which the compiler does not know that it has computed with them before."""
+    return jax.lax.optimization_barrier((values, after))[0]
