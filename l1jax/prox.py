@@ -24,7 +24,7 @@ from ._groups import Groups
 
 _NEWTON_STEPS = {4: 14, 8: 18}  # at most, by bytes of the dtype; see `_roots`
 _LARGE = 2**17  # entries from which sums over channels are worth a loop of their own
-_FOLDS = (5, 8, 6, 10, 7, 9, 4, 3)  # into how many parts; from about 16 on XLA writes a slow loop
+_FOLDS = (10, 8, 9, 7, 6, 5, 4, 3)
 
 
 def prox_l1(x: PyTree, lam: Any, step: Any = 1.0, weights: Any = None) -> PyTree:
@@ -345,21 +345,21 @@ def prox_channels(z: Array, prices: Any, step: Any, axis: int, norms: Array | No
     `norms`: what `channel_norms` returns, if it was called for the same z and step before.
     """
     dtype, z, groups = z.dtype, _wide(z), _channels(z, axis)
-    prices = groups.prices(prices, z, z.dtype)
+    prices = groups.prices(prices, z)
     return _shrink(z, prices, _per_row(step, z), groups, norms).astype(dtype)
 
 
-def channel_norms(z: Array, recipe: Recipe, prices: Any, axis: int) -> Array:
-    """The norm that `prox_channels` leaves of each index of an axis; of z only the shape is looked at."""
-    groups = _channels(z, axis)
-    dtype = jnp.promote_types(z.dtype, jnp.float32)
+def channel_norms(z: Array, step: Any, recipe: Recipe, prices: Any, axis: int) -> Array:
+    """The norm that `prox_channels` leaves of each index of an axis, from the recipe of z and step."""
+    groups, z = _channels(z, axis), _wide(z)
+    steps = _per_row(step, z)
 
     def make(inputs: Any, after: Any) -> tuple[Array, Array]:
-        z, step = recipe.make(inputs, after)
-        z = _wide(z)
-        return z, _per_row(step, z)
+        again, step = recipe.make(inputs, after)
+        return again.astype(z.dtype), _per_row(step, z)
 
-    return _norms(Recipe(recipe.inputs, make, recipe.near), groups.prices(prices, z, dtype), groups)
+    wide = Recipe(recipe.inputs, make, recipe.near)
+    return _norms(z, steps, wide, groups.prices(prices, z), groups)
 
 
 class _Rows(NamedTuple):
@@ -386,23 +386,27 @@ class _Channels(NamedTuple):
 
     others: tuple[int, ...]
 
-    def prices(self, prices: Any, z: Array, dtype: Any) -> Array:
+    def prices(self, prices: Any, z: Array) -> Array:
         shape = [1 if k in self.others else n for k, n in enumerate(z.shape)]
-        return jnp.broadcast_to(jnp.asarray(prices, dtype), shape)
+        return jnp.broadcast_to(jnp.asarray(prices, z.dtype), shape)
 
     def totals(self, sums: tuple, maxima: tuple = ()) -> tuple[list, list]:
         """The sums and the maxima of several arrays over each group: on a CPU in one pass over them."""
 
+        split = _split(sums[0].shape, self.others) if sums[0].size >= _LARGE else None
+
         def one_by_one(sums: tuple, maxima: tuple) -> tuple[list, list]:
             return [self.sum(x) for x in sums], [self.max(x) for x in maxima]
 
-        def folded(sums: tuple, maxima: tuple) -> tuple[list, list]:
-            return one_by_one(*_fold(sums, maxima, *split))
-
-        split = _split(sums[0].shape, self.others) if sums[0].size >= _LARGE else None
         if split is None:
             return one_by_one(sums, maxima)
-        return jax.lax.platform_dependent(sums, maxima, cpu=folded, default=one_by_one)
+        axis, parts = split
+        return jax.lax.platform_dependent(
+            sums,
+            maxima,
+            cpu=lambda sums, maxima: one_by_one(*_fold(sums, maxima, axis, parts)),
+            default=one_by_one,
+        )
 
     def sum(self, x: Array) -> Array:
         return jnp.sum(x, self.others, keepdims=True)
@@ -458,7 +462,8 @@ def _shrink(
 ) -> Array:
     """z·θ/(θ + price·step): the block soft threshold, with θ the norm of the result in each group."""
     if norms is None:
-        norms = _norms(Recipe((z, steps), lambda inputs, after: inputs), prices, groups)
+        recipe = Recipe((z, steps), lambda inputs, after: inputs)
+        norms = _norms(z, steps, recipe, prices, groups)
     # In units of θ, so that no square in a derivative overflows.
     unit = jax.lax.stop_gradient(jnp.where(norms > 0, norms, 1))
     theta, charge = groups.spread(norms / unit), groups.spread(prices / unit) * steps
@@ -468,49 +473,37 @@ def _shrink(
     return _positive_zeros(z * jnp.where(gone, 0, factors))
 
 
-def _norms(recipe: Recipe, prices: Array, groups: _Rows | _Channels) -> Array:
+def _norms(
+    z: Array, steps: Array, recipe: Recipe, prices: Array, groups: _Rows | _Channels
+) -> Array:
     """θ = ‖x_g‖ of the block soft threshold x, with the derivative of an implicit function.
 
-    It is 0 where Σ (z/charge)² ≤ 1, with charge = price·step, and else the root of Σ z²/(θ + charge)² = 1. Where
-    a group has one step for all, that is ‖z_g‖ − charge.
+    It is 0 where Σ (z/charge)² ≤ 1, with charge = price·step, and else the root of Σ z²/(θ + charge)² = 1.
+    Where a group has one step for all, that is ‖z_g‖ − charge. Values come from the recipe of z and steps,
+    derivatives from these themselves.
     """
-
-    def charged(inputs: Any, prices: Array, after: Any = None) -> tuple[Array, Array]:
-        z, steps = recipe.make(inputs, after)
-        return z, groups.spread(prices) * steps
-
-    def quick(inputs: Any, z: Array) -> Array:
-        """‖z_g‖ in one pass, unless its squares overflow or vanish."""
-        (square,), (peak,) = groups.totals((z**2,), (jnp.abs(z),))
-        limits = jnp.finfo(z.dtype)
-        unsure = (peak > 0) & ((peak < limits.tiny**0.4) | (peak > limits.max**0.4))
-
-        def careful() -> Array:
-            unit = jnp.where(unsure, peak, 1)
-            z = recipe.make(inputs, unit)[0] / groups.spread(unit)
-            return unit * jnp.sqrt(groups.sum(z**2))
-
-        return jax.lax.cond(jnp.any(unsure), careful, lambda: jnp.sqrt(square))
+    limits = jnp.finfo(z.dtype)
 
     @jax.custom_jvp
-    def norms(inputs: Any, prices: Array, near: Array | None) -> Array:
-        z, steps = recipe.make(inputs, None)
-        if jnp.ndim(steps) == 0:
-            sizes = _euclid(z, groups) if near is None else quick(inputs, z)
-            charge = prices * steps
-            # A comparison decides, as a difference may be rounded otherwise where it is fused.
-            left = jnp.maximum(sizes - charge, jnp.finfo(z.dtype).tiny)
-            return _below_infinity(jnp.where(sizes <= charge, 0, left))
-        if near is None:
-            start = _euclid(z, groups)
+    def norms(z: Array, charge: Array, inputs: Any, near: Array | None, prices: Array) -> Array:
+        def charged(after: Any) -> tuple[Array, Array]:
+            z, steps = recipe.make(inputs, after)
+            return z, groups.spread(prices) * steps
+
+        if steps.ndim:
+            theta = _roots(charged, _start(charged, near, groups), groups)
         else:
-            start = jnp.sqrt(groups.sum(near.astype(z.dtype) ** 2))
-        return _below_infinity(_roots(lambda after: charged(inputs, prices, after), start, groups))
+            sizes = _euclid(charged, groups, near is not None)
+            one = prices * recipe.make(inputs, None)[1]
+            # A comparison decides, as a difference may be rounded otherwise where it is fused.
+            theta = jnp.where(sizes <= one, 0, jnp.maximum(sizes - one, limits.tiny))
+        # No norm above the largest number, which divided by itself is 1.
+        return jnp.where(jnp.isinf(theta), limits.max, theta)
 
     @norms.defjvp
     def _(primals: tuple, tangents: tuple) -> tuple:
         theta = norms(*primals)
-        (z, charge), (dz, dcharge) = jax.jvp(charged, primals[:2], tangents[:2])
+        (z, charge), (dz, dcharge) = primals[:2], tangents[:2]
         inverse = _inverse(groups.spread(theta) + charge)
         share = z * inverse
         move = groups.sum(share * inverse * (dz - share * dcharge))
@@ -518,7 +511,18 @@ def _norms(recipe: Recipe, prices: Array, groups: _Rows | _Channels) -> Array:
         there = (theta > 0) & (slope > 0)
         return theta, jnp.where(there, move / jnp.where(there, slope, 1), 0)
 
-    return norms(recipe.inputs, prices, recipe.near)
+    fixed = jax.lax.stop_gradient((recipe.inputs, recipe.near, prices))
+    return norms(z, groups.spread(prices) * steps, *fixed)
+
+
+def _start(
+    charged: Callable[[Any], tuple[Array, Array]], near: Array | None, groups: _Rows | _Channels
+) -> Array:
+    """Where to look for a root: at the norm of an array near z, if there is one, else of z."""
+    if near is None:
+        return _euclid(charged, groups, False)
+    wide = near.astype(jnp.promote_types(near.dtype, jnp.float32))
+    return jnp.sqrt(groups.sum(wide**2))
 
 
 def _roots(
@@ -540,41 +544,53 @@ def _roots(
         z, charge = charged(theta)
         inverse = 1 / jnp.maximum(groups.spread(theta) + charge, limits.tiny)
         squares = (z * inverse) ** 2
-        phi, third, fourth = groups.totals(
-            (squares, squares * inverse, squares * inverse**2)
-        )[0]
+        phi, third, fourth = groups.totals((squares, squares * inverse, squares * inverse**2))[0]
         is_zero = (theta == 0) & (phi <= 1)
         live = (phi > 0) & (third > 0)  # else θ is far too large
-        over = ~jnp.isfinite(third)  # or far too small
+        over = ~jnp.isfinite(third) | ((theta == 0) & (count == 0) & ~is_zero)  # or too small
         phi, third = (jnp.where(live & ~over, x, 1) for x in (phi, third))
-        move = jnp.where(live, (jnp.sqrt(phi) - 1) * phi / third, -theta)
+        excess = jnp.sqrt(phi) - 1
+        move = jnp.where(live, excess * phi / third, -theta)
         bend = 3 * jnp.maximum(fourth / third - third / phi, 0)  # −h″/h′
-        new = theta + move + bend * move**2 / 2
-        error = 4 * bend * jnp.abs(move) ** 3
-        is_last = is_zero | (live & ~over & (new > 0) & (4 * error <= limits.eps * new**2))
-        new = jnp.where(is_last, new, jnp.maximum(theta + move, 0))
+        bent = theta + move + bend * move**2 / 2
+        error, size = 4 * bend * jnp.abs(move) ** 3, jnp.abs(move)
+        is_close = (2 * size <= bent) & (4 * error <= limits.eps * bent**2)
+        is_close &= live & ~over
+        is_exact = live & ~over & (jnp.abs(excess) <= 4 * limits.eps)
+        new = jnp.where(is_close, bent, jnp.maximum(theta + move, 0))
         new = jnp.where(is_zero, 0, new)
         safe = jax.lax.cond(
             jnp.any(over), lambda: groups.max(jnp.abs(charged(theta)[0])), lambda: theta
         )
         new = jnp.where(over, safe, new)
         new = jnp.where(done, theta, new)
-        return count + 1, new, done | is_last | jnp.isnan(new)
+        return count + 1, new, done | is_zero | is_close | is_exact | jnp.isnan(new)
 
     start = jnp.where(jnp.isfinite(start), start, 0)
     return jax.lax.while_loop(moving, step, (0, start, jnp.zeros(start.shape, bool)))[1]
 
 
-def _euclid(z: Array, groups: _Rows | _Channels) -> Array:
-    """‖z_g‖, from squares in units of the largest entry, which do not overflow."""
-    peak = groups.max(jnp.abs(z))
-    peak = jnp.where((peak > 0) & jnp.isfinite(peak), peak, 1)
-    return peak * jnp.sqrt(groups.sum((z / groups.spread(peak)) ** 2))
+def _euclid(
+    charged: Callable[[Any], tuple[Array, Array]], groups: _Rows | _Channels, in_one_pass: bool
+) -> Array:
+    """‖z_g‖, from squares in units of the largest entry where others overflow or vanish.
 
+    In one pass, and a second where that is so; or in two at once, for code that runs both sides of a condition.
+    """
+    z, _ = charged(None)
+    limits = jnp.finfo(z.dtype)
 
-def _below_infinity(theta: Array) -> Array:
-    """No norm above the largest number, which divided by itself is 1."""
-    return jnp.where(jnp.isinf(theta), jnp.finfo(theta.dtype).max, theta)
+    def scaled(peak: Array, z: Array) -> Array:
+        unit = jnp.where((peak > 0) & jnp.isfinite(peak), peak, 1)
+        return unit * jnp.sqrt(groups.sum((z / groups.spread(unit)) ** 2))
+
+    if not in_one_pass:
+        return scaled(groups.max(jnp.abs(z)), z)
+    (square,), (peak,) = groups.totals((z**2,), (jnp.abs(z),))
+    unsure = (peak > 0) & ((peak < limits.tiny**0.4) | (peak > limits.max**0.4))
+    return jax.lax.cond(
+        jnp.any(unsure), lambda: scaled(peak, charged(peak)[0]), lambda: jnp.sqrt(square)
+    )
 
 
 def _inverse(x: Array) -> Array:

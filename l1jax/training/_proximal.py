@@ -180,7 +180,9 @@ def proximal_after(
 
             def again(updates: PyTree, inner: PyTree, params: PyTree) -> tuple[list, PyTree]:
                 moves, inner = move.update(updates, inner, params, **extra_args)
-                return _pairs(moves, params, _divide(step, metric(inner, params), pen, moves)), inner
+                return _pairs(
+                    moves, params, _divide(step, metric(inner, params), pen, moves)
+                ), inner
 
             recipes = Recipes(again, (updates, state.inner, params), inner)
             moves = after_prox(pen, moves, params, steps, recipes)
@@ -237,8 +239,8 @@ def _prox(
         placed: Any = auto_axes(penalty.prox, out_sharding=shardings)
         return placed(there, step)
     is_compiled = any(isinstance(z, Tracer) for z in jax.tree.leaves(there))
-    norms = penalty.norms(there, recipe_of) if recipe_of and is_compiled else None
-    return penalty.prox(there, step) if norms is None else penalty.prox(there, step, norms)
+    norms = penalty.norms(there, step, recipe_of) if recipe_of and is_compiled else None
+    return penalty.prox_given(there, step, norms)
 
 
 def increment(count: Array) -> Array:
@@ -297,7 +299,7 @@ def _pairs(moves: PyTree, params: PyTree, steps: Any) -> list[tuple[Array, Any]]
     """Where each move leads, with its step."""
     leaves, tree = jax.tree.flatten(moves, is_leaf=is_none)
     old = _old(leaves, tree, params)
-    there = [_there(p, u) for p, u in zip(old, leaves, strict=True) if p is not None]
+    there = [x for x in map(_there, old, leaves) if x is not None]
     each = [steps] * len(there) if _is_number(steps) else jax.tree.leaves(steps)
     return list(zip(there, each, strict=True))
 

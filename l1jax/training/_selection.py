@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, PyTree
 
 from .. import prox
 from ..penalties._base import Penalty, strength_leaf, total
+from ..prox import Recipe
 from ._checks import check_penalty
 
 _SHOWN = 20
@@ -84,7 +85,10 @@ class ChannelL1(Penalty):
         leaves = jax.tree.leaves(x)
         return total(jnp.asarray(self._lam(), z.dtype) * norms(self._rows(z)) for z in leaves)
 
-    def prox(self, z: PyTree, step: Any = 1.0, norms: Any = None) -> PyTree:
+    def prox(self, z: PyTree, step: Any = 1.0) -> PyTree:
+        return self.prox_given(z, step, None)
+
+    def prox_given(self, z: PyTree, step: Any, norms: Any) -> PyTree:
         leaves, tree = jax.tree.flatten(z)
         norms = norms or [None] * len(leaves)
         return tree.unflatten(map(self._leaf, leaves, _steps(step, tree), norms))
@@ -95,13 +99,15 @@ class ChannelL1(Penalty):
             return z
         return prox.prox_channels(z, self._price(z), step, self.axis, norms)
 
-    def norms(self, z: PyTree, recipe_of: Callable[[int], prox.Recipe | None]) -> Any:
-        return [self._norms(x, recipe_of(k)) for k, x in enumerate(jax.tree.leaves(z))]
+    def norms(self, z: PyTree, step: Any, recipe_of: Callable[[int], Recipe | None]) -> Any:
+        leaves, tree = jax.tree.flatten(z)
+        recipes = [recipe_of(k) for k in range(len(leaves))]
+        return list(map(self._norms, leaves, _steps(step, tree), recipes))
 
-    def _norms(self, z: Array, recipe: prox.Recipe | None) -> Array | None:
+    def _norms(self, z: Array, step: Any, recipe: Recipe | None) -> Array | None:
         if recipe is None or not z.size:
             return None
-        return prox.channel_norms(z, recipe, self._price(z), self.axis)
+        return prox.channel_norms(z, step, recipe, self._price(z), self.axis)
 
     def _price(self, z: Array) -> Array:
         lam = jnp.asarray(self._lam(), jnp.promote_types(z.dtype, jnp.float32))
@@ -135,11 +141,14 @@ class Selection(Penalty):
     def value(self, x: PyTree) -> Array:
         return Selections((self,)).value(x)
 
-    def prox(self, z: PyTree, step: Any = 1.0, norms: Any = None) -> PyTree:
-        return Selections((self,)).prox(z, step, norms)
+    def prox(self, z: PyTree, step: Any = 1.0) -> PyTree:
+        return Selections((self,)).prox(z, step)
 
-    def norms(self, z: PyTree, recipe_of: Callable[[int], prox.Recipe | None]) -> Any:
-        return Selections((self,)).norms(z, recipe_of)
+    def prox_given(self, z: PyTree, step: Any, norms: Any) -> PyTree:
+        return Selections((self,)).prox_given(z, step, norms)
+
+    def norms(self, z: PyTree, step: Any, recipe_of: Callable[[int], Recipe | None]) -> Any:
+        return Selections((self,)).norms(z, step, recipe_of)
 
     def matched(self, entries: list[_Entry]) -> list[list[tuple[int, int | None]]]:
         """The leaves of each block, as (index, axis of the groups); an error where nothing matches."""
@@ -190,7 +199,10 @@ class Selections(Penalty):
             for pen, pairs in self._owners(entries)
         ]
 
-    def prox(self, z: PyTree, step: Any = 1.0, norms: Any = None) -> PyTree:
+    def prox(self, z: PyTree, step: Any = 1.0) -> PyTree:
+        return self.prox_given(z, step, None)
+
+    def prox_given(self, z: PyTree, step: Any, norms: Any) -> PyTree:
         leaves, tree = jax.tree.flatten(z)
         entries = _entries(z)
         names = {e.place: e.path for e in entries}
@@ -198,18 +210,20 @@ class Selections(Penalty):
         owners = list(self._owners(entries))
         for (pen, pairs), known in zip(owners, norms or [None] * len(owners), strict=True):
             array, s = _join_both(pairs, leaves, steps, names)
-            new = pen.prox(array, s) if known is None else pen.prox(array, s, known)
-            for index, leaf in _split(new, pairs, leaves):
+            for index, leaf in _split(pen.prox_given(array, s, known), pairs, leaves):
                 leaves[index] = leaf
         return tree.unflatten(leaves)
 
-    def norms(self, z: PyTree, recipe_of: Callable[[int], prox.Recipe | None]) -> Any:
-        leaves, entries = jax.tree.leaves(z), _entries(z)
+    def norms(self, z: PyTree, step: Any, recipe_of: Callable[[int], Recipe | None]) -> Any:
+        leaves, tree = jax.tree.flatten(z)
+        entries = _entries(z)
         names = {e.place: e.path for e in entries}
+        steps = _steps(step, tree)
 
-        def joined(pairs: list) -> prox.Recipe | None:
-            recipes = {i: recipe_of(i) for i, _ in pairs}
-            if None in recipes.values():
+        def joined(pairs: list) -> Recipe | None:
+            found = {i: recipe_of(i) for i, _ in pairs}
+            recipes = {i: recipe for i, recipe in found.items() if recipe is not None}
+            if len(recipes) < len(found):
                 return None
 
             def make(inputs: dict, after: Any) -> tuple[Array, Any]:
@@ -218,12 +232,11 @@ class Selections(Penalty):
                 return _join_both(pairs, arrays, steps, names)
 
             near = _join(pairs, {i: recipe.near for i, recipe in recipes.items()}, names)
-            return prox.Recipe({i: recipe.inputs for i, recipe in recipes.items()}, make, near)
+            return Recipe({i: recipe.inputs for i, recipe in recipes.items()}, make, near)
 
         return [
             pen.norms(
-                jax.eval_shape(lambda arrays, pairs=pairs: _join(pairs, arrays, names), leaves),
-                lambda _, pairs=pairs: joined(pairs),
+                *_join_both(pairs, leaves, steps, names), lambda _, pairs=pairs: joined(pairs)
             )
             for pen, pairs in self._owners(entries)
         ]
