@@ -9,7 +9,7 @@ are exact and positive, NaN stays NaN, derivatives are finite.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -392,7 +392,6 @@ class _Channels(NamedTuple):
 
     def totals(self, sums: tuple, maxima: tuple = ()) -> tuple[list, list]:
         """The sums and the maxima of several arrays over each group: on a CPU in one pass over them."""
-
         split = _split(sums[0].shape, self.others) if sums[0].size >= _LARGE else None
 
         def one_by_one(sums: tuple, maxima: tuple) -> tuple[list, list]:
@@ -424,8 +423,8 @@ def _channels(z: Array, axis: int) -> _Channels:
 
 def _split(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[int, int] | None:
     """An axis to fold, and into how many parts: not the last one if another will do."""
-    for axis in sorted(axes, key=lambda k: k == len(shape) - 1):
-        for parts in _FOLDS:
+    for parts in _FOLDS:
+        for axis in sorted(axes, key=lambda k: k == len(shape) - 1):
             if shape[axis] % parts == 0:
                 return axis, parts
     return None
@@ -444,7 +443,7 @@ def _fold(sums: tuple, maxima: tuple, axis: int, parts: int) -> tuple[tuple, tup
         pair = (parts, n) if is_last else (n, parts)
         return x.reshape(*x.shape[:axis], *pair, *x.shape[axis + 1 :])
 
-    def combine(a: tuple, b: tuple) -> tuple:
+    def combine(a: Sequence, b: Sequence) -> tuple:
         pairs = list(zip(a, b, strict=True))
         added = [x + y for x, y in pairs[: len(sums)]]
         return (*added, *(jnp.maximum(x, y) for x, y in pairs[len(sums) :]))

@@ -202,6 +202,21 @@ def test_a_step_passes_once_over_groups_that_are_far_from_zero(monkeypatch):
         assert set(counts) <= passes and len(counts) == 2
 
 
+@pytest.mark.parametrize("shape", [(600, 300), (300, 602), (131101, 1), (1, 131101), (7, 32, 600)])
+def test_sums_over_channels_are_those_of_numpy_however_they_are_folded(shape):
+    """Also where no axis has a divisor, and along the last axis."""
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal((2, *shape))
+    for axis in range(len(shape)):
+        others = tuple(k for k in range(len(shape)) if k != axis)
+        (one, two), (top,) = jax.jit(lambda a, b, o=others: prox._Channels(o).totals((a, b), (a,)))(
+            a, b
+        )
+        np.testing.assert_allclose(one, a.sum(others, keepdims=True), atol=1e-9)
+        np.testing.assert_allclose(two, b.sum(others, keepdims=True), atol=1e-9)
+        np.testing.assert_array_equal(top, a.max(others, keepdims=True))
+
+
 MEMORY = """
 import jax, jax.numpy as jnp, optax, l1jax
 for make in (l1jax.prox_sgd, l1jax.prox_adam, l1jax.prox_adamw, l1jax.prox_rmsprop):
