@@ -22,7 +22,7 @@ from jaxtyping import Array, PyTree
 
 from ._groups import Groups
 
-_NEWTON_STEPS = {4: 14, 8: 18}  # at most, by bytes of the dtype; see `_roots`
+_NEWTON_STEPS = 40  # at most; from a norm that is one step old one or two are usual
 _LARGE = 2**17  # entries from which sums over channels are worth a loop of their own
 _FOLDS = (10, 8, 9, 7, 6, 5, 4, 3)
 
@@ -327,11 +327,11 @@ def _sparse_group(
 
 
 class Recipe(NamedTuple):
-    """How z and its steps come about: `make(inputs)`, to be made anew where they are used.
+    """How z and its steps come about, to be made anew where they are used.
 
     Where a sum over z is followed by work on each entry, XLA keeps z in memory between the two. That is dear
     where z is as large as the parameters of a network and follows from what is in memory anyway.
-    `make(inputs, after)` makes them again once `after` is known; `near` is an array close to z.
+    `make(inputs, after)` makes both again, once `after` is known; `near` is an array close to z.
     """
 
     inputs: Any
@@ -392,7 +392,7 @@ class _Channels(NamedTuple):
 
     def totals(self, sums: tuple, maxima: tuple = ()) -> tuple[list, list]:
         """The sums and the maxima of several arrays over each group: on a CPU in one pass over them."""
-        split = _split(sums[0].shape, self.others) if sums[0].size >= _LARGE else None
+        split = _divisor(sums[0].shape, self.others) if sums[0].size >= _LARGE else None
 
         def one_by_one(sums: tuple, maxima: tuple) -> tuple[list, list]:
             return [self.sum(x) for x in sums], [self.max(x) for x in maxima]
@@ -421,7 +421,7 @@ def _channels(z: Array, axis: int) -> _Channels:
     return _Channels(tuple(k for k in range(z.ndim) if k != axis % z.ndim))
 
 
-def _split(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[int, int] | None:
+def _divisor(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[int, int] | None:
     """An axis to fold, and into how many parts: not the last one if another will do."""
     for parts in _FOLDS:
         for axis in sorted(axes, key=lambda k: k == len(shape) - 1):
@@ -466,10 +466,12 @@ def _shrink(
     # In units of θ, so that no square in a derivative overflows.
     unit = jax.lax.stop_gradient(jnp.where(norms > 0, norms, 1))
     theta, charge = groups.spread(norms / unit), groups.spread(prices / unit) * steps
+    # What is not charged stays, also beside entries that are not numbers.
+    theta = jnp.where(jnp.isnan(theta) & (charge == 0), 1, theta)
     gone = (theta == 0) & (charge > 0)
     total = theta + jnp.where(gone, 0, charge)
     factors = jnp.where(total == 0, 1, theta / jnp.where(total == 0, 1, total))
-    return _positive_zeros(z * jnp.where(gone, 0, factors))
+    return _positive_zeros(jnp.where(gone, 0, z * factors))
 
 
 def _norms(
@@ -530,13 +532,14 @@ def _roots(
     """The root θ ≥ 0 of φ(θ) = Σ z²/(θ + charge)² = 1 in each group, 0 where φ(0) ≤ 1.
 
     Newton on h = φ^(−1/2) = 1, and to second order once that is exact to rounding. As h is concave and
-    increasing, a step ends on the left of the root, and none from there passes it. All charges alike, or small
-    ones, make h a straight line.
+    increasing, no step from the left of the root passes it, and one from the right ends on its left. Where that
+    is below zero, or numbers overflow, max(|z| − charge) is on the left too, and from there on none does.
+    All charges alike, or small ones, make h a straight line.
     """
     limits = jnp.finfo(start.dtype)
 
     def moving(state: tuple) -> Array:
-        return (state[0] < _NEWTON_STEPS[limits.bits // 8]) & jnp.any(~state[2])
+        return (state[0] < _NEWTON_STEPS) & jnp.any(~state[2])
 
     def step(state: tuple) -> tuple:
         count, theta, done = state
@@ -545,28 +548,33 @@ def _roots(
         squares = (z * inverse) ** 2
         phi, third, fourth = groups.totals((squares, squares * inverse, squares * inverse**2))[0]
         is_zero = (theta == 0) & (phi <= 1)
-        live = (phi > 0) & (third > 0)  # else θ is far too large
-        over = ~jnp.isfinite(third) | ((theta == 0) & (count == 0) & ~is_zero)  # or too small
-        phi, third = (jnp.where(live & ~over, x, 1) for x in (phi, third))
+        usable = (phi > 0) & (third > 0) & jnp.isfinite(third)
+        phi, third = (jnp.where(usable, x, 1) for x in (phi, third))
         excess = jnp.sqrt(phi) - 1
-        move = jnp.where(live, excess * phi / third, -theta)
+        move = excess * phi / third
         bend = 3 * jnp.maximum(fourth / third - third / phi, 0)  # −h″/h′
         bent = theta + move + bend * move**2 / 2
         error, size = 4 * bend * jnp.abs(move) ** 3, jnp.abs(move)
-        is_close = (2 * size <= bent) & (4 * error <= limits.eps * bent**2)
-        is_close &= live & ~over
-        is_exact = live & ~over & (jnp.abs(excess) <= 4 * limits.eps)
-        new = jnp.where(is_close, bent, jnp.maximum(theta + move, 0))
-        new = jnp.where(is_zero, 0, new)
-        safe = jax.lax.cond(
-            jnp.any(over), lambda: groups.max(jnp.abs(charged(theta)[0])), lambda: theta
-        )
-        new = jnp.where(over, safe, new)
+        is_short = (2 * size <= theta + move) & (2 * bend * size <= 1)
+        is_close = usable & is_short & (4 * error <= limits.eps * bent**2)
+        is_exact = usable & (jnp.abs(excess) <= 4 * limits.eps)
+        lost = ~usable | (theta + move <= 0) | ((theta == 0) & (count == 0))
+        lost &= ~(is_zero | is_close | is_exact | done)
+
+        def left() -> Array:
+            z, charge = charged(lost)
+            # With a sum beside it XLA keeps none of both in memory.
+            (square,), (most,) = groups.totals((z**2,), (jnp.abs(z) - charge,))
+            return jnp.where(jnp.isnan(square), square, jnp.maximum(most, 0))
+
+        safe = jax.lax.cond(jnp.any(lost), left, lambda: theta)
+        new = jnp.where(is_close, bent, theta + move)
+        new = jnp.where(is_zero, 0, jnp.where(lost, safe, new))
         new = jnp.where(done, theta, new)
-        return count + 1, new, done | is_zero | is_close | is_exact | jnp.isnan(new)
+        return count + 1, new, done | is_zero | is_close | is_exact | ~jnp.isfinite(new)
 
     start = jnp.where(jnp.isfinite(start), start, 0)
-    return jax.lax.while_loop(moving, step, (0, start, jnp.zeros(start.shape, bool)))[1]
+    return jax.lax.while_loop(moving, step, (0, start, start < 0))[1]
 
 
 def _euclid(

@@ -4,6 +4,7 @@ import functools
 import subprocess
 import sys
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -260,3 +261,81 @@ def test_what_an_array_follows_from_is_found_or_is_said_to_be_gone():
     for found, expected in zip(recipe.make(recipe.inputs, None), pairs[0], strict=True):
         np.testing.assert_array_equal(found, expected)
     assert recipes.of(1, near=arguments[2]) is None  # the old sum is overwritten
+
+
+def test_charges_over_many_decades_shrink_as_their_root_says():
+    """An entry with a huge gradient is hardly charged: θ is far below its charges, or above most."""
+    params = jnp.array([[1e-4], [0.9]])
+    tx = l1jax.prox_adam(1e-5, l1jax.ChannelL1(1e-3 / 2**0.5, axis=-1))
+    for size in (1e2, 1e4, 1e6, 1e8):
+        grads = jnp.array([[size], [0.0]])
+        state = tx.init(params)
+        for update in (tx.update, jax.jit(tx.update)):
+            new = optax.apply_updates(params, update(grads, state, params)[0])[:, 0]
+            z = np.array([1e-4 - 1e-5, 0.9])
+            charge = 1e-3 * 1e-5 / (np.array([size, 0]) + 1e-8)
+            root = float(bisected(z, charge))
+            np.testing.assert_allclose(new, z * root / (root + charge), rtol=1e-6)
+
+
+@pytest.mark.parametrize("make", [l1jax.prox_sgd, l1jax.prox_adam])
+def test_at_strength_zero_what_is_no_number_harms_its_entry_alone(make):
+    params, grads = jnp.ones((4, 3)), jnp.ones((4, 3)).at[1, 1].set(jnp.nan)
+    tx = make(0.1, l1jax.ChannelL1(1.0, axis=-1), strength=0.0)
+    for update in (tx.update, jax.jit(tx.update)):
+        moves, _ = update(grads, tx.init(params), params)
+        np.testing.assert_array_equal(jnp.isnan(moves), jnp.isnan(grads))
+
+
+def test_a_prox_of_ones_own_is_the_one_that_is_taken():
+    class Mine(l1jax.ChannelL1):
+        def prox(self, z, step=1.0):
+            return jax.tree.map(jnp.zeros_like, z)
+
+    params = {"w": jnp.ones((4, 3))}
+    for pen in (Mine(1e-3), l1jax.on("w", Mine(1e-3))):
+        tx = l1jax.prox_sgd(0.1, pen)
+        u, _ = jax.jit(tx.update)(params, tx.init(params), params)
+        np.testing.assert_array_equal(u["w"], -params["w"])
+
+
+@pytest.mark.parametrize("make", [l1jax.prox_sgd, l1jax.prox_adam])
+def test_a_model_with_leaves_that_are_no_arrays_trains(make):
+    model = eqx.nn.MLP(3, 2, 8, 2, key=jax.random.key(0))
+    tx = make(0.1, l1jax.on("layers/*/weight", l1jax.ChannelL1(0.1, axis=0)))
+    state = tx.init(eqx.filter(model, eqx.is_array))
+    grads = eqx.filter_grad(lambda m: jnp.sum(m(jnp.ones(3)) ** 2))(model)
+    moves, _ = eqx.filter_jit(tx.update)(grads, state, model)
+    plain, _ = tx.update(grads, state, model)
+    for a, b in zip(*map(jax.tree.leaves, (moves, plain)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
+
+
+def test_only_work_on_each_entry_is_done_again():
+    """Not a norm of all gradients, which clipping takes, nor what calls back."""
+
+    def noted(x):
+        calls.append(1)
+        return x
+
+    def called(g, state, params=None):
+        shape = jax.ShapeDtypeStruct(g.shape, g.dtype)
+        return jax.pure_callback(noted, shape, g, vmap_method="sequential"), state
+
+    calls = []
+    callback = optax.GradientTransformation(lambda params: optax.EmptyState(), called)
+    params, grads = start()[0]["w"], start()[1]["w"]
+    for direction in (optax.clip_by_global_norm(1.0), callback):
+        tx = l1jax.proximal(0.1, l1jax.ChannelL1(LAM), direction, metric=lambda state, params: 1.0)
+        calls.clear()
+        one, _ = jax.jit(tx.update)(grads, tx.init(params), params)
+        jax.block_until_ready(one)
+        assert len(calls) == (direction is callback)
+        two, _ = tx.update(grads, tx.init(params), params)
+        np.testing.assert_allclose(one, two, rtol=1e-12, atol=1e-15)
+        recipes = Recipes(
+            lambda g, s, p: ([(p - direction.update(g, s, p)[0], 1.0)], s),
+            (grads, direction.init(params), params),
+            direction.init(params),
+        )
+        assert recipes.of(0, near=params) is None

@@ -94,16 +94,16 @@ class Penalty(eqx.Module):
     def prox(self, z: PyTree, step: Any = 1.0) -> PyTree:
         """argmin_x ½‖x − z‖²/step + R(x); `step` is a scalar, or like z where `metric` is diagonal."""
 
-    def norms(self, z: PyTree, step: Any, recipe_of: Callable[[int], Recipe | None]) -> Any:
-        """What `prox_given` needs of z, if knowing it saves z from being kept in memory; None: nothing.
+    def group_norms(self, z: PyTree, step: Any, recipe_of: Callable[[int], Recipe | None]) -> Any:
+        """What `prox_given_norms` needs of z, if knowing it saves z from being kept in memory; None: nothing.
 
         `recipe_of(k)` says how the k-th array of z and its step come about.
         """
         del z, step, recipe_of
         return None
 
-    def prox_given(self, z: PyTree, step: Any, norms: Any) -> PyTree:
-        """`prox`, where `norms` is what that method returned for the same z and step, or None."""
+    def prox_given_norms(self, z: PyTree, step: Any, norms: Any) -> PyTree:
+        """`prox`, where `norms` is what `group_norms` returned for the same z and step."""
         del norms
         return self.prox(z, step)
 

@@ -238,9 +238,15 @@ def _prox(
     if any(AxisType.Explicit in mesh.axis_types for mesh in meshes):
         placed: Any = auto_axes(penalty.prox, out_sharding=shardings)
         return placed(there, step)
-    is_compiled = any(isinstance(z, Tracer) for z in jax.tree.leaves(there))
-    norms = penalty.norms(there, step, recipe_of) if recipe_of and is_compiled else None
-    return penalty.prox_given(there, step, norms)
+    leaves = jax.tree.leaves(there)
+    is_compiled = any(isinstance(z, Tracer) for z in leaves)
+    is_mapped = any(getattr(jax.typeof(z), "vma", None) for z in leaves)  # in a shard_map
+    norms = None
+    if recipe_of and is_compiled and not is_mapped:
+        norms = penalty.group_norms(there, step, recipe_of)
+    return (
+        penalty.prox(there, step) if norms is None else penalty.prox_given_norms(there, step, norms)
+    )
 
 
 def increment(count: Array) -> Array:

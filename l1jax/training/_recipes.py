@@ -10,11 +10,57 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import equinox as eqx
 import jax
+import numpy as np
 from jax.extend.core import ClosedJaxpr, Literal, jaxpr_as_fun
 from jaxtyping import Array, PyTree
 
 from ..prox import Recipe
+
+_ENTRYWISE = {
+    *(
+        "abs",
+        "add",
+        "add_any",
+        "and",
+        "broadcast_in_dim",
+        "cbrt",
+        "clamp",
+        "convert_element_type",
+        "copy",
+    ),
+    *(
+        "div",
+        "eq",
+        "exp",
+        "expm1",
+        "ge",
+        "gt",
+        "integer_pow",
+        "is_finite",
+        "le",
+        "log",
+        "log1p",
+        "logistic",
+    ),
+    *(
+        "lt",
+        "max",
+        "min",
+        "mul",
+        "ne",
+        "neg",
+        "not",
+        "or",
+        "pow",
+        "reshape",
+        "rsqrt",
+        "select_n",
+        "sign",
+    ),
+    *("sqrt", "square", "squeeze", "stop_gradient", "sub", "tanh"),
+}
 
 
 class Recipes:
@@ -25,11 +71,15 @@ class Recipes:
     """
 
     def __init__(self, compute: Callable, arguments: tuple[PyTree, PyTree, PyTree], kept: PyTree):
-        self._compute, self._arguments, self._kept = compute, arguments, jax.tree.leaves(kept)
+        self._compute, self._arguments, self._kept = compute, arguments, _arrays(kept)
         self._program: tuple[Any, list, dict] | None = None
 
     def of(self, index: int, near: Array) -> Recipe | None:
-        """That of one of the pairs; None if it follows from arrays of the old state, which is overwritten."""
+        """That of one of the pairs; None if it takes more than work on each entry of what stays in memory.
+
+        Arrays of the old state are overwritten; sums, products of matrices, branches, callbacks and what
+        devices exchange are not to be done again.
+        """
         self._program = self._program or self._trace()
         jaxpr, pairs, known = self._program
         inputs, equations = _backwards(pairs[index], jaxpr.eqns, known)
@@ -45,18 +95,19 @@ class Recipes:
 
     def _trace(self) -> tuple[Any, list, dict]:
         """The program of a step, its pairs of variables, and the values of variables that stay in memory."""
-        leaves, tree = jax.tree.flatten(self._arguments)
+        arrays, others = eqx.partition(self._arguments, _is_array)
+        leaves, tree = jax.tree.flatten(arrays)
 
         def flat(*leaves: Any) -> tuple[list, list]:
-            pairs, state = self._compute(*tree.unflatten(leaves))
-            return jax.tree.leaves(state), [x for pair in pairs for x in pair]
+            pairs, state = self._compute(*eqx.combine(tree.unflatten(leaves), others))
+            return _arrays(state), [x for pair in pairs for x in pair]
 
         closed = jax.make_jaxpr(flat)(*leaves)
         jaxpr, kept = closed.jaxpr, self._kept
-        gradients, state, _ = (len(jax.tree.leaves(tree)) for tree in self._arguments)
+        gradients, state, _ = (len(_arrays(tree)) for tree in self._arguments)
         known = dict(zip(jaxpr.constvars, closed.consts, strict=True))
         for k, (variable, value) in enumerate(zip(jaxpr.invars, leaves, strict=True)):
-            if not gradients <= k < gradients + state or jax.numpy.ndim(value) == 0:
+            if not gradients <= k < gradients + state or np.ndim(value) == 0:
                 known[variable] = value
         for variable, value in zip(jaxpr.outvars, kept, strict=False):
             if not isinstance(variable, Literal):
@@ -77,10 +128,28 @@ def _backwards(outputs: tuple, equations: list, known: dict) -> tuple[list, list
     want(outputs)
     for equation in reversed(equations):
         if not wanted.isdisjoint(equation.outvars):
+            if not _is_entrywise(equation):
+                return [], None
             wanted.difference_update(equation.outvars)
             steps.append(equation)
             want(equation.invars)
     return list(inputs), None if wanted else steps[::-1]
+
+
+def _is_entrywise(equation: Any) -> bool:
+    """Whether it works on each entry by itself; jnp.where and its like are calls of such equations."""
+    inner = equation.params.get("jaxpr")
+    if equation.primitive.name in ("jit", "pjit") and inner is not None:
+        return all(map(_is_entrywise, inner.jaxpr.eqns))
+    return equation.primitive.name in _ENTRYWISE and not equation.effects
+
+
+def _arrays(tree: PyTree) -> list:
+    return [leaf for leaf in jax.tree.leaves(tree) if _is_array(leaf)]
+
+
+def _is_array(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array | np.ndarray | np.generic)
 
 
 def _anew(values: tuple, after: Any) -> tuple:

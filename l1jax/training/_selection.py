@@ -86,12 +86,12 @@ class ChannelL1(Penalty):
         return total(jnp.asarray(self._lam(), z.dtype) * norms(self._rows(z)) for z in leaves)
 
     def prox(self, z: PyTree, step: Any = 1.0) -> PyTree:
-        return self.prox_given(z, step, None)
+        return self.prox_given_norms(z, step, None)
 
-    def prox_given(self, z: PyTree, step: Any, norms: Any) -> PyTree:
+    def prox_given_norms(self, z: PyTree, step: Any, norms: Any) -> PyTree:
         leaves, tree = jax.tree.flatten(z)
-        norms = norms or [None] * len(leaves)
-        return tree.unflatten(map(self._leaf, leaves, _steps(step, tree), norms))
+        each = zip(leaves, _steps(step, tree), norms or [None] * len(leaves), strict=True)
+        return tree.unflatten([self._leaf(*one) for one in each])
 
     def _leaf(self, z: Array, step: Any, norms: Array | None) -> Array:
         self._check(z)
@@ -99,10 +99,13 @@ class ChannelL1(Penalty):
             return z
         return prox.prox_channels(z, self._price(z), step, self.axis, norms)
 
-    def norms(self, z: PyTree, step: Any, recipe_of: Callable[[int], Recipe | None]) -> Any:
+    def group_norms(self, z: PyTree, step: Any, recipe_of: Callable[[int], Recipe | None]) -> Any:
+        if type(self).prox is not ChannelL1.prox:
+            return None  # a prox of somebody's own
         leaves, tree = jax.tree.flatten(z)
         recipes = [recipe_of(k) for k in range(len(leaves))]
-        return list(map(self._norms, leaves, _steps(step, tree), recipes))
+        each = zip(leaves, _steps(step, tree), recipes, strict=True)
+        return [self._norms(*one) for one in each]
 
     def _norms(self, z: Array, step: Any, recipe: Recipe | None) -> Array | None:
         if recipe is None or not z.size:
@@ -144,11 +147,11 @@ class Selection(Penalty):
     def prox(self, z: PyTree, step: Any = 1.0) -> PyTree:
         return Selections((self,)).prox(z, step)
 
-    def prox_given(self, z: PyTree, step: Any, norms: Any) -> PyTree:
-        return Selections((self,)).prox_given(z, step, norms)
+    def prox_given_norms(self, z: PyTree, step: Any, norms: Any) -> PyTree:
+        return Selections((self,)).prox_given_norms(z, step, norms)
 
-    def norms(self, z: PyTree, step: Any, recipe_of: Callable[[int], Recipe | None]) -> Any:
-        return Selections((self,)).norms(z, step, recipe_of)
+    def group_norms(self, z: PyTree, step: Any, recipe_of: Callable[[int], Recipe | None]) -> Any:
+        return Selections((self,)).group_norms(z, step, recipe_of)
 
     def matched(self, entries: list[_Entry]) -> list[list[tuple[int, int | None]]]:
         """The leaves of each block, as (index, axis of the groups); an error where nothing matches."""
@@ -200,9 +203,9 @@ class Selections(Penalty):
         ]
 
     def prox(self, z: PyTree, step: Any = 1.0) -> PyTree:
-        return self.prox_given(z, step, None)
+        return self.prox_given_norms(z, step, None)
 
-    def prox_given(self, z: PyTree, step: Any, norms: Any) -> PyTree:
+    def prox_given_norms(self, z: PyTree, step: Any, norms: Any) -> PyTree:
         leaves, tree = jax.tree.flatten(z)
         entries = _entries(z)
         names = {e.place: e.path for e in entries}
@@ -210,11 +213,12 @@ class Selections(Penalty):
         owners = list(self._owners(entries))
         for (pen, pairs), known in zip(owners, norms or [None] * len(owners), strict=True):
             array, s = _join_both(pairs, leaves, steps, names)
-            for index, leaf in _split(pen.prox_given(array, s, known), pairs, leaves):
+            new = pen.prox(array, s) if known is None else pen.prox_given_norms(array, s, known)
+            for index, leaf in _split(new, pairs, leaves):
                 leaves[index] = leaf
         return tree.unflatten(leaves)
 
-    def norms(self, z: PyTree, step: Any, recipe_of: Callable[[int], Recipe | None]) -> Any:
+    def group_norms(self, z: PyTree, step: Any, recipe_of: Callable[[int], Recipe | None]) -> Any:
         leaves, tree = jax.tree.flatten(z)
         entries = _entries(z)
         names = {e.place: e.path for e in entries}
@@ -235,7 +239,7 @@ class Selections(Penalty):
             return Recipe({i: recipe.inputs for i, recipe in recipes.items()}, make, near)
 
         return [
-            pen.norms(
+            pen.group_norms(
                 *_join_both(pairs, leaves, steps, names), lambda _, pairs=pairs: joined(pairs)
             )
             for pen, pairs in self._owners(entries)
