@@ -334,7 +334,7 @@ def test_only_work_on_each_entry_is_done_again():
         two, _ = tx.update(grads, tx.init(params), params)
         np.testing.assert_allclose(one, two, rtol=1e-12, atol=1e-15)
         recipes = Recipes(
-            lambda g, s, p: ([(p - direction.update(g, s, p)[0], 1.0)], s),
+            lambda g, s, p, d=direction: ([(p - d.update(g, s, p)[0], 1.0)], s),
             (grads, direction.init(params), params),
             direction.init(params),
         )
