@@ -18,8 +18,9 @@ from jaxtyping import Array, PyTree
 
 from ..prox import Recipe
 
-_ENTRYWISE = {
-    *(
+# By the names that jax.make_jaxpr prints.
+_ENTRYWISE = frozenset(
+    [
         "abs",
         "add",
         "add_any",
@@ -29,8 +30,6 @@ _ENTRYWISE = {
         "clamp",
         "convert_element_type",
         "copy",
-    ),
-    *(
         "div",
         "eq",
         "exp",
@@ -43,8 +42,6 @@ _ENTRYWISE = {
         "log",
         "log1p",
         "logistic",
-    ),
-    *(
         "lt",
         "max",
         "min",
@@ -58,9 +55,14 @@ _ENTRYWISE = {
         "rsqrt",
         "select_n",
         "sign",
-    ),
-    *("sqrt", "square", "squeeze", "stop_gradient", "sub", "tanh"),
-}
+        "sqrt",
+        "square",
+        "squeeze",
+        "stop_gradient",
+        "sub",
+        "tanh",
+    ]
+)
 
 
 class Recipes:
