@@ -18,51 +18,13 @@ from jaxtyping import Array, PyTree
 
 from ..prox import Recipe
 
-# By the names that jax.make_jaxpr prints.
-_ENTRYWISE = frozenset(
-    [
-        "abs",
-        "add",
-        "add_any",
-        "and",
-        "broadcast_in_dim",
-        "cbrt",
-        "clamp",
-        "convert_element_type",
-        "copy",
-        "div",
-        "eq",
-        "exp",
-        "expm1",
-        "ge",
-        "gt",
-        "integer_pow",
-        "is_finite",
-        "le",
-        "log",
-        "log1p",
-        "logistic",
-        "lt",
-        "max",
-        "min",
-        "mul",
-        "ne",
-        "neg",
-        "not",
-        "or",
-        "pow",
-        "reshape",
-        "rsqrt",
-        "select_n",
-        "sign",
-        "sqrt",
-        "square",
-        "squeeze",
-        "stop_gradient",
-        "sub",
-        "tanh",
-    ]
-)
+# The primitives of JAX that work on each entry by itself.
+_NAMES = """
+abs add add_any and broadcast_in_dim cbrt clamp convert_element_type copy div eq exp expm1 ge gt integer_pow
+is_finite le log log1p logistic lt max min mul ne neg not or pow reshape rsqrt select_n sign sqrt square
+squeeze stop_gradient sub tanh
+"""
+_ENTRYWISE = frozenset(_NAMES.split())
 
 
 class Recipes:
