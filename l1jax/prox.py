@@ -9,8 +9,8 @@ are exact and positive, NaN stays NaN, derivatives are finite.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,11 +20,8 @@ from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
+from ._group_shrinkage import Recipe, Rows, channels, norms_left, shrink
 from ._groups import Groups
-
-_NEWTON_STEPS = 40  # at most; from a norm that is one step old one or two are usual
-_LARGE = 2**17  # entries from which sums over channels are worth a loop of their own
-_FOLDS = (10, 8, 9, 7, 6, 5, 4, 3)
 
 
 def prox_l1(x: PyTree, lam: Any, step: Any = 1.0, weights: Any = None) -> PyTree:
@@ -321,22 +318,9 @@ def _sparse_group(
     flat = soft.reshape(z.shape[0], -1)
     if steps.ndim:
         steps = jnp.broadcast_to(steps, z.shape).reshape(flat.shape)
-    out = _shrink(flat, group_price, steps, _Rows(groups)).reshape(z.shape)
+    out = _positive_zeros(shrink(flat, group_price, steps, Rows(groups))).reshape(z.shape)
     spread = groups.broadcast(excluded).reshape((-1,) + (1,) * (z.ndim - 1))
     return _exclude(out, spread, z).astype(dtype)
-
-
-class Recipe(NamedTuple):
-    """How z and its steps come about, to be made anew where they are used.
-
-    Where a sum over z is followed by work on each entry, XLA keeps z in memory between the two. That is dear
-    where z is as large as the parameters of a network and follows from what is in memory anyway.
-    `make(inputs, after)` makes both again, once `after` is known; `near` is an array close to z.
-    """
-
-    inputs: Any
-    make: Callable[[Any, Any], tuple[Array, Any]]
-    near: Array | None = None
 
 
 def prox_channels(z: Array, prices: Any, step: Any, axis: int, norms: Array | None = None) -> Array:
@@ -344,14 +328,15 @@ def prox_channels(z: Array, prices: Any, step: Any, axis: int, norms: Array | No
 
     `norms`: what `channel_norms` returns, if it was called for the same z and step before.
     """
-    dtype, z, groups = z.dtype, _wide(z), _channels(z, axis)
+    dtype, z, groups = z.dtype, _wide(z), channels(z, axis)
     prices = groups.prices(prices, z)
-    return _shrink(z, prices, _per_row(step, z), groups, norms).astype(dtype)
+    out = shrink(z, prices, _per_row(step, z), groups, norms)
+    return _positive_zeros(out).astype(dtype)
 
 
 def channel_norms(z: Array, step: Any, recipe: Recipe, prices: Any, axis: int) -> Array:
     """The norm that `prox_channels` leaves of each index of an axis, from the recipe of z and step."""
-    groups, z = _channels(z, axis), _wide(z)
+    groups, z = channels(z, axis), _wide(z)
     steps = _per_row(step, z)
 
     def make(inputs: Any, after: Any) -> tuple[Array, Array]:
@@ -359,249 +344,7 @@ def channel_norms(z: Array, step: Any, recipe: Recipe, prices: Any, axis: int) -
         return again.astype(z.dtype), _per_row(step, z)
 
     wide = Recipe(recipe.inputs, make, recipe.near)
-    return _norms(z, steps, wide, groups.prices(prices, z), groups)
-
-
-class _Rows(NamedTuple):
-    """Groups of the rows of a matrix: one value per group, (G,), is one per row, (p, 1)."""
-
-    groups: Groups
-
-    def totals(self, sums: tuple, maxima: tuple = ()) -> tuple[list, list]:
-        """The sums and the maxima of several arrays over each group."""
-        return [self.sum(x) for x in sums], [self.max(x) for x in maxima]
-
-    def sum(self, x: Array) -> Array:
-        return self.groups.sums(jnp.sum(x, axis=1))
-
-    def max(self, x: Array) -> Array:
-        return self.groups.maxima(jnp.max(x, axis=1))
-
-    def spread(self, per_group: Array) -> Array:
-        return self.groups.broadcast(per_group)[:, None]
-
-
-class _Channels(NamedTuple):
-    """One group for each index of an axis; `others` are the axes to sum over."""
-
-    others: tuple[int, ...]
-
-    def prices(self, prices: Any, z: Array) -> Array:
-        shape = [1 if k in self.others else n for k, n in enumerate(z.shape)]
-        return jnp.broadcast_to(jnp.asarray(prices, z.dtype), shape)
-
-    def totals(self, sums: tuple, maxima: tuple = ()) -> tuple[list, list]:
-        """The sums and the maxima of several arrays over each group: on a CPU in one pass over them."""
-        split = _divisor(sums[0].shape, self.others) if sums[0].size >= _LARGE else None
-
-        def one_by_one(sums: tuple, maxima: tuple) -> tuple[list, list]:
-            return [self.sum(x) for x in sums], [self.max(x) for x in maxima]
-
-        if split is None:
-            return one_by_one(sums, maxima)
-        axis, parts = split
-        return jax.lax.platform_dependent(
-            sums,
-            maxima,
-            cpu=lambda sums, maxima: one_by_one(*_fold(sums, maxima, axis, parts)),
-            default=one_by_one,
-        )
-
-    def sum(self, x: Array) -> Array:
-        return jnp.sum(x, self.others, keepdims=True)
-
-    def max(self, x: Array) -> Array:
-        return jnp.max(x, self.others, keepdims=True)
-
-    def spread(self, per_group: Array) -> Array:
-        return per_group
-
-
-def _channels(z: Array, axis: int) -> _Channels:
-    return _Channels(tuple(k for k in range(z.ndim) if k != axis % z.ndim))
-
-
-def _divisor(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[int, int] | None:
-    """An axis to fold, and into how many parts: not the last one if another will do."""
-    for parts in _FOLDS:
-        for axis in sorted(axes, key=lambda k: k == len(shape) - 1):
-            if shape[axis] % parts == 0:
-                return axis, parts
-    return None
-
-
-def _fold(sums: tuple, maxima: tuple, axis: int, parts: int) -> tuple[tuple, tuple]:
-    """Sums and maxima of a few entries along an axis each.
-
-    XLA makes one loop of it in which nothing is written but the results. The few additions are written out
-    and other entries are next to them in memory, so that it runs in vector registers, as sums over a whole
-    axis do not.
-    """
-    n, is_last = sums[0].shape[axis] // parts, axis == sums[0].ndim - 1
-
-    def reshaped(x: Array) -> Array:
-        pair = (parts, n) if is_last else (n, parts)
-        return x.reshape(*x.shape[:axis], *pair, *x.shape[axis + 1 :])
-
-    def combine(a: Sequence, b: Sequence) -> tuple:
-        pairs = list(zip(a, b, strict=True))
-        added = [x + y for x, y in pairs[: len(sums)]]
-        return (*added, *(jnp.maximum(x, y) for x, y in pairs[len(sums) :]))
-
-    starts = [jnp.zeros((), x.dtype) for x in sums]
-    starts += [jnp.full((), -jnp.inf, x.dtype) for x in maxima]
-    out = jax.lax.reduce(
-        [reshaped(x) for x in (*sums, *maxima)], starts, combine, (axis if is_last else axis + 1,)
-    )
-    return tuple(out[: len(sums)]), tuple(out[len(sums) :])
-
-
-def _shrink(
-    z: Array, prices: Array, steps: Array, groups: _Rows | _Channels, norms: Array | None = None
-) -> Array:
-    """z·θ/(θ + price·step): the block soft threshold, with θ the norm of the result in each group."""
-    if norms is None:
-        recipe = Recipe((z, steps), lambda inputs, after: inputs)
-        norms = _norms(z, steps, recipe, prices, groups)
-    # In units of θ, so that no square in a derivative overflows.
-    unit = jax.lax.stop_gradient(jnp.where(norms > 0, norms, 1))
-    theta, charge = groups.spread(norms / unit), groups.spread(prices / unit) * steps
-    # What is not charged stays, also beside entries that are not numbers.
-    theta = jnp.where(jnp.isnan(theta) & (charge == 0), 1, theta)
-    gone = (theta == 0) & (charge > 0)
-    total = theta + jnp.where(gone, 0, charge)
-    factors = jnp.where(total == 0, 1, theta / jnp.where(total == 0, 1, total))
-    return _positive_zeros(jnp.where(gone, 0, z * factors))
-
-
-def _norms(
-    z: Array, steps: Array, recipe: Recipe, prices: Array, groups: _Rows | _Channels
-) -> Array:
-    """θ = ‖x_g‖ of the block soft threshold x, with the derivative of an implicit function.
-
-    It is 0 where Σ (z/charge)² ≤ 1, with charge = price·step, and else the root of Σ z²/(θ + charge)² = 1.
-    Where a group has one step for all, that is ‖z_g‖ − charge. Values come from the recipe of z and steps,
-    derivatives from these themselves.
-    """
-    limits = jnp.finfo(z.dtype)
-
-    @jax.custom_jvp
-    def norms(z: Array, charge: Array, inputs: Any, near: Array | None, prices: Array) -> Array:
-        def charged(after: Any) -> tuple[Array, Array]:
-            z, steps = recipe.make(inputs, after)
-            return z, groups.spread(prices) * steps
-
-        if steps.ndim:
-            theta = _roots(charged, _start(charged, near, groups), groups)
-        else:
-            sizes = _euclid(charged, groups, near is not None)
-            one = prices * recipe.make(inputs, None)[1]
-            # A comparison decides, as a difference may be rounded otherwise where it is fused.
-            theta = jnp.where(sizes <= one, 0, jnp.maximum(sizes - one, limits.tiny))
-        # No norm above the largest number, which divided by itself is 1.
-        return jnp.where(jnp.isinf(theta), limits.max, theta)
-
-    @norms.defjvp
-    def _(primals: tuple, tangents: tuple) -> tuple:
-        theta = norms(*primals)
-        (z, charge), (dz, dcharge) = primals[:2], tangents[:2]
-        inverse = _inverse(groups.spread(theta) + charge)
-        share = z * inverse
-        move = groups.sum(share * inverse * (dz - share * dcharge))
-        slope = groups.sum(share**2 * inverse)
-        there = (theta > 0) & (slope > 0)
-        return theta, jnp.where(there, move / jnp.where(there, slope, 1), 0)
-
-    fixed = jax.lax.stop_gradient((recipe.inputs, recipe.near, prices))
-    return norms(z, groups.spread(prices) * steps, *fixed)
-
-
-def _start(
-    charged: Callable[[Any], tuple[Array, Array]], near: Array | None, groups: _Rows | _Channels
-) -> Array:
-    """Where to look for a root: at the norm of an array near z, if there is one, else of z."""
-    if near is None:
-        return _euclid(charged, groups, False)
-    wide = near.astype(jnp.promote_types(near.dtype, jnp.float32))
-    return jnp.sqrt(groups.sum(wide**2))
-
-
-def _roots(
-    charged: Callable[[Any], tuple[Array, Array]], start: Array, groups: _Rows | _Channels
-) -> Array:
-    """The root θ ≥ 0 of φ(θ) = Σ z²/(θ + charge)² = 1 in each group, 0 where φ(0) ≤ 1.
-
-    Newton on h = φ^(−1/2) = 1, and to second order once that is exact to rounding. As h is concave and
-    increasing, no step from the left of the root passes it, and one from the right ends on its left. Where that
-    is below zero, or numbers overflow, max(|z| − charge) is on the left too, and from there on none does.
-    All charges alike, or small ones, make h a straight line.
-    """
-    limits = jnp.finfo(start.dtype)
-
-    def moving(state: tuple) -> Array:
-        return (state[0] < _NEWTON_STEPS) & jnp.any(~state[2])
-
-    def step(state: tuple) -> tuple:
-        count, theta, done = state
-        z, charge = charged(theta)
-        inverse = 1 / jnp.maximum(groups.spread(theta) + charge, limits.tiny)
-        squares = (z * inverse) ** 2
-        phi, third, fourth = groups.totals((squares, squares * inverse, squares * inverse**2))[0]
-        is_zero = (theta == 0) & (phi <= 1)
-        usable = (phi > 0) & (third > 0) & jnp.isfinite(third)
-        phi, third = (jnp.where(usable, x, 1) for x in (phi, third))
-        excess = jnp.sqrt(phi) - 1
-        move = excess * phi / third
-        bend = 3 * jnp.maximum(fourth / third - third / phi, 0)  # −h″/h′
-        bent = theta + move + bend * move**2 / 2
-        error, size = 4 * bend * jnp.abs(move) ** 3, jnp.abs(move)
-        is_short = (2 * size <= theta + move) & (2 * bend * size <= 1)
-        is_close = usable & is_short & (4 * error <= limits.eps * bent**2)
-        is_exact = usable & (jnp.abs(excess) <= 4 * limits.eps)
-        lost = ~usable | (theta + move <= 0) | ((theta == 0) & (count == 0))
-        lost &= ~(is_zero | is_close | is_exact | done)
-
-        def left() -> Array:
-            z, charge = charged(lost)
-            # With a sum beside it XLA keeps none of both in memory.
-            (square,), (most,) = groups.totals((z**2,), (jnp.abs(z) - charge,))
-            return jnp.where(jnp.isnan(square), square, jnp.maximum(most, 0))
-
-        safe = jax.lax.cond(jnp.any(lost), left, lambda: theta)
-        new = jnp.where(is_close, bent, theta + move)
-        new = jnp.where(is_zero, 0, jnp.where(lost, safe, new))
-        new = jnp.where(done, theta, new)
-        return count + 1, new, done | is_zero | is_close | is_exact | ~jnp.isfinite(new)
-
-    start = jnp.where(jnp.isfinite(start), start, 0)
-    return jax.lax.while_loop(moving, step, (0, start, start < 0))[1]
-
-
-def _euclid(
-    charged: Callable[[Any], tuple[Array, Array]], groups: _Rows | _Channels, in_one_pass: bool
-) -> Array:
-    """‖z_g‖, from squares in units of the largest entry where others overflow or vanish.
-
-    In one pass, and a second where that is so; or in two at once, for code that runs both sides of a condition.
-    """
-    z, _ = charged(None)
-    limits = jnp.finfo(z.dtype)
-
-    def scaled(peak: Array, z: Array) -> Array:
-        unit = jnp.where((peak > 0) & jnp.isfinite(peak), peak, 1)
-        return unit * jnp.sqrt(groups.sum((z / groups.spread(unit)) ** 2))
-
-    if not in_one_pass:
-        return scaled(groups.max(jnp.abs(z)), z)
-    (square,), (peak,) = groups.totals((z**2,), (jnp.abs(z),))
-    unsure = (peak > 0) & ((peak < limits.tiny**0.4) | (peak > limits.max**0.4))
-    return jax.lax.cond(
-        jnp.any(unsure), lambda: scaled(peak, charged(peak)[0]), lambda: jnp.sqrt(square)
-    )
-
-
-def _inverse(x: Array) -> Array:
-    return jnp.where(x > 0, 1 / jnp.where(x > 0, x, 1), 0)
+    return norms_left(z, steps, wide, groups.prices(prices, z), groups)
 
 
 def _norm(flat: Array) -> Array:

@@ -12,7 +12,7 @@ import optax
 import pytest
 
 import l1jax
-from l1jax import prox
+from l1jax import _group_shrinkage as shrinkage
 from l1jax.training._recipes import Recipes
 
 LAM = 0.02
@@ -155,8 +155,8 @@ def test_roots_are_exact_to_rounding_from_any_start(dtype):
     """Charges over 12 decades, groups far from zero and at the brink, against bisection."""
     dtype = np.dtype(dtype) if jax.config.jax_enable_x64 else np.dtype("float32")
     eps, rng = np.finfo(dtype).eps, np.random.default_rng(0)
-    axes = prox._Channels((1,))
-    solve = jax.jit(lambda z, charge, start: prox._roots(lambda _: (z, charge), start, axes))
+    axes = shrinkage.Channels((1,))
+    solve = jax.jit(lambda z, charge, start: shrinkage.roots(lambda _: (z, charge), start, axes))
     for spread, scale in ((0, 1.0), (1, 1e-6), (3, 1.0), (6, 1e6)):
         z = rng.standard_normal((60, 9)) * 10.0 ** rng.standard_normal((60, 9))
         charge = 10.0 ** (spread * rng.standard_normal(z.shape) / 3)
@@ -208,9 +208,9 @@ def test_sums_over_channels_are_those_of_numpy_however_they_are_folded(shape):
     a, b = rng.standard_normal((2, *shape))
     for axis in range(len(shape)):
         others = tuple(k for k in range(len(shape)) if k != axis)
-        (one, two), (top,) = jax.jit(lambda a, b, o=others: prox._Channels(o).totals((a, b), (a,)))(
-            a, b
-        )
+        (one, two), (top,) = jax.jit(
+            lambda a, b, o=others: shrinkage.Channels(o).totals((a, b), (a,))
+        )(a, b)
         np.testing.assert_allclose(one, a.sum(others, keepdims=True), atol=1e-9)
         np.testing.assert_allclose(two, b.sum(others, keepdims=True), atol=1e-9)
         np.testing.assert_array_equal(top, a.max(others, keepdims=True))

@@ -20,10 +20,10 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, PyTree
 
+from .._group_shrinkage import Recipe
 from .._groups import Groups
 from .._tracing import frozen, is_traced
 from .._types import AnyArray
-from ..prox import Recipe
 
 # Steps of bisection: float64 has 52 bits of fraction, and a bracket is at most a factor of two
 # wide.

@@ -4,10 +4,11 @@ from . import directions
 from ._aliases import prox_adagrad, prox_adam, prox_adamw, prox_rmsprop, prox_sgd
 from ._averaging import ftrl_proximal, rda
 from ._batch_norm import batch_norm_scales
+from ._channels import ChannelL1
 from ._checks import check_last
 from ._metrics import AdagradMetric, AdamMetric, MomentumMetric, RMSPropMetric
 from ._proximal import cast_gradients, prox_step, proximal
-from ._selection import ChannelL1, on, paths, penalties
+from ._selection import on, paths, penalties
 from ._sparsity import Sparsity, masked_average, sparsity, strength_warmup
 
 __all__ = [

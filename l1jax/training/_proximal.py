@@ -13,8 +13,8 @@ from jax.core import Tracer
 from jax.sharding import AxisType, auto_axes
 from jaxtyping import Array, Int, PyTree
 
+from .._group_shrinkage import Recipe
 from ..penalties._base import Penalty
-from ..prox import Recipe
 from ._checks import check_direction, check_fits, check_penalty, check_rate, plain
 from ._metrics import has_one_per_coordinate, resolve
 from ._recipes import Recipes

@@ -16,7 +16,7 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, Literal, jaxpr_as_fun
 from jaxtyping import Array, PyTree
 
-from ..prox import Recipe
+from .._group_shrinkage import Recipe
 
 # The primitives of JAX that work on each entry by itself.
 _NAMES = """

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import functools
-import math
-import operator
 import re
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, PyTree
 
-from .. import prox
-from ..penalties._base import Penalty, strength_leaf, total
-from ..prox import Recipe
+from .._group_shrinkage import Recipe
+from ..penalties._base import Penalty, total
+from ._channels import ChannelL1, flat, steps_of
 from ._checks import check_penalty
 
 _SHOWN = 20
@@ -28,93 +26,6 @@ class Block(NamedTuple):
     penalty: Penalty
     paths: tuple[str, ...]
     array: Array
-
-
-class ChannelL1(Penalty):
-    """λ Σ_c √k ‖x_c‖₂, one group for each index c of an axis, with k entries: whole channels go.
-
-    Args: `lam` ≥ 0; `axis`, the axis of channels of an array of any shape: −1 for the outputs of a
-    Flax or Haiku kernel, 0 for those of an Equinox weight. For unequal weights or several indices
-    per group use `GroupL1` with `on(..., axis=)`. Source: Yuan and Lin (2006); Wen et al. (2016).
-
-    **Example:**
-
-    ```python
-    >>> import jax.numpy as jnp, l1jax
-    >>> kernel = jnp.array([[3.0, 0.1], [4.0, 0.1]])
-    >>> print(l1jax.ChannelL1(1.0, axis=-1).prox(kernel, 2.5 / 2**0.5))
-    [[1.5 0. ]
-     [2.  0. ]]
-
-    ```
-    """
-
-    metric: ClassVar[Any] = "diagonal"
-
-    lam: Any
-    axis: int = eqx.field(static=True)
-
-    def __init__(self, lam: Any = None, axis: int = 0):
-        self.lam = strength_leaf(lam, "lam")
-        self.axis = operator.index(axis)
-
-    def _lam(self) -> Any:
-        if self.lam is None:
-            raise ValueError("ChannelL1 has no strength yet: pass lam, or pen.with_strength(0.1).")
-        return self.lam
-
-    def _rows(self, x: Array) -> Array:
-        self._check(x)
-        return _flat(jnp.moveaxis(x, self.axis, 0))
-
-    def _check(self, x: Array) -> None:
-        if not -x.ndim <= self.axis < x.ndim:
-            raise ValueError(
-                f"ChannelL1 has axis {self.axis}, which an array of shape {x.shape} does not have: choose "
-                'the leaves that have it, as in l1jax.on("**/kernel", l1jax.ChannelL1(lam, axis=-1)).'
-            )
-
-    def value(self, x: PyTree) -> Array:
-        def norms(rows):
-            peak = jnp.max(jnp.abs(rows), axis=1, initial=0)
-            peak = jax.lax.stop_gradient(jnp.where(peak > 0, peak, 1))
-            square = jnp.sum((rows / peak[:, None]) ** 2, axis=1)
-            root = jnp.sqrt(jnp.where(square > 0, square, 1))
-            return jnp.sum(peak * jnp.where(square > 0, root, 0)) * rows.shape[1] ** 0.5
-
-        leaves = jax.tree.leaves(x)
-        return total(jnp.asarray(self._lam(), z.dtype) * norms(self._rows(z)) for z in leaves)
-
-    def prox(self, z: PyTree, step: Any = 1.0) -> PyTree:
-        return self.prox_given_norms(z, step, None)
-
-    def prox_given_norms(self, z: PyTree, step: Any, norms: Any) -> PyTree:
-        leaves, tree = jax.tree.flatten(z)
-        each = zip(leaves, _steps(step, tree), norms or [None] * len(leaves), strict=True)
-        return tree.unflatten([self._leaf(*one) for one in each])
-
-    def _leaf(self, z: Array, step: Any, norms: Array | None) -> Array:
-        self._check(z)
-        if not z.size:
-            return z
-        return prox.prox_channels(z, self._price(z), step, self.axis, norms)
-
-    def group_norms(self, z: PyTree, step: Any, recipe_of: Callable[[int], Recipe | None]) -> Any:
-        if type(self).prox is not ChannelL1.prox:
-            return None  # a prox of somebody's own
-        leaves, tree = jax.tree.flatten(z)
-        recipes = [recipe_of(k) for k in range(len(leaves))]
-        each = zip(leaves, _steps(step, tree), recipes, strict=True)
-        return [self._norms(*one) for one in each]
-
-    def _norms(self, z: Array, step: Any, recipe: Recipe | None) -> Array | None:
-        if recipe is None or not z.size:
-            return None
-        return prox.channel_norms(z, step, recipe, self._price(z), self.axis)
-
-    def _price(self, z: Array) -> Array:
-        lam = jnp.asarray(self._lam(), jnp.promote_types(z.dtype, jnp.float32))
-        return lam * (z.size // z.shape[self.axis]) ** 0.5
 
 
 class Selection(Penalty):
@@ -209,7 +120,7 @@ class Selections(Penalty):
         leaves, tree = jax.tree.flatten(z)
         entries = _entries(z)
         names = {e.place: e.path for e in entries}
-        steps = _steps(step, tree)
+        steps = steps_of(step, tree)
         owners = list(self._owners(entries))
         for (pen, pairs), known in zip(owners, norms or [None] * len(owners), strict=True):
             array, s = _join_both(pairs, leaves, steps, names)
@@ -222,7 +133,7 @@ class Selections(Penalty):
         leaves, tree = jax.tree.flatten(z)
         entries = _entries(z)
         names = {e.place: e.path for e in entries}
-        steps = _steps(step, tree)
+        steps = steps_of(step, tree)
 
         def joined(pairs: list) -> Recipe | None:
             found = {i: recipe_of(i) for i, _ in pairs}
@@ -453,12 +364,6 @@ def _nothing(selector: Any, entries: list[_Entry]) -> str:
     return f"selector {name} matches no floating-point leaf of the tree; {there} {hint}"
 
 
-def _steps(step: Any, tree: Any) -> list:
-    if isinstance(step, int | float) or hasattr(step, "shape"):
-        return [step] * tree.num_leaves
-    return tree.flatten_up_to(step)
-
-
 def _join(pairs: list, arrays: Any, names: Any) -> Array:
     """The array that a penalty sees: a leaf with its axis first, or several side by side."""
     if len(pairs) == 1 and pairs[0][1] is None:
@@ -469,7 +374,7 @@ def _join(pairs: list, arrays: Any, names: Any) -> Array:
     lengths = {names[i]: m.shape[0] for (i, _), m in zip(pairs, moved, strict=True)}
     if len(set(lengths.values())) > 1:
         raise ValueError(f"joined leaves must have one length along their axes, got {lengths}.")
-    return jnp.concatenate([_flat(m) for m in moved], axis=1)
+    return jnp.concatenate([flat(m) for m in moved], axis=1)
 
 
 def _join_both(pairs: list, arrays: Any, steps: Any, names: Any) -> tuple[Array, Any]:
@@ -486,11 +391,6 @@ def _front(x: Array, axis: int | None, name: str) -> Array:
     if not -x.ndim <= axis < x.ndim:
         raise ValueError(f"axis is {axis}, but {name!r} has shape {x.shape}.")
     return jnp.moveaxis(x, axis, 0)
-
-
-def _flat(x: Array) -> Array:
-    """All axes but the first in one; reshape cannot tell how many where the first is empty."""
-    return x.reshape(x.shape[0], math.prod(x.shape[1:]))
 
 
 def _split(array: Array, pairs: list, leaves: list) -> Iterator[tuple[int, Array]]:

@@ -13,8 +13,9 @@ from jaxtyping import Array, Int, PyTree
 from .._tables import Shown, Table
 from .._tracing import is_traced
 from ..penalties._base import Penalty
+from ._channels import ChannelL1
 from ._checks import check_penalty
-from ._selection import Block, ChannelL1, Selection, Selections, _entries
+from ._selection import Block, Selection, Selections, _entries
 
 
 class Sparsity(Shown, eqx.Module):
