@@ -177,6 +177,16 @@ def test_roots_are_exact_to_rounding_from_any_start(dtype):
             assert (np.abs(found - root)[live] <= 20 * wiggle).all()
 
 
+@pytest.mark.float32
+def test_a_bend_that_is_larger_than_its_step_is_not_believed():
+    """Two charges of eps beside a plain one: from zero the second order points far beyond the norm."""
+    z = jnp.array([[1000.0, 1500.0, 1500.0]])
+    charge = jnp.array([[1.0, 2.0, 0.0]]) * jnp.finfo(z.dtype).eps + jnp.array([[0, 0, 100.0]])
+    found = shrinkage.roots(lambda _: (z, charge), jnp.zeros((1, 1)), shrinkage.Channels((1,)))
+    expected = float(bisected(np.asarray(z[0]), np.asarray(charge[0])))
+    np.testing.assert_allclose(found, expected, rtol=4 * jnp.finfo(z.dtype).eps)
+
+
 def test_a_step_passes_once_over_groups_that_are_far_from_zero(monkeypatch):
     """And twice where one is about to vanish: the start is the norm of the parameters, one step old."""
     counts, loop = [], jax.lax.while_loop
