@@ -5,6 +5,7 @@ Arrays come as floats of at least float32, prices as one number per group, in th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from ._groups import Groups
 _NEWTON_STEPS = 40  # at most; from a norm that is one step old one or two are usual
 _LARGE = 2**17  # entries from which sums over channels are worth a loop of their own
 _FOLDS = (10, 8, 9, 7, 6, 5, 4, 3)  # into how many parts; 16 are no vector loop any more
+_PAGE = 256  # entries that are read together; over 1000 and more it takes twice the time
 
 
 class Recipe(NamedTuple):
@@ -52,30 +54,36 @@ class Rows(NamedTuple):
 
 
 class Channels(NamedTuple):
-    """One group for each index of an axis; `others` are the axes to sum over."""
+    """One group for each index of an axis of an array of `ndim` axes."""
 
-    others: tuple[int, ...]
+    axis: int
+    ndim: int
+
+    @property
+    def others(self) -> tuple[int, ...]:
+        return tuple(k for k in range(self.ndim) if k != self.axis)
 
     def prices(self, prices: Any, z: Array) -> Array:
-        shape = [1 if k in self.others else n for k, n in enumerate(z.shape)]
-        return jnp.broadcast_to(jnp.asarray(prices, z.dtype), shape)
+        return jnp.broadcast_to(jnp.asarray(prices, z.dtype), self._one_each(z.shape))
 
     def totals(self, sums: tuple, maxima: tuple = ()) -> tuple[list, list]:
         """The sums and the maxima of several arrays over each group: on a CPU in one pass over them."""
-        split = _divisor(sums[0].shape, self.others) if sums[0].size >= _LARGE else None
+        shape = sums[0].shape
+        view = _foldable(shape, self.axis) if sums[0].size >= _LARGE else None
 
         def one_by_one(sums: tuple, maxima: tuple) -> tuple[list, list]:
             return [self.sum(x) for x in sums], [self.max(x) for x in maxima]
 
-        if split is None:
+        def folded(sums: tuple, maxima: tuple) -> tuple[list, list]:
+            sums, maxima, others = _fold(sums, maxima, view)
+            return (
+                [jnp.sum(x, others).reshape(self._one_each(shape)) for x in sums],
+                [jnp.max(x, others).reshape(self._one_each(shape)) for x in maxima],
+            )
+
+        if view is None:
             return one_by_one(sums, maxima)
-        axis, parts = split
-        return jax.lax.platform_dependent(
-            sums,
-            maxima,
-            cpu=lambda sums, maxima: one_by_one(*_fold(sums, maxima, axis, parts)),
-            default=one_by_one,
-        )
+        return jax.lax.platform_dependent(sums, maxima, cpu=folded, default=one_by_one)
 
     def sum(self, x: Array) -> Array:
         return jnp.sum(x, self.others, keepdims=True)
@@ -86,32 +94,50 @@ class Channels(NamedTuple):
     def spread(self, per_group: Array) -> Array:
         return per_group
 
+    def _one_each(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(n if k == self.axis else 1 for k, n in enumerate(shape))
+
 
 def channels(z: Array, axis: int) -> Channels:
-    return Channels(tuple(k for k in range(z.ndim) if k != axis % z.ndim))
+    return Channels(axis % z.ndim, z.ndim)
 
 
-def _divisor(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[int, int] | None:
-    """An axis to fold, and into how many parts: not the last one if another will do."""
+class View(NamedTuple):
+    """A shape in which an axis of a few entries may be summed, and where the channels are after that."""
+
+    shape: tuple[int, ...]
+    few: int
+    channels: int
+
+
+def _foldable(shape: tuple[int, ...], axis: int) -> View | None:
+    """A view of an array of which what is summed lies close together in memory: in one page, if possible."""
+    before, n, after = math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :])
     for parts in _FOLDS:
-        for axis in sorted(axes, key=lambda k: k == len(shape) - 1):
-            if shape[axis] % parts == 0:
-                return axis, parts
+        run = _divisor(after // parts, 8, _PAGE // parts)
+        if after % parts == 0 and run:
+            return View((before, n, after // (parts * run), parts, run), 3, 1)
+    for parts in _FOLDS:
+        if before % parts == 0:
+            rows = _divisor(before // parts, 1, max(1, _PAGE // (parts * n * after))) or 1
+            return View((before // (parts * rows), parts, rows, n, after), 1, 2)
+    for parts in _FOLDS:
+        if after % parts == 0:
+            return View((before, n, parts, after // parts), 2, 1)
     return None
 
 
-def _fold(sums: tuple, maxima: tuple, axis: int, parts: int) -> tuple[tuple, tuple]:
-    """Sums and maxima of a few entries along an axis each.
+def _divisor(n: int, least: int, most: int) -> int | None:
+    return next((k for k in range(most, least - 1, -1) if n % k == 0), None)
+
+
+def _fold(sums: tuple, maxima: tuple, view: View) -> tuple[tuple, tuple, tuple[int, ...]]:
+    """Sums and maxima of a few entries each, and the axes that are left to sum over.
 
     XLA makes one loop of it in which nothing is written but the results. The few additions are written out
     and other entries are next to them in memory, so that it runs in vector registers, as sums over a whole
     axis do not.
     """
-    n, is_last = sums[0].shape[axis] // parts, axis == sums[0].ndim - 1
-
-    def reshaped(x: Array) -> Array:
-        pair = (parts, n) if is_last else (n, parts)
-        return x.reshape(*x.shape[:axis], *pair, *x.shape[axis + 1 :])
 
     def combine(a: Sequence, b: Sequence) -> tuple:
         pairs = list(zip(a, b, strict=True))
@@ -120,10 +146,10 @@ def _fold(sums: tuple, maxima: tuple, axis: int, parts: int) -> tuple[tuple, tup
 
     starts = [jnp.zeros((), x.dtype) for x in sums]
     starts += [jnp.full((), -jnp.inf, x.dtype) for x in maxima]
-    out = jax.lax.reduce(
-        [reshaped(x) for x in (*sums, *maxima)], starts, combine, (axis if is_last else axis + 1,)
-    )
-    return tuple(out[: len(sums)]), tuple(out[len(sums) :])
+    arrays = [x.reshape(view.shape) for x in (*sums, *maxima)]
+    out = tuple(jax.lax.reduce(arrays, starts, combine, (view.few,)))
+    left = tuple(k for k in range(len(view.shape) - 1) if k != view.channels)
+    return out[: len(sums)], out[len(sums) :], left
 
 
 def shrink(

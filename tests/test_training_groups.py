@@ -155,7 +155,7 @@ def test_roots_are_exact_to_rounding_from_any_start(dtype):
     """Charges over 12 decades, groups far from zero and at the brink, against bisection."""
     dtype = np.dtype(dtype) if jax.config.jax_enable_x64 else np.dtype("float32")
     eps, rng = np.finfo(dtype).eps, np.random.default_rng(0)
-    axes = shrinkage.Channels((1,))
+    axes = shrinkage.Channels(0, 2)
     solve = jax.jit(lambda z, charge, start: shrinkage.roots(lambda _: (z, charge), start, axes))
     for spread, scale in ((0, 1.0), (1, 1e-6), (3, 1.0), (6, 1e6)):
         z = rng.standard_normal((60, 9)) * 10.0 ** rng.standard_normal((60, 9))
@@ -182,7 +182,7 @@ def test_a_bend_that_is_larger_than_its_step_is_not_believed():
     """Two charges of eps beside a plain one: from zero the second order points far beyond the norm."""
     z = jnp.array([[1000.0, 1500.0, 1500.0]])
     charge = jnp.array([[1.0, 2.0, 0.0]]) * jnp.finfo(z.dtype).eps + jnp.array([[0, 0, 100.0]])
-    found = shrinkage.roots(lambda _: (z, charge), jnp.zeros((1, 1)), shrinkage.Channels((1,)))
+    found = shrinkage.roots(lambda _: (z, charge), jnp.zeros((1, 1)), shrinkage.Channels(0, 2))
     expected = float(bisected(np.asarray(z[0]), np.asarray(charge[0])))
     np.testing.assert_allclose(found, expected, rtol=4 * jnp.finfo(z.dtype).eps)
 
@@ -218,9 +218,8 @@ def test_sums_over_channels_are_those_of_numpy_however_they_are_folded(shape):
     a, b = rng.standard_normal((2, *shape))
     for axis in range(len(shape)):
         others = tuple(k for k in range(len(shape)) if k != axis)
-        (one, two), (top,) = jax.jit(
-            lambda a, b, o=others: shrinkage.Channels(o).totals((a, b), (a,))
-        )(a, b)
+        channels = shrinkage.Channels(axis, len(shape))
+        (one, two), (top,) = jax.jit(lambda a, b, c=channels: c.totals((a, b), (a,)))(a, b)
         np.testing.assert_allclose(one, a.sum(others, keepdims=True), atol=1e-9)
         np.testing.assert_allclose(two, b.sum(others, keepdims=True), atol=1e-9)
         np.testing.assert_array_equal(top, a.max(others, keepdims=True))
