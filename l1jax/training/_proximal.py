@@ -277,7 +277,7 @@ def _to(new: Array, there: Any, move: Array, old: Any) -> Array:
     """
     dtype = jnp.promote_types(old.dtype, move.dtype)
     new = new.astype(there.dtype)
-    kept = (new == there) & ((there != 0) | ~jnp.signbit(there))
+    kept = (new == there) & (there != 0)
     return jnp.where(kept, move.astype(dtype), _difference(new, old, dtype))
 
 
@@ -321,10 +321,13 @@ def _divide(step: Array, metric: Any, penalty: Penalty, moves: PyTree) -> Any:
 
 
 def steps_in(step: Array, metric: PyTree) -> PyTree:
-    """The step of each coordinate; 0 where C is NaN: so is the move, and eager code refuses a NaN step."""
-    return jax.tree.map(
-        lambda c: jnp.where(jnp.isnan(c), 0, step.astype(jnp.result_type(c)) / c), metric
-    )
+    """The step of each coordinate. Where C is NaN so is the move; eager code, which refuses such a step, takes 0."""
+
+    def one(c: Any) -> Array:
+        steps = step.astype(jnp.result_type(c)) / c
+        return steps if isinstance(steps, Tracer) else jnp.where(jnp.isnan(c), 0, steps)
+
+    return jax.tree.map(one, metric)
 
 
 def _is_number(value: Any) -> bool:
