@@ -5,6 +5,7 @@ Arrays come as floats of at least float32, prices as one number per group, in th
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -157,8 +158,7 @@ def shrink(
 ) -> Array:
     """z·θ/(θ + price·step): the block soft threshold, with θ the norm of the result in each group."""
     if norms is None:
-        recipe = Recipe((z, steps), lambda inputs, after: inputs)
-        norms = norms_left(z, steps, recipe, prices, groups)
+        norms = norms_left(z, steps, None, prices, groups)
     # In units of θ, so that no square in a derivative overflows.
     unit = jax.lax.stop_gradient(jnp.where(norms > 0, norms, 1))
     theta, charge = groups.spread(norms / unit), groups.spread(prices / unit) * steps
@@ -171,15 +171,16 @@ def shrink(
 
 
 def norms_left(
-    z: Array, steps: Array, recipe: Recipe, prices: Array, groups: Rows | Channels
+    z: Array, steps: Array, recipe: Recipe | None, prices: Array, groups: Rows | Channels
 ) -> Array:
     """θ = ‖x_g‖ of the block soft threshold x, with the derivative of an implicit function.
 
     It is 0 where Σ (z/charge)² ≤ 1, with charge = price·step, and else the root of Σ z²/(θ + charge)² = 1.
-    Where a group has one step for all, that is ‖z_g‖ − charge. Values come from the recipe of z and steps,
-    derivatives from these themselves.
+    Where a group has one step for all, that is ‖z_g‖ − charge. Values come from the recipe of z and steps, if
+    there is one, derivatives from these themselves.
     """
-    limits = jnp.finfo(z.dtype)
+    limits, is_kept = jnp.finfo(z.dtype), recipe is None
+    recipe = recipe or Recipe((z, steps), lambda inputs, after: inputs)
 
     @jax.custom_jvp
     def norms(z: Array, charge: Array, inputs: Any, near: Array | None, prices: Array) -> Array:
@@ -188,7 +189,12 @@ def norms_left(
             return z, groups.spread(prices) * steps
 
         if steps.ndim:
-            theta = roots(charged, _start(charged, near, groups), groups)
+            start = _start(charged, near, groups)
+            theta = (
+                _roots_of(*charged(None), start, groups)
+                if is_kept
+                else roots(charged, start, groups)
+            )
         else:
             sizes = _euclid(charged, groups, near is not None)
             one = prices * recipe.make(inputs, None)[1]
@@ -272,6 +278,12 @@ def roots(
     start = jnp.where(jnp.isfinite(start), start, 0)
     none = start < 0  # made of start, so that it lies on the same devices in a shard_map
     return jax.lax.while_loop(moving, step, (0, start, none))[1]
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def _roots_of(z: Array, charge: Array, start: Array, groups: Rows | Channels) -> Array:
+    """Those of arrays: compiled once, where eager code would compile the loop at every call."""
+    return roots(lambda after: (z, charge), start, groups)
 
 
 def _euclid(

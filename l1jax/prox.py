@@ -196,11 +196,13 @@ def project_nonnegative(x: PyTree) -> PyTree:
 
 
 def project_box(x: PyTree, lower: Any, upper: Any) -> PyTree:
-    """The nearest point with lower ≤ x ≤ upper (numbers, or like x)."""
+    """The nearest point with lower ≤ x ≤ upper (numbers, or like x). Raises: ValueError for lower > upper."""
 
     def leaf(z: Array, low: Any, high: Any) -> Array:
         # optax would promote float32 to the dtype of the bounds.
         low, high = jnp.asarray(low, z.dtype), jnp.asarray(high, z.dtype)
+        if not isinstance(above := low > high, Tracer) and bool(above.any()):
+            raise ValueError(f"lower must be <= upper everywhere, got {lower} and {upper}.")
         return _positive_zeros(optax.projections.projection_box(z, low, high))
 
     return _map(leaf, x, lower, upper)
@@ -221,6 +223,8 @@ def project_simplex(x: PyTree, total: Any = 1.0) -> PyTree:
     """
     _check(total=total)
     flat, unravel = ravel_pytree(_floating_tree(x))
+    if not flat.size:
+        raise ValueError("x is empty: a simplex needs at least one entry.")
     return unravel(_simplex(flat, jnp.asarray(total, flat.dtype)))
 
 
@@ -301,8 +305,7 @@ def _sparse_group(
         raise ValueError(
             f"groups has {groups.num_features} ids, one per feature, but x has shape {z.shape}."
         )
-    if weights is None:
-        weights = np.sqrt(groups.sizes)
+    weights = jnp.asarray(np.sqrt(groups.sizes) if weights is None else weights)
     if jnp.shape(weights) not in ((), (groups.num_groups,)):
         raise ValueError(
             f"weights must hold one number per group, shape ({groups.num_groups},), got "

@@ -80,7 +80,12 @@ def _check_automatic(grid: Any, pen: Penalty) -> None:
         return
     first = float(grid[0])
     if not 0 < first < np.inf:
-        why = "no strength at which everything is zero" if first else "a budget, not a price"
+        if first:
+            why = "no strength at which everything is zero"
+        elif pen.strength == "lam":
+            why = "no feature with a price above zero and below infinity"
+        else:
+            why = "a budget, not a price"
         raise ValueError(
             f"{type(pen).__name__} has {why}, so no grid follows from the data: pass lams."
         )

@@ -98,7 +98,7 @@ def read(
         offset = offset + np.zeros(shape, dtype)
     _check_penalty(pen, (p, *shape[1:]), has_strength)
     # Python numbers in the fields of a user's own class would be constants of the program.
-    pen, loss = numbers_as_leaves((pen, loss))
+    pen, loss = jax.tree.map(_anew, numbers_as_leaves((pen, loss)))
     return Inputs(x, y, weights, offset, pen, loss, names, wants_x64)
 
 
@@ -130,6 +130,8 @@ def read_matrix(X: Any) -> tuple[Any, tuple[str, ...] | None]:
         means = 'X.fill_nan(None).fill_null(strategy="mean")'
         fill = means if is_polars(X) else "X.fillna(X.median())"
         X = read_frame(X, "X")
+    if isinstance(X, jax_sparse.BCSR):
+        X = X.to_bcoo()
     is_scipy = hasattr(X, "tocoo") and not isinstance(X, np.ndarray | jax.Array)
     is_sparse = is_scipy or isinstance(X, jax_sparse.BCOO)
     X = X if is_sparse else _as_array(X, "X")
@@ -151,7 +153,12 @@ def read_matrix(X: Any) -> tuple[Any, tuple[str, ...] | None]:
         if not _is_harmless(host):
             check_finite(host, "X", names, fill)
             check_scale(host, "X")
-    return DenseMatrix(X), names
+    return DenseMatrix(_anew(X)), names
+
+
+def _anew(values: Any) -> Any:
+    """A view of an array of NumPy: of one that a user has traced, JAX may have kept a rounded copy."""
+    return values.view() if type(values) is np.ndarray else values
 
 
 def _read_scipy(X: Any) -> SparseMatrix:
@@ -234,6 +241,9 @@ def check_weights(weights: np.ndarray) -> None:
     if (weights < 0).any():
         at = int(np.flatnonzero(weights < 0)[0])
         raise ValueError(f"sample_weight must be >= 0, got {weights[at]} at row {at}.")
+    with np.errstate(over="ignore"):
+        if not np.isfinite(weights.sum()):
+            raise ValueError("sample_weight must have a finite sum: divide it by its largest entry.")
     if not weights.any():
         raise ValueError("sample_weight sums to zero: at least one row must count.")
 

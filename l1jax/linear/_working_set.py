@@ -234,11 +234,13 @@ class _Walker:
 
     def _solve(self, mover: Any, block: np.ndarray) -> list[tuple[int, State]]:
         """The solutions on the working set: at all strengths of the block, or where lines end."""
-        if self.bridges is None:
-            return [(i, mover.to(lam)) for i, lam in enumerate(block)]
-        if not self.done:  # lines have both of their ends on the grid
-            self.bridges.length = 1
-        return self.bridges.across(mover, self.at, self.lam, block)
+        # A step that overflows is tried at half its length: no reason to warn.
+        with np.errstate(over="ignore", invalid="ignore"):
+            if self.bridges is None:
+                return [(i, mover.to(lam)) for i, lam in enumerate(block)]
+            if not self.done:  # lines have both of their ends on the grid
+                self.bridges.length = 1
+            return self.bridges.across(mover, self.at, self.lam, block)
 
     def _look(
         self, found: list[tuple[int, State]], members: np.ndarray, block: np.ndarray

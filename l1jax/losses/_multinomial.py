@@ -184,7 +184,8 @@ class Multinomial(Loss):
                     f"{bad[0]}."
                 )
             return
-        limit = np.inf if self.n_classes is None else self.n_classes
+        # Labels beyond the number of rows are names, for which there would be a class each.
+        limit = max(len(y), 2) if self.n_classes is None else self.n_classes
         bad = np.flatnonzero((y < 0) | (y != np.floor(y)) | (y >= limit))
         if len(bad):
             last = "K-1" if self.n_classes is None else self.n_classes - 1

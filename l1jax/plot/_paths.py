@@ -42,7 +42,10 @@ def path(
         raise ValueError(f'x must be "lambda", "norm" or "deviance", got {x!r}.')
     path = reached(path, positive=x == "lambda")
     if path.fits.several_responses:
-        raise ValueError("plot.path draws one response: make a path for each column of y.")
+        raise ValueError(
+            "plot.path draws one response: make a path for each column of y, or for each class against "
+            "the others."
+        )
     ax = axes_or_new(ax)
     coefs = np.asarray(path.coefs)
     places = {

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Callable
 from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, PyTree
 
 from .. import prox
@@ -43,7 +43,9 @@ class ChannelL1(Penalty):
 
     def __init__(self, lam: Any = None, axis: int = 0):
         self.lam = strength_leaf(lam, "lam")
-        self.axis = operator.index(axis)
+        if not isinstance(axis, int | np.integer) or isinstance(axis, bool):
+            raise TypeError(f"axis must be an integer, the axis of the channels, got {axis!r}.")
+        self.axis = int(axis)
 
     def _lam(self) -> Any:
         if self.lam is None:

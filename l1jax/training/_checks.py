@@ -165,7 +165,7 @@ def check_last(tx: Any) -> Any:
     another problem. A chain does not tell its parts what surrounds them, so that a transformation cannot
     check this by itself; this sees through optax's own chains and wrappers, not into functions of yours.
 
-    Raises: ValueError. **Example:**
+    Raises: ValueError; TypeError for what is no transformation. **Example:**
 
     ```python
     >>> import l1jax, optax
@@ -178,6 +178,8 @@ def check_last(tx: Any) -> Any:
 
     ```
     """
+    if not callable(getattr(tx, "update", None)):
+        raise TypeError(f"tx must be a transformation of optax, got {tx!r}.")
     for name, function in _components(tx.update):
         if name in _AVERAGES and _PROX & {inner for inner, _ in _components(function, set())}:
             raise ValueError(

@@ -267,10 +267,8 @@ def paths(model: PyTree, selector: Any = "**") -> list[str]:
     ```
     """
     entries = _entries(model)
-    found = [e.path for e in entries if _matches(selector, e)]
-    if not found:
-        raise ValueError(_nothing(selector, entries))
-    return found
+    places = {place for block in on(selector, None).matched(entries) for place, _ in block}
+    return [e.path for e in entries if e.place in places]
 
 
 class _Entry(NamedTuple):
