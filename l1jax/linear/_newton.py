@@ -25,6 +25,7 @@ from ._problem import Point, Problem
 
 _NULL_STEPS = 50  # of damped Newton: a null model has few coordinates and a smooth loss
 _HALVINGS = 30
+_RIDGE = 100  # units of rounding, where a column by itself has one
 
 
 def newton_step(
@@ -131,7 +132,12 @@ def solve_free(
     bend: Callable[[Array], Array],
     rhs: Point,
 ) -> Point:
-    """Solves X_Uᵀ H X_U d = rhs on the free features U and the intercept, with H the map `bend`."""
+    """Solves X_Uᵀ H X_U d = rhs on the free features U and the intercept, with H the map `bend`.
+
+    Next to nothing is added to the diagonal, so that columns which others explain are not moved along what
+    rounding has left of them. Newton's next step makes up for it.
+    """
+    ridge = _RIDGE * jnp.finfo(problem.y.dtype).eps
     scale = rows(jnp.where(problem.norms > 0, problem.norms, 1), rhs.beta)
 
     def mask(u: Point) -> Point:
@@ -140,7 +146,8 @@ def solve_free(
     def system(u: Point) -> Point:
         u = mask(u)
         image = bend(problem.x.dot(u.beta / scale) + u.intercept)
-        return mask(Point(problem.x.rdot(image) / scale, jnp.sum(image, axis=0)))
+        image = Point(problem.x.rdot(image) / scale, jnp.sum(image, axis=0))
+        return mask(_add(image, u, ridge))
 
     scaled = mask(Point(rhs.beta / scale, rhs.intercept))
     u = mask(_conjugate_gradients(problem, system, scaled, jnp.any(free)))
