@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 import l1jax
 from l1jax import Penalty
+from l1jax._tracing import is_traced
 
 GROUPS = [0, 0, 1, 2, 2]
 WEIGHTS = [1.0, 0.5, 2.0, 1.0, 3.0]
@@ -41,6 +42,15 @@ class TwoMethods(Penalty):
 
     def prox(self, z, step=1.0):
         return jnp.sign(z) * jnp.maximum(jnp.abs(z) - step * self.lam, 0)
+
+
+class Rounded(TwoMethods):
+    """The same, where a compiled loop rounds prices up and all else rounds them down."""
+
+    def prox(self, z, step=1.0):
+        units = 2 if is_traced((z, self.lam)) else -2
+        price = step * self.lam * (1 + units * jnp.finfo(z.dtype).eps)
+        return jnp.sign(z) * jnp.maximum(jnp.abs(z) - price, 0)
 
 
 class Mcp(Penalty):
@@ -83,6 +93,15 @@ def test_the_default_critical_strength_equals_its_override(name, g):
     assert (call(_prox_at, pen, exact * (1 + 1e-12), -g) == 0).all()
     if exact > 1e-3:
         assert (call(_prox_at, pen, 0.999 * exact, -g) != 0).any()
+
+
+@pytest.mark.parametrize("largest", [0.7, 2.0])
+def test_the_edge_of_the_dual_ball_is_found_where_it_is_rounded_otherwise(largest):
+    pen, v = Rounded(0.7), jnp.array([largest, -0.5])
+    scale = pen.dual_scale(v)
+    np.testing.assert_allclose(scale, 0.7 / largest, rtol=1e-14)
+    assert pen.conjugate(scale * v) == 0
+    np.testing.assert_allclose(pen.critical_strength(v), largest, rtol=1e-14)
 
 
 def _prox_at(pen, lam, z):

@@ -29,6 +29,7 @@ from .._types import AnyArray
 # wide.
 _BISECTIONS = 54
 _DOUBLINGS = 64
+EDGE = 8  # units of rounding by which a point on the edge of the dual ball may lie outside of it
 
 
 class Masks(NamedTuple):
@@ -176,7 +177,9 @@ class Penalty(eqx.Module):
         high = jax.lax.fori_loop(0, _DOUBLINGS, bracket, start)
         high = jax.lax.fori_loop(0, _DOUBLINGS, shrink, high)
         high = _bisect(is_null, high / 2, high)
-        found = jnp.where(is_null(high), high, jnp.inf)
+        # Out of the loop the edge itself may be rounded to the other side: see `_is_in_ball`.
+        is_found = is_null(high * (1 + EDGE * jnp.finfo(high.dtype).eps))
+        found = jnp.where(is_found, high, jnp.inf)
         return jnp.where(biggest > 0, found, 0).astype(gradient.dtype)
 
     def dual_norm(self, gradient: Array) -> Array:
@@ -186,7 +189,16 @@ class Penalty(eqx.Module):
     def conjugate(self, v: Array) -> Array:
         """R*(v) = sup_x ⟨x, v⟩ − R(x); by default an upper bound: −R(0) where prox(v) = 0, else inf."""
         at_zero = -self.value(jnp.zeros_like(v))
-        return jnp.where(jnp.all(self.prox(v) == 0), at_zero, jnp.inf).astype(v.dtype)
+        return jnp.where(self._is_in_ball(v), at_zero, jnp.inf).astype(v.dtype)
+
+    def _is_in_ball(self, v: Array) -> Bool[Array, ""]:
+        """Whether prox(v) = 0, on the edge as well.
+
+        The same numbers are rounded otherwise where they are compiled with others: `c * v` and what
+        the prox takes from it may become one operation. So a c that bisection finds inside may be
+        outside elsewhere, by as little.
+        """
+        return jnp.all(self.prox(v * (1 - EDGE * jnp.finfo(v.dtype).eps)) == 0)
 
     def dual_scale(self, v: Array) -> Array:
         """The largest c in [0, 1] for which R*(c v) is finite (by default: known to be finite)."""
@@ -201,7 +213,7 @@ class Penalty(eqx.Module):
 
         high = jax.lax.fori_loop(0, _DOUBLINGS, shrink, one)
         inside = _bisect(is_outside, high / 2, high, lower=True)
-        inside = jnp.where(is_outside(inside), 0, inside)
+        inside = jnp.where(self._is_in_ball(inside * v), inside, 0)
         return jnp.where(is_outside(one), inside, one).astype(v.dtype)
 
     def dual_scales(self, v: Array, x: Array) -> Array:

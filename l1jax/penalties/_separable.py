@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, PyTree
 from .. import prox
 from .._tracing import frozen, is_traced
 from ._base import (
+    EDGE,
     LinearForm,
     Masks,
     Penalty,
@@ -21,8 +22,6 @@ from ._base import (
     total,
     weight_leaves,
 )
-
-_EDGE = 8  # units of rounding by which a point on the edge of the dual ball may lie outside of it
 
 
 class _Separable(Penalty):
@@ -376,7 +375,7 @@ def _like(tree: PyTree, structure: Any, default: Any) -> list:
 
 
 def _within(v: Array, bound: Array) -> Array:
-    return v <= bound * (1 + _EDGE * jnp.finfo(v.dtype).eps)
+    return v <= bound * (1 + EDGE * jnp.finfo(v.dtype).eps)
 
 
 def _indicator(inside: Array, v: Array) -> Array:
