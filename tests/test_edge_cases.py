@@ -184,6 +184,32 @@ def test_nearly_collinear_free_features_are_charged_for_what_rounding_hides():
     assert (fit.status == l1jax.Status.CONVERGED) == bool(fit.relative_gap <= 1e-6)
 
 
+@pytest.mark.parametrize("engine", ["auto", "fista"])
+@pytest.mark.parametrize("loss", [l1jax.SquaredError(), l1jax.Logistic(), l1jax.Poisson()])
+def test_free_features_that_others_explain_do_no_harm(loss, engine):
+    """All levels of a category beside the intercept, and nothing priced: as without one of the levels."""
+    rng = np.random.default_rng(3)
+    levels = np.eye(4)[rng.integers(0, 4, 60)]
+    x = rng.standard_normal((60, 3))
+    eta = levels @ [1.0, -1.0, 0.5, 0.0] + x[:, 0]
+    y = {
+        "SquaredError": eta + rng.standard_normal(60),
+        "Logistic": (eta + rng.logistic(size=60) > 0).astype(float),
+        "Poisson": rng.poisson(np.exp(eta)).astype(float),
+    }[type(loss).__name__]
+    weights = np.r_[np.zeros(4), np.ones(3)]
+    for lam in (0.05, 0.0):
+        fits = [
+            l1jax.fit(np.c_[some, x], y, l1jax.L1(lam, part), loss=loss, engine=engine, tol=1e-9)
+            for some, part in ((levels, weights), (levels[:, :3], weights[1:]))
+        ]
+        for fit in fits:
+            assert fit.status == l1jax.Status.CONVERGED and fit.relative_gap <= 1e-9
+        assert np.abs(fits[0].coef).max() < 100
+        np.testing.assert_allclose(fits[0].objective, fits[1].objective, rtol=1e-9)
+        np.testing.assert_allclose(fits[0].coef[4:], fits[1].coef[3:], atol=1e-4)
+
+
 def test_huber_with_free_features_is_solved():
     y = Y + 100 * (np.arange(N) % 4 == 0)
     pen = l1jax.L1(0.05, weights=[0.0, 1.0, 1.0, 1.0])

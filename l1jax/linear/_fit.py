@@ -340,7 +340,7 @@ def warn_if_short(status: Any, result: Any, tol: Any, if_interrupted: str = "") 
         measures, advice = {}, if_interrupted or advice
     for name, values in measures.items():
         value = np.atleast_1d(np.asarray(values))[first]
-        if np.isfinite(value):
+        if value > tol and np.isfinite(value):
             where = f" at a {name} of {value:.1e}, above tol={float(tol):.1e}"
             break
     warnings.warn(

@@ -243,7 +243,9 @@ def check_weights(weights: np.ndarray) -> None:
         raise ValueError(f"sample_weight must be >= 0, got {weights[at]} at row {at}.")
     with np.errstate(over="ignore"):
         if not np.isfinite(weights.sum()):
-            raise ValueError("sample_weight must have a finite sum: divide it by its largest entry.")
+            raise ValueError(
+                "sample_weight must have a finite sum: divide it by its largest entry."
+            )
     if not weights.any():
         raise ValueError("sample_weight sums to zero: at least one row must count.")
 

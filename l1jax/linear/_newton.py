@@ -25,7 +25,7 @@ from ._problem import Point, Problem
 
 _NULL_STEPS = 50  # of damped Newton: a null model has few coordinates and a smooth loss
 _HALVINGS = 30
-_RIDGE = 100  # units of rounding, where a column by itself has one
+_RIDGE = 1000  # units of rounding, where a column by itself has one
 
 
 def newton_step(
@@ -137,7 +137,8 @@ def solve_free(
     Next to nothing is added to the diagonal, so that columns which others explain are not moved along what
     rounding has left of them. Newton's next step makes up for it.
     """
-    ridge = _RIDGE * jnp.finfo(problem.y.dtype).eps
+    dtype = problem.y.dtype
+    ridge = jnp.asarray(_RIDGE * jnp.finfo(dtype).eps, dtype)
     scale = rows(jnp.where(problem.norms > 0, problem.norms, 1), rhs.beta)
 
     def mask(u: Point) -> Point:

@@ -321,7 +321,7 @@ def _divide(step: Array, metric: Any, penalty: Penalty, moves: PyTree) -> Any:
 
 
 def steps_in(step: Array, metric: PyTree) -> PyTree:
-    """The step of each coordinate. Where C is NaN so is the move; eager code, which refuses such a step, takes 0."""
+    """The step of each coordinate; 0 in eager code where C is NaN, as the move is: it would be refused."""
 
     def one(c: Any) -> Array:
         steps = step.astype(jnp.result_type(c)) / c
