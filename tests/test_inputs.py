@@ -35,6 +35,7 @@ BAD = [
     ({"loss": l1jax.Poisson()}, ValueError, "counts >= 0"),
     ({"sample_weight": -np.ones(N)}, ValueError, "sample_weight must be >= 0"),
     ({"sample_weight": np.zeros(N)}, ValueError, "sample_weight sums to zero"),
+    ({"sample_weight": np.full(N, 1e308)}, ValueError, "sample_weight must have a finite sum"),
     ({"sample_weight": np.ones(3)}, ValueError, "sample_weight must have one entry"),
     ({"offset": np.ones(3)}, ValueError, "offset must have one entry"),
     ({"init": np.ones(3)}, ValueError, "init must be"),
@@ -157,6 +158,18 @@ def test_a_row_of_weight_zero_may_hold_any_target(value):
 
 
 @pytest.mark.float32
+def test_arrays_that_jax_has_traced_are_taken_in_their_own_precision():
+    """Of a NumPy array within a loop JAX keeps a copy, of float32 where x64 is off, for ever."""
+    table = np.random.default_rng(0).normal(size=(40, 3))
+    y = (table[:, 0] > 0) * 1.0
+    l1jax.minimize(lambda b: jnp.mean((y - table @ b) ** 2), jnp.zeros(3), l1jax.L1(0.1))
+    fit = l1jax.fit(table, y, l1jax.L1(0.1), loss=l1jax.Logistic())
+    assert fit.coef.dtype == np.float64
+    other = l1jax.fit(table.copy(), y.copy(), l1jax.L1(0.1), loss=l1jax.Logistic())
+    np.testing.assert_array_equal(fit.coef, other.coef)
+
+
+@pytest.mark.float32
 def test_numpy_float64_beside_jax_arrays_takes_the_precision_of_jax():
     fit = l1jax.fit(X, jnp.asarray(Y), l1jax.L1(0.1))
     assert fit.coef.dtype == jnp.result_type(float)
@@ -214,6 +227,7 @@ def test_a_bad_grid_is_an_error(change, message):
     [
         (l1jax.Ridge(), "Ridge has no strength.*pass lams"),
         (l1jax.L1Ball(1.0), "a budget, not a price.*pass lams"),
+        (l1jax.L1(weights=np.full(P, np.inf)), "no feature with a price above zero.*pass lams"),
     ],
 )
 def test_a_penalty_without_a_largest_strength_needs_a_grid(pen, message):
@@ -344,3 +358,21 @@ def test_a_survival_table_of_times_and_truths_is_read():
     np.testing.assert_array_equal(frame.coef, array.coef)
     with pytest.raises(TypeError, match=r"y must hold real numbers.*y\.astype\(float\)"):
         l1jax.fit(X, np.arange(N).astype(object), l1jax.L1(0.1))
+
+
+def test_sparse_rows_are_taken_as_sparse_entries():
+    table = jnp.asarray(X * (X > 0))
+    rows = jax.experimental.sparse.BCSR.fromdense(table)
+    fit = l1jax.fit(rows, Y, l1jax.L1(0.1))
+    np.testing.assert_allclose(fit.coef, l1jax.fit(table, Y, l1jax.L1(0.1)).coef, atol=1e-10)
+
+
+def test_counts_that_overflow_on_the_way_are_no_warning():
+    table = np.random.default_rng(0).normal(size=(60, 8))
+    counts = np.exp(5 + table[:, 0] - 0.5 * table[:, 1]).round()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        path = l1jax.path(
+            table, counts, l1jax.L1(), loss=l1jax.Poisson(), n_lams=4, fit_intercept=False
+        )
+    assert (np.asarray(path.status) == l1jax.Status.CONVERGED).all()

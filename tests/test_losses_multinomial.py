@@ -137,6 +137,7 @@ def test_certainty_and_rows_of_weight_zero_do_no_harm():
     [
         (LOSS, [0.0, 1.5], "labels 0, 1, ..., K-1.*1.5 at row 1.*return_inverse"),
         (LOSS, [-1.0, 1.0], "labels 0.*-1.0 at row 0"),
+        (LOSS, [0.0, 1e6], "labels 0.*1000000.0 at row 1.*return_inverse"),
         (l1jax.Multinomial(3), [0.0, 3.0], "0, 1, ..., 2.*3.0 at row 1"),
         (LOSS, [0.0, 0.0], "n_classes"),
         (LOSS, [[0.5, 0.4], [0.0, 1.0]], "sum to one.*row 0"),

@@ -1,5 +1,7 @@
 """Proximal operators against brute force, and the properties that every one of them has."""
 
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -185,6 +187,22 @@ def test_a_ball_of_radius_zero_is_a_point():
     for project in (prox.project_l1_ball, prox.project_l2_ball, prox.project_simplex):
         out = project(z, 0.0)
         assert (out == 0).all() and not jnp.signbit(out).any()
+
+
+@pytest.mark.core
+def test_sets_that_are_empty_are_errors():
+    with pytest.raises(ValueError, match="lower must be <= upper"):
+        prox.project_box(jnp.ones(2), 3.0, 0.0)
+    with pytest.raises(ValueError, match="x is empty"):
+        prox.project_simplex(jnp.zeros(0))
+
+
+@pytest.mark.core
+def test_weights_of_groups_may_be_a_list():
+    z = jnp.array([3.0, 4.0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        np.testing.assert_allclose(prox.prox_group_l1(z, 1.0, [0, 0], weights=[1.0]), [2.4, 3.2])
 
 
 @pytest.mark.core

@@ -125,6 +125,22 @@ def test_steps_in_a_batch_are_the_steps_of_each():
         np.testing.assert_allclose(batch[k], jax.jit(step)(strength), rtol=1e-12, atol=1e-15)
 
 
+@pytest.mark.parametrize("pen", [l1jax.ChannelL1(0.5, axis=-1), l1jax.GroupL1(0.5, [0, 0, 1])])
+def test_eager_steps_compile_once(pen, caplog):
+    params, grads = jnp.ones((3, 4)), jnp.full((3, 4), 0.1)
+    tx = l1jax.prox_adam(0.1, pen)
+    _, state = tx.update(grads, tx.init(params), params)
+    with jax.log_compiles():
+        caplog.clear()
+        tx.update(grads, state, params)
+    assert not [record for record in caplog.records if "Compiling" in record.getMessage()]
+
+
+def test_an_axis_is_an_integer():
+    with pytest.raises(TypeError, match="axis must be an integer.*got 1.5"):
+        l1jax.ChannelL1(0.5, axis=1.5)
+
+
 def bisected(z, charge):
     """The root of Σ z²/(θ + charge)² = 1 in extended precision, 0 where there is none."""
     z, charge = z.astype(np.longdouble), charge.astype(np.longdouble)

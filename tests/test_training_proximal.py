@@ -458,6 +458,11 @@ def test_half_precision_takes_steps_that_it_cannot_hold(dtype):
     np.testing.assert_allclose(optax.apply_updates(w, u), 1.0, atol=0.01)
 
 
+def test_what_is_no_transformation_is_an_error():
+    with pytest.raises(TypeError, match="tx must be a transformation of optax, got 3"):
+        l1jax.check_last(3)
+
+
 def test_what_follows_a_proximal_step_is_found():
     step = l1jax.prox_adam(0.1, l1jax.L1(0.1))
     l1jax.check_last(optax.chain(optax.clip(1.0), optax.chain(step)))

@@ -304,6 +304,11 @@ def test_a_name_is_not_taken_for_the_value_of_a_variable():
     params = {"attn": {"query": jnp.ones(2), "value": jnp.ones(2)}, "b": jnp.ones(1)}
     assert l1jax.paths(params) == ["attn/query", "attn/value", "b"]
     assert l1jax.paths(params, "*") == ["b"]
+    assert l1jax.paths(params, ["b", "attn/q*"]) == ["attn/query", "b"]
+    with pytest.raises(ValueError, match="'c' matches no"):
+        l1jax.paths(params, ["b", "c"])
+    with pytest.raises(TypeError, match="selector must be a path pattern.*got 3"):
+        l1jax.paths(params, 3)
 
 
 def test_only_the_scale_of_the_norm_itself_is_found_in_a_module_that_is_one():

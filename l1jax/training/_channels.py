@@ -41,7 +41,7 @@ class ChannelL1(Penalty):
     lam: Any
     axis: int = eqx.field(static=True)
 
-    def __init__(self, lam: Any = None, axis: int = 0):
+    def __init__(self, lam: Any = None, axis: Any = 0):
         self.lam = strength_leaf(lam, "lam")
         if not isinstance(axis, int | np.integer) or isinstance(axis, bool):
             raise TypeError(f"axis must be an integer, the axis of the channels, got {axis!r}.")
