@@ -75,6 +75,9 @@ class Channels(NamedTuple):
         def one_by_one(sums: tuple, maxima: tuple) -> tuple[list, list]:
             return [self.sum(x) for x in sums], [self.max(x) for x in maxima]
 
+        if view is None:
+            return one_by_one(sums, maxima)
+
         def folded(sums: tuple, maxima: tuple) -> tuple[list, list]:
             sums, maxima, others = _fold(sums, maxima, view)
             return (
@@ -82,8 +85,6 @@ class Channels(NamedTuple):
                 [jnp.max(x, others).reshape(self._one_each(shape)) for x in maxima],
             )
 
-        if view is None:
-            return one_by_one(sums, maxima)
         return jax.lax.platform_dependent(sums, maxima, cpu=folded, default=one_by_one)
 
     def sum(self, x: Array) -> Array:

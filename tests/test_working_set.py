@@ -106,6 +106,33 @@ def test_other_losses_are_walked_too(monkeypatch, loss, name, kind):
     assert int(np.max(path.num_steps)) <= 40
 
 
+@pytest.mark.parametrize(
+    ("loss", "shape", "seed"),
+    [
+        (l1jax.Poisson(), (30, 60), 3),
+        (l1jax.Huber(), (40, 40), 5),
+        (l1jax.SquaredHinge(), (60, 30), 2),
+    ],
+)
+def test_a_step_that_leads_astray_is_tried_shorter(monkeypatch, loss, shape, seed):
+    """Few strengths, far from one another: each is reached, by way of some between them."""
+
+    def no_help(*_, **__):
+        raise AssertionError("the walk left something short of the tolerance")
+
+    monkeypatch.setattr(_path, "_sequential", no_help)
+    rng = np.random.default_rng(seed)
+    table = rng.normal(size=shape)
+    eta = table[:, 0] - 0.5 * table[:, 1]
+    target = {
+        "Poisson": lambda: rng.poisson(np.exp(2 + 1.5 * eta)),
+        "Huber": lambda: eta + rng.standard_cauchy(len(eta)),
+        "SquaredHinge": lambda: eta + rng.logistic(size=len(eta)) > 0,
+    }[type(loss).__name__]()
+    path = l1jax.path(table, target * 1.0, l1jax.L1(), loss=loss, n_lams=5)
+    assert (np.asarray(path.relative_gaps) <= 1e-10).all()
+
+
 def test_one_fit_walks_to_its_strength_in_strides(monkeypatch):
     monkeypatch.setattr(_working_set, "_is_small", lambda _: False)
     monkeypatch.setattr(_working_set, "_NEXT_IN_LINE", 2)

@@ -24,7 +24,7 @@ from ._problem import Problem
 from ._state import Lost, State
 from ._threads import one_thread
 
-_CORRECTIONS = 60
+_CORRECTIONS = 30
 _HALVINGS = 40
 _ENOUGH = 1e-13  # error of the gradient, as a share of the null model's: all that float64 gives
 _SHARE = 0.01  # of a gap that the gradients may miss their prices by: they add up to about the gap

@@ -37,6 +37,7 @@ _WHOLE_BLOCK = 25  # ... where all of them are in the working set
 _NEXT_IN_LINE = 256  # columns that join the active ones in a working set, at least; or as many
 _PATIENCE = 30  # blocks walked again before giving up
 _ALL_COLUMNS = 600  # a problem of no more columns than this is its own working set
+_CAUTION = 7  # at most: steps of 1/64 of the way; and four losses for each
 _TALL = 5  # as is one of this many times more rows than columns, up to a Gram matrix of 200 MB
 _MANY_COLUMNS = 5000
 _FLOOR = 1e-10
@@ -169,6 +170,8 @@ class _Walker:
         self.lam = max(critical, lams[0])
         self.at = path.start(features, self.null[features], gradient)
         self.done, self.patience, self.extra = 0, _PATIENCE, np.zeros(0, int)
+        # 1: one strength at a time, 2: a half of the way to the next, 3: a quarter ...
+        self.caution, self.losses, self.is_easy = 0, 0, False
 
         self.bridges, is_quadratic = None, problem.loss.is_quadratic
         if gap is not None and prices.proportional and (is_quadratic or not prices.free.any()):
@@ -194,23 +197,36 @@ class _Walker:
         self.lam = known.lam
 
     def go_on(self) -> int:
-        """One block: its strengths up to the first violation; returns how many."""
+        """One block: its strengths up to the first violation; returns how many.
+
+        Where a curved loss leads astray the block is shorter, and steps end between two strengths.
+        """
         block = self.lams[self.done :][: _WHOLE_BLOCK if self.whole else _BLOCK]
+        on_grid = self.caution <= 1
+        if self.caution:
+            share = 0.5 ** (self.caution - 1)
+            block = self.lam + share * (block[:1] - self.lam)
+        try:
+            count = self._advance(block, on_grid)
+        except Lost:
+            self.losses, self.caution, self.is_easy = self.losses + 1, self.caution + 1, False
+            if not isinstance(self.path, Curved) or max(self.losses / 4, self.caution) > _CAUTION:
+                raise
+            return 0
+        # Two good steps in a row are followed by a longer one.
+        self.caution -= self.is_easy and self.caution > 0
+        self.is_easy = not self.is_easy
+        return count
+
+    def _advance(self, block: np.ndarray, on_grid: bool) -> int:
         members = self._members()
         mover = self.path.mover(members, self.prices, self.at, self.lam)
         found = self._solve(mover, block)
         gradients, good = self._look(found, members, block)
         if not good:
             return 0
-        for i, state in found[:good]:
-            row = self.done + i
-            self.betas[row, state.features] = state.values
-            self.intercepts[row], self.steps[row] = state.intercept, state.steps
-            self.knots.extend(state.knots)
-        if self.bridges is not None:
-            ends = [self.done - 1, *(self.done + i for i, _ in found[:good])]
-            for left, right in itertools.pairwise(ends):
-                self.bridges.fill(left, right, self.lams, self.betas, self.intercepts, self.seen)
+        if on_grid:
+            self._note(found[:good])
         for k in range(max(good - 2, 0), good):
             i, state = found[k]
             gradient = gradients[k].copy()
@@ -219,9 +235,21 @@ class _Walker:
             self.at, self.lam = state._replace(gradient=gradient, before=before), block[i]
         if self.bridges is None and good == len(block):
             self.at = self.at._replace(inverse=mover.inverse())
-        count = found[good - 1][0] + 1
+        count = found[good - 1][0] + 1 if on_grid else 0
         self.done += count
         return count
+
+    def _note(self, found: list[tuple[int, State]]) -> None:
+        """The solutions at the next strengths, and what lies on lines between them."""
+        for i, state in found:
+            row = self.done + i
+            self.betas[row, state.features] = state.values
+            self.intercepts[row], self.steps[row] = state.intercept, state.steps
+            self.knots.extend(state.knots)
+        if self.bridges is not None:
+            ends = [self.done - 1, *(self.done + i for i, _ in found)]
+            for left, right in itertools.pairwise(ends):
+                self.bridges.fill(left, right, self.lams, self.betas, self.intercepts, self.seen)
 
     def _members(self) -> np.ndarray:
         """The working set of the next block."""
