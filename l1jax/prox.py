@@ -199,10 +199,11 @@ def project_box(x: PyTree, lower: Any, upper: Any) -> PyTree:
     """The nearest point with lower ≤ x ≤ upper (numbers, or like x). Raises: ValueError for lower > upper."""
 
     def leaf(z: Array, low: Any, high: Any) -> Array:
+        is_known = not (isinstance(low, Tracer) or isinstance(high, Tracer))
+        if is_known and (np.asarray(low) > np.asarray(high)).any():
+            raise ValueError(f"lower must be <= upper everywhere, got {lower} and {upper}.")
         # optax would promote float32 to the dtype of the bounds.
         low, high = jnp.asarray(low, z.dtype), jnp.asarray(high, z.dtype)
-        if not isinstance(above := low > high, Tracer) and bool(above.any()):
-            raise ValueError(f"lower must be <= upper everywhere, got {lower} and {upper}.")
         return _positive_zeros(optax.projections.projection_box(z, low, high))
 
     return _map(leaf, x, lower, upper)

@@ -210,6 +210,35 @@ def test_free_features_that_others_explain_do_no_harm(loss, engine):
         np.testing.assert_allclose(fits[0].coef[4:], fits[1].coef[3:], atol=1e-4)
 
 
+@pytest.mark.float32
+@pytest.mark.parametrize("digits", [0.3, 0.45, 0.6])
+def test_a_gap_of_nearly_collinear_free_features_is_no_promise_that_is_broken(digits):
+    """What is left to gain along their difference is in the gap, or the fit says that it does not know.
+
+    `digits`: the share of all digits in which they agree.
+    """
+    dtype = np.dtype(np.float64 if jax.config.jax_enable_x64 else np.float32)
+    apart = float(np.finfo(dtype).eps) ** digits
+    rng = np.random.default_rng(0)
+    one, other, noise = rng.normal(size=(3, 200))
+    y = one + noise + 0.5 * min(1, apart / np.finfo(dtype).eps ** 0.5) * other
+    table, y = np.column_stack([one, one + apart * other]).astype(dtype), y.astype(dtype)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", l1jax.ConvergenceWarning)
+        fit = l1jax.fit(table, y, l1jax.L1(0.1, [0.0, 0.0]), engine="fista", tol=1e-6)
+    wide = table.astype(np.longdouble)
+    basis = np.column_stack([np.ones(200), wide[:, 0], (wide[:, 1] - wide[:, 0]) / apart])
+    best = np.linalg.lstsq(basis.astype(float), y.astype(float), rcond=None)[0]
+    coef, intercept = np.asarray(fit.coef, float), float(fit.intercept)
+    misfits = [
+        0.5 * np.mean((y.astype(float) - fitted) ** 2)
+        for fitted in (basis.astype(float) @ best, table.astype(float) @ coef + intercept)
+    ]
+    rounding = 30 * np.finfo(dtype).eps * misfits[0]
+    if fit.status == l1jax.Status.CONVERGED:
+        assert misfits[1] - misfits[0] <= 2 * float(fit.gap) + rounding
+
+
 def test_huber_with_free_features_is_solved():
     y = Y + 100 * (np.arange(N) % 4 == 0)
     pen = l1jax.L1(0.05, weights=[0.0, 1.0, 1.0, 1.0])

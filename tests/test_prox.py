@@ -192,7 +192,7 @@ def test_a_ball_of_radius_zero_is_a_point():
 @pytest.mark.core
 def test_sets_that_are_empty_are_errors():
     with pytest.raises(ValueError, match="lower must be <= upper"):
-        prox.project_box(jnp.ones(2), 3.0, 0.0)
+        jax.jit(lambda x: prox.project_box(x, 3.0, 0.0))(jnp.ones(2))
     with pytest.raises(ValueError, match="x is empty"):
         prox.project_simplex(jnp.zeros(0))
 

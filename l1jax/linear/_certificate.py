@@ -22,6 +22,8 @@ from ._newton import solve_free
 from ._problem import Point, Problem
 
 _ROUNDING = 100  # units of rounding below which a sum over the rows is taken for zero
+_LEFT = 0.08  # share of that which no change of the free features may take away
+_RIDGE = 30  # units of rounding added to the system of the free features
 
 
 class Certificate(eqx.Module):
@@ -65,7 +67,7 @@ def certify(
     v, charge = -gradient, jnp.zeros((), gradient.dtype)
     is_known = jnp.ones((), bool)
     if absorb:
-        v, charge = _absorb(problem, pen, loss.hessian(y, eta, s), v, is_tiny)
+        v, charge = _absorb(problem, pen, loss.hessian(y, eta, s), v, is_tiny, noise)
     else:
         is_known = ~jnp.any(pen.prox(jnp.where(is_tiny, v, 0)) != 0)
 
@@ -79,7 +81,8 @@ def certify(
         return loss.fenchel_gap(y, eta, c, s) + jnp.maximum(dual_value, 0) + charged
 
     if pen.convex:
-        scales = jnp.where(is_balanced, pen.dual_scales(v, beta), 0)
+        is_usable = is_balanced & jnp.isfinite(charge)
+        scales = jnp.where(is_usable, pen.dual_scales(v, beta), 0)
         gap = jnp.min(jax.vmap(gap_at)(scales))
     else:
         gap = jnp.asarray(jnp.inf, eta.dtype)
@@ -107,7 +110,12 @@ def certify(
 
 
 def _absorb(
-    problem: Problem, pen: Penalty, bend: Callable[[Array], Array], v: Array, is_tiny: Array
+    problem: Problem,
+    pen: Penalty,
+    bend: Callable[[Array], Array],
+    v: Array,
+    is_tiny: Array,
+    noise: Array,
 ) -> tuple[Array, Array]:
     """v with 0 for rounding that the penalty has no price for, on features that it leaves free.
 
@@ -122,9 +130,12 @@ def _absorb(
         free = is_tiny & (pen.prox(tiny) != 0) & ~jnp.isfinite(pen.conjugate(tiny))
         rest = jnp.where(free, v, 0)
         zero = jnp.zeros(v.shape[1:], v.dtype)
-        moved = solve_free(problem, free, bend, Point(rest, zero))
+        moved, left = solve_free(problem, free, bend, Point(rest, zero), _RIDGE)
         cost = 0.5 * jnp.sum(moved.beta * rest)
-        cost = jnp.where(jnp.isfinite(cost) & (cost >= 0), cost, jnp.inf)  # else it did not solve
+        # What is left lies along columns that others explain, and is rounding; or it did not solve.
+        most = jnp.max(jnp.abs(left.beta)) + jnp.max(jnp.abs(left.intercept))
+        is_solved = (most <= _LEFT * noise) & jnp.isfinite(cost) & (cost >= 0)
+        cost = jnp.where(is_solved, cost, jnp.inf)
         return jnp.zeros((), bool), jnp.where(free, 0, v), cost
 
     # A loop of one round runs only where some lane of a batch needs it. All in it follows from v,

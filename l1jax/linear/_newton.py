@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +26,8 @@ from ._problem import Point, Problem
 
 _NULL_STEPS = 50  # of damped Newton: a null model has few coordinates and a smooth loss
 _HALVINGS = 30
-_RIDGE = 1000  # units of rounding, where a column by itself has one
+_RIDGE = 1000  # units of rounding, of the curvature along a column
+_ROUNDS = 3  # of solving for what a ridge has left
 
 
 def newton_step(
@@ -89,7 +91,7 @@ def fit_free(problem: Problem, point: Point, free: Bool[Array, "p *k"]) -> Point
         def bend(u: Array) -> Array:
             return jnp.where(careful, majorant * u, hessian(u))
 
-        direction = solve_free(problem, free, bend, rhs)
+        direction, _ = solve_free(problem, free, bend, rhs)
         value = problem.smooth(point)
 
         def at(length):
@@ -131,14 +133,14 @@ def solve_free(
     free: Bool[Array, "p *k"],
     bend: Callable[[Array], Array],
     rhs: Point,
-) -> Point:
+    units: int = _RIDGE,
+) -> tuple[Point, Point]:
     """Solves X_Uᵀ H X_U d = rhs on the free features U and the intercept, with H the map `bend`.
 
-    Next to nothing is added to the diagonal, so that columns which others explain are not moved along what
-    rounding has left of them. Newton's next step makes up for it.
+    Also what is left of rhs, per norm of a column. A ridge of so many `units` of rounding keeps columns which
+    others explain from moving along what rounding has left of them; solving again for what is left undoes it
+    elsewhere.
     """
-    dtype = problem.y.dtype
-    ridge = jnp.asarray(_RIDGE * jnp.finfo(dtype).eps, dtype)
     scale = rows(jnp.where(problem.norms > 0, problem.norms, 1), rhs.beta)
 
     def mask(u: Point) -> Point:
@@ -147,12 +149,31 @@ def solve_free(
     def system(u: Point) -> Point:
         u = mask(u)
         image = bend(problem.x.dot(u.beta / scale) + u.intercept)
-        image = Point(problem.x.rdot(image) / scale, jnp.sum(image, axis=0))
-        return mask(_add(image, u, ridge))
+        return mask(Point(problem.x.rdot(image) / scale, jnp.sum(image, axis=0)))
+
+    def left(u: Point) -> Point:
+        return optax.tree.sub(scaled, system(u))
+
+    def solved_for_the_rest(_: Any, u: Point) -> Point:
+        more = _conjugate_gradients(problem, ridged, left(u), jnp.any(free))
+        return mask(optax.tree.add(u, more))
+
+    def ridged(u: Point) -> Point:
+        return _add(system(u), u, ridge)
 
     scaled = mask(Point(rhs.beta / scale, rhs.intercept))
-    u = mask(_conjugate_gradients(problem, system, scaled, jnp.any(free)))
-    return Point(u.beta / scale, u.intercept)
+    some = mask(jax.tree.map(_waves, scaled))
+    size, dtype = optax.tree.norm(some), problem.y.dtype
+    curvature = optax.tree.norm(system(some)) / jnp.where(size > 0, size, 1)
+    ridge = jnp.asarray(units * jnp.finfo(dtype).eps, dtype) * curvature
+    none = optax.tree.zeros_like(scaled)
+    u = jax.lax.fori_loop(0, _ROUNDS, solved_for_the_rest, none)
+    return Point(u.beta / scale, u.intercept), left(u)
+
+
+def _waves(like: Array) -> Array:
+    """Numbers that no structure in the data is likely to share."""
+    return jnp.sin(1.0 + jnp.arange(like.size, dtype=like.dtype)).reshape(like.shape)
 
 
 def polish_intercept(problem: Problem, point: Point, fitted: Array | None = None) -> Point:

@@ -202,10 +202,10 @@ class _Walker:
         Where a curved loss leads astray the block is shorter, and steps end between two strengths.
         """
         block = self.lams[self.done :][: _WHOLE_BLOCK if self.whole else _BLOCK]
-        on_grid = self.caution <= 1
+        on_grid, before = self.caution <= 1, self.lam
         if self.caution:
             share = 0.5 ** (self.caution - 1)
-            block = self.lam + share * (block[:1] - self.lam)
+            block = block[:1] if on_grid else self.lam + share * (block[:1] - self.lam)
         try:
             count = self._advance(block, on_grid)
         except Lost:
@@ -213,9 +213,9 @@ class _Walker:
             if not isinstance(self.path, Curved) or max(self.losses / 4, self.caution) > _CAUTION:
                 raise
             return 0
-        # Two good steps in a row are followed by a longer one.
-        self.caution -= self.is_easy and self.caution > 0
-        self.is_easy = not self.is_easy
+        if self.lam != before:  # two good steps in a row are followed by a longer one
+            self.caution -= self.is_easy and self.caution > 0
+            self.is_easy = not self.is_easy
         return count
 
     def _advance(self, block: np.ndarray, on_grid: bool) -> int:
@@ -265,7 +265,7 @@ class _Walker:
         # A step that overflows is tried at half its length: no reason to warn.
         with np.errstate(over="ignore", invalid="ignore"):
             if self.bridges is None:
-                return [(i, mover.to(lam)) for i, lam in enumerate(block)]
+                return _until_lost(mover, block)
             if not self.done:  # lines have both of their ends on the grid
                 self.bridges.length = 1
             return self.bridges.across(mover, self.at, self.lam, block)
@@ -306,6 +306,19 @@ class _Walker:
             self.path.columns,
             has_free=bool(self.prices.free.any()) or self.lams[-1] == 0,
         )
+
+
+def _until_lost(mover: Any, block: np.ndarray) -> list[tuple[int, State]]:
+    """The solutions at the strengths of a block, or at the first of them."""
+    found: list[tuple[int, State]] = []
+    for i, lam in enumerate(block):
+        try:
+            found.append((i, mover.to(lam)))
+        except Lost:
+            if not found:
+                raise
+            break
+    return found
 
 
 def _way(

@@ -184,14 +184,15 @@ class Multinomial(Loss):
                     f"{bad[0]}."
                 )
             return
-        # Labels beyond the number of rows are names, for which there would be a class each.
-        limit = max(len(y), 2) if self.n_classes is None else self.n_classes
+        # Labels far beyond the number of rows are names, for which there would be a class each.
+        limit = max(10 * len(y), 1000) if self.n_classes is None else self.n_classes
         bad = np.flatnonzero((y < 0) | (y != np.floor(y)) | (y >= limit))
         if len(bad):
             last = "K-1" if self.n_classes is None else self.n_classes - 1
             raise ValueError(
                 f"y must hold labels 0, 1, ..., {last} for Multinomial, got {y[bad[0]]} at row {bad[0]}. "
-                "Other labels become such by numpy.unique(y, return_inverse=True)[1]."
+                "Other labels become such by numpy.unique(y, return_inverse=True)[1]; where there are so many "
+                "classes, pass n_classes."
             )
         if self.n_classes is None and not y.any():
             raise ValueError(
