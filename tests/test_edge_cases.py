@@ -210,6 +210,17 @@ def test_free_features_that_others_explain_do_no_harm(loss, engine):
         np.testing.assert_allclose(fits[0].coef[4:], fits[1].coef[3:], atol=1e-4)
 
 
+def test_free_features_that_others_explain_do_no_harm_where_the_curvature_is_large():
+    mean = 1e9
+    rng = np.random.default_rng(3)
+    levels, x = np.eye(4)[rng.integers(0, 4, 60)], rng.standard_normal((60, 1))
+    counts = mean * np.exp(levels @ [1.0, -1.0, 0.5, 0.0] + 0.3 * x[:, 0]) * rng.gamma(5, 0.2, 60)
+    pen = l1jax.L1(0.05 * mean, [0.0, 0.0, 0.0, 0.0, 1.0])
+    fit = l1jax.fit(np.c_[levels, x], counts, pen, loss=l1jax.Poisson(), tol=1e-9)
+    assert fit.status == l1jax.Status.CONVERGED and fit.relative_gap <= 1e-9
+    assert np.abs(fit.coef).max() < 100
+
+
 @pytest.mark.float32
 @pytest.mark.parametrize("digits", [0.3, 0.45, 0.6])
 def test_a_gap_of_nearly_collinear_free_features_is_no_promise_that_is_broken(digits):
