@@ -39,6 +39,7 @@ from ._problem import Data, Problem, prepare
 from ._relaxed import check_gammas, relaxed
 from ._results import Fit, Path
 from ._scores import Score, of_rows, read_score, response
+from ._unpenalised import in_orthonormal_basis
 from ._working_set import can_walk
 
 _AT_ONCE = 2**30  # bytes of data, a copy for each fold, that one batch may hold
@@ -134,7 +135,7 @@ def cross_validate(
         grams = FoldGrams(data, which) if by_gram else None
         few = grams and grams.of_all()
         whole = few and few.problem(pen, loss)
-        if whole is None:  # the rows are needed
+        if whole is None or in_orthonormal_basis(data, whole[0]):  # the rows are needed
             grams = None
             whole = prepare_inputs(inputs, pen, loss, fit_intercept, standardize), None
         problem, _ = whole

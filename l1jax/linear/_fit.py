@@ -36,6 +36,7 @@ from ._problem import Data, Point, Problem, prepare, with_smoothness
 from ._report import report, report_one
 from ._results import Fit
 from ._solve import Outcome, solve
+from ._unpenalised import in_orthonormal_basis
 from ._working_set import can_walk, walk_to
 
 _SQUARED_ERROR = SquaredError()
@@ -126,6 +127,8 @@ def fit(
             problem = estimate_smoothness(problem, pen_now)
             result, _ = solve_one(problem, pen_now, start, tol, max_steps, inputs.names)
         if is_differentiable((data, pen)):
+            if problem.basis is not None:  # derivatives go through the columns as they were given
+                problem = estimate_smoothness(prepare_as_given(frozen(data), pen_now), pen_now)
             result = differentiable_fit(result, problem, data, pen)
         result = give_back(result, inputs.wants_x64)
     warn_if_short(result.status, result, tol)
@@ -219,10 +222,9 @@ def _walked(
 
 def lay_out(data: Data, pen: Penalty, engine: str) -> tuple[Problem, GramColumns | None]:
     """The problem; and where least squares is tall and walked, its Gram matrix in place of its rows."""
-    if may_walk(engine, data.x.shape):
-        found = compress(data, pen)
-        if found is not None:
-            return found
+    found = compress(data, pen) if may_walk(engine, data.x.shape) else None
+    if found is not None and in_orthonormal_basis(data, found[0]) is None:
+        return found
     return _prepare(data, pen), None
 
 
@@ -235,6 +237,16 @@ def prepare_inputs(
 
 
 def _prepare(data: Data, pen: Penalty) -> Problem:
+    """The problem, with unpenalised columns that are nearly collinear in a basis of their own."""
+    problem = prepare_as_given(data, pen)
+    changed = in_orthonormal_basis(data, problem)
+    if changed is None:
+        return problem
+    data, basis = changed
+    return dataclasses.replace(prepare_as_given(data, pen), basis=basis)
+
+
+def prepare_as_given(data: Data, pen: Penalty) -> Problem:
     """The problem, compiled; columns that stay as they are are not copied."""
     data = dataclasses.replace(data, x=jax.device_put(data.x))
     problem = _all_but_kept_columns(data, pen)

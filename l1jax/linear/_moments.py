@@ -174,6 +174,8 @@ class Compressed(NamedTuple):
             null_deviance=jnp.ones(()),
             is_trivial=jnp.zeros((), bool),
             is_valid=jnp.ones((), bool),
+            unpenalised=jnp.zeros(m - 1, bool),
+            basis=None,
             fit_intercept=False,
         )
         problem = _with_null(problem, problem, pen)

@@ -27,6 +27,7 @@ from ._fit import (
     data_of,
     estimate_smoothness,
     lay_out,
+    prepare_as_given,
     solve_and_report,
     solve_one,
     start_point,
@@ -138,6 +139,8 @@ def path(
         fits = found.fits
         if is_differentiable((data, pen, grid)):
             _raise_if_interrupted(fits)  # a part has no derivative
+            if problem.basis is not None:
+                problem = prepare_as_given(frozen(data), pen_now)
             fits = _differentiable(fits, problem, data, pen, grid)
         found = dataclasses.replace(found, fits=with_loss(fits, loss))
         result = give_back(found, inputs.wants_x64)

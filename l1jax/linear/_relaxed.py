@@ -152,11 +152,11 @@ class _Newton:
 
     def solve(self, coef: np.ndarray, intercept: float) -> tuple[Any, Any, int]:
         problem = self.problem
-        features = np.flatnonzero(coef)
+        start = problem.from_user(jnp.asarray(coef), jnp.asarray(intercept))
+        features = np.flatnonzero(start.beta)
         if not len(features):
             return coef, intercept, int(Status.CONVERGED)
         part = self.columns.matrix.part(self.columns.require(features))
-        start = problem.from_user(jnp.asarray(coef), jnp.asarray(intercept))
         x = np.append(np.asarray(start.beta, float)[features], float(start.intercept))
 
         def predictor(x: np.ndarray) -> np.ndarray:

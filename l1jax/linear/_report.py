@@ -101,7 +101,9 @@ def report_path(
     """The fits of the solutions that a walk found; all is concrete."""
     dtype = problem.y.dtype
     betas, intercepts = (np.asarray(part, dtype) for part in (walk.betas, walk.intercepts))
-    known = _host_products(problem, walk, betas, intercepts)
+    # In another basis, what comes back from the user's scale is known to no engine.
+    is_plain = problem.basis is None
+    known = _host_products(problem, walk, betas, intercepts) if is_plain else _NONE
     steps = np.asarray(walk.num_steps, np.int32)
     inputs = jax.tree.map(share, (lams, betas, intercepts, steps, known))
     arguments = (problem, pen, inputs, tol, names)
