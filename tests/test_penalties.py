@@ -129,8 +129,10 @@ def test_fenchel_young(name, x, v):
     conjugate = call(type(pen).conjugate, pen, v)
     bound = call(type(pen).value, pen, x) + conjugate - x @ v
     assert bound >= -1e-12
-    # The default bounds the conjugate from above.
-    assert call(Penalty.conjugate, pen, v) >= conjugate - 1e-12
+    # An edge is within a few units of rounding, where either may say that it is inside.
+    inside = (1 - 1e-12) * v
+    default, conjugate = (call(m, pen, inside) for m in (Penalty.conjugate, type(pen).conjugate))
+    np.testing.assert_allclose(default, conjugate, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -12,7 +12,7 @@ import numpy as np
 from jax.core import Tracer
 from jax.experimental import sparse as jax_sparse
 
-from .._minimize_checks import check_number, numbers_as_leaves
+from .._minimize_checks import check_number
 from .._tracing import frozen, is_traced
 from ..losses import Loss
 from ..penalties import Penalty
@@ -97,8 +97,10 @@ def read(
             offset = offset[:, None]
         offset = offset + np.zeros(shape, dtype)
     _check_penalty(pen, (p, *shape[1:]), has_strength)
-    # Python numbers in the fields of a user's own class would be constants of the program.
-    pen, loss = jax.tree.map(_anew, numbers_as_leaves((pen, loss)))
+    strength = getattr(pen, pen.strength, None)
+    if strength is not None:  # checked as that of a built-in penalty is at its construction
+        pen = pen.with_strength(strength)
+    pen, loss = jax.tree.map(lambda leaf: _as_parameter(leaf, dtype), (pen, loss))
     return Inputs(x, y, weights, offset, pen, loss, names, wants_x64)
 
 
@@ -159,6 +161,18 @@ def read_matrix(X: Any) -> tuple[Any, tuple[str, ...] | None]:
 def _anew(values: Any) -> Any:
     """A view of an array of NumPy: of one that a user has traced, JAX may have kept a rounded copy."""
     return values.view() if type(values) is np.ndarray else values
+
+
+def _as_parameter(value: Any, dtype: Any) -> Any:
+    """A number or array in a field of a penalty or loss, real ones in the precision of the data.
+
+    Python numbers would be constants of the compiled program, and of fewer digits where x64 is off.
+    """
+    if isinstance(value, float | np.floating):
+        return np.asarray(value, dtype)
+    if hasattr(value, "dtype") and jnp.issubdtype(value.dtype, jnp.floating):
+        return _anew(value.astype(dtype))
+    return np.asarray(value) if isinstance(value, np.generic) else value
 
 
 def _read_scipy(X: Any) -> SparseMatrix:

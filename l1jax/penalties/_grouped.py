@@ -17,6 +17,7 @@ from ._separable import _indicator, _scale_into, _within, is_ratio, ratio_leaf
 
 
 class _Grouped(Penalty):
+    homogeneous: ClassVar[bool] = True
     metric: ClassVar[Literal["scalar", "diagonal"]] = "diagonal"
 
     lam: Any
