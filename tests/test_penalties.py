@@ -100,7 +100,7 @@ def test_the_edge_of_the_dual_ball_is_found_where_it_is_rounded_otherwise(larges
     pen, v = Rounded(0.7), jnp.array([largest, -0.5])
     scale = pen.dual_scale(v)
     np.testing.assert_allclose(scale, 0.7 / largest, rtol=1e-14)
-    assert pen.conjugate(scale * v) == 0
+    assert 0 <= pen.conjugate(scale * v) <= 1e-30  # steps over the edge are rounding, squared
     np.testing.assert_allclose(pen.critical_strength(v), largest, rtol=1e-14)
 
 

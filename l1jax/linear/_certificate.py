@@ -142,12 +142,13 @@ def _project(
     was rounding, unless they are nearly collinear and rounding hides what a large change of them would
     gain. Features are free by their weights, or where the penalty has no price for rounding.
     """
-    is_movable = is_tiny | rows(problem.unpenalised, dual.v)
+    is_unpenalised = jnp.broadcast_to(rows(problem.unpenalised, dual.v), dual.v.shape)
 
     def move(carry: tuple[Array, _DualPoint]) -> tuple[Array, _DualPoint]:
         _, dual = carry
-        some = jnp.where(is_movable, dual.v, 0)
-        free = is_movable & (pen.prox(some) != 0) & ~jnp.isfinite(pen.conjugate(some))
+        tiny = jnp.where(is_tiny, dual.v, 0)
+        free = is_tiny & (pen.prox(tiny) != 0) & ~jnp.isfinite(pen.conjugate(tiny))
+        free |= is_unpenalised
         rest = jnp.where(free, dual.v, 0)
         zero = jnp.zeros(rest.shape[1:], rest.dtype)
         moved, left = solve_free(problem, free, bend, Point(rest, zero), _RIDGE)
@@ -155,17 +156,18 @@ def _project(
         # What is left lies along columns that others explain, and is rounding; or it did not solve.
         most = jnp.max(jnp.abs(left.beta)) + jnp.max(jnp.abs(left.intercept))
         is_solved = (most <= _LEFT * noise) & jnp.isfinite(cost) & (cost >= 0)
-        along = bend(problem.x.dot(moved.beta) + moved.intercept)
+        is_far = jnp.any(is_unpenalised & ~is_tiny)
+        along = jnp.where(is_far, bend(problem.x.dot(moved.beta) + moved.intercept), 0)
         return jnp.zeros((), bool), _DualPoint(
             v=jnp.where(free, 0, dual.v - problem.x.rdot(along)),
             slope=dual.slope + along,
             cost=jnp.where(is_solved, cost, jnp.inf),
-            is_far=jnp.any(free & ~is_tiny),
+            is_far=is_far,
         )
 
     # A loop of one round runs only where some lane of a batch needs it. All in it follows from v,
     # which it changes: so the compiler cannot compute it beforehand.
-    needed = jnp.any(is_movable & (dual.v != 0))
+    needed = jnp.any((is_tiny | is_unpenalised) & (dual.v != 0))
     return jax.lax.while_loop(lambda c: c[0], move, (needed, dual))[1]
 
 

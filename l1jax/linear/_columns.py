@@ -43,8 +43,7 @@ class Columns:
     def returned(self, features: np.ndarray, values: np.ndarray) -> np.ndarray:
         """Coefficients as they come back from the user's scale and precision."""
         scale = self.unit[features].reshape(-1, *np.ones(values.ndim - 1, int))
-        there = scale * values.astype(scale.dtype)
-        return np.divide(there, scale, where=scale > 0, out=np.zeros_like(there)).astype(np.float64)
+        return (scale * values.astype(scale.dtype) / scale).astype(np.float64)
 
     def added(self, count: int) -> None:
         """Told of the last `count` columns being new."""

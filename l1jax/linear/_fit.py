@@ -127,9 +127,8 @@ def fit(
             problem = estimate_smoothness(problem, pen_now)
             result, _ = solve_one(problem, pen_now, start, tol, max_steps, inputs.names)
         if is_differentiable((data, pen)):
-            if problem.basis is not None:  # derivatives go through the columns as they were given
-                problem = estimate_smoothness(prepare_as_given(frozen(data), pen_now), pen_now)
-            result = differentiable_fit(result, problem, data, pen)
+            given = in_given_columns(problem, frozen(data), pen_now)
+            result = differentiable_fit(result, given, data, pen)
         result = give_back(result, inputs.wants_x64)
     warn_if_short(result.status, result, tol)
     return result
@@ -169,7 +168,8 @@ def lambda_max(
         problem = prepare_inputs(inputs, pen, loss, fit_intercept, standardize)
         data = data_of(inputs, loss, fit_intercept, standardize)
         if is_differentiable((data, pen)):
-            gradient = differentiable_gradient(problem, data, pen)
+            given = in_given_columns(problem, frozen(data), frozen(pen))
+            gradient = differentiable_gradient(given, data, pen)
             problem = eqx.tree_at(lambda q: q.null_gradient, problem, gradient)
         return give_back(critical(problem, pen), inputs.wants_x64)
 
@@ -238,15 +238,20 @@ def prepare_inputs(
 
 def _prepare(data: Data, pen: Penalty) -> Problem:
     """The problem, with unpenalised columns that are nearly collinear in a basis of their own."""
-    problem = prepare_as_given(data, pen)
+    problem = _prepare_as_given(data, pen)
     changed = in_orthonormal_basis(data, problem)
     if changed is None:
         return problem
     data, basis = changed
-    return dataclasses.replace(prepare_as_given(data, pen), basis=basis)
+    return dataclasses.replace(_prepare_as_given(data, pen), basis=basis)
 
 
-def prepare_as_given(data: Data, pen: Penalty) -> Problem:
+def in_given_columns(problem: Problem, data: Data, pen: Penalty) -> Problem:
+    """The problem without a basis of its own, of which derivatives by the data know nothing."""
+    return problem if problem.basis is None else _prepare_as_given(data, pen)
+
+
+def _prepare_as_given(data: Data, pen: Penalty) -> Problem:
     """The problem, compiled; columns that stay as they are are not copied."""
     data = dataclasses.replace(data, x=jax.device_put(data.x))
     problem = _all_but_kept_columns(data, pen)

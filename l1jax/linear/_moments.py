@@ -139,7 +139,7 @@ class TallRows:
             products=products,
             root=_root(products),
             mean=self.shift + mean[:-1],
-            inverse_scale=scale[:-1],
+            inverse_scale=np.where(alive, scale, 1)[:-1],
             level=self.level + float(mean[-1]),
         )
 

@@ -26,8 +26,8 @@ from ._fit import (
     critical,
     data_of,
     estimate_smoothness,
+    in_given_columns,
     lay_out,
-    prepare_as_given,
     solve_and_report,
     solve_one,
     start_point,
@@ -139,9 +139,8 @@ def path(
         fits = found.fits
         if is_differentiable((data, pen, grid)):
             _raise_if_interrupted(fits)  # a part has no derivative
-            if problem.basis is not None:
-                problem = prepare_as_given(frozen(data), pen_now)
-            fits = _differentiable(fits, problem, data, pen, grid)
+            given = in_given_columns(problem, frozen(data), pen_now)
+            fits = _differentiable(fits, given, data, pen, grid)
         found = dataclasses.replace(found, fits=with_loss(fits, loss))
         result = give_back(found, inputs.wants_x64)
     warn_if_short(result.status, result.fits, tol)

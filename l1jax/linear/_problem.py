@@ -91,16 +91,16 @@ class Problem(eqx.Module):
     def from_user(self, coef: Array, intercept: Array) -> Point:
         if self.basis is not None:
             coef, intercept = self.basis.from_data(coef, intercept)
-        scale = jnp.where(self.inverse_scale > 0, self.inverse_scale, 1)
-        beta = jnp.where(rows(self.inverse_scale, coef) > 0, coef / rows(scale, coef), 0)
+        beta = coef / rows(self.inverse_scale, coef)
         moved = jnp.matmul(self.mean, coef, precision="highest")
         return Point(beta, self.loss.identify((intercept - self.level) + moved))
 
     def start_from(self, coef: Array, intercept: Array) -> Point:
         """Some fit on the user's scale as a point to start from, whatever problem it was of."""
         point = self.from_user(coef, intercept)
+        beta = jnp.where(rows(self.norms > 0, point.beta), point.beta, 0)
         none = jnp.zeros_like(point.intercept)
-        return Point(point.beta, point.intercept if self.fit_intercept else none)
+        return Point(beta, point.intercept if self.fit_intercept else none)
 
 
 class Data(eqx.Module):

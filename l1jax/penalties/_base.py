@@ -203,16 +203,16 @@ class Penalty(eqx.Module):
         if self.homogeneous:
             return jnp.where(self._is_in_ball(v), 0, jnp.inf).astype(v.dtype)
         size = jnp.max(jnp.abs(v), initial=0)
-        size = jnp.where(size > 0, size, 1)
         rounding = _FOUND * jnp.finfo(v.dtype).eps * size
 
         def step(carry):
             x, t, count, _ = carry
             new = self.prox(x + t * v, t)
             distance = jnp.max(jnp.abs(x - new), initial=0) / t
-            return new, _GROWTH * t, count + 1, distance <= rounding
+            longer = jnp.minimum(_GROWTH * t, _step_over(0 * size, 0))
+            return new, longer, count + 1, distance <= rounding
 
-        first = (2.0**_SHORTEST / size).astype(v.dtype)
+        first = _step_over(size, _SHORTEST)
         most = min((_longest(v.dtype) - _SHORTEST) // 2, _MOST)
         start = (jnp.zeros_like(v), first, jnp.zeros((), jnp.int32), jnp.zeros((), bool))
         x, _, _, found = jax.lax.while_loop(lambda c: ~c[3] & (c[2] < most), step, start)
@@ -235,7 +235,7 @@ class Penalty(eqx.Module):
         """
         size = jnp.max(jnp.abs(v), initial=0)
         # A homogeneous penalty is its own recession function.
-        t = 1.0 if self.homogeneous else 2.0 ** _longest(v.dtype) / jnp.where(size > 0, size, 1)
+        t = 1.0 if self.homogeneous else _step_over(size, _longest(v.dtype))
         limit = 0.0 if self.homogeneous else EDGE * jnp.finfo(v.dtype).eps * size * t
 
         def is_outside(c):
@@ -287,6 +287,13 @@ class Penalty(eqx.Module):
         """The derivative of `even_prox` at z, as a function u -> J u. Self-adjoint in the metric 1/step."""
         _, push = jax.linearize(lambda point: self.even_prox(point, step), z)
         return push
+
+
+def _step_over(size: Array, exponent: int) -> Array:
+    """A step that takes something of this size to 2^exponent, unless its square would overflow."""
+    most = 2.0 ** (jnp.finfo(size.dtype).maxexp // 2 - 1)
+    step = 2.0**exponent / jnp.where(size > 0, size, 1)
+    return jnp.where(size > 0, jnp.minimum(step, most), most).astype(size.dtype)
 
 
 def _longest(dtype: Any) -> int:
