@@ -34,7 +34,8 @@ from ._folds import Split, labels_or_rows, splits
 from ._grid import check_grid, make_grid
 from ._inputs import Inputs, check_max_steps, check_tol, give_back, precision, read, x_dtype
 from ._moments import can_compress
-from ._path import ENGINES, batch, choose_engine, engine_for, with_loss
+from ._options import FitOptions, options_of
+from ._path import ENGINES, batch, choose_engine, engine_for, shared
 from ._problem import Data, Problem, prepare
 from ._relaxed import check_gammas, relaxed
 from ._results import Fit, Path
@@ -140,7 +141,8 @@ def cross_validate(
         problem, _ = whole
         grid = make_grid(problem, pen, grid, n_lams, lam_min_ratio, inputs.x.shape)
         engine = choose_engine(engine, problem, pen)
-        solver = _Solver(pen, grid, tol, max_steps, inputs.names, engine)
+        options = options_of(inputs, data, problem, sample_weight, offset)
+        solver = _Solver(pen, grid, tol, max_steps, inputs.names, engine, options)
         path = solver.path(*whole)
         disable = None if progress is None else not progress  # None: it shows in a terminal
         bar = tqdm(which, desc="cross_validate", unit="fold", disable=disable, leave=False)
@@ -192,6 +194,7 @@ class _Solver(NamedTuple):
     max_steps: Any
     names: Any
     engine: str
+    options: FitOptions
 
     def path(self, problem: Problem, columns: GramColumns | None = None) -> Path:
         """Over the grid; raises KeyboardInterrupt where it was stopped."""
@@ -205,12 +208,12 @@ class _Solver(NamedTuple):
         )
         if (np.asarray(found.status) == Status.INTERRUPTED).any():
             raise KeyboardInterrupt
-        return Path(with_loss(found.fits, problem.loss), found.knots)
+        return Path(shared(found.fits, problem.loss, self.options), found.knots)
 
     def every_fold(self, data: Data, weights: np.ndarray) -> list[Fit]:
         """The fits of all folds over the grid, one fold per row of weights: one batch."""
-        options = (self.lams, self.tol, self.max_steps, self.names)
-        fits = with_loss(_every_fold(data, self.pen, weights, *options), data.loss)
+        limits = (self.lams, self.tol, self.max_steps, self.names)
+        fits = shared(_every_fold(data, self.pen, weights, *limits), data.loss, self.options)
         fits = Path(jax.tree.map(np.asarray, fits))
         return [fits._pick(operator.itemgetter(i)) for i in range(len(weights))]
 

@@ -49,6 +49,14 @@ class Loss(eqx.Module):
         """Whether a level common to all rows changes it; where not, there is no intercept."""
         return True
 
+    @property
+    def is_likelihood(self) -> bool:
+        """Whether it is minus a log-likelihood, so that AIC and BIC mean something.
+
+        Of losses of residuals only squared error is taken for one, unless they say so.
+        """
+        return self.is_quadratic or not self.is_of_residuals
+
     @abc.abstractmethod
     def per_row(self, y: Array, eta: Array) -> Float[Array, " n"]:
         """loss(yᵢ, ηᵢ) of every row, (n,)."""

@@ -33,6 +33,10 @@ class SquaredHinge(Loss):
     def smoothness(self) -> float:
         return 2.0
 
+    @property
+    def is_likelihood(self) -> bool:
+        return False
+
     def per_row(self, y: Array, eta: Array) -> Float[Array, " n"]:
         return _shortfall(y, eta) ** 2
 
