@@ -40,10 +40,11 @@ def relax(
     """The path with coefficients γβ + (1 − γ)β̂, where β̂ fits the same features without a penalty.
 
     `gamma` in [0, 1]: 1 is the path itself, 0 its unpenalised fits. `X` and `y`: those of the path,
-    whose `fit_intercept`, `sample_weight` and `offset` are taken unless they are passed. β̂ is found by Newton's method for the loss of
-    the path, of one response; of dependent columns the least step is taken. Such a model minimises
-    no objective: its objective, gap and kkt are NaN, its `deviance_explained` is recomputed. Where β̂
-    does not exist (separable labels) it is taken from far out, where the gradient has vanished.
+    whose `fit_intercept`, `sample_weight` and `offset` are taken unless they are passed. β̂ is
+    found by Newton's method for the loss of the path, of one response; of dependent columns the
+    least step is taken. Such a model minimises no objective: its objective, gap and kkt are NaN,
+    its `deviance_explained` is recomputed. Where β̂ does not exist (separable labels) it is taken
+    from far out, where the gradient has vanished.
 
     Raises: ValueError or TypeError that names the argument.
 
