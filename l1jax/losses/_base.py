@@ -189,6 +189,13 @@ class Loss(eqx.Module):
         """Of encoded targets the kinds of rows of each of which a fit needs some: the classes."""
         return of_classes(y) if self.has_classes else Strata((), np.zeros((len(y), 0)))
 
+    def identify_free(self, coef: Array) -> Array:
+        """Of all coefficients (p, *k) of unpenalised features that say the same as these, the ones to report.
+
+        A linear projection: solvers of singular systems stay in its range.
+        """
+        return coef
+
     def identify(self, intercept: Any) -> Any:
         """Of all intercepts that say the same as this one, the one to report."""
         return intercept

@@ -26,12 +26,12 @@ class Multinomial(Loss):
 
     y (n,) holds whole numbers, or y (n, K) rows ≥ 0 that sum to one. Coefficients are (p, K), one
     column per class, intercepts (K,); a level common to all classes changes nothing, and of all
-    intercepts that say the same those of mean zero are returned. `GroupL1(lam, arange(p))` lets a
-    feature in for all classes at once. `n_classes` (K) is the number of labels that occur unless
-    given; it must be where labels are traced, as their values are not known, or where a class has
-    no row. Of such a class, and of one without a row that counts, the best intercept is minus
-    infinity; the one returned leaves its probability at rounding. Raises: ValueError for n_classes
-    < 2. Source: Friedman, Hastie and Tibshirani (2010).
+    intercepts, and coefficients of an unpenalised feature, that say the same those of mean zero are
+    returned. `GroupL1(lam, arange(p))` lets a feature in for all classes at once. `n_classes` (K)
+    is the number of labels that occur unless given; it must be where labels are traced, as their
+    values are not known, or where a class has no row. Of such a class, and of one without a row
+    that counts, the best intercept is minus infinity; the one returned leaves its probability at
+    rounding. Raises: ValueError for n_classes < 2. Source: Friedman, Hastie and Tibshirani (2010).
 
     **Example:**
 
@@ -143,8 +143,11 @@ class Multinomial(Loss):
         at, *_ = jax.lax.while_loop(lambda c: ~c[2] & (c[1] < _POLISH_STEPS), step, first)
         return self.identify(at.d)
 
+    def identify_free(self, coef: Array) -> Array:
+        return coef - jnp.mean(coef, axis=-1, keepdims=True)
+
     def identify(self, intercept: Any) -> Any:
-        return intercept - jnp.mean(intercept, axis=-1, keepdims=True)
+        return self.identify_free(intercept)
 
     def saturated(self, y: Array, s: Float[Array, " n"]) -> Float[Array, ""]:
         """The entropy of the rows: none where they are labels."""
