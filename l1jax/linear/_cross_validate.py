@@ -127,9 +127,10 @@ def cross_validate(
     tol, max_steps = check_tol(tol, x_dtype(inputs.x)), check_max_steps(max_steps)
     grid = check_grid(lams, n_lams, lam_min_ratio)
     y = np.asarray(inputs.y)
-    which = splits(y, loss, n_folds, folds, groups, n_repeats, seed, inputs.weights)
+    weights = np.asarray(inputs.weights)
+    which = splits(y, loss, n_folds, folds, groups, n_repeats, seed, weights)
     given = "folds" if folds is not None else "groups" if groups is not None else None
-    check_splits(which, y, loss, inputs.weights, given)
+    check_splits(which, y, loss, weights, given)
     with precision(inputs.wants_x64):
         scored = read_score(score, higher_is_better, loss, y, np.shape(inputs.offset))
         shares = (1.0,) if gammas is None else check_gammas(gammas)
@@ -293,7 +294,8 @@ class _HeldOut:
     def result(self, path: Path, n_repeats: int, gamma: float) -> CrossValidated:
         weights = self.weights
         if self.score.is_of_all_rows:
-            weights = np.asarray(self.loss.counts(self.y, weights))
+            counts = self.loss.counts(jax.numpy.asarray(self.y), jax.numpy.asarray(weights))
+            weights = np.asarray(counts)
         seen = self.seen.astype(self.eta.dtype)
         seen[self.seen == 0] = np.nan
         eta = np.moveaxis(self.eta, 1, 0) / seen.reshape(-1, *(1,) * (self.offset.ndim - 1))

@@ -86,7 +86,7 @@ def _refuse_groups(groups: Any, folds: Any) -> None:
 def strata_labels(y: np.ndarray, loss: Loss, weights: np.ndarray | None = None) -> np.ndarray:
     """What is to be spread evenly over the folds: classes, events; apart from rows of weight 0. (n,)"""
     labels = loss.strata(y).labels
-    return labels if weights is None else np.where(np.asarray(weights) > 0, labels, -1)
+    return labels if weights is None else np.where(weights > 0, labels, -1)
 
 
 def check_splits(
@@ -97,7 +97,7 @@ def check_splits(
     Without such a row a model gives the class no chance: where it is seen, the deviance is infinite.
     `given`: the argument that the splits follow from, None if they are random.
     """
-    counts, strata = np.asarray(weights) > 0, loss.strata(y)
+    counts, strata = weights > 0, loss.strata(y)
     in_stratum = (strata.shares > 0) & counts[:, None]
     totals = in_stratum.sum(axis=0)
     for i, split in enumerate(which):
