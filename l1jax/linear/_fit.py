@@ -32,6 +32,7 @@ from ._inputs import (
 )
 from ._matrix import rows
 from ._moments import compress
+from ._options import options_of
 from ._problem import Data, Point, Problem, prepare, with_smoothness
 from ._report import report, report_one
 from ._results import Fit
@@ -129,7 +130,8 @@ def fit(
         if is_differentiable((data, pen)):
             given = in_given_columns(problem, frozen(data), pen_now)
             result = differentiable_fit(result, given, data, pen)
-        result = give_back(result, inputs.wants_x64)
+        options = options_of(inputs, data, problem, sample_weight, offset, not is_traced(result))
+        result = give_back(dataclasses.replace(result, options=options), inputs.wants_x64)
     warn_if_short(result.status, result, tol)
     return result
 
@@ -332,7 +334,8 @@ _ADVICE = {
     Status.NOT_FINITE: "Objective and gradient overflow: bring the columns to smaller scales.",
     Status.INVALID_INPUT: "Some argument holds a value that fit refuses, such as a negative or NaN "
     "strength, weight or tol.",
-    Status.INTERRUPTED: "To go on where it was stopped: l1jax.path(X, y, pen, resume=path).",
+    Status.INTERRUPTED: "To go on where it was stopped: l1jax.path(X, y, pen, resume=path), "
+    "with the options that it was fitted with.",
 }
 
 solve_one = eqx.filter_jit(solve_and_report)

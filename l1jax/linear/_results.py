@@ -16,6 +16,7 @@ from .._tables import Shown, Table
 from .._types import AnyArray
 from ..losses import Loss
 from ._inputs import give_back, precision, read_matrix, read_vector, x64_is_on, x_dtype
+from ._options import FitOptions
 from ._show import fit_table, path_table
 
 
@@ -24,10 +25,11 @@ class Fit(Shown, eqx.Module):
 
     `coef` (p,) or (p, k), `intercept` () or (k,). `gap` bounds how far `objective` is above its
     minimum; `relative_gap` is in units of the null deviance. `kkt` is the largest violation of the
-    optimality conditions, `relative_kkt` in units of the gradient of the null model. `margin` is how
-    far the strength may fall before another feature enters: near 0 the fit is at a knot, where its
-    derivative has two sides. `status` is a
-    number of `l1jax.Status`. A batch of fits (from `jax.vmap`) has a leading axis everywhere.
+    optimality conditions, `relative_kkt` in units of the gradient of the null model. `margin` is
+    how far the strength may fall before another feature enters: near 0 the fit is at a knot, where
+    its derivative has two sides. `status` is a number of `l1jax.Status`. `options` says what it was
+    fitted with: `options.fit_intercept`, `standardize`, `sample_weight`, `offset` and `pen`. A
+    batch of fits (from `jax.vmap`) has a leading axis everywhere.
 
     **Example:**
 
@@ -56,6 +58,7 @@ class Fit(Shown, eqx.Module):
     loss: Loss
     feature_names: tuple[str, ...] | None = eqx.field(static=True)
     several_responses: bool = eqx.field(static=True)
+    options: FitOptions | None = None
 
     @property
     def support(self) -> Bool[AnyArray, "... p"]:
@@ -326,10 +329,10 @@ class Path(Shown, eqx.Module):
         return sorted(firsts, key=lambda pair: (pair[0], -sizes[pair[0], pair[1]]))
 
     def _pick(self, pick: Any) -> Fit:
-        def is_loss(leaf):
-            return isinstance(leaf, Loss)  # one loss serves the whole path
+        def is_shared(leaf: Any) -> bool:
+            return isinstance(leaf, Loss | FitOptions)  # one serves the whole path
 
-        return jax.tree.map(lambda x: x if is_loss(x) else pick(x), self.fits, is_leaf=is_loss)
+        return jax.tree.map(lambda x: x if is_shared(x) else pick(x), self.fits, is_leaf=is_shared)
 
     def save(self, file: Any) -> None:
         """Writes the path to a file (a name such as "path.npz", or an open file) for `l1jax.load`."""

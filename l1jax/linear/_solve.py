@@ -16,7 +16,7 @@ from .._proximal_gradient import ProxGradState, advance, start
 from .._status import Status
 from ..penalties import Penalty
 from ._certificate import certify, is_inside
-from ._newton import newton_step, polish_intercept
+from ._newton import identified, newton_step, polish_intercept
 from ._problem import Point, Problem
 
 _FIRST_PERIOD = 10  # FISTA steps before the first look at the certificate
@@ -143,7 +143,7 @@ def solve(problem: Problem, pen: Penalty, init: Point, tol: Array, max_steps: Ar
         round_ = look(carry[0])
         return round_, is_done(round_)
 
-    init = _inside(pen, init)
+    init = _inside(problem, pen, init)
     worse = ~(objective(init) <= objective(problem.null))
     init = _where(problem.is_trivial | worse, problem.null, init)
     far = jnp.asarray(jnp.inf, problem.y.dtype)
@@ -167,9 +167,11 @@ def _status(problem: Problem, final: _Round, tol: Array, max_steps: Array) -> Ar
     return jnp.where(problem.is_valid, status, Status.INVALID_INPUT).astype(jnp.int32)
 
 
-def _inside(pen: Penalty, point: Point) -> Point:
-    """The start, moved into the domain of a constraint."""
-    return Point(pen.prox(point.beta, jnp.zeros((), point.beta.dtype)), point.intercept)
+def _inside(problem: Problem, pen: Penalty, point: Point) -> Point:
+    """The start, moved into the domain of a constraint, and to where the loss identifies it."""
+    free = pen.masks(point.beta.shape).unpenalised
+    beta = pen.prox(point.beta, jnp.zeros((), point.beta.dtype))
+    return Point(identified(problem, free, beta), point.intercept)
 
 
 def _where(condition: Array, yes: Any, no: Any) -> Any:

@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from ._strata import Strata, of_classes
+
 _NEWTON_STEPS = 100  # a safeguarded step at least halves the bracket, and mostly does far better
 
 
@@ -48,6 +50,24 @@ class Loss(eqx.Module):
     def has_intercept(self) -> bool:
         """Whether a level common to all rows changes it; where not, there is no intercept."""
         return True
+
+    @property
+    def is_likelihood(self) -> bool:
+        """Whether it is minus a log-likelihood, so that AIC and BIC mean something.
+
+        Of losses of residuals only squared error is taken for one, unless they say so.
+        """
+        return self.is_quadratic or not self.is_of_residuals
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether targets are classes: whether it says which, in `classes`."""
+        return type(self).classes is not Loss.classes
+
+    @property
+    def rows_interact(self) -> bool:
+        """Whether the loss of a row depends on other rows, as where they are at risk together."""
+        return False
 
     @abc.abstractmethod
     def per_row(self, y: Array, eta: Array) -> Float[Array, " n"]:
@@ -148,6 +168,33 @@ class Loss(eqx.Module):
     def deviance(self, y: Array, eta: Array, s: Float[Array, " n"]) -> Float[Array, ""]:
         """L(η) above what no model can go below; 0 where the rest is rounding."""
         return self.value(y, eta, s) - self.saturated(y, s)
+
+    def held_out_deviance(
+        self, y: Array, eta: Array, s: Float[Array, " n"], held_out: Bool[Array, " n"]
+    ) -> Float[Array, ""]:
+        """What the rows held out add to the deviance of the others, over what they count for.
+
+        Where rows interact, as those that are at risk together, it is not the deviance of these rows
+        by themselves. Source: Verweij and van Houwelingen (1993).
+        """
+        added = self.deviance(y, eta, s) - self.deviance(y, eta, jnp.where(held_out, 0, s))
+        return added / jnp.sum(jnp.where(held_out, self.counts(y, s), 0))
+
+    def counts(self, y: Array, s: Float[Array, " n"]) -> Float[Array, " n"]:
+        """What each row counts for in a mean deviance: its weight."""
+        del y
+        return s
+
+    def strata(self, y: np.ndarray) -> Strata:
+        """Of encoded targets the kinds of rows of each of which a fit needs some: the classes."""
+        return of_classes(y) if self.has_classes else Strata((), np.zeros((len(y), 0)))
+
+    def identify_free(self, coef: Array) -> Array:
+        """Of all coefficients (p, *k) of unpenalised features that say the same as these, the ones to report.
+
+        A linear projection: solvers of singular systems stay in its range.
+        """
+        return coef
 
     def identify(self, intercept: Any) -> Any:
         """Of all intercepts that say the same as this one, the one to report."""

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from ._base import Loss
-from ._logistic import check_labels
+from ._strata import check_labels
 
 
 class SquaredHinge(Loss):
@@ -32,6 +32,10 @@ class SquaredHinge(Loss):
     @property
     def smoothness(self) -> float:
         return 2.0
+
+    @property
+    def is_likelihood(self) -> bool:
+        return False
 
     def per_row(self, y: Array, eta: Array) -> Float[Array, " n"]:
         return _shortfall(y, eta) ** 2
@@ -60,7 +64,8 @@ class SquaredHinge(Loss):
         return (y == 0) | (y == 1)
 
     def check_targets(self, y: np.ndarray) -> None:
-        check_labels(y, self)
+        self.check_shape(y.shape)
+        check_labels(y, self, 2)
 
 
 def _shortfall(y: Array, eta: Array) -> Array:

@@ -94,7 +94,13 @@ class LinearModel(BaseEstimator):
             fit,
             coef=fit.coef[(slice(None),) * at + (slice(data.p),)],
             feature_names=None if names is None else tuple(names),
+            options=self._options(fit.options, data),
         )
+
+    def _options(self, options: Any, data: Data) -> Any:
+        """What it was fitted with, of the rows that count; the penalty may be of columns that do not."""
+        pen = options.pen if data.columns == data.p else None
+        return dataclasses.replace(options, sample_weight=options.sample_weight[: data.n], pen=pen)
 
     def _keep(self, fit: Fit, data: Data) -> None:
         """Sets the attributes of a fitted model."""
