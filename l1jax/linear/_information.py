@@ -12,6 +12,7 @@ import scipy.special
 from .._minimize_checks import check_number
 from ..penalties import Penalty, Ridge
 from ._columns import host_rows
+from ._entry import entry_point
 from ._inputs import precision, read
 from ._results import Fit, Path
 from ._scores import deviance
@@ -67,6 +68,7 @@ class InformationCriterion(eqx.Module):
         )
 
 
+@entry_point
 def information_criterion(
     path: Any,
     X: Any,
