@@ -25,6 +25,11 @@ def is_explicit(tree: PyTree) -> bool:
     return any(_is_explicit(leaf) for leaf in jax.tree.leaves(tree))
 
 
+def specs(tree: PyTree) -> PyTree:
+    """How arrays are spread over the explicit axes of a mesh, for `out_sharding`."""
+    return jax.tree.map(lambda x: jax.typeof(x).sharding.spec if _is_explicit(x) else _REPLICATED, tree)
+
+
 def in_auto_axes(
     function: Callable[..., Any], *args: Any, out_sharding: Any = _REPLICATED, **kwargs: Any
 ) -> Any:

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.core import Tracer
-from jax.sharding import AxisType, auto_axes
 from jaxtyping import Array, Int, PyTree
 
 from .._group_shrinkage import Recipe
+from .._sharding import in_auto_axes, is_explicit, specs
 from ..penalties._base import Penalty
 from ._checks import check_direction, check_fits, check_penalty, check_rate, plain
 from ._metrics import has_one_per_coordinate, resolve
@@ -233,11 +233,8 @@ def _prox(
     recipe_of: Callable[[int], Recipe | None] | None = None,
 ) -> PyTree:
     """The prox; where axes of a mesh are explicit, the compiler places what it needs within."""
-    shardings = jax.tree.map(lambda z: jax.typeof(z).sharding, there)
-    meshes = [sharding.mesh for sharding in jax.tree.leaves(shardings)]
-    if any(AxisType.Explicit in mesh.axis_types for mesh in meshes):
-        placed: Any = auto_axes(penalty.prox, out_sharding=shardings)
-        return placed(there, step)
+    if is_explicit(there):
+        return in_auto_axes(penalty.prox, there, step, out_sharding=specs(there))
     leaves = jax.tree.leaves(there)
     is_compiled = any(isinstance(z, Tracer) for z in leaves)
     is_mapped = any(getattr(jax.typeof(z), "vma", None) for z in leaves)  # in a shard_map
