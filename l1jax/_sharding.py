@@ -27,7 +27,9 @@ def is_explicit(tree: PyTree) -> bool:
 
 def specs(tree: PyTree) -> PyTree:
     """How arrays are spread over the explicit axes of a mesh, for `out_sharding`."""
-    return jax.tree.map(lambda x: jax.typeof(x).sharding.spec if _is_explicit(x) else _REPLICATED, tree)
+    return jax.tree.map(
+        lambda x: jax.typeof(x).sharding.spec if _is_explicit(x) else _REPLICATED, tree
+    )
 
 
 def in_auto_axes(

@@ -8,6 +8,7 @@ back at its end. Threads that end with their product wait for nothing.
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 from collections.abc import Callable, Iterable
@@ -103,4 +104,4 @@ def gram(x: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
 
 def _slices(size: int, parts: int) -> list[slice]:
     ends = [size * i // parts for i in range(parts + 1)]
-    return [slice(a, b) for a, b in zip(ends, ends[1:], strict=False)]
+    return list(itertools.starmap(slice, itertools.pairwise(ends)))
