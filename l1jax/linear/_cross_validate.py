@@ -20,6 +20,7 @@ from ..losses import Loss
 from ..penalties import Penalty
 from ._columns import GramColumns, host_rows
 from ._cross_validated import CrossValidated, best_of
+from ._entry import entry_point
 from ._fit import (
     _SQUARED_ERROR,
     WALKS,
@@ -46,6 +47,7 @@ from ._working_set import can_walk
 _AT_ONCE = 2**30  # bytes of data, a copy for each fold, that one batch may hold
 
 
+@entry_point
 def cross_validate(
     X: Any,
     y: Any,

@@ -22,7 +22,6 @@ from ._face import Face
 from ._prices import Form, Prices
 from ._problem import Problem
 from ._state import Lost, State
-from ._threads import one_thread
 
 _CORRECTIONS = 30
 _HALVINGS = 40
@@ -231,8 +230,7 @@ class _Model:
                     signs,
                     self.x[members],
                 )
-                with one_thread():
-                    self.face.hold()
+                self.face.hold()
                 return
             except Lost:  # rows without curvature left nothing to hold on to
                 continue

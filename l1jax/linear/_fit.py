@@ -21,6 +21,7 @@ from ..losses import Loss, SquaredError
 from ..penalties import Penalty
 from ._columns import GramColumns
 from ._derivative import differentiable_fit, differentiable_gradient
+from ._entry import entry_point
 from ._inputs import (
     Inputs,
     check_max_steps,
@@ -45,6 +46,7 @@ WALKS = ("working_set", "covariance", "homotopy")
 _LARGEST_FACE = 600  # up to which a walk on the host is faster than an accelerator's gradient steps
 
 
+@entry_point
 def fit(
     X: Any,
     y: Any,
@@ -136,6 +138,7 @@ def fit(
     return result
 
 
+@entry_point
 def lambda_max(
     X: Any,
     y: Any,
@@ -366,5 +369,5 @@ def warn_if_short(status: Any, result: Any, tol: Any, if_interrupted: str = "") 
     warnings.warn(
         f"{what} ended with {status.name}{where}. {advice}",
         ConvergenceWarning,
-        stacklevel=3,
+        stacklevel=4,  # `entry_point` is between this call and the user's
     )

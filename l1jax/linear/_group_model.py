@@ -17,7 +17,6 @@ import numpy as np
 from ._group_hessian import ByGram, ByRows, Solve
 from ._group_prices import Cost, Layout
 from ._state import Lost
-from ._threads import one_thread
 
 _STEPS = 200
 _EQUAL = 1e-14  # share of an objective that is rounding
@@ -55,7 +54,6 @@ class GroupModel:
         self._set(Cost(*np.zeros((2, len(layout.starts)))))
         self._place(x)
 
-    @one_thread()
     def move_to(self, cost: Cost, guess: np.ndarray | None = None) -> int:
         """Solves at other prices, from where it stands or a guess at z; returns the number of steps."""
         self._set(cost)

@@ -12,6 +12,7 @@ import scipy.special
 from .._minimize_checks import check_number
 from ..penalties import Penalty, Ridge
 from ._columns import host_rows
+from ._entry import entry_point
 from ._inputs import precision, read
 from ._options import options_for
 from ._results import Fit, Path
@@ -68,6 +69,7 @@ class InformationCriterion(eqx.Module):
         )
 
 
+@entry_point
 def information_criterion(
     path: Any,
     X: Any,

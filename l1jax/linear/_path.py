@@ -20,6 +20,7 @@ from ..losses import Loss
 from ..penalties import Penalty
 from ._columns import GramColumns
 from ._derivative import differentiable_fit, moving_parts, with_parts
+from ._entry import entry_point
 from ._fit import (
     _SQUARED_ERROR,
     WALKS,
@@ -48,6 +49,7 @@ from ._working_set import Walk, has_knots, walk
 _CAUTION = 0.5  # share of `tol` that a line may use up: its gap is measured in the middle
 
 
+@entry_point
 def path(
     X: Any,
     y: Any,

@@ -15,6 +15,7 @@ from .._minimize_checks import check_number
 from .._status import Status
 from ._columns import Columns
 from ._curved import Curved
+from ._entry import entry_point
 from ._fit import prepare_inputs, warn_if_short
 from ._information import NO_PRICE
 from ._inputs import give_back, precision, read
@@ -27,6 +28,7 @@ _HALVINGS = 30
 _ENOUGH = 1e-10  # of a gradient, as a share of the null model's
 
 
+@entry_point
 def relax(
     path: Any,
     X: Any,

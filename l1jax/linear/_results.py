@@ -15,6 +15,7 @@ from .._minimize_checks import check_number
 from .._tables import Shown, Table
 from .._types import AnyArray
 from ..losses import Loss
+from ._entry import entry_point
 from ._inputs import give_back, precision, read_matrix, read_vector, x64_is_on, x_dtype
 from ._options import FitOptions
 from ._show import fit_table, path_table
@@ -71,6 +72,7 @@ class Fit(Shown, eqx.Module):
         """How many features are in."""
         return self.support.sum(axis=-1)
 
+    @entry_point
     def predict(self, X: Any, offset: Any = None, kind: str = "response") -> AnyArray:
         """Predictions for new rows: `kind` is "response" (the mean), "link" (η) or "class".
 

@@ -9,7 +9,6 @@ runs on the host, where sizes may change, and in float64.
 from __future__ import annotations
 
 import itertools
-from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import jax
@@ -22,14 +21,13 @@ from ._columns import Columns, GramColumns
 from ._curved import Curved
 from ._group_prices import GroupPrices
 from ._grouped import Grouped
-from ._matrix import DenseMatrix, SparseMatrix
+from ._matrix import DenseMatrix
 from ._prices import Prices, linear_form
 from ._problem import Problem
 from ._progress import advance, progress_bar
 from ._quadratic import Quadratic
 from ._shared import aligned
 from ._state import Knot, Lost, State
-from ._threads import one_thread
 from ._unfinished import Known
 
 _BLOCK = 10  # strengths per look at all columns
@@ -134,9 +132,7 @@ def walk(
     if begin is not None:
         walker.stand_at(begin)
     interrupted = False
-    # A large product with a sparse X is none of NumPy's, whose idle threads would be in its way.
-    threads = one_thread() if isinstance(problem.x, SparseMatrix) else nullcontext()
-    with threads, progress_bar(len(lams), progress) as bar:
+    with progress_bar(len(lams), progress) as bar:
         try:
             while not walker.is_done:
                 count = walker.go_on()
