@@ -22,12 +22,13 @@ class Cox(Loss):
 
     y (n, 2) holds (time, event): δ = 1 where the event happened at that time, 0 where observation
     ended without it; a structured array of a boolean and a number, as in scikit-survival, is read
-    so. Only the order of times matters. With equal weights it is minus the log partial likelihood, over n. Among d events at one time `ties="breslow"` has every one see all
-    of them at risk; "efron" takes the share l/d of those that tie off the l-th sum, l = 0 … d−1, and
-    counts each with their mean weight. There is no intercept, as a level common to all rows changes
-    nothing: `fit_intercept` has no effect and 0 is returned. The response is the relative risk
-    exp η. The gap is of a bound of the conjugate that is tight at the optimum; the deviance is
-    relative to a model that knows each time of death.
+    so. Only the order of times matters. With equal weights it is minus the log partial likelihood,
+    over n. Among d events at one time `ties="breslow"` has every one see all of them at risk;
+    "efron" takes the share l/d of those that tie off the l-th sum, l = 0 … d−1, and counts each
+    with their mean weight. There is no intercept, as a level common to all rows changes nothing:
+    `fit_intercept` has no effect and 0 is returned. The response is the relative risk exp η. The
+    gap is of a bound of the conjugate that is tight at the optimum; the deviance is relative to a
+    model that knows each time of death.
 
     Raises: ValueError for other ties. Sources: Cox (1972), Breslow (1974), Efron (1977), Simon,
     Friedman, Hastie and Tibshirani (2011).
