@@ -437,6 +437,8 @@ def test_survival_times_of_scikit_survival_are_read(names):
     fit = l1jax.fit(X, y, l1jax.L1(0.02), **options)
     np.testing.assert_array_equal(fit.coef, l1jax.fit(X, plain, l1jax.L1(0.02), **options).coef)
     np.testing.assert_array_equal(Refit(X, y, options).target, plain)
+    assert "(intercept) 0" in " ".join(str(fit).split())  # there is none, nor is there a −0
+    assert not np.signbit(l1jax.Cox().identify(jnp.array(-2.0)))
 
 
 def test_other_named_fields_are_refused():
