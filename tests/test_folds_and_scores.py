@@ -159,13 +159,13 @@ class Known(BaseEstimator):
 
     def __init__(self, loss, eta, classes):
         self.loss, self.eta, self.classes_ = loss, eta, classes
-        self._estimator_type = "classifier" if classifies(loss) else "regressor"
+        self.classifies = loss in (LOGISTIC, SOFTMAX)
 
     def fit(self, X, y):
         return self
 
     def predict(self, X):
-        kind = self.loss.classes if classifies(self.loss) else self.loss.inverse_link
+        kind = self.loss.classes if self.classifies else self.loss.inverse_link
         return np.asarray(kind(self.eta), float)
 
     def predict_proba(self, X):
@@ -177,8 +177,8 @@ class Known(BaseEstimator):
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
-        tags.estimator_type = self._estimator_type
-        if classifies(self.loss):
+        tags.estimator_type = "classifier" if self.classifies else "regressor"
+        if self.classifies:
             tags.classifier_tags = ClassifierTags()
         return tags
 
