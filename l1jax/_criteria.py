@@ -16,6 +16,7 @@ from jaxtyping import Array
 from ._minimize_checks import check_number
 from .linear import Fit
 from .linear._folds import Split, check_n_folds, check_splits, random_folds, strata_labels
+from .linear._inputs import read_targets
 from .losses import Loss, SquaredError
 
 
@@ -55,7 +56,7 @@ class Refit:
 
     @property
     def target(self) -> np.ndarray:
-        return np.asarray(self.y, float)
+        return np.asarray(read_targets(self.y, self.loss), float)
 
 
 class Criterion(eqx.Module):
@@ -110,7 +111,7 @@ class HeldOut(Criterion):
 
     def __call__(self, refit: Refit) -> Array:
         found = refit()
-        y = jnp.asarray(np.asarray(self.y, float))
+        y = jnp.asarray(np.asarray(read_targets(self.y, refit.loss), float))
         weight = np.ones(y.shape[0]) if self.sample_weight is None else self.sample_weight
         weight = np.asarray(weight, float)
         eta = found.predict(self.X, offset=self.offset, kind="link")

@@ -16,9 +16,11 @@ _MOST_FILL = 4  # places per feature in a table of groups
 class Groups:
     """Which group each feature belongs to.
 
-    `ids`: one integer per feature, in any order and with any labels; groups are numbered 0, 1, ...
-    in the order of their sorted labels. Being static, other groups mean one recompilation. Raises:
-    TypeError for ids that are traced or not integers, ValueError for an empty or non-flat list.
+    `ids`: one integer or string per feature, in any order; groups are numbered 0, 1, ... in the
+    order of their sorted ids (`labels`). A feature belongs to one group: where groups overlap, repeat
+    a column for each of its groups (Jacob, Obozinski, Vert 2009). Being static, other groups mean
+    one recompilation. Raises: TypeError for ids that are traced or of another kind, ValueError for
+    an empty or non-flat list.
 
     **Example:**
 
@@ -27,6 +29,8 @@ class Groups:
     >>> groups = l1jax.Groups([7, 3, 7])
     >>> groups.num_groups, groups.labels.tolist(), groups.sizes.tolist()
     (2, [3, 7], [1, 2])
+    >>> l1jax.Groups(["size", "age", "size"]).labels.tolist()
+    ['age', 'size']
 
     ```
     """
@@ -37,15 +41,7 @@ class Groups:
                 "groups must be concrete: build l1jax.Groups(ids) outside of jit and vmap, from a "
                 "list or NumPy array."
             )
-        array = np.asarray(ids)
-        if array.ndim != 1 or not array.size:
-            raise ValueError(
-                f"groups must be a flat list with one id per feature, got shape {array.shape}."
-            )
-        if array.dtype.kind not in "iu":
-            raise TypeError(
-                f"groups must be integer ids, one per feature, got dtype {array.dtype}."
-            )
+        array = _read_ids(ids)
         self.labels, inverse = np.unique(array, return_inverse=True)
         self.ids = inverse.reshape(-1).astype(np.int32)
         self.sizes = np.bincount(self.ids)
@@ -55,7 +51,7 @@ class Groups:
         # Groups of one size, in order, are rows of an array; such of size 1 are the features.
         p, largest = self.ids.size, int(self.sizes.max())
         self._is_even = p % largest == 0 and np.array_equal(self.ids, np.arange(p) // largest)
-        self._key = (self.ids.tobytes(), self.labels.tobytes())
+        self._key = (self.ids.tobytes(), self.labels.dtype.str, self.labels.tobytes())
         self._hash = hash(self._key)
 
     @staticmethod
@@ -112,6 +108,39 @@ class Groups:
 
     def __repr__(self) -> str:
         return f"Groups({self.num_features} features in {self.num_groups} groups)"
+
+
+def _read_ids(ids: Any) -> np.ndarray:
+    """The id of each feature: whole numbers or strings."""
+    try:
+        array = np.asarray(ids)
+    except ValueError:  # lists of different lengths
+        array = np.empty((0, 0))
+    if array.ndim != 1 or not array.size:
+        nested = array.ndim == 2
+        raise ValueError(
+            "groups must be a flat list with one id per feature, such as [0, 0, 1], got "
+            + (f"lists of features. {_of_lists(ids)}" if nested else f"shape {array.shape}.")
+        )
+    if array.dtype.kind == "O" and all(isinstance(one, str) for one in array):
+        array = array.astype(str)
+    if array.dtype.kind not in "iuU":
+        raise TypeError(
+            f"groups must hold integers or strings, one id per feature, got dtype {array.dtype}."
+        )
+    return array
+
+
+def _of_lists(lists: Any) -> str:
+    """What lists of the features of each group would be as ids, or what to do where they overlap."""
+    features = [feature for one in lists for feature in np.atleast_1d(one).tolist()]
+    if len(set(features)) < len(features):
+        repeated = next(feature for feature in features if features.count(feature) > 1)
+        return (
+            f"Feature {repeated} is in two of them, and groups cannot overlap: repeat its column in X, "
+            "once for each of its groups."
+        )
+    return "The id of a feature is the number of its list."
 
 
 def _table(ids: np.ndarray, sizes: np.ndarray) -> np.ndarray | None:

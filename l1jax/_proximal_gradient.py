@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-_MAX_TRIALS = 40  # of doublings of the curvature within one step: from 1 to 1e12
+_MAX_TRIALS = 100  # of doublings of the curvature within one step: from 1 to 1e30
 _GROWTH = 2.0  # of the curvature after a failed trial
 _DECAY = 0.97  # of the curvature after a step that passed: about 23 steps forget one doubling
 _VISIBLE = 100  # a test is believed where what it measures is this many times its rounding error

@@ -63,7 +63,7 @@ class Space:
         self.moving: dict[str, np.ndarray] = {}
         start, bounds = [], []
         for name in names:
-            value = _field(pen, name, p)
+            value = numbers_of(pen, name, p)
             moving = np.ones(value.shape, bool) if name == "l1_ratio" else value > 0
             self.full[name], self.moving[name] = value, moving
             if name == "l1_ratio":
@@ -97,7 +97,8 @@ class Space:
         return np.concatenate([slopes[name][self.moving[name]] for name in self.names])
 
 
-def _field(pen: Penalty, name: str, p: int) -> np.ndarray:
+def numbers_of(pen: Penalty, name: str, p: int) -> np.ndarray:
+    """What a field holds; weights that are not given as the numbers that they stand for."""
     value = getattr(pen, name)
     if value is None:
         groups = getattr(pen, "groups", None)

@@ -41,6 +41,20 @@ class Table(NamedTuple):
         return f"<table>{caption}{html.escape(self.title)}</caption>{head}<tbody>{body}</tbody></table>"
 
 
+class Summary(NamedTuple):
+    """Several tables, one below the other."""
+
+    tables: tuple[Table, ...]
+
+    def __str__(self) -> str:
+        return "\n\n".join(table.text() for table in self.tables)
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return "".join(table.html() for table in self.tables)
+
+
 class Shown:
     """A result that is shown as the table that `_table` makes of it."""
 

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from ._criteria import Criterion, CrossValidation, Refit, UserCriterion
 from ._minimize_checks import check_number
-from ._search_space import LEAST_RATIO, Curve, Space, with_fields
+from ._search_space import LEAST_RATIO, Curve, Space, numbers_of, with_fields
 from ._tables import Shown, Table
 from .linear import Fit, fit, lambda_max, path
 from .linear._entry import entry_point
@@ -196,7 +196,7 @@ class _Search:
         self.data, self.pen, self.criterion, self.bar = data, pen, criterion, bar
         self.history: list[Trial] = []
         self.num_fits = 0
-        self.held: dict[str, Any] = {}  # what has another value than in pen, while it is held
+        self.held: dict[str, Any] = {}  # what is chosen too, and does not vary at the moment
 
     def one(self, max_fits: int) -> Penalty:
         """The best strength."""
@@ -240,6 +240,8 @@ class _Search:
         pen = self.pen
         if strength in names or getattr(pen, strength) is None:
             pen = self._from_best_strength(names, max_fits)
+            if strength not in names:
+                self.held = {strength: np.asarray(getattr(pen, strength))}
         else:
             pen = self._with_some_in(pen, names)
         space = self._space(pen, names)
@@ -280,11 +282,16 @@ class _Search:
 
     def _from_best_strength(self, names: tuple[str, ...], max_fits: int) -> Penalty:
         """The penalty with the strength that is best for what else it has, or for some ratios."""
-        if "l1_ratio" not in names:
-            return self.one(min(max_fits, 15))
         given: Any = self.pen
+        p = np.shape(self.data.X)[1]
+        others = {name: numbers_of(given, name, p) for name in names if name != given.strength}
+        if "l1_ratio" not in names:
+            self.held = others
+            found = self.one(min(max_fits, 15))
+            self.held = {}
+            return found
         for ratio in {float(np.clip(given.l1_ratio, LEAST_RATIO, 1)), *_RATIOS}:
-            self.held = {"l1_ratio": np.asarray(ratio)}
+            self.held = others | {"l1_ratio": np.asarray(ratio)}
             self.pen = with_fields(given, self.held)
             self.one(min(max_fits, 5))
         self.held = {}

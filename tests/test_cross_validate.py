@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.sparse
+from sklearn import metrics
 from sklearn.datasets import load_diabetes
 from sklearn.linear_model import ElasticNetCV
 from sklearn.model_selection import KFold
@@ -335,7 +336,19 @@ def test_a_fold_in_which_nothing_is_left_to_explain():
         ({"folds": [([0, 1], [])]}, "no rows to score"),
         ({"groups": np.arange(3)}, "groups must give the group of each row"),
         ({"groups": np.arange(N) // 30, "n_folds": 3}, "n_folds must be at most"),
-        ({"score": "accuracy"}, "score must be one of"),
+        (
+            {"score": "precision"},
+            r"score must be one of \['deviance'.*'neg_mean_squared_error'.*a function",
+        ),
+        ({"score": "accuracy"}, "needs a loss that classifies"),
+        ({"score": "neg_mean_poisson_deviance"}, "predictions are positive, such as Poisson"),
+        ({"score": "r2", "higher_is_better": True}, "is for a function"),
+        ({"score": metrics.mean_absolute_error}, r"y, prediction, sample_weight=weight\)"),
+        ({"score": lambda y, prediction: 0.0}, r"Wrap it: .*: score\(y, prediction\)\."),
+        (
+            {"score": metrics.make_scorer(metrics.max_error)},
+            "a scorer of scikit-learn.*pass a name",
+        ),
         ({"score": "auc"}, "needs a loss that classifies"),
         ({"score": "c_index"}, "two columns"),
         ({"higher_is_better": True}, "is for a function"),

@@ -5,13 +5,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import metrics
+from sklearn.base import BaseEstimator
 from sklearn.model_selection import GroupKFold, LeaveOneOut, TimeSeriesSplit
+from sklearn.utils import ClassifierTags
 
 import l1jax
 from l1jax.linear._folds import check_splits, grouped_folds, random_folds, splits
 from l1jax.linear._scores import auc, c_index, deviance, read_score
 
 SQUARED, LOGISTIC, POISSON = l1jax.SquaredError(), l1jax.Logistic(), l1jax.Poisson()
+SOFTMAX = l1jax.Multinomial()
 N = 40
 RNG = np.random.default_rng(2)
 ETA = np.round(RNG.standard_normal((3, N)), 1)  # with ties
@@ -125,6 +128,91 @@ def test_scores_are_those_of_scikit_learn():
     for (name, loss), oracle in oracles.items():
         y = LABELS if loss == LOGISTIC else COUNTS
         np.testing.assert_allclose(score(name, loss, y), [oracle(i) for i in range(3)], rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("name", "loss"),
+    [
+        *[(f"neg_{kind}", SQUARED) for kind in ("mean_squared_error", "root_mean_squared_error")],
+        ("r2", SQUARED),
+        ("neg_mean_absolute_error", SQUARED),
+        ("neg_mean_absolute_error", POISSON),
+        ("neg_mean_poisson_deviance", POISSON),
+        *[(name, LOGISTIC) for name in ("accuracy", "roc_auc", "neg_log_loss", "neg_brier_score")],
+        *[(name, SOFTMAX) for name in ("accuracy", "neg_log_loss")],
+    ],
+)
+def test_scores_by_the_names_of_scikit_learn_are_its_numbers(name, loss):
+    y = {SQUARED: COUNTS, POISSON: COUNTS, LOGISTIC: LABELS, SOFTMAX: COUNTS.clip(0, 2)}[loss]
+    eta = np.stack([ETA, ETA[::-1], -ETA], axis=2) if loss == SOFTMAX else ETA
+    found = read_score(name, None, loss, loss.encode(y), eta.shape[1:])
+    assert found.higher_is_better
+    values = found.function(loss, loss.encode(y), eta, S)
+    for one, value in zip(eta, values, strict=True):
+        model = Known(loss, one, np.unique(y))
+        expected = metrics.get_scorer(name)(model, np.zeros((N, 1)), y, sample_weight=S)
+        assert value == pytest.approx(expected, rel=1e-12)
+
+
+class Known(BaseEstimator):
+    """What scikit-learn's scorers ask, at a known linear predictor."""
+
+    def __init__(self, loss, eta, classes):
+        self.loss, self.eta, self.classes_ = loss, eta, classes
+        self.classifies = loss in (LOGISTIC, SOFTMAX)
+
+    def fit(self, X, y):
+        return self
+
+    def predict(self, X):
+        kind = self.loss.classes if self.classifies else self.loss.inverse_link
+        return np.asarray(kind(self.eta), float)
+
+    def predict_proba(self, X):
+        p = np.asarray(self.loss.inverse_link(self.eta))
+        return p if p.ndim == 2 else np.stack([1 - p, p], axis=1)
+
+    def decision_function(self, X):
+        return self.eta
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.estimator_type = "classifier" if self.classifies else "regressor"
+        if self.classifies:
+            tags.classifier_tags = ClassifierTags()
+        return tags
+
+
+@pytest.mark.parametrize("name", ["r2", "neg_root_mean_squared_error", "neg_mean_absolute_error"])
+def test_over_responses_they_are_means_as_there(name):
+    y, eta = np.stack([COUNTS, LABELS], axis=1), np.stack([ETA, ETA[::-1]], axis=2)
+    values = score(name, SQUARED, y, eta)
+    for one, value in zip(eta, values, strict=True):
+        expected = metrics.get_scorer(name)(Known(SQUARED, one, None), y, y, sample_weight=S)
+        assert value == pytest.approx(expected, rel=1e-12)
+
+
+def test_r2_of_few_or_equal_targets():
+    y, eta, s = np.ones(4), np.stack([np.ones(4), ETA[0, :4]]), np.full(4, 0.25)
+    expected = [metrics.r2_score(y, one) for one in eta]
+    found = read_score("r2", None, SQUARED, y, y.shape).function
+    np.testing.assert_array_equal(found(SQUARED, y, eta, s), expected)
+    assert np.isnan(found(SQUARED, y[:1], eta[:, :1], np.ones(1))).all()
+
+
+def test_probabilities_are_asked_of_losses_that_give_them():
+    for name in ("neg_log_loss", "neg_brier_score"):
+        with pytest.raises(ValueError, match="a loss of probabilities, such as Logistic"):
+            score(name, l1jax.SquaredHinge(), LABELS)
+
+
+def test_a_cross_validation_by_a_name_of_scikit_learn():
+    X = RNG.standard_normal((N, 3))
+    how = {"n_lams": 5, "n_folds": 4}
+    plain = l1jax.cross_validate(X, COUNTS, l1jax.L1(), **how)
+    cv = l1jax.cross_validate(X, COUNTS, l1jax.L1(), score="neg_mean_squared_error", **how)
+    np.testing.assert_allclose(cv.fold_scores, -plain.fold_scores, rtol=1e-12)
+    assert (cv.index_min, cv.index_1se) == (plain.index_min, plain.index_1se)
 
 
 def test_auc_without_one_of_the_classes_is_not_a_number():

@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 
 import l1jax
+from l1jax._criteria import Refit
 
 N, P = 20, 4
 RNG = np.random.default_rng(3)
@@ -376,3 +377,144 @@ def test_counts_that_overflow_on_the_way_are_no_warning():
             table, counts, l1jax.L1(), loss=l1jax.Poisson(), n_lams=4, fit_intercept=False
         )
     assert (np.asarray(path.status) == l1jax.Status.CONVERGED).all()
+
+
+def test_a_table_of_one_column_is_one_response():
+    series = l1jax.fit(X, pd.Series(Y), l1jax.L1(0.1))
+    for y in (pd.DataFrame({"y": Y}), pl.DataFrame({"y": Y})):
+        fit = l1jax.fit(X, y, l1jax.L1(0.1))
+        assert fit.coef.shape == (P,) and fit.intercept.shape == () and fit.predict(X).shape == (N,)
+        np.testing.assert_array_equal(fit.coef, series.coef)
+    weights, shift = np.arange(1.0, N + 1), np.linspace(-1, 1, N)
+    plain = l1jax.fit(X, Y, l1jax.L1(0.1), sample_weight=weights, offset=shift)
+    tables = {"sample_weight": pd.DataFrame(weights), "offset": pd.DataFrame(shift)}
+    np.testing.assert_array_equal(l1jax.fit(X, Y, l1jax.L1(0.1), **tables).coef, plain.coef)
+
+
+def test_an_array_of_one_column_is_a_matrix_of_one_response():
+    fit = l1jax.fit(X, Y[:, None], l1jax.L1(0.1))
+    assert fit.coef.shape == (P, 1) and fit.predict(X).shape == (N, 1)
+    np.testing.assert_allclose(fit.coef[:, 0], l1jax.fit(X, Y, l1jax.L1(0.1)).coef, atol=1e-9)
+    with pytest.raises(ValueError, match=r"y must have shape \(n,\) for Logistic.*y\[:, 0\]"):
+        l1jax.fit(X, (Y > 0)[:, None], l1jax.L1(0.1), loss=l1jax.Logistic())
+
+
+def test_whole_numbers_that_pandas_can_miss_are_read():
+    whole = np.arange(N)
+    nullable = l1jax.fit(X, pd.Series(whole, dtype="Int64"), l1jax.L1(0.1))
+    np.testing.assert_array_equal(nullable.coef, l1jax.fit(X, whole, l1jax.L1(0.1)).coef)
+    with pytest.raises(ValueError, match="y must be finite, got nan at row 0"):
+        l1jax.fit(X, pd.Series([None, *whole[1:]], dtype="Int64"), l1jax.L1(0.1))
+
+
+LABELS = np.array(["ja", "nein", "ja", "weiß nicht"] * (N // 4))
+
+
+@pytest.mark.parametrize("kind", [np.asarray, pd.Series, pd.DataFrame, pl.Series, list])
+def test_labels_are_met_with_advice_that_works(kind):
+    two, three = np.where(LABELS == "ja", "ja", "nein"), LABELS
+    for loss in (l1jax.Logistic(), l1jax.Multinomial()):
+        with pytest.raises(TypeError, match=r"\(y == 'nein'\)\.astype\(float\)"):
+            l1jax.fit(X, kind(two), l1jax.L1(0.1), loss=loss)
+        with pytest.raises(TypeError, match=r"The 3 labels.*Multinomial\(\) with numpy\.unique\(y"):
+            l1jax.fit(X, kind(three), l1jax.L1(0.1), loss=loss)
+    with pytest.raises(TypeError, match=r"It holds numbers.*y\.astype\(float\)"):
+        l1jax.fit(X, kind(Y.round(1).astype(str)), l1jax.L1(0.1))
+
+
+TIME, SEEN = np.abs(Y) + 0.1, np.arange(N) % 3 > 0
+
+
+@pytest.mark.parametrize("names", [("event", "time"), ("Survival_in_days", "Status")])
+def test_survival_times_of_scikit_survival_are_read(names):
+    event_first = names[0] == "event"
+    kinds, columns = ((bool, float), (SEEN, TIME)) if event_first else ((float, bool), (TIME, SEEN))
+    y = np.empty(N, list(zip(names, kinds, strict=True)))
+    for name, column in zip(names, columns, strict=True):
+        y[name] = column
+    plain = np.column_stack([TIME, SEEN])
+    options = {"loss": l1jax.Cox()}
+    fit = l1jax.fit(X, y, l1jax.L1(0.02), **options)
+    np.testing.assert_array_equal(fit.coef, l1jax.fit(X, plain, l1jax.L1(0.02), **options).coef)
+    np.testing.assert_array_equal(Refit(X, y, options).target, plain)
+    assert "(intercept) 0" in " ".join(str(fit).split())  # there is none, nor is there a −0
+    assert not np.signbit(l1jax.Cox().identify(jnp.array(-2.0)))
+
+
+def test_other_named_fields_are_refused():
+    y = np.zeros(N, [("event", bool), ("time", float)])
+    with pytest.raises(TypeError, match=r"SquaredError, got the fields \('event', 'time'\).*Cox"):
+        l1jax.fit(X, y, l1jax.L1(0.1))
+    y = np.zeros(N, [("event", int), ("time", float)])
+    with pytest.raises(ValueError, match="a boolean .was the event seen.*column_stack"):
+        l1jax.fit(X, y, l1jax.L1(0.1), loss=l1jax.Cox())
+
+
+def test_strings_are_ids_of_groups():
+    named = l1jax.GroupL1(
+        0.1, ["size", "age", "size", "age"], weights=[3.0, 1.0]
+    )  # of age, of size
+    plain = l1jax.GroupL1(0.1, [1, 0, 1, 0], weights=[3.0, 1.0])
+    for ids in (named.groups.labels[named.groups.ids], pd.Series(["size", "age", "size", "age"])):
+        assert l1jax.Groups(ids) == named.groups != plain.groups
+    np.testing.assert_array_equal(l1jax.fit(X, Y, named).coef, l1jax.fit(X, Y, plain).coef)
+
+
+@pytest.mark.parametrize(
+    ("ids", "error", "message"),
+    [
+        ([[0, 1], [2]], ValueError, "got lists of features. The id of a feature is the number"),
+        ([[0, 1], [1, 2]], ValueError, "Feature 1 is in two of them, and groups cannot overlap"),
+        ([["a"], ["a", "b"]], ValueError, "Feature a is in two of them"),
+        ([0.0, 1.0], TypeError, "integers or strings.*float64"),
+        (["a", None], TypeError, "integers or strings.*object"),
+        (3, ValueError, r"one id per feature.*got shape \(\)"),
+    ],
+)
+def test_other_ids_of_groups_are_refused(ids, error, message):
+    with pytest.raises(error, match=message):
+        l1jax.GroupL1(0.1, ids)
+
+
+def test_a_column_for_each_of_its_groups_is_the_advised_overlap():
+    """Against a grid of the shares of the column that two groups share."""
+    groups = ([0, 1], [1, 2])
+    table = X[:, np.concatenate(groups)]
+    fit = l1jax.fit(table, Y, l1jax.GroupL1(0.3, [0, 0, 1, 1], weights=[1.0, 1.0]), tol=1e-10)
+    parts = np.asarray(fit.coef)
+    shared = parts[1] + parts[2]
+    shares = shared * np.linspace(-1, 2, 3001)
+    price = np.hypot(parts[0], shares) + np.hypot(shared - shares, parts[3])
+    assert np.hypot(*parts[:2]) + np.hypot(*parts[2:]) <= price.min() + 1e-8
+
+
+@pytest.mark.float32
+@pytest.mark.parametrize("unit", [1.0, 1e12, 1e15])
+@pytest.mark.parametrize("kind", ["features", "groups"])
+def test_large_counts_are_fitted_as_small_ones_in_another_unit(kind, unit):
+    """The optimality conditions in the unit of the counts, by NumPy."""
+    counts = np.exp(0.4 * X[:, 0]).round()
+    dtype = jnp.result_type(float)
+    pen = l1jax.L1(0.1 * unit)
+    if kind == "groups":
+        pen = l1jax.GroupL1(0.1 * unit, [0, 0, 1, 1], weights=[1.0, 1.0])
+    data = jnp.asarray(X, dtype), jnp.asarray(unit * counts, dtype)
+    fit = l1jax.fit(*data, pen, loss=l1jax.Poisson(), tol=1e-5)
+    assert fit.status == l1jax.Status.CONVERGED
+    coef = np.asarray(fit.coef, float)
+    mean = np.exp(X @ coef + float(fit.intercept) - np.log(unit))
+    slope = X.T @ (counts - mean) / N
+    sizes = [np.abs, lambda v: np.hypot(v[::2], v[1::2])][kind == "groups"]
+    inside = sizes(coef) > 0
+    assert inside.any()
+    np.testing.assert_allclose(sizes(slope)[inside], 0.1, atol=2e-3)
+    assert (sizes(slope)[~inside] <= 0.1 + 2e-3).all()
+    assert abs(np.mean(counts - mean)) < 2e-3
+
+
+def test_without_an_intercept_a_large_mean_is_reached():
+    counts = 1e15 * np.exp(0.4 * X[:, 0]).round()
+    fit = l1jax.fit(X, counts, l1jax.L1(1e13), loss=l1jax.Poisson(), fit_intercept=False)
+    assert fit.status == l1jax.Status.CONVERGED
+    slope = X.T @ (counts - np.exp(X @ fit.coef)) / N
+    np.testing.assert_allclose(slope[fit.support], 1e13 * np.sign(fit.coef[fit.support]), rtol=1e-5)

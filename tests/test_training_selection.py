@@ -353,3 +353,21 @@ def test_an_average_of_a_module_keeps_what_is_not_an_array():
     host = l1jax.masked_average(np.array([0.3, 0.2]), np.array([0.5, 0.0]))
     np.testing.assert_array_equal(host, [0.3, 0.0])
     assert not average.layers[0].weight.any() and average.layers[1].weight.all()
+
+
+@pytest.mark.parametrize(
+    ("average", "message"),
+    [
+        ({"w": jnp.ones(2)}, r"average has no leaf \['b'\]"),
+        ({"w": jnp.ones(2), "b": None, "c": jnp.ones(1)}, r"params has no leaf \['c'\]"),
+        ({"w": jnp.ones(3), "b": None}, r"shapes of leaf \['w'\] are \(3,\) and \(2,\)"),
+        (optax.ema(0.9).init({"w": jnp.ones(2), "b": None}), r"has no leaf"),
+        ([jnp.ones(2), None], "has no leaf"),
+    ],
+)
+def test_an_average_of_other_parameters_is_refused(average, message):
+    params = {"w": jnp.ones(2), "b": None}
+    with pytest.raises(ValueError, match=f"masked_average.*needs an average of these.*{message}"):
+        l1jax.masked_average(average, params)
+    with pytest.raises(ValueError, match="trees are of different kinds"):
+        l1jax.masked_average((jnp.ones(2), None), [jnp.ones(2), None])

@@ -88,9 +88,11 @@ def cross_validate(
     - `score`: "deviance" of the loss (the default: the mean squared error for `SquaredError`, −2 log
       likelihood beyond the saturated model for others; for `Cox` what the held-out rows add to the
       deviance of those that were fitted, per event, as grouped=TRUE of glmnet), "squared_error",
-      "absolute_error", "classification_error", "auc", "c_index"; or a function of (y, prediction,
-      weight), NumPy arrays of the held-out rows with weights that sum to one, that returns a number;
-      `higher_is_better` says so of that function.
+      "absolute_error", "classification_error", "auc", "c_index"; one of scikit-learn's names, with
+      its sign: "r2", "neg_mean_squared_error", "neg_root_mean_squared_error",
+      "neg_mean_absolute_error", "neg_mean_poisson_deviance", "accuracy", "roc_auc", "neg_log_loss",
+      "neg_brier_score"; or a function of (y, prediction, weight), NumPy arrays of the held-out rows
+      with weights that sum to one, that returns a number; `higher_is_better` says so of that function.
     - `gammas`: validates relaxed paths too, as of `l1jax.relax`, at these shares of the penalised fit
       in [0, 1] such as (0, 0.25, 0.5, 0.75, 1). The result is that of the best of them,
       `cv.gamma`; `cv.by_gamma` holds all.

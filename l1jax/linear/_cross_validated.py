@@ -9,9 +9,11 @@ import equinox as eqx
 import numpy as np
 
 from .._status import Status
-from .._tables import Shown, Table
+from .._tables import Shown, Summary, Table
 from .._types import AnyArray
 from ._results import Fit, Path
+from ._show import choices_table
+from ._to_frame import scores_frame
 
 
 class CrossValidated(Shown, eqx.Module):
@@ -22,9 +24,10 @@ class CrossValidated(Shown, eqx.Module):
     weight (for the deviance of `Cox` that of their events); `predictions` (L, n, *k), of each row
     by the fits that did not see it (the mean over repeats; NaN for a row that is never held out);
     `held_out` (F, n), which rows were; `fold_gaps` and `fold_status` (F, L), the relative gaps and
-    statuses of the fits of the folds. Relaxed: `gamma` is the share of the penalised fit in all of
-    this, the gaps are of that fit alone, and `by_gamma` holds the results of all shares, of which
-    this is the best.
+    statuses of the fits of the folds. `predict`, `coef` and `intercept` are of the fit to all rows
+    at `lam_1se`, as in glmnet, unless another is asked for. Relaxed: `gamma` is the share of the
+    penalised fit in all of this, the gaps are of that fit alone, and `by_gamma` holds the results of
+    all shares, of which this is the best.
 
     **Example:**
 
@@ -102,6 +105,45 @@ class CrossValidated(Shown, eqx.Module):
     def fit_1se(self) -> Fit:
         """The fit of all rows at `lam_1se`."""
         return self.path[self.index_1se]
+
+    @property
+    def coef(self) -> AnyArray:
+        """The coefficients of `fit_1se`, (p,) or (p, k); those of the best score are `fit_min.coef`."""
+        return self.fit_1se.coef
+
+    @property
+    def intercept(self) -> AnyArray:
+        """The intercept of `fit_1se`, () or (k,)."""
+        return self.fit_1se.intercept
+
+    def predict(
+        self, X: Any, offset: Any = None, kind: str = "response", at: str | float = "1se"
+    ) -> AnyArray:
+        """Predictions of one fit for new rows; `X`, `offset`, `kind` and errors as for `Fit.predict`.
+
+        `at`: "1se", the simplest fit within one standard error of the best (glmnet's default), "min",
+        that of the best score (scikit-learn's), or a strength within the grid (as of `Path.at`).
+        """
+        if not isinstance(at, str):
+            fit = self.path.at(at)
+        elif at in ("1se", "min"):
+            fit = self.fit_1se if at == "1se" else self.fit_min
+        else:
+            raise ValueError(f'at must be "1se", "min" or a strength, got {at!r}.')
+        return fit.predict(X, offset, kind)
+
+    def to_frame(self) -> Any:
+        """The scores as a pandas DataFrame: lam, mean_score, se_score, n_nonzero.
+
+        A row per strength, whose number is its place in the grid: that of `path[i]` and `index_min`.
+        """
+        return scores_frame(self)
+
+    def summary(self) -> Summary:
+        """The choices, and the coefficients of each side by side, to print or to show in a notebook."""
+        names = ("highest" if self.higher_is_better else "least", "1 se")
+        fits = (self.fit_min, self.fit_1se)
+        return Summary((self._table(), choices_table(dict(zip(names, fits, strict=True)))))
 
     def save(self, file: Any) -> None:
         """Writes the result to a file (a name such as "cv.npz", or an open file) for `l1jax.load`."""

@@ -70,7 +70,8 @@ def fit(
 
     - `X` (n, p): an array, a DataFrame (its column names are kept), scipy.sparse or BCOO (never
       densified).
-    - `y` (n,), or (n, k) for k responses: the targets; for `Cox` the columns (time, event).
+    - `y` (n,), or (n, k) for k responses: the targets; for `Cox` the columns (time, event). A table of
+      one column is (n,); an array (n, 1) is a matrix of one response, with coefficients (p, 1).
     - `pen`: a penalty with its strength.
     - `loss`: `SquaredError`, `Logistic` (y in {0, 1}), `Multinomial` (0 … K−1), `SquaredHinge`,
       `Poisson` (counts), `Cox` (survival times), `Huber`, or your own.

@@ -1,4 +1,4 @@
-"""Tables of pandas and polars as arrays, and what to do about columns that hold no numbers."""
+"""Tables and series of pandas and polars as arrays, and what to do about what holds no numbers."""
 
 from __future__ import annotations
 
@@ -15,6 +15,35 @@ def is_frame(values: Any) -> bool:
 
 def is_polars(values: Any) -> bool:
     return not hasattr(values, "iloc")
+
+
+def only_column(table: Any) -> Any:
+    """A table of one column as a series: it holds one value per row, as a series does."""
+    if table.shape[1] != 1:
+        return table
+    return table.to_series() if is_polars(table) else table.iloc[:, 0]
+
+
+def read_series(series: Any, name: str) -> np.ndarray:
+    """Its entries; numbers that are missing as NaN."""
+    if not _is_numeric(series.dtype):
+        return series.to_numpy()
+    return read_frame(series.to_frame(), name)[:, 0]
+
+
+def label_advice(values: np.ndarray, name: str) -> str:
+    """How labels, or numbers kept as text, become the numbers that a loss takes."""
+    entries = [value for value in values.flat if value is not None]
+    if entries and all(_is_a_number(value) for value in entries):
+        return f"It holds numbers: convert it, for example with {name}.astype(float)."
+    labels = sorted({str(value) for value in entries})
+    if len(labels) <= 2:
+        last = labels[-1] if labels else "yes"
+        return f"Labels become numbers with, for example, ({name} == {last!r}).astype(float)."
+    return (
+        f"The {len(labels)} labels become the classes of l1jax.Multinomial() with numpy.unique({name}, "
+        "return_inverse=True)[1]."
+    )
 
 
 def read_frame(table: Any, name: str) -> np.ndarray:

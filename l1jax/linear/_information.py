@@ -17,6 +17,7 @@ from ._inputs import precision, read
 from ._options import options_for
 from ._results import Fit, Path
 from ._scores import deviance
+from ._to_frame import criterion_frame
 
 NO_PRICE: Penalty = Ridge(0.0)  # pyright: ignore[reportCallIssue]  # where one must be given
 _RANK = 1e-9  # share of itself that a column must have outside of the others
@@ -60,6 +61,13 @@ class InformationCriterion(eqx.Module):
     def fit_min(self) -> Fit:
         """The fit where it is least."""
         return self.path[self.index_min]
+
+    def to_frame(self) -> Any:
+        """As a pandas DataFrame: lam, the criterion by its name, degrees_of_freedom, n_nonzero.
+
+        A row per strength, whose number is its place in the grid: that of `path[i]` and `index_min`.
+        """
+        return criterion_frame(self)
 
     def __repr__(self) -> str:
         at = self.index_min

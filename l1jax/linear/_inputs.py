@@ -16,7 +16,7 @@ from .._minimize_checks import check_number
 from .._tracing import frozen, is_traced
 from ..losses import Loss
 from ..penalties import Penalty
-from ._frames import is_frame, is_polars, read_frame
+from ._frames import is_frame, is_polars, label_advice, only_column, read_frame, read_series
 from ._matrix import DenseMatrix, SparseMatrix
 
 # Penalties, by structure and shapes, that had nothing to say: to ask takes 5 ms.
@@ -103,7 +103,7 @@ def read(
 
 def _read_targets(y: Any, n: int, loss: Loss, dtype: Any) -> Any:
     """The targets as the loss works with them, checked before that."""
-    y = _as_array(y, "y")
+    y = read_targets(y, loss)
     _float_dtype(y, "y")
     if y.ndim not in (1, 2) or y.shape[0] != n or y.size == 0:
         raise ValueError(
@@ -119,6 +119,12 @@ def _read_targets(y: Any, n: int, loss: Loss, dtype: Any) -> Any:
     if not is_traced(y):
         check_scale(np.asarray(frozen(y)), "y")
     return y
+
+
+def read_targets(y: Any, loss: Loss) -> Any:
+    """Targets of any kind as an array: a table of one column is (n,), named fields are columns."""
+    y = _as_array(y, "y")
+    return y if getattr(y.dtype, "names", None) is None else loss.read_fields(y)
 
 
 def read_matrix(X: Any) -> tuple[Any, tuple[str, ...] | None]:
@@ -338,8 +344,12 @@ def _as_array(values: Any, name: str) -> Any:
     if isinstance(values, jax.Array):
         return values
     if is_frame(values):
+        values = only_column(values)
+    if is_frame(values):
         return read_frame(values, name)
-    if hasattr(values, "to_numpy"):
+    if hasattr(values, "to_frame"):
+        values = read_series(values, name)
+    elif hasattr(values, "to_numpy"):
         values = values.to_numpy()
     if np.ma.is_masked(values):
         raise ValueError(f"{name} has masked entries: drop those rows or fill them in first.")
@@ -355,10 +365,8 @@ def _float_dtype(array: Any, name: str) -> Any:
     dtype = array.dtype
     if not jnp.issubdtype(dtype, jnp.floating) and dtype.kind not in "iub":
         hint = ""
-        if dtype.kind == "O" and all(isinstance(v, int | float | np.number) for v in array.flat):
-            hint = f" It holds numbers: convert it, for example with {name}.astype(float)."
-        elif name == "y" and dtype.kind in "OUS":
-            hint = ' Labels become numbers with, for example, (y == "yes").astype(float).'
+        if name == "y" and dtype.kind in "OUS":
+            hint = f" {label_advice(array, name)}"
         elif dtype.kind in "OUS":
             hint = f" Numbers that are kept as objects or text: {name}.astype(float). Else encode them first."
         raise TypeError(f"{name} must hold real numbers, got dtype {dtype}.{hint}")

@@ -123,6 +123,7 @@ def path(
     max_steps = check_max_steps(max_steps)
     if resume is not None:
         check_resume(resume, lams)
+        resume = resume.descending()
         lams = np.asarray(resume.lams)
     grid = check_grid(lams, n_lams, lam_min_ratio)
     with precision(inputs.wants_x64):

@@ -193,7 +193,7 @@ def with_null(problem: Problem, fixed: Problem, pen: Penalty) -> Problem:
     eta = fixed.eta(null)
     gradient = x.rdot(loss.gradient(y, eta, s))
     deviance = loss.deviance(y, eta, s)
-    rounding = _rounding(y, eta, s, fixed.level)
+    rounding = _rounding(loss, y, eta, s, fixed.level)
     unpenalised = jnp.all(free.reshape(free.shape[0], -1), axis=1)
     return eqx.tree_at(
         lambda q: (q.null, q.null_gradient, q.null_deviance, q.is_trivial, q.unpenalised),
@@ -202,10 +202,17 @@ def with_null(problem: Problem, fixed: Problem, pen: Penalty) -> Problem:
     )
 
 
-def _rounding(y: Array, eta: Array, s: Array, level: Array) -> Array:
-    """The deviance that rounding leaves: of residuals, and of y when its level was taken off."""
+def _rounding(loss: Loss, y: Array, eta: Array, s: Array, level: Array) -> Array:
+    """The deviance that rounding leaves: of residuals, and of y when its level was taken off.
+
+    An error δ of y costs δ²/h and one of η costs hδ², where the loss has the curvature h per row.
+    """
     eps = jnp.finfo(y.dtype).eps
-    squares = jnp.sum(rows(s, y) * y**2) + jnp.sum(rows(s, eta) * eta**2)
+    curvature = jnp.ones((), y.dtype)
+    if loss.smoothness is None and y.shape == eta.shape:
+        curvature = jnp.maximum(loss.curvature(y, eta, jnp.ones_like(s)), 1)
+        curvature = jnp.where(jnp.isfinite(curvature), curvature, 1)
+    squares = jnp.sum(rows(s, y) * y**2 / curvature) + jnp.sum(rows(s, eta) * curvature * eta**2)
     return (100 * eps) ** 2 * squares + (_ROUNDING * eps) ** 2 * jnp.sum(level**2)
 
 
@@ -219,7 +226,8 @@ def structural_masks(pen: Penalty, shape: tuple[int, ...]) -> Any:
 def with_smoothness(problem: Problem, pen: Penalty) -> Problem:
     """The problem with its smoothness, which only engines that take gradient steps need.
 
-    The largest eigenvalue of C^{-1/2} X̃ᵀ diag(s) X̃ C^{-1/2}, times the loss's curvature bound.
+    The largest eigenvalue of C^{-1/2} X̃ᵀ diag(s) X̃ C^{-1/2}, times the loss's curvature bound; where
+    that has none, with its curvature at the null model in place of both: a first guess, in its units.
     """
     metric = problem.metric(pen)
     p = problem.norms.shape[0]
@@ -228,11 +236,16 @@ def with_smoothness(problem: Problem, pen: Penalty) -> Problem:
         if jnp.ndim(metric.beta) == 0
         else jnp.sqrt(metric.beta).reshape(p, -1)[:, 0]
     )
+    bound, weights = problem.loss.smoothness, problem.s
+    if bound is None:
+        curvature = problem.loss.curvature(problem.y, problem.eta(problem.null), problem.s)
+        weights = jnp.max(curvature.reshape(weights.shape[0], -1), axis=1)
+        weights = jnp.where(jnp.isfinite(weights), weights, problem.s)
     start = jnp.sin(1.0 + jnp.arange(p)).astype(problem.y.dtype)
 
     def power(_, carry):
         u, _ = carry
-        image = problem.x.rdot(problem.s * problem.x.dot(u / scale)) / scale
+        image = problem.x.rdot(weights * problem.x.dot(u / scale)) / scale
         size = jnp.sqrt(jnp.sum(image**2))
         return image / jnp.where(size > 0, size, 1), size
 
@@ -240,7 +253,6 @@ def with_smoothness(problem: Problem, pen: Penalty) -> Problem:
     _, largest = jax.lax.fori_loop(
         0, _POWER_STEPS, power, (start / norm, jnp.ones((), problem.y.dtype))
     )
-    bound = problem.loss.smoothness
     largest = jnp.where(largest > 0, largest, 1)
     largest = largest * jnp.asarray(1.0 if bound is None else bound, largest.dtype)
     return eqx.tree_at(lambda q: q.smoothness, problem, largest)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, overload
 
 import equinox as eqx
@@ -12,13 +13,14 @@ from jax.core import Tracer
 from jaxtyping import Array, Bool
 
 from .._minimize_checks import check_number
-from .._tables import Shown, Table
+from .._tables import Shown, Summary, Table
 from .._types import AnyArray
 from ..losses import Loss
 from ._entry import entry_point
 from ._inputs import give_back, precision, read_matrix, read_vector, x64_is_on, x_dtype
 from ._options import FitOptions
-from ._show import fit_table, path_table
+from ._show import fit_summary, fit_table, path_summary, path_table
+from ._to_frame import fit_frame, fits_frame, path_frame
 
 
 class Fit(Shown, eqx.Module):
@@ -102,6 +104,18 @@ class Fit(Shown, eqx.Module):
                 eta = self.loss.classes(eta)
             return give_back(eta, wants_x64)
 
+    def to_frame(self, intercept: bool = False) -> Any:
+        """The coefficients as a pandas DataFrame: a row per feature, by name; the column "coef".
+
+        On the scale of the data, zeros included; with `intercept` it comes first, as "(intercept)".
+        For k responses the columns are 0 … k−1. Raises: ValueError for a batch of fits.
+        """
+        return fit_frame(self, intercept)
+
+    def summary(self) -> Summary:
+        """The fit and its certificate, and every coefficient that is in, to print or to show in a notebook."""
+        return fit_summary(self)
+
     def save(self, file: Any) -> None:
         """Writes the fit to a file (a name such as "fit.npz", or an open file) for `l1jax.load`."""
         from .._saving import save
@@ -179,12 +193,47 @@ def check_of_these_data(path: Any, shape: tuple[int, ...], name: str = "path") -
         )
 
 
+def read_index(i: Any, length: int) -> Any:
+    """Which fits of a path: a slice, one whole number, or a vector of them or of truths."""
+    if isinstance(i, slice):
+        if not len(range(*i.indices(length))):
+            raise IndexError(f"the path has {length} fits, none of them in {i}.")
+        return i
+    which = i if isinstance(i, jax.Array) else np.asarray(i)
+    is_mask, is_whole = which.dtype == bool, jnp.issubdtype(which.dtype, jnp.integer)
+    if (
+        isinstance(i, tuple)
+        or which.ndim > 1
+        or (which.size and not is_whole and not (is_mask and which.ndim))
+    ):
+        raise TypeError(
+            "a path is indexed by a whole number, a slice, or a vector of whole numbers or truths, "
+            f"got {i!r}."
+        )
+    if which.ndim and is_mask and which.shape != (length,):
+        raise IndexError(f"the path has {length} fits, and the mask {len(which)} entries.")
+    if isinstance(which, Tracer):
+        if is_mask:
+            raise TypeError(
+                "a traced mask does not say how many fits there are: index the path outside of jit."
+            )
+        return which
+    which = np.asarray(which)
+    if not which.size or (is_mask and not which.any()):
+        raise IndexError(f"the path has {length} fits, none of them in {i!r}.")
+    beyond = which[(which < -length) | (which >= length)] if is_whole else which[:0]
+    if beyond.size:
+        raise IndexError(f"the path has {length} fits, got index {beyond.flat[0]}.")
+    return which if which.ndim else int(which)
+
+
 class Path(Shown, eqx.Module):
     """A path of fits over a descending grid of strengths: every array has the grid as its leading axis.
 
-    `path[i]` is the `Fit` at `path.lams[i]`, with its certificate; `path[2:5]` is a path again. Where
-    Ctrl-C came first, the status is INTERRUPTED, the numbers are NaN and no feature is in.
-    `knots` holds the `Knots` that engine="homotopy" finds, else None.
+    `path[i]` is the `Fit` at `path.lams[i]`, with its certificate; `path[2:5]`, `path[[0, 3]]` and
+    `path[path.n_nonzero < 5]` are paths again, indexed as arrays of NumPy are. Where Ctrl-C came
+    first, the status is INTERRUPTED, the numbers are NaN and no feature is in. `knots` holds the
+    `Knots` that engine="homotopy" finds, else None.
 
     **Example:**
 
@@ -264,20 +313,14 @@ class Path(Shown, eqx.Module):
         return self.lams.shape[0]
 
     @overload
-    def __getitem__(self, i: slice) -> Path: ...
+    def __getitem__(self, i: slice | Sequence[int] | Sequence[bool] | np.ndarray) -> Path: ...
     @overload
     def __getitem__(self, i: int) -> Fit: ...
     def __getitem__(self, i: Any) -> Fit | Path:
-        if isinstance(i, slice):
-            if not len(range(*i.indices(len(self)))):
-                raise IndexError(f"the path has {len(self)} fits, none of them in {i}.")
-            return Path(self._pick(lambda leaf: leaf[i]), self.knots)
-        kind = getattr(i, "dtype", np.dtype(type(i)) if isinstance(i, int) else None)
-        if np.ndim(i) != 0 or not (kind is not None and jnp.issubdtype(kind, jnp.integer)):
-            raise TypeError(f"a path is indexed by one whole number or a slice, got {i!r}.")
-        if not isinstance(i, Tracer) and not -len(self) <= i < len(self):
-            raise IndexError(f"the path has {len(self)} fits, got index {i}.")
-        return self._pick(lambda leaf: leaf[i])
+        i = read_index(i, len(self))
+        one = not isinstance(i, slice) and np.ndim(i) == 0
+        fits = self._pick(lambda leaf: leaf[i])
+        return fits if one else Path(fits, self.knots)
 
     def predict(self, X: Any, offset: Any = None, kind: str = "response") -> AnyArray:
         """Predictions of every fit, (L, m) or (L, m, k); arguments and errors as for `Fit.predict`."""
@@ -291,6 +334,8 @@ class Path(Shown, eqx.Module):
         """
         lam = float(check_number(lam, "lam", 0))
         lams = np.asarray(self.lams)
+        if (np.diff(lams) > 0).any():
+            return self.descending().at(lam)
         if not lams.min() <= lam <= lams.max():
             raise ValueError(
                 f"lam must lie within the grid, [{lams.min():.6g}, {lams.max():.6g}], got {lam:.6g}."
@@ -330,11 +375,31 @@ class Path(Shown, eqx.Module):
         sizes = np.abs(np.asarray(self.coefs)).reshape(*inside.shape, -1).max(axis=-1)
         return sorted(firsts, key=lambda pair: (pair[0], -sizes[pair[0], pair[1]]))
 
+    def descending(self) -> Path:
+        """The same fits in the order of falling strengths, in which every new path is."""
+        return self[np.argsort(-np.asarray(self.lams), kind="stable")]
+
     def _pick(self, pick: Any) -> Fit:
         def is_shared(leaf: Any) -> bool:
             return isinstance(leaf, Loss | FitOptions)  # one serves the whole path
 
         return jax.tree.map(lambda x: x if is_shared(x) else pick(x), self.fits, is_leaf=is_shared)
+
+    def to_frame(self, kind: str = "coefs", intercept: bool = False) -> Any:
+        """The path as a pandas DataFrame, a row per strength, which is its index, "lam".
+
+        `kind` "coefs": a column per feature, by name, on the scale of the data; with `intercept` it
+        comes first, as "(intercept)"; k responses are a second level of the columns. "fits": what is
+        known of each fit instead: n_nonzero, deviance_explained, objective, gap, relative_gap, kkt,
+        relative_kkt, num_steps, status.
+        """
+        if kind not in ("coefs", "fits"):
+            raise ValueError(f'kind must be "coefs" or "fits", got {kind!r}.')
+        return path_frame(self, intercept) if kind == "coefs" else fits_frame(self)
+
+    def summary(self) -> Summary:
+        """Every fit and its certificate, and where each feature comes in, to print or to show in a notebook."""
+        return path_summary(self)
 
     def save(self, file: Any) -> None:
         """Writes the path to a file (a name such as "path.npz", or an open file) for `l1jax.load`."""

@@ -219,14 +219,22 @@ class Loss(eqx.Module):
     def check_shape(self, shape: tuple[int, ...]) -> None:
         """Raises where targets of this shape cannot be modelled by this loss."""
         if len(shape) != 1:
+            hint = "y[:, 0]" if shape[1:] == (1,) else "several responses need SquaredError"
             raise ValueError(
-                f"y must have shape (n,) for {type(self).__name__}, got {shape}: several responses need "
-                "SquaredError."
+                f"y must have shape (n,) for {type(self).__name__}, got {shape}: {hint}."
             )
 
     def check_targets(self, y: np.ndarray) -> None:
         """Raises where concrete targets cannot be modelled by this loss."""
         self.check_shape(y.shape)
+
+    def read_fields(self, y: np.ndarray) -> np.ndarray:
+        """Targets with named fields, a structured array, as the columns that the loss takes."""
+        names = y.dtype.names or ("",)
+        raise TypeError(
+            f"y must be numbers for {type(self).__name__}, got the fields {names}: pass one of them, such "
+            f"as y[{names[0]!r}]; times and events are for l1jax.Cox()."
+        )
 
     def encode(self, y: Any) -> Any:
         """Checked targets in the form that solvers work with; NumPy arrays stay such."""

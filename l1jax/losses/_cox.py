@@ -22,13 +22,14 @@ class Cox(Loss):
     """−Σᵢ sᵢδᵢ [ηᵢ − log Σ_{tⱼ ≥ tᵢ} wⱼ exp ηⱼ], with w the weights s at a mean of one.
 
     y (n, 2) holds (time, event): δ = 1 where the event happened at that time, 0 where observation
-    ended without it. Only the order of times matters. With equal weights it is minus the log
-    partial likelihood, over n. Among d events at one time `ties="breslow"` has every one see all
-    of them at risk; "efron" takes the share l/d of those that tie off the l-th sum, l = 0 … d−1, and
-    counts each with their mean weight. There is no intercept, as a level common to all rows changes
-    nothing: `fit_intercept` has no effect and 0 is returned. The response is the relative risk
-    exp η. The gap is of a bound of the conjugate that is tight at the optimum; the deviance is
-    relative to a model that knows each time of death.
+    ended without it; a structured array of a boolean and a number, as in scikit-survival, is read
+    so. Only the order of times matters. With equal weights it is minus the log partial likelihood,
+    over n. Among d events at one time `ties="breslow"` has every one see all of them at risk;
+    "efron" takes the share l/d of those that tie off the l-th sum, l = 0 … d−1, and counts each
+    with their mean weight. There is no intercept, as a level common to all rows changes nothing:
+    `fit_intercept` has no effect and 0 is returned. The response is the relative risk exp η. The
+    gap is of a bound of the conjugate that is tight at the optimum; the deviance is relative to a
+    model that knows each time of death.
 
     Raises: ValueError for other ties. Sources: Cox (1972), Breslow (1974), Efron (1977), Simon,
     Friedman, Hastie and Tibshirani (2011).
@@ -124,7 +125,7 @@ class Cox(Loss):
         return jnp.zeros((), eta.dtype)
 
     def identify(self, intercept: Any) -> Any:
-        return 0 * intercept
+        return abs(0 * intercept)  # never −0
 
     def saturated(self, y: Array, s: Float[Array, " n"]) -> Float[Array, ""]:
         """Σ over the times of death, of weight D: D log D, and with Efron's ties D/d log(d!/dᵈ)."""
@@ -177,6 +178,9 @@ class Cox(Loss):
         if not event.any():
             raise ValueError("y[:, 1] holds no event: the partial likelihood of Cox needs some.")
 
+    def read_fields(self, y: np.ndarray) -> np.ndarray:
+        return survival_columns(y)
+
     def encode(self, y: Any) -> Any:
         """Times become their ranks, in (0, 1]: nothing that is rounded later can tie them."""
         xp = jnp if isinstance(y, jax.Array) else np
@@ -186,6 +190,23 @@ class Cox(Loss):
 
     def predictor_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         return shape[:1]
+
+
+def survival_columns(y: np.ndarray) -> np.ndarray:
+    """The columns (time, event) of a structured array of survival times, (n, 2).
+
+    It has two fields, as in scikit-survival: a boolean, which says whether the event was seen, and a
+    number, the time, of any names and in any order. Raises: ValueError for other fields.
+    """
+    fields = [y[name] for name in y.dtype.names or ()]
+    events = [field for field in fields if field.dtype.kind == "b"]
+    times = [field for field in fields if field.dtype.kind in "iuf"]
+    if len(fields) != 2 or not events or not times:
+        raise ValueError(
+            "y must have two fields, a boolean (was the event seen?) and a number (the time), got "
+            f"{y.dtype.descr}: numpy.column_stack([time, event])."
+        )
+    return np.stack([times[0], events[0]], axis=1, dtype=np.float64)
 
 
 class _Sets(NamedTuple):

@@ -15,6 +15,7 @@ from .._tracing import is_traced
 from ..penalties._base import Penalty
 from ._channels import ChannelL1
 from ._checks import check_penalty
+from ._proximal import is_none
 from ._selection import Block, Selection, Selections, _entries
 
 
@@ -99,7 +100,8 @@ def sparsity(params: PyTree, penalty: Any = None) -> Sparsity:
 def masked_average(average: PyTree, params: PyTree) -> PyTree:
     """The average of parameters, zero where they are zero now: no average of a training run ever is.
 
-    For what `optax.ema`, `optax.incremental_update` or SWA keeps, before it is evaluated.
+    For what `optax.ema`, `optax.incremental_update` or SWA keeps, before it is evaluated. Raises:
+    ValueError for trees or shapes that differ.
 
     **Example:**
 
@@ -111,11 +113,34 @@ def masked_average(average: PyTree, params: PyTree) -> PyTree:
     ```
     """
 
+    _check_alike(average, params)
+
     def leaf(a: Any, p: Any) -> Any:
         is_array = hasattr(a, "dtype") and jnp.issubdtype(a.dtype, jnp.number)
         return jnp.where(p == 0, jnp.zeros((), a.dtype), a) if is_array else a
 
-    return jax.tree.map(leaf, average, params, is_leaf=lambda leaf: leaf is None)
+    return jax.tree.map(leaf, average, params, is_leaf=is_none)
+
+
+def _check_alike(average: PyTree, params: PyTree) -> None:
+    """Raises where the average is not one of these parameters."""
+    needs = "masked_average(average, params) needs an average of these params"
+    trees = [jax.tree_util.tree_flatten_with_path(tree, is_none) for tree in (average, params)]
+    shapes = [
+        {jax.tree_util.keystr(path): getattr(leaf, "shape", ()) for path, leaf in leaves}
+        for leaves, _ in trees
+    ]
+    for name in dict.fromkeys([*shapes[0], *shapes[1]]):
+        for who, theirs in zip(("average", "params"), shapes, strict=True):
+            if name not in theirs:
+                raise ValueError(f"{needs}, but {who} has no leaf {name}.")
+        if shapes[0][name] != shapes[1][name]:
+            pair = f"{shapes[0][name]} and {shapes[1][name]}"
+            raise ValueError(f"{needs}, but the shapes of leaf {name} are {pair}.")
+    if trees[0][1] != trees[1][1]:
+        raise ValueError(
+            f"{needs}, but the trees are of different kinds: {trees[0][1]}, {trees[1][1]}."
+        )
 
 
 def strength_warmup(steps: int, delay: int = 0) -> optax.Schedule:
