@@ -19,10 +19,13 @@ NORMS = {
     "weighted l1": l1jax.L1(0.7, weights=WEIGHTS),
     "nonnegative": l1jax.NonNegativeL1(0.7),
     "group": l1jax.GroupL1(0.5, GROUPS),
+    "nonnegative group": l1jax.NonNegativeGroupL1(0.5, GROUPS),
     "sparse group": l1jax.SparseGroupL1(0.5, GROUPS, 0.3),
 }
 OTHERS = {
     "elastic net": l1jax.ElasticNet(0.7, 0.4),
+    "nonnegative elastic net": l1jax.NonNegativeElasticNet(0.7, 0.4),
+    "group elastic net": l1jax.GroupElasticNet(0.5, GROUPS, 0.4),
     "ridge": l1jax.Ridge(0.7),
     "ball": l1jax.L1Ball(1.3),
 }
@@ -83,7 +86,7 @@ def test_defaults_of_the_dual_ball_equal_their_overrides(name, v):
         assert call(default, pen, outside) == call(override, pen, outside) == jnp.inf
 
 
-@pytest.mark.parametrize("name", [*NORMS, "elastic net"])
+@pytest.mark.parametrize("name", [*NORMS, "elastic net", "nonnegative elastic net", "group elastic net"])
 @given(g=vectors)
 def test_the_default_critical_strength_equals_its_override(name, g):
     pen = ALL[name]
