@@ -16,9 +16,9 @@ _MOST_FILL = 4  # places per feature in a table of groups
 class Groups:
     """Which group each feature belongs to.
 
-    `ids`: one integer per feature, in any order and with any labels; groups are numbered 0, 1, ...
-    in the order of their sorted labels. Being static, other groups mean one recompilation. Raises:
-    TypeError for ids that are traced or not integers, ValueError for an empty or non-flat list.
+    `ids`: an integer or a string per feature, in any order; groups are numbered 0, 1, ... in the
+    order of their sorted labels. Being static, other groups mean one recompilation. Raises:
+    TypeError for ids that are traced or of another type, ValueError for an empty or non-flat list.
 
     **Example:**
 
@@ -42,9 +42,11 @@ class Groups:
             raise ValueError(
                 f"groups must be a flat list with one id per feature, got shape {array.shape}."
             )
-        if array.dtype.kind not in "iu":
+        if array.dtype.kind == "O" and all(isinstance(one, str) for one in array):
+            array = array.astype(str)
+        if array.dtype.kind not in "iuU":
             raise TypeError(
-                f"groups must be integer ids, one per feature, got dtype {array.dtype}."
+                f"groups must be ids, an integer or a string per feature, got dtype {array.dtype}."
             )
         self.labels, inverse = np.unique(array, return_inverse=True)
         self.ids = inverse.reshape(-1).astype(np.int32)
@@ -55,7 +57,7 @@ class Groups:
         # Groups of one size, in order, are rows of an array; such of size 1 are the features.
         p, largest = self.ids.size, int(self.sizes.max())
         self._is_even = p % largest == 0 and np.array_equal(self.ids, np.arange(p) // largest)
-        self._key = (self.ids.tobytes(), self.labels.tobytes())
+        self._key = (self.ids.tobytes(), self.labels.tobytes(), self.labels.dtype.kind)
         self._hash = hash(self._key)
 
     @staticmethod

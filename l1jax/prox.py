@@ -117,10 +117,10 @@ def prox_elastic_net(
 def prox_group_l1(x: PyTree, lam: Any, groups: Any, step: Any = 1.0, weights: Any = None) -> PyTree:
     """Block soft threshold: x_g·max(1 − s λ w_g/‖x_g‖, 0), the prox of λ Σ w_g‖x_g‖₂.
 
-    `x` (p,) or (p, k); `groups`: one integer id per feature, or `Groups`; `weights` (G,), √(size)
-    unless given. Groups are of any size; with k columns a group holds all of them. `step` may vary
-    by coordinate, also within a group. For a pytree, `groups` (and `weights`, if given) is a pytree
-    like it. Raises: ValueError for lengths that do not fit.
+    `x` (p,) or (p, k); `groups`: one id per feature, integers or strings, or `Groups`; `weights`
+    (G,), √(size) unless given. Groups are of any size; with k columns a group holds all of them.
+    `step` may vary by coordinate, also within a group. For a pytree, `groups` (and `weights`, if
+    given) is a pytree like it. Raises: ValueError for lengths that do not fit.
     Source: Yuan and Lin (2006).
 
     **Example:**

@@ -86,7 +86,9 @@ def test_defaults_of_the_dual_ball_equal_their_overrides(name, v):
         assert call(default, pen, outside) == call(override, pen, outside) == jnp.inf
 
 
-@pytest.mark.parametrize("name", [*NORMS, "elastic net", "nonnegative elastic net", "group elastic net"])
+@pytest.mark.parametrize(
+    "name", [*NORMS, "elastic net", "nonnegative elastic net", "group elastic net"]
+)
 @given(g=vectors)
 def test_the_default_critical_strength_equals_its_override(name, g):
     pen = ALL[name]

@@ -10,7 +10,7 @@ import pytest
 from scipy import sparse
 from sklearn import linear_model
 from sklearn.base import clone
-from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits
+from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, load_iris
 from sklearn.feature_selection import SelectFromModel
 from sklearn.model_selection import GridSearchCV, GroupKFold, KFold, cross_val_score
 from sklearn.pipeline import make_pipeline
@@ -30,9 +30,11 @@ CHECKED = [
     (ours.ElasticNetCV(**_GRID), linear_model.ElasticNetCV()),
     (ours.MultiTaskLasso(), linear_model.MultiTaskLasso()),
     (ours.MultiTaskLassoCV(**_GRID), linear_model.MultiTaskLassoCV()),
-    (ours.LogisticRegression(tol=1e-3), linear_model.LogisticRegression(solver="saga")),
+    (ours.MultiTaskElasticNet(), linear_model.MultiTaskElasticNet()),
+    (ours.MultiTaskElasticNetCV(**_GRID), linear_model.MultiTaskElasticNetCV()),
+    (ours.LogisticRegression(l1_ratio=1.0, tol=1e-3), linear_model.LogisticRegression(solver="saga")),
     (
-        ours.LogisticRegressionCV(Cs=[1.0], cv=2, tol=1e-3),
+        ours.LogisticRegressionCV(Cs=[1.0], l1_ratios=[1.0], cv=2, tol=1e-3),
         linear_model.LogisticRegressionCV(solver="saga"),
     ),
     (ours.L1PoissonRegressor(), linear_model.PoissonRegressor()),
@@ -129,14 +131,15 @@ def test_multi_task_lasso_equals_that_of_scikit_learn(data, name):
 )
 def test_logistic_regression_equals_that_of_scikit_learn(data, solver, weighted, class_weight):
     X, y = data["breast cancer"]
-    # liblinear penalises its intercept: without one.
-    arguments = {"C": 0.05, "class_weight": class_weight, "fit_intercept": solver == "saga"}
+    # liblinear penalises its intercept, which is far from zero here.
+    arguments = {"C": 0.05, "class_weight": class_weight, "penalty": "l1", "solver": solver}
+    if solver == "liblinear":
+        arguments["intercept_scaling"] = 2.0
     weights = np.random.default_rng(0).integers(0, 3, len(y)) if weighted else None
     labels = np.array(["malignant", "benign"])[y.astype(int)]
     model = ours.LogisticRegression(**arguments).fit(X, labels, weights)
-    theirs = linear_model.LogisticRegression(
-        penalty="l1", solver=solver, tol=1e-11, max_iter=20_000, **arguments
-    ).fit(X, labels, weights)
+    theirs = linear_model.LogisticRegression(tol=1e-11, max_iter=20_000, **arguments)
+    theirs.fit(X, labels, weights)
     _same(model, theirs)
     np.testing.assert_array_equal(model.classes_, theirs.classes_)
     np.testing.assert_array_equal(model.predict(X), theirs.predict(X))
@@ -148,7 +151,7 @@ def test_logistic_regression_equals_that_of_scikit_learn(data, solver, weighted,
 @pytest.mark.parametrize("C", [1e3, 1e5])
 def test_next_to_no_penalty_is_walked_to(data, C):
     X, y = data["breast cancer"]
-    model = ours.LogisticRegression(C=C).fit(X, y)  # separable: the coefficients go far
+    model = ours.LogisticRegression(C=C, l1_ratio=1).fit(X, y)  # separable: the coefficients go far
     assert model.fit_.relative_gap < 1e-8 and model.n_iter_[0] < 1000
     assert model.score(X, y) > 0.98
 
@@ -210,21 +213,80 @@ def test_errors_of_several_targets_are_averaged():
     _same(model, theirs)
 
 
-@pytest.mark.parametrize("scoring", ["neg_log_loss", "accuracy", "roc_auc"])
-def test_scores_of_logistic_regression_are_those_of_scikit_learn(data, scoring):
+def _misses(estimator, X, y, sample_weight=None):
+    """The share of wrong labels, as a scorer of one's own."""
+    return -np.average(estimator.predict(X) != y, weights=sample_weight)
+
+
+@pytest.mark.parametrize(
+    ("scoring", "weighted"),
+    [
+        ("neg_log_loss", False),
+        ("roc_auc", False),
+        ("f1_macro", True),
+        (None, True),
+        (_misses, True),
+    ],
+)
+def test_scores_of_logistic_regression_are_those_of_scikit_learn(data, scoring, weighted):
     X, y = data["breast cancer"]
-    model = ours.LogisticRegressionCV(Cs=[0.1, 0.01], cv=3, scoring=scoring).fit(X, y)
-    scores = [
-        # A C of all rows is this C of two thirds of them.
-        cross_val_score(
-            ours.LogisticRegression(C=C * len(y) / (2 / 3 * len(y))), X, y, cv=3, scoring=scoring
-        )
-        for C in (0.01, 0.1)
-    ]
-    # Folds differ by a row or two in 380, and so does their strength: by no more than that.
-    np.testing.assert_allclose(model.scores_[:, 0], np.transpose(scores), rtol=5e-3)
-    best = np.mean(model.scores_, axis=0).argmax()
-    assert pytest.approx([0.01, 0.1][best]) == model.C_
+    y = np.array(["malignant", "benign"])[y.astype(int)]
+    weights = np.random.default_rng(0).integers(1, 4, len(y)) if weighted else None
+    arguments = {"Cs": [0.1, 0.01], "cv": 3, "scoring": scoring, "class_weight": "balanced"}
+    arguments |= {"l1_ratios": (0.0,), "use_legacy_attributes": False}
+    model = ours.LogisticRegressionCV(**arguments).fit(X, y, weights)
+    theirs = linear_model.LogisticRegressionCV(
+        solver="newton-cholesky", tol=1e-12, max_iter=1000, **arguments
+    ).fit(X, y, weights)
+    np.testing.assert_allclose(model.scores_, theirs.scores_, rtol=1e-6)
+    np.testing.assert_allclose(model.coefs_paths_, theirs.coefs_paths_, atol=1e-6)
+    assert (model.C_, model.l1_ratio_) == (theirs.C_, theirs.l1_ratio_)
+    _same(model, theirs)
+    assert model.score(X, y) == pytest.approx(theirs.score(X, y), rel=1e-6)
+    # The certificates of the folds are kept, and their predictions.
+    assert model.cv_.fold_gaps.max() < 1e-6 and model.cv_.predictions.shape == (2, len(y))
+
+
+def test_scores_are_those_of_the_models_that_cross_val_score_fits():
+    X, y = load_iris(return_X_y=True)
+    model = ours.LogisticRegressionCV(
+        Cs=[1.0, 0.1], l1_ratios=[0.5, 1.0], cv=KFold(3, shuffle=True)
+    )
+    model.cv.random_state = 0
+    model.fit(X, y)
+    for r, ratio in enumerate([0.5, 1.0]):
+        for c, C in enumerate([0.1, 1.0]):
+            one = ours.LogisticRegression(C=C, l1_ratio=ratio)
+            scores = cross_val_score(one, X, y, cv=model.cv, scoring="neg_log_loss")
+            np.testing.assert_allclose(model.scores_[:, r, c], scores, rtol=1e-5)
+    assert model.coefs_paths_.shape == (3, 2, 2, 3, 5)
+
+
+def test_without_a_refit_the_folds_are_averaged(data):
+    X, y = data["breast cancer"]
+    arguments = {"Cs": [0.1, 0.01], "cv": 3, "l1_ratios": (0.0,), "scoring": "accuracy"}
+    arguments |= {"refit": False, "use_legacy_attributes": False}
+    model = ours.LogisticRegressionCV(**arguments).fit(X, y)
+    theirs = linear_model.LogisticRegressionCV(
+        solver="newton-cholesky", tol=1e-12, max_iter=1000, **arguments
+    ).fit(X, y)
+    _same(model, theirs)
+    assert (model.C_, model.l1_ratio_) == (theirs.C_, theirs.l1_ratio_)
+
+
+def test_a_fold_without_a_class_gives_it_no_probability():
+    X, y = load_iris(return_X_y=True)
+    folds = KFold(3)  # the labels are sorted: each fold holds out a class
+    model = ours.LogisticRegressionCV(Cs=[1.0], cv=folds, l1_ratios=[1.0], scoring="accuracy")
+    model.fit(X, y)
+    assert (model.scores_ == 0).all()
+    rest = linear_model.LogisticRegression(solver="saga", l1_ratio=1.0, tol=1e-10, max_iter=10_000)
+    first = model.coefs_paths_[0, 0, 0]
+    assert first[0, -1] == -np.inf and (first[0, :-1] == 0).all()
+    # Of two classes softmax has rows that differ in their sign, each at half the price.
+    rest = rest.set_params(C=0.5).fit(X[50:], y[50:])
+    eta = X @ (first[2, :-1] - first[1, :-1]) + first[2, -1] - first[1, -1]
+    np.testing.assert_allclose(eta, rest.decision_function(X), atol=1e-4)
 
 
 @pytest.fixture(scope="module")

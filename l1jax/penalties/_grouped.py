@@ -35,7 +35,7 @@ class _Grouped(Penalty):
     def __init__(self, lam: Any = None, groups: Any = None, weights: Any = None):
         if groups is None:
             raise TypeError(
-                f"{type(self).__name__} needs groups: one integer id per feature, as in "
+                f"{type(self).__name__} needs groups: one id per feature, as in "
                 f"{type(self).__name__}(0.1, groups=[0, 0, 1, 1, 1])."
             )
         self.lam = strength_leaf(lam, "lam")
@@ -110,8 +110,8 @@ class _Grouped(Penalty):
 class GroupL1(_Grouped):
     """The group lasso λ Σ_g w_g‖x_g‖₂: a norm, not squared, so that it has a corner at zero.
 
-    Args: `lam` ≥ 0; `groups`: one integer id per feature, or `Groups`; `weights`: one per group,
-    √(its number of features) unless given; 0 leaves a group free, inf excludes it. With
+    Args: `lam` ≥ 0; `groups`: one id per feature, integers or strings, or `Groups`; `weights`: one
+    per group, √(its number of features) unless given; 0 leaves a group free, inf excludes it. With
     coefficients (p, k) a group holds all responses of its features: `GroupL1(lam, range(p))` is the
     multi-task lasso.
     Raises: ValueError for wrong lengths or negative values. Source: Yuan and Lin (2006).
