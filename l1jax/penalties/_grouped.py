@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import equinox as eqx
 import jax
@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float
 
 from .. import prox
 from .._groups import Groups
+from .._types import AnyArray
 from ._base import GroupForm, Masks, Penalty, no_negative, strength_leaf, weight_leaves
 from ._separable import (
     _below_zero,
@@ -22,6 +23,15 @@ from ._separable import (
     ratio_leaf,
     ridge_or,
 )
+
+
+class SquaredGroupForm(NamedTuple):
+    """A `GroupForm`, and the price of half of the square of each group's norm."""
+
+    groups: Groups
+    price: AnyArray  # (G,)
+    l1: AnyArray  # (G,)
+    quad: AnyArray  # (G,)
 
 
 class _Grouped(Penalty):
@@ -127,6 +137,9 @@ class GroupL1(_Grouped):
     ```
     """
 
+    def __init__(self, lam: Any = None, groups: Any = None, weights: Any = None):
+        super().__init__(lam, groups, weights)
+
     def value(self, x: Array) -> Array:
         self._check(x)
         prices = jnp.asarray(self._lam(), x.dtype) * self._group_weights(x.dtype)
@@ -203,6 +216,9 @@ class NonNegativeGroupL1(GroupL1):
 
     ```
     """
+
+    def __init__(self, lam: Any = None, groups: Any = None, weights: Any = None):
+        super().__init__(lam, groups, weights)
 
     def prox(self, z: Array, step: Any = 1.0) -> Array:
         return super().prox(prox.project_nonnegative(z), step)
@@ -300,7 +316,11 @@ class GroupElasticNet(GroupL1):
         return self._norm().even_prox(z, step) / shrink
 
     def group_form(self, shape: tuple[int, ...]) -> Any:
-        del shape  # the form knows no squares
+        form = super().group_form(shape)
+        ratio, held = jnp.asarray(self.l1_ratio, form.price.dtype), jnp.isinf(form.price)
+        price = jnp.where(held, 0, form.price)
+        linear = jnp.where(held, jnp.inf, price * ratio)
+        return SquaredGroupForm(form.groups, linear, form.l1, price * (1 - ratio))
 
     def critical_strength(self, gradient: Array) -> Array:
         return ridge_or(self.dual_norm(gradient), self.l1_ratio)

@@ -127,6 +127,9 @@ class L1(_Separable):
     ```
     """
 
+    def __init__(self, lam: Any = None, weights: Any = None):
+        super().__init__(lam, weights)
+
     def value(self, x: PyTree) -> Array:
         terms = self._terms(x)
         return total(jnp.sum(lam_w * jnp.abs(leaf), where=~off) for leaf, lam_w, off in terms)
@@ -168,6 +171,9 @@ class NonNegativeL1(_Separable):
 
     ```
     """
+
+    def __init__(self, lam: Any = None, weights: Any = None):
+        super().__init__(lam, weights)
 
     def value(self, x: PyTree) -> Array:
         return total(jnp.sum(lam_w * leaf, where=~off) for leaf, lam_w, off in self._terms(x))
@@ -301,6 +307,9 @@ class NonNegativeElasticNet(ElasticNet):
     ```
     """
 
+    def __init__(self, lam: Any = None, l1_ratio: Any = 0.5, weights: Any = None):
+        super().__init__(lam, l1_ratio, weights)
+
     def prox(self, z: PyTree, step: Any = 1.0) -> PyTree:
         lam, ratio = self._lam(), self.l1_ratio
         out = prox.prox_nonnegative_l1(z, lam * ratio, step, self.weights)
@@ -357,6 +366,9 @@ class Ridge(_Separable):
 
     ```
     """
+
+    def __init__(self, lam: Any = None, weights: Any = None):
+        super().__init__(lam, weights)
 
     def _net(self) -> ElasticNet:
         net = ElasticNet(self._lam(), 0.0)

@@ -172,13 +172,13 @@ class OfSeveralTargets:
         return tags
 
 
-def elastic_net(alpha: float, l1_ratio: float = 1.0, positive: bool = False) -> ElasticNet:
+def elastic_net(alpha: Any, l1_ratio: Any = 1.0, positive: Any = False) -> ElasticNet:
     """One class for the lasso too, so that both are one program."""
     kind = NonNegativeElasticNet if positive else ElasticNet
     return kind(float(alpha), float(l1_ratio))
 
 
-def lasso(alpha: float, weights: Any, positive: bool = False) -> Penalty:
+def lasso(alpha: Any, weights: Any, positive: Any = False) -> Penalty:
     """The L1 penalty of weighted features, or of such coefficients ≥ 0."""
     kind: Any = NonNegativeL1 if positive else L1
     return kind(float(alpha), weights)

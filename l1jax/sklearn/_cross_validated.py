@@ -99,7 +99,7 @@ class _OfAlphas(OfFolds, Regressor):
     def _ratios(self) -> np.ndarray:
         return np.ones(1)
 
-    def _penalty_at(self, data: Data, l1_ratio: float) -> Penalty:
+    def _penalty_at(self, data: Data, l1_ratio: Any) -> Penalty:
         raise NotImplementedError
 
     def _trim_all(self, found: CrossValidated, data: Data) -> CrossValidated:
@@ -125,7 +125,7 @@ class _OfOneTarget(_OfAlphas):
     positive: Any = False
     precompute: Any = "auto"
 
-    def _penalty_at(self, data: Data, l1_ratio: float) -> Penalty:
+    def _penalty_at(self, data: Data, l1_ratio: Any) -> Penalty:
         del data
         return elastic_net(1.0, l1_ratio, self.positive)
 
@@ -211,7 +211,7 @@ class MultiTaskLassoCV(OfTasks, _OfAlphas):
 
     path = staticmethod(lasso_path)
 
-    def _penalty_at(self, data: Data, l1_ratio: float) -> Penalty:
+    def _penalty_at(self, data: Data, l1_ratio: Any) -> Penalty:
         return task_penalty(data, 1.0, l1_ratio)
 
 
@@ -246,7 +246,7 @@ class MultiTaskElasticNetCV(OfTasks, _OfAlphas):
     def _ratios(self) -> np.ndarray:
         return read_ratios(self.l1_ratio, "l1_ratio")
 
-    def _penalty_at(self, data: Data, l1_ratio: float) -> Penalty:
+    def _penalty_at(self, data: Data, l1_ratio: Any) -> Penalty:
         return task_penalty(data, 1.0, l1_ratio)
 
 
@@ -279,7 +279,7 @@ class GroupLassoCV(OfGroups, _OfAlphas):
 
     positive: Any = False
 
-    def _penalty_at(self, data: Data, l1_ratio: float) -> Penalty:
+    def _penalty_at(self, data: Data, l1_ratio: Any) -> Penalty:
         del l1_ratio
         return self._group_penalty(data, 1.0, positive=self.positive)
 

@@ -33,7 +33,7 @@ class OfGroups(LinearModel):
     weights: Any = None
 
     def _group_penalty(
-        self, data: Data, alpha: float, l1_ratio: float = 0.0, positive: bool = False
+        self, data: Data, alpha: Any, l1_ratio: Any = 0.0, positive: Any = False
     ) -> Penalty:
         """The penalty of the columns of data; those that were added are a group of their own."""
         ids, weights = self._read_groups(data.p)

@@ -306,9 +306,9 @@ class LogisticRegressionCV(OfFolds, _Classifier):
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """The score that `scoring` names of predictions for X."""
         weights = {} if sample_weight is None else {"sample_weight": sample_weight}
-        return get_scorer(self.scoring or "accuracy")(self, X, y, **weights)
+        return float(self._scorer()(self, X, y, **weights))
 
-    def _path(self, data: Data, weights: np.ndarray, l1_ratio: float, **changed: Any) -> Path:
+    def _path(self, data: Data, weights: np.ndarray, l1_ratio: Any, **changed: Any) -> Path:
         """Over the values of C, of the rows that have a weight."""
         settings = self._settings(data) | {"sample_weight": weights} | changed
         y = settings.pop("y", data.y)
@@ -318,7 +318,7 @@ class LogisticRegressionCV(OfFolds, _Classifier):
         )
         return Path(self._trim(found.fits, data))
 
-    def _fold(self, data: Data, weights: np.ndarray, l1_ratio: float) -> _Fits:
+    def _fold(self, data: Data, weights: np.ndarray, l1_ratio: Any) -> _Fits:
         """The fits of some rows, among which a class may be missing."""
         n_classes, count = len(self.classes_), len(self.Cs_)
         seen = np.unique(data.y[weights > 0]).astype(int)

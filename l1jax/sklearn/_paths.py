@@ -21,8 +21,8 @@ def enet_path(
     X: Any,
     y: Any,
     *,
-    l1_ratio: float = 0.5,
-    eps: float = 1e-3,
+    l1_ratio: Any = 0.5,
+    eps: Any = 1e-3,
     alphas: Any = _COUNT,
     precompute: Any = "auto",
     Xy: Any = None,
@@ -32,8 +32,8 @@ def enet_path(
     return_n_iter: bool = False,
     positive: bool = False,
     check_input: bool = True,
-    tol: float = 1e-6,
-    max_iter: int = 20_000,
+    tol: Any = 1e-6,
+    max_iter: Any = 20_000,
     random_state: Any = None,
     selection: str = "cyclic",
 ) -> tuple[np.ndarray, ...]:
@@ -93,7 +93,7 @@ def lasso_path(X: Any, y: Any, **arguments: Any) -> tuple[np.ndarray, ...]:
     return enet_path(X, y, l1_ratio=1.0, **arguments)
 
 
-def task_penalty(data: Data, alpha: float, l1_ratio: float = 1.0) -> Penalty:
+def task_penalty(data: Data, alpha: Any, l1_ratio: Any = 1.0) -> Penalty:
     """α(ρ Σⱼ‖Wⱼ‖₂ + ½(1−ρ)‖W‖²): of one target it is that of the elastic net, which has faster engines."""
     if data.y.ndim == 1:
         return elastic_net(alpha, l1_ratio)
@@ -105,7 +105,7 @@ def task_penalty(data: Data, alpha: float, l1_ratio: float = 1.0) -> Penalty:
     return kind(float(alpha), each, float(l1_ratio), ones)
 
 
-def strengths(data: Data, pen: Penalty, alphas: Any, eps: float, settings: Any) -> np.ndarray:
+def strengths(data: Data, pen: Penalty, alphas: Any, eps: Any, settings: Any) -> np.ndarray:
     """The grid, descending: the given one, or of so many strengths."""
     alphas = _COUNT if alphas is None else alphas
     if not isinstance(alphas, Integral):
