@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array
 
 from .._minimize_checks import show_shape
-from .._status import ConvergenceWarning, Status
+from .._status import Status, convergence_warning
 from .._tracing import frozen, is_differentiable, is_traced
 from .._types import AnyArray
 from ..losses import Loss, SquaredError
@@ -369,6 +369,6 @@ def warn_if_short(status: Any, result: Any, tol: Any, if_interrupted: str = "") 
             break
     warnings.warn(
         f"{what} ended with {status.name}{where}. {advice}",
-        ConvergenceWarning,
+        convergence_warning(),
         stacklevel=4,  # `entry_point` is between this call and the user's
     )

@@ -55,9 +55,15 @@ class ByGram:
         return _MoverByGram(self.gram, gradient.copy())
 
     def factorise(
-        self, at: np.ndarray, layout: Layout, u: np.ndarray, bend: np.ndarray, is_exact: bool
+        self,
+        at: np.ndarray,
+        layout: Layout,
+        u: np.ndarray,
+        bend: np.ndarray,
+        quad: np.ndarray,
+        is_exact: bool,
     ) -> Solve:
-        """Solves with Q + bend (I − uuᵀ) on the features `at`, whose groups `layout` tells.
+        """Solves with Q + bend (I − uuᵀ) + quad on the features `at`, whose groups `layout` tells.
 
         Unless it must be exact, it may be good to single precision: enough for a Newton step.
         """
@@ -65,7 +71,7 @@ class ByGram:
         bend = np.minimum(bend, _STIFFEST * self.diagonal[at])
         hessian = self.gram.take(at, axis=0).take(at, axis=1)
         every = np.arange(len(at))
-        hessian[every, every] += bend + _RIDGE * self.diagonal[at]
+        hessian[every, every] += bend + quad + _RIDGE * self.diagonal[at]
         u = np.sqrt(bend)[:, None] * u
         if u.shape[1] > 1:
             return _coupled(hessian, layout, u)
@@ -95,14 +101,20 @@ class ByRows:
 
     @np.errstate(**_BEYOND)
     def factorise(
-        self, at: np.ndarray, layout: Layout, u: np.ndarray, bend: np.ndarray, is_exact: bool
+        self,
+        at: np.ndarray,
+        layout: Layout,
+        u: np.ndarray,
+        bend: np.ndarray,
+        quad: np.ndarray,
+        is_exact: bool,
     ) -> Solve:
         """By the identity of Woodbury, twice: for R, and for the −bend uuᵀ of each group."""
         columns = (self.columns if is_exact else self.rough).take(at, axis=0)
         dtype, diagonal = columns.dtype, self.diagonal[at]
         syrk, potrs, trtrs = (_BY_TYPE[dtype.char][name] for name in ("syrk", "potrs", "trtrs"))
         bend = np.minimum(bend, _STIFFEST * diagonal)
-        stiff = (bend + _RIDGE * diagonal)[:, None]
+        stiff = (bend + quad + _RIDGE * diagonal)[:, None]
         scaled = columns / np.sqrt(stiff).astype(dtype)
         inner = syrk(1.0, scaled.T, lower=1)  # one half of it, for half of the price
         inner[np.diag_indices_from(inner)] += 1

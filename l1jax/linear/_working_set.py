@@ -91,6 +91,8 @@ def has_group_prices(pen: Penalty, shape: tuple[int, ...]) -> bool:
     if pen.with_strength(1.0).group_form(shape) is None:
         return False
     prices = GroupPrices(pen, shape)
+    if prices.has_ridges:
+        return False
     return prices.proportional and (len(shape) == 1 or not prices.is_separable)
 
 
