@@ -323,10 +323,8 @@ class Face:
 
     def _next(self, move, slack, rates, slow):
         """(step, event, coordinate): the first knot ahead; the step is infinite where there is none."""
-        step, event, coordinate = np.inf, "", -1
-        if self.size:
-            place, step = _first_zero(self.values, move, move * self.signs < 0)
-            event, coordinate = "leave", place
+        coordinate, step = _first_zero(self.values, move, move * self.signs < 0)
+        event = "leave"
         place, ahead = _first_zero(slack, rates, (rates < -slow) & self._waiting)
         if ahead < step:
             side, coordinate = divmod(place, rates.shape[1])
@@ -451,7 +449,9 @@ def _mirrored(half: np.ndarray) -> np.ndarray:
 
 
 def _first_zero(x: np.ndarray, rate: np.ndarray, some: np.ndarray) -> tuple[int, float]:
-    """Which of some entries, that their rates take to zero, is there first, and when."""
+    """Which of some entries, that their rates take to zero, is there first, and when: never, if none is."""
+    if not x.size:
+        return -1, np.inf
     times = np.full(x.shape, -np.inf)
     np.divide(x, rate, out=times, where=some)
     place = int(times.argmax())

@@ -129,7 +129,7 @@ def fit(
             result = _walked(problem, pen_now, tol, inputs.names, columns)
         if result is None or result.status != Status.CONVERGED:
             problem = estimate_smoothness(problem, pen_now)
-            result, _ = solve_one(problem, pen_now, start, tol, max_steps, inputs.names)
+            result, _ = solve_best(problem, pen_now, start, tol, max_steps, inputs.names)
         if is_differentiable((data, pen)):
             given = in_given_columns(problem, frozen(data), pen_now)
             result = differentiable_fit(result, given, data, pen)
@@ -345,6 +345,48 @@ _ADVICE = {
 solve_one = eqx.filter_jit(solve_and_report)
 estimate_smoothness = eqx.filter_jit(with_smoothness)
 critical = eqx.filter_jit(critical_strength)
+
+
+def solve_best(
+    problem: Problem, pen: Penalty, start: Point, tol: Any, max_steps: Any, names: Any
+) -> tuple[Fit, Point]:
+    """As `solve_one`; where float32 is too short for `tol` and the call is eager, in float64."""
+    found, point = solve_one(problem, pen, start, tol, max_steps, names)
+    if is_traced(found.status) or problem.y.dtype == np.float64:
+        return found, point
+    if found.status == Status.PRECISION_LIMIT:
+        with jax.enable_x64(True):
+            wide = jax.tree.map(_doubled, (problem, pen, point, tol))
+            longer = _solve_and_round(*wide, max_steps, names)
+            longer = jax.tree.map(_halved, longer)
+        if longer.status == Status.CONVERGED:
+            return longer, point
+    return found, point
+
+
+@eqx.filter_jit
+def _solve_and_round(
+    problem: Problem, pen: Penalty, start: Point, tol: Any, max_steps: Any, names: Any
+) -> Fit:
+    """A fit in float64, certified at its coefficients as float32 holds them."""
+    outcome = solve(problem, pen, start, tol, max_steps)
+    coef, intercept = jax.tree.map(_rounded, problem.to_user(outcome.point))
+    rounded = Outcome(problem.from_user(coef, intercept), outcome.num_steps, outcome.status)
+    return report(problem, pen, rounded, tol, names)
+
+
+def _doubled(leaf: Any) -> Any:
+    is_short = getattr(leaf, "dtype", None) == np.float32
+    return np.asarray(leaf, np.float64) if is_short else leaf
+
+
+def _halved(leaf: Any) -> Any:
+    is_long = getattr(leaf, "dtype", None) == np.float64
+    return jnp.asarray(np.asarray(leaf, np.float32)) if is_long else leaf
+
+
+def _rounded(value: Array) -> Array:
+    return value.astype(jnp.float32).astype(value.dtype)
 
 
 def warn_if_short(status: Any, result: Any, tol: Any, if_interrupted: str = "") -> None:

@@ -29,6 +29,7 @@ _ROUNDED = 1e-8  # ... or here, with a new factor
 _FAST = 0.15  # an error that falls by less than this factor asks for a new factor
 _FAR = 1e-3  # after a step from an error above this, the curvatures of small norms are others
 _SHORTEST = 1e-3  # share of a Newton step
+_RIDGES = (1e-10, 1e-7, 1e-4)  # of the diagonal of Q, tried in turn where it is singular
 _FIRST = 1e-3  # share of a prox step with which a group enters
 
 
@@ -49,6 +50,7 @@ class GroupModel:
         self.hessian, self.linear, self.layout, self.enough = hessian, linear, layout, enough
         self.scale = 1 / self._spread(layout.sums(hessian.diagonal))  # s: safe for prox steps
         self.factor: Solve | None = None
+        self.ridges: tuple[float, ...] = _RIDGES
         self.is_exact = hessian.is_exact  # whether the next factor is in double precision
         self.support = np.zeros(0, int)
         self._set(Cost(*np.zeros((3, len(layout.starts)))))
@@ -63,6 +65,7 @@ class GroupModel:
         # A gradient without a price leaves no dual point, unless it is zero.
         enough = ENOUGH if self.free.any() else self.enough
         error, is_fresh, stuck, self.is_exact = np.inf, False, False, self.hessian.is_exact
+        self.ridges = _RIDGES
         for count in range(_STEPS):
             self._enter()
             last, error = error, self._error()
@@ -154,9 +157,10 @@ class GroupModel:
         is_fresh = slow or self.factor is None or not np.array_equal(support, self.support)
         residual = self._residual()[support]
         if is_fresh:
-            self.support = support
-            self.factor = self._factorise(support, bend, residual)
-        assert self.factor is not None
+            self.factor, self.support = self._factorise(support, bend, residual), support
+        if self.factor is None:
+            self._sweep()
+            return True
         move = np.zeros_like(self.x)
         move[support] = -self.factor(residual)
         along = self._spread(self.layout.sums(self.u * move))
@@ -167,21 +171,29 @@ class GroupModel:
             if self._accept(self._prox(z + share * turn)):
                 return is_fresh
             share /= 4
+        if is_fresh and self.is_exact:
+            self.ridges = self.ridges[1:]
         self.factor = None
         self._sweep()
         return True
 
-    def _factorise(self, support: np.ndarray, bend: np.ndarray, residual: np.ndarray) -> Solve:
-        """A factor that moves these features, in single precision where that serves."""
+    def _factorise(
+        self, support: np.ndarray, bend: np.ndarray, residual: np.ndarray
+    ) -> Solve | None:
+        """A factor that moves these features, in single precision where that serves; None where none does."""
         layout = Layout.of(self.layout.ids[support])
         arguments = (support, layout, self.u[support], bend[support, 0], self.quad[support, 0])
-        if not self.is_exact:
+        if self.ridges and not self.is_exact:
             with suppress(Lost):
-                factor = self.hessian.factorise(*arguments, is_exact=False)
+                factor = self.hessian.factorise(*arguments, self.ridges[0], is_exact=False)
                 if np.isfinite(factor(residual)).all():
                     return factor
             self.is_exact = True  # single precision has a short range
-        return self.hessian.factorise(*arguments, is_exact=True)
+        while self.ridges:
+            with suppress(Lost):
+                return self.hessian.factorise(*arguments, self.ridges[0], is_exact=True)
+            self.ridges = self.ridges[1:]
+        return None
 
     def _sweep(self) -> None:
         """A prox step of each active group in turn."""

@@ -30,7 +30,7 @@ from ._fit import (
     in_given_columns,
     lay_out,
     solve_and_report,
-    solve_one,
+    solve_best,
     start_point,
     walks,
     warn_if_short,
@@ -177,7 +177,7 @@ def _sequential(
         try:
             for lam in np.asarray(lams):
                 pen_at = pen.with_strength(lam)
-                solved = solve_one(problem, pen_at, start, tol, max_steps, names)
+                solved = solve_best(problem, pen_at, start, tol, max_steps, names)
                 one, start = jax.block_until_ready(solved)  # else the loop would run ahead
                 fits.append(one)
                 advance(bar, 1, lam, one.n_nonzero, one.relative_gap)

@@ -22,7 +22,6 @@ from ._shared import aligned, share
 from ._solve import Outcome
 from ._working_set import Walk
 
-_ROUNDING = 1000  # units of rounding that going to the user's scale and back may cost
 _LANES = 5  # of a sparse problem at once in XLA: a product takes memory for every entry and lane
 _FEW_LANES = 25  # at once where all products are known: what they need in between is small
 _TURN = 25  # lanes whose gradients are taken at once on the host
@@ -65,8 +64,7 @@ def report(
     )
     relative = found.relative_gap + jnp.where(problem.is_trivial, 0, lost / problem.null_deviance)
     found = eqx.tree_at(lambda c: c.relative_gap, found, relative)
-    close = found.measure <= jnp.maximum(tol, _ROUNDING * jnp.finfo(coef.dtype).eps)
-    short = (outcome.status == Status.CONVERGED) & ~close
+    short = (outcome.status == Status.CONVERGED) & ~(found.measure <= tol)
     status = jnp.where(short, Status.PRECISION_LIMIT, outcome.status).astype(jnp.int32)
     null = jnp.where(problem.is_trivial, 1, problem.null_deviance)
     explained = jnp.where(problem.is_trivial, 0, 1 - found.deviance / null)

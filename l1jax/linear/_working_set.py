@@ -27,6 +27,7 @@ from ._problem import Problem
 from ._progress import advance, progress_bar
 from ._quadratic import Quadratic
 from ._shared import aligned
+from ._shifted import Shifted, is_few_rows
 from ._state import Knot, Lost, State
 from ._unfinished import Known
 
@@ -207,7 +208,10 @@ class _Walker:
         try:
             count = self._advance(block, on_grid)
         except Lost:
-            self.losses, self.caution, self.is_easy = self.losses + 1, self.caution + 1, False
+            # Without lines the next strength is what it was lost on the way to.
+            least = 2 if self.bridges is None else 1
+            self.losses, self.caution = self.losses + 1, max(self.caution + 1, least)
+            self.is_easy = False
             if not isinstance(self.path, Curved) or max(self.losses / 4, self.caution) > _CAUTION:
                 raise
             return 0
@@ -335,7 +339,8 @@ def _way(
         return Grouped(columns, gap), GroupPrices(pen, shape)
     prices = Prices(pen, shape[0])
     if columns is None:
-        return Curved(problem, gap), prices
+        follow = Shifted if is_few_rows(problem) else Curved
+        return follow(problem, gap), prices
     return Quadratic(columns, keep_knots), prices
 
 

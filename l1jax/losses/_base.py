@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -18,6 +18,15 @@ from jaxtyping import Array, Bool, Float
 from ._strata import Strata, of_classes
 
 _NEWTON_STEPS = 100  # a safeguarded step at least halves the bracket, and mostly does far better
+
+
+class Shifts(NamedTuple):
+    """Rows min over o of ½ curvature (target − η − o)² + up o⁺ + down o⁻, each (n,)."""
+
+    curvature: Array
+    target: Array
+    up: Array
+    down: Array
 
 
 class Loss(eqx.Module):
@@ -101,6 +110,11 @@ class Loss(eqx.Module):
             return self.curvature(y, eta, s)
         weights = s.reshape(s.shape + (1,) * (eta.ndim - 1))
         return jnp.broadcast_to(self.smoothness * weights, eta.shape)
+
+    def shifts(self, y: Array, s: Float[Array, " n"]) -> Shifts | None:
+        """L as least squares with a shift of each row, that pays for it; None where it is not that."""
+        del y, s
+        return None
 
     def conjugate(self, y: Array, u: Array, s: Float[Array, " n"]) -> Float[Array, ""]:
         """sup_η ⟨u, η⟩ − L(y, η; s), or an upper bound of it; by default infinite: not known."""

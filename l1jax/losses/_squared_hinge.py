@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from ._base import Loss
+from ._base import Loss, Shifts
 from ._strata import check_labels
 
 
@@ -45,6 +45,11 @@ class SquaredHinge(Loss):
 
     def curvature(self, y: Array, eta: Array, s: Float[Array, " n"]) -> Float[Array, " n"]:
         return jnp.where(_shortfall(y, eta) > 0, 2 * s, 0)
+
+    def shifts(self, y: Array, s: Float[Array, " n"]) -> Shifts:
+        """The target is the margin's edge; beyond it, and not before, rows are shifted for nothing."""
+        wall = jnp.full_like(s, jnp.inf)
+        return Shifts(2 * s, 2 * y - 1, jnp.where(y > 0, wall, 0), jnp.where(y > 0, 0, wall))
 
     def conjugate(self, y: Array, u: Array, s: Float[Array, " n"]) -> Float[Array, ""]:
         """Σ s(a + a²/4) with a = mu/s ≤ 0, else infinite."""

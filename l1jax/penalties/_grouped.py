@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float
 from .. import prox
 from .._groups import Groups
 from .._types import AnyArray
-from ._base import GroupForm, Masks, Penalty, no_negative, strength_leaf, weight_leaves
+from ._base import GroupForm, LinearForm, Masks, Penalty, no_negative, strength_leaf, weight_leaves
 from ._separable import (
     _below_zero,
     _indicator,
@@ -68,6 +68,14 @@ class _Grouped(Penalty):
                 f"{type(self).__name__} has no strength yet: pass lam, or pen.with_strength(0.1)."
             )
         return self.lam
+
+    def linear_form(self, shape: tuple[int, ...]) -> LinearForm | None:
+        """Groups of one feature have the price of that feature."""
+        form = self.group_form(shape)
+        if form is None or len(shape) != 1 or self.groups.num_groups != self.groups.num_features:
+            return None
+        price = form.groups.broadcast(form.price + form.l1)
+        return LinearForm(price, price, jnp.zeros_like(price))
 
     def even(self, squares: Array) -> Array:
         """One step for each group: the block soft threshold, instead of the root of an equation."""
