@@ -204,16 +204,16 @@ def test_both_forms_of_the_hessian_solve_the_same_system():
     for k in (1, 2):
         u = rng.standard_normal((8, k))
         u /= layout.norms(u)[layout.ids, None]
-        bend = rng.uniform(0.5, 2, 5)[layout.ids]
+        bend, quad = rng.uniform(0.5, 2, (2, 5))[:, layout.ids]
         residual = rng.standard_normal((8, k))
-        dense = np.kron(root[at, :] @ root[at, :].T + np.diag(bend), np.eye(k))
+        dense = np.kron(root[at, :] @ root[at, :].T + np.diag(bend + quad), np.eye(k))
         for g in range(4):
             one = np.where(layout.ids == g, np.sqrt(bend), 0)[:, None] * u
             dense -= np.outer(one.ravel(), one.ravel())
         expected = np.linalg.solve(dense, residual.ravel()).reshape(8, k)
         rows = ByRows(root)
         for form, is_exact in ((ByGram(root @ root.T), True), (rows, True), (rows, False)):
-            found = form.factorise(at, layout, u, bend, 1e-10, is_exact)(residual)
+            found = form.factorise(at, layout, u, bend, quad, 1e-10, is_exact)(residual)
             np.testing.assert_allclose(found, expected, atol=1e-7 if is_exact else 1e-4)
 
 
