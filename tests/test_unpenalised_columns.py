@@ -50,6 +50,12 @@ def test_trend_with_its_square_is_certified(seed):
     assert abs(fit.objective - objective) <= 1e-12
 
 
+def test_such_a_fit_knows_the_deviations_of_its_columns():
+    X, y, _ = quadratic_trend(0)
+    fit = l1jax.fit(X, y, l1jax.L1(LAM, weights=WEIGHTS), standardize=True)
+    np.testing.assert_allclose(fit.options.scale, X.std(axis=0), rtol=1e-12)
+
+
 def test_path_and_cross_validation_of_it_do_not_warn():
     X, y, basis = quadratic_trend(0)
     pen = l1jax.L1(weights=WEIGHTS)

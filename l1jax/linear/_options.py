@@ -6,7 +6,6 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
-import jax.numpy as jnp
 import numpy as np
 
 from .._types import AnyArray
@@ -52,17 +51,11 @@ def options_of(
         pen=inputs.pen,
         sample_weight=given.get("sample_weight") if keep else None,
         offset=given.get("offset") if keep else None,
-        scale=_deviations(problem) if data.standardize else None,
+        scale=problem.deviations if data.standardize else None,
         fit_intercept=data.fit_intercept and data.loss.has_intercept,
         standardize=data.standardize,
         not_kept=() if keep else tuple(given),
     )
-
-
-def _deviations(problem: Problem) -> AnyArray:
-    """σ of every column, 1 where it is constant."""
-    inverse = problem.inverse_scale
-    return jnp.where(inverse > 0, 1 / jnp.where(inverse > 0, inverse, 1), 1)
 
 
 def options_for(

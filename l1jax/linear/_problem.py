@@ -56,6 +56,12 @@ class Problem(eqx.Module):
         """() or (k,): the shape of an intercept."""
         return self.offset.shape[1:]
 
+    @property
+    def deviations(self) -> Float[Array, " p"]:
+        """σ of the columns as they were given, where they are standardised; 1 of a constant one."""
+        found = 1 / self.inverse_scale
+        return found if self.basis is None else found.at[self.basis.at].set(self.basis.deviations)
+
     def eta(self, point: Point, fitted: Array | None = None) -> Float[Array, "n *k"]:
         """The linear predictor; `fitted` is Xβ, where it is known: XLA repeats a sparse product."""
         known = self.x.dot(point.beta) if fitted is None else fitted

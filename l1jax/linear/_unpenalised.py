@@ -32,6 +32,7 @@ class UnpenalisedBasis(eqx.Module):
 
     at: Int[AnyArray, " m"]
     mean: Float[AnyArray, " m"]  # μ: 0 without an intercept
+    deviations: Float[AnyArray, " m"]  # of the columns as given
     to_columns: Float[AnyArray, "m m"]  # T, with columns of zeros beyond the rank
     from_columns: Float[AnyArray, "m m"]  # T⁻¹, likewise; the pseudo-inverse
 
@@ -59,6 +60,7 @@ def in_orthonormal_basis(data: Data, problem: Problem) -> tuple[Data, Unpenalise
     columns = np.asarray(data.x.columns(at), np.float64)
     s = np.asarray(data.weights, np.float64)
     s = s / s.sum()
+    deviations = np.sqrt(s @ (columns - s @ columns) ** 2)
     mean = s @ columns if _is_centred(data) else np.zeros(len(at))
     centred = columns - mean
     size = np.sqrt(s @ centred**2)
@@ -75,6 +77,7 @@ def in_orthonormal_basis(data: Data, problem: Problem) -> tuple[Data, Unpenalise
     basis = UnpenalisedBasis(
         at,
         mean.astype(data.y.dtype),
+        np.where(deviations > 0, deviations, 1).astype(data.y.dtype),
         (scale[:, None] * right.T * inverse).astype(data.y.dtype),
         (np.where(counts, values, 0)[:, None] * right * size).astype(data.y.dtype),
     )
