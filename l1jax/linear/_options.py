@@ -9,6 +9,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
+from .._tracing import known
 from .._types import AnyArray
 from ..penalties import Penalty
 from ._inputs import Inputs
@@ -61,8 +62,9 @@ def options_of(
 
 def _deviations(problem: Problem) -> AnyArray:
     """σ of every column, 1 where it is constant."""
-    inverse = problem.inverse_scale
-    return jnp.where(inverse > 0, 1 / jnp.where(inverse > 0, inverse, 1), 1)
+    host = known(problem.inverse_scale)  # NumPy where it can be: there is nothing to dispatch
+    xp, inverse = (jnp, problem.inverse_scale) if host is None else (np, np.asarray(host))
+    return xp.where(inverse > 0, 1 / xp.where(inverse > 0, inverse, 1), 1)
 
 
 def options_for(
