@@ -212,6 +212,8 @@ def test_what_a_path_was_fitted_with_is_what_it_is_relaxed_with(source, standard
     # What is passed goes first.
     with_intercept = l1jax.relax(path, data, Y, fit_intercept=True)
     assert (np.asarray(with_intercept.intercepts) != 0).all()
+    freedom = l1jax.information_criterion(with_intercept, data, Y).degrees_of_freedom
+    np.testing.assert_array_equal(freedom, path.n_nonzero + 1)
 
 
 def test_weights_of_a_standardised_fit_are_on_its_scale():

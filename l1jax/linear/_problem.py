@@ -10,9 +10,10 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from .._tracing import frozen
+from .._tracing import frozen, known
 from .._types import AnyArray
 from ..losses import Loss
 from ..penalties import Penalty
@@ -57,10 +58,13 @@ class Problem(eqx.Module):
         return self.offset.shape[1:]
 
     @property
-    def deviations(self) -> Float[Array, " p"]:
+    def deviations(self) -> Float[AnyArray, " p"]:
         """σ of the columns as they were given, where they are standardised; 1 of a constant one."""
-        found = 1 / self.inverse_scale
-        return found if self.basis is None else found.at[self.basis.at].set(self.basis.deviations)
+        host = known(self.inverse_scale)  # NumPy where it can be: there is nothing to dispatch
+        found = 1 / (self.inverse_scale if host is None else np.asarray(host))
+        if self.basis is not None:  # only where all is concrete
+            found[self.basis.at] = self.basis.deviations
+        return found
 
     def eta(self, point: Point, fitted: Array | None = None) -> Float[Array, "n *k"]:
         """The linear predictor; `fitted` is Xβ, where it is known: XLA repeats a sparse product."""

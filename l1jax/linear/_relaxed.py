@@ -75,6 +75,7 @@ def relax(
         problem = prepare_inputs(inputs, inputs.pen, inputs.loss, options.fit_intercept, False)
         check_of_these_data(path, problem.null.beta.shape)
         (fits,) = relaxed(problem, path.fits, (gamma,))
+        fits = dataclasses.replace(fits, options=options)
         found = give_back(Path(fits), inputs.wants_x64)
     warn_if_short(found.status, found.fits, np.nan)
     return found
