@@ -240,12 +240,29 @@ def test_scales_of_batch_norm_are_silenced_in_every_framework(framework):
 
     new, _ = step(params, tx.init(params))
     assert jax.tree.structure(new) == jax.tree.structure(params)
-    counted = l1jax.sparsity(new, pen)
+    with pytest.warns(UserWarning, match=f"every penalised entry of {expected} is exactly zero"):
+        counted = l1jax.sparsity(new, pen)
+    assert counted.emptied == (expected,) and f"{expected} (emptied)" in str(counted)
+    assert counted.scalars()["sparsity/emptied"] == 1
     assert counted.paths == (expected,) and counted.zeros.tolist() == [3]
     assert int(l1jax.sparsity(new).zeros.sum()) == 3 + sum(
         int((p == 0).sum())
         for p in jax.tree.leaves(optax.apply_updates(params, jax.tree.map(lambda g: -g, grads)))
     )
+
+
+def test_a_layer_is_emptied_only_when_every_scale_is_zero():
+    scales = {"first": jnp.array([0.0, 0.0, 1e-8]), "second": jnp.array([0.0, 2.0])}
+    counted = l1jax.sparsity(scales, l1jax.on("*", l1jax.L1(0.1)))  # no warning: they are errors
+    assert counted.emptied == () and "emptied" not in str(counted)
+    assert jax.jit(lambda w: l1jax.sparsity(w, l1jax.L1(0.1)).scalars())(jnp.zeros(2)) == {
+        "sparsity/zeros": 1.0,
+        "sparsity/emptied": 1,
+        "sparsity/params/zeros": 1.0,
+    }
+    assert l1jax.sparsity(jnp.zeros(2)).emptied == (
+        "params",
+    )  # a bias may well be: no penalty did it
 
 
 def test_a_type_of_module_selects_what_is_under_it():

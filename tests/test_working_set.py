@@ -1,5 +1,7 @@
 """The exact walk: against the gradient engine, on ties and duplicates, and on what it must not touch."""
 
+import contextlib
+
 import chex
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,8 @@ from hypothesis import strategies as st
 from threadpoolctl import ThreadpoolController
 
 import l1jax
-from l1jax.linear import _path, _report, _working_set
+from l1jax.linear import _path, _report, _threads, _working_set
+from l1jax.linear._entry import entry_point
 from l1jax.linear._fit import prepare_inputs
 from l1jax.linear._inputs import read
 from l1jax.linear._threads import one_thread
@@ -256,18 +259,60 @@ def test_float32_data_are_walked_in_float64():
     assert (np.asarray(path.relative_gaps) <= 1e-4).all()
 
 
+def blas_threads():
+    found = ThreadpoolController().select(user_api="blas")
+    return [library.num_threads for library in found.lib_controllers]
+
+
 def test_small_products_take_one_thread_and_give_the_others_back():
-    controller = ThreadpoolController()
-
-    def threads():
-        return [lib.num_threads for lib in controller.select(user_api="blas").lib_controllers]
-
-    before = threads()
+    before = blas_threads()
     with one_thread(), one_thread():
-        assert set(threads()) == {1}
+        assert set(blas_threads()) == {1}
     with pytest.raises(ZeroDivisionError), one_thread():
         1 / 0  # noqa: B018
-    assert threads() == before
+    assert blas_threads() == before
+
+
+CALLS = {
+    "fit": lambda X, y: l1jax.fit(X, y, l1jax.L1(0.1)),
+    "path": lambda X, y: l1jax.path(X, y, l1jax.L1(), n_lams=4),
+    "lambda_max": lambda X, y: l1jax.lambda_max(X, y, l1jax.L1()),
+    "cross_validate": lambda X, y: l1jax.cross_validate(X, y, l1jax.L1(), n_lams=4, n_folds=3),
+    "nested": lambda X, y: entry_point(lambda: CALLS["fit"](X, y))(),
+    "bad": lambda X, y: l1jax.fit(X, y[:3], l1jax.L1(0.1)),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_public_call_sets_the_number_of_threads_once(name, monkeypatch):
+    calls = []
+    controller = _threads._controller()
+
+    class Counting:
+        def limit(self, **arguments):
+            calls.append(arguments)
+            return controller.limit(**arguments)
+
+    monkeypatch.setattr(_threads, "_controller", Counting)
+    rng, before = np.random.default_rng(0), blas_threads()
+    X = rng.normal(size=(20, 6))
+    with pytest.raises(ValueError) if name == "bad" else contextlib.nullcontext():
+        CALLS[name](X, X[:, 0] + rng.normal(size=20))
+    assert calls == [{"limits": 1, "user_api": "blas"}]
+    assert blas_threads() == before
+
+
+def test_large_products_are_those_of_numpy_in_parts(monkeypatch):
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(7, 40)), np.asfortranarray(rng.normal(size=(40, 11)))
+    monkeypatch.setattr(_threads, "_LARGE", 0)
+    for cores in (1, 3, 64):
+        monkeypatch.setattr(_threads, "num_cores", lambda cores=cores: cores)
+        out, square = np.empty((7, 11)), np.empty((11, 11), order="F")
+        assert _threads.matmul(a, b, out=out) is out and _threads.gram(b, out=square) is square
+        for found, exact in ((out, a @ b), (_threads.matmul(a, b), a @ b), (square, b.T @ b)):
+            np.testing.assert_allclose(found, exact, rtol=1e-12, atol=1e-13)
+        np.testing.assert_array_equal(_threads.gram(b[:5]), b[:5].T @ b[:5])  # too short for parts
 
 
 def test_on_an_accelerator_it_is_chosen_where_faces_stay_small(monkeypatch):

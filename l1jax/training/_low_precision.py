@@ -155,10 +155,9 @@ def _placed_like(x: Array) -> dict[str, Any]:
 def _read_key(key: Any) -> Array:
     if isinstance(key, int | np.integer) and not isinstance(key, bool):
         return jax.random.key(int(key))
-    is_key = isinstance(key, jax.Array) and (
+    if not isinstance(key, jax.Array) or not (
         jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or key.dtype == jnp.uint32
-    )
-    if not is_key:
+    ):
         raise TypeError(
             "rounding_key must be a key of jax.random or a whole number, got "
             f"{key!r}. (In optax.inject_hyperparams name it in static_args.)"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Int, PyTree
 
@@ -31,10 +33,18 @@ class Sparsity(Shown, eqx.Module):
     zeros: Int[Array, " paths"]
     zero_groups: Int[Array, " paths"]
 
+    @property
+    def emptied(self) -> tuple[str, ...]:
+        """The paths of which every entry is zero: a layer of no weights or scales passes on a constant."""
+        full = zip(self.paths, np.asarray(self.zeros), self.sizes, strict=True)
+        return tuple(path for path, zeros, size in full if zeros == size > 0)
+
     def scalars(self, prefix: str = "sparsity") -> dict[str, Array]:
-        """Fractions of zeros (and of zero groups) for a logger: in all, and for each path."""
+        """Fractions of zeros (and of zero groups) for a logger, in all and by path, and emptied paths."""
         zeros, gone = jnp.asarray(self.zeros), jnp.asarray(self.zero_groups)
         out = {f"{prefix}/zeros": jnp.sum(zeros, axis=-1) / max(sum(self.sizes), 1)}
+        is_empty = (zeros == jnp.asarray(self.sizes)) & (jnp.asarray(self.sizes) > 0)
+        out[f"{prefix}/emptied"] = jnp.sum(is_empty, axis=-1)
         if any(self.groups):
             out[f"{prefix}/zero_groups"] = jnp.sum(gone, axis=-1) / sum(self.groups)
         for k, path in enumerate(self.paths):
@@ -58,7 +68,7 @@ class Sparsity(Shown, eqx.Module):
         )
         rows = tuple(
             (
-                path,
+                f"{path} (emptied)" if path in self.emptied else path,
                 f"{int(zeros)}/{size}",
                 f"{int(zeros) / max(size, 1):.0%}",
                 f"{int(gone)}/{groups}" if groups else "–",
@@ -72,29 +82,43 @@ def sparsity(params: PyTree, penalty: Any = None) -> Sparsity:
     """Counts exact zeros of the penalised parameters, and zero groups where the penalty has groups.
 
     `penalty` None: of all floating-point leaves, so pass parameters without running statistics. Works
-    under `jit` and `vmap`. A path with "+" is of joined leaves.
+    under `jit` and `vmap`. A path with "+" is of joined leaves. Warns, in an eager call with a penalty, of a
+    path that it has emptied: where all scales of a batch normalisation are zero, nothing of its input is left.
 
     **Example:**
 
     ```python
     >>> import jax.numpy as jnp, l1jax
-    >>> params = {"a": jnp.array([0.0, 1.0]), "b": jnp.zeros((2, 2))}
+    >>> params = {"a": jnp.array([0.0, 1.0]), "b": jnp.array([[0.0, 0.0], [0.0, 1.0]])}
     >>> print(l1jax.sparsity(params, l1jax.on("b", l1jax.ChannelL1(0.1))))
     path               zeros    zero groups
-    b               4/4 100%            2/2
-    total           4/4 100%            2/2
+    b               3/4  75%            1/2
+    total           3/4  75%            1/2
 
     ```
     """
     blocks = _blocks(params, check_penalty(penalty))
     groups = [_zero_groups(block) for block in blocks]
-    return Sparsity(
+    found = Sparsity(
         tuple("+".join(block.paths) or "params" for block in blocks),
         tuple(block.array.size for block in blocks),
         tuple(of for of, _ in groups),
         jnp.array([jnp.sum(block.array == 0) for block in blocks], int),
         jnp.array([gone for _, gone in groups], int),
     )
+    if penalty is not None and not is_traced(found):
+        _warn_of_emptied(found)
+    return found
+
+
+def _warn_of_emptied(found: Sparsity) -> None:
+    if found.emptied:
+        warnings.warn(
+            f"every penalised entry of {', '.join(found.emptied)} is exactly zero: a layer whose weights or "
+            "scales are all zero passes on a constant. If that is not intended, train with a lower strength "
+            "there.",
+            stacklevel=3,
+        )
 
 
 def masked_average(average: PyTree, params: PyTree) -> PyTree:
