@@ -15,7 +15,7 @@ from jaxtyping import Array
 
 from ._minimize_checks import check_number
 from .linear import Fit
-from .linear._folds import check_n_folds, labels_or_rows, random_folds
+from .linear._folds import Split, check_n_folds, check_splits, random_folds, strata_labels
 from .linear._inputs import read_targets
 from .losses import Loss, SquaredError
 
@@ -145,9 +145,11 @@ class CrossValidation(Criterion):
 
     def __call__(self, refit: Refit) -> Array:
         folds, weights = self._folds(refit), refit.weights
+        which = [Split(folds != fold, folds == fold) for fold in np.unique(folds)]
+        given = None if self.folds is None else "folds"
+        check_splits(which, refit.target, refit.loss, weights, given)
         values = []
-        for fold in np.unique(folds):
-            inside = folds == fold
+        for _, inside in which:
             # Rows of weight 0 instead of fewer rows: one shape, compiled once.
             found = refit(sample_weight=np.where(inside, 0.0, weights))
             eta = found.predict(refit.X, offset=refit.options["offset"], kind="link")
@@ -160,7 +162,7 @@ class CrossValidation(Criterion):
         n = len(y)
         if self.folds is None:
             n_folds = check_n_folds(self.n_folds, n, "rows")
-            return random_folds(n_folds, labels_or_rows(y, refit.loss), self.seed)
+            return random_folds(n_folds, strata_labels(y, refit.loss, refit.weights), self.seed)
         if self.folds.shape != (n,):
             raise ValueError(
                 f"folds must give the fold of each row, shape ({n},), got {self.folds.shape}."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, no_type_check
 
@@ -9,6 +10,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, PyTree
 
 from ._descent import descend
@@ -23,6 +25,7 @@ from ._minimize_checks import (
     step_leaf,
 )
 from ._proximal_gradient import scalar_dtype, tree_finite, tree_where
+from ._sharding import in_auto_axes, specs
 from ._solution import Solution, warn_if_short
 from ._tracing import frozen
 from .penalties._base import Penalty
@@ -122,7 +125,7 @@ def minimize(
 
     - `fun`: `fun(params, *args) -> scalar`, or `(scalar, aux)` with `has_aux`. Differentiable, not
       necessarily convex.
-    - `init`: any pytree of floating-point arrays; dtypes are kept, leaf by leaf (with x64 off JAX
+    - `init`: any pytree of floating-point arrays; dtypes and shardings are kept, leaf by leaf (with x64 off JAX
       makes float32 of NumPy's float64). A module that holds functions too: `eqx.partition` it
       first. Where R is a constraint, the solve starts from its projection.
     - `pen`: a `l1jax.Penalty`, or None for fun alone.
@@ -162,7 +165,14 @@ def minimize(
     tol = check_number(tol, "tol", 0) if tol is not None else default_tolerance(init)
     max_steps = check_number(max_steps, "max_steps", 1, whole=True)
     pen, args = numbers_as_leaves((pen, tuple(args)))
-    solution = _solve(fun, init, pen, args, solver, tol, max_steps, has_aux, history)
+
+    def solve(fun, init, pen, args, solver):
+        found = _solve(fun, init, pen, args, solver, tol, max_steps, has_aux, history)
+        return found.params, dataclasses.replace(found, params=None)
+
+    places = (specs(init), PartitionSpec())
+    params, found = in_auto_axes(solve, fun, init, pen, args, solver, out_sharding=places)
+    solution = dataclasses.replace(found, params=params)
     warn_if_short(solution, tol)
     return solution
 

@@ -11,15 +11,20 @@ from typing import Any
 
 import numpy as np
 
-from . import losses
+from . import losses, penalties
+from ._groups import Groups
 from ._tracing import is_traced
 from .linear import CrossValidated, Fit, Path
+from .linear._options import FitOptions
 from .linear._results import Knots
 from .losses import Loss
+from .penalties import Penalty
 
-_FORMAT = 2
+_FORMAT = 3
 _BROKEN = (EOFError, zipfile.BadZipFile, zlib.error)  # what is no archive, or not all of one
-_KINDS: dict[str, type] = {kind.__name__: kind for kind in (Fit, Path, Knots, CrossValidated)}
+_KINDS: dict[str, type] = {
+    kind.__name__: kind for kind in (Fit, Path, Knots, CrossValidated, FitOptions)
+}
 
 
 def save(result: Fit | Path | CrossValidated, file: Any) -> None:
@@ -45,13 +50,18 @@ def _take_apart(value: Any, at: tuple[str, ...], arrays: dict[str, np.ndarray]) 
         return None
     if isinstance(value, tuple):
         return [_take_apart(one, (*at, str(i)), arrays) for i, one in enumerate(value)]
+    if isinstance(value, Groups):
+        arrays[".".join(at)] = value.labels[value.ids]
+        return "groups"
+    if isinstance(value, Penalty) and not _is_ours(type(value)):
+        return None  # a class of the user's own: nothing that is loaded asks it anything
     if not dataclasses.is_dataclass(value):
         arrays[".".join(at)] = np.asarray(value)
         return "array"
     parts, settings = {}, {}
     for field in dataclasses.fields(value):
         one = getattr(value, field.name)
-        if field.metadata.get("static"):
+        if field.metadata.get("static") and not isinstance(one, Groups):
             settings[field.name] = one
         else:
             parts[field.name] = _take_apart(one, (*at, field.name), arrays)
@@ -60,9 +70,12 @@ def _take_apart(value: Any, at: tuple[str, ...], arrays: dict[str, np.ndarray]) 
 
 def _name_of(kind: type) -> str:
     """Its name; with its module, where that is not l1jax."""
-    name = kind.__name__
-    is_ours = kind in _KINDS.values() or getattr(losses, name, None) is kind
-    return name if is_ours else f"{kind.__module__}.{kind.__qualname__}"
+    return kind.__name__ if _is_ours(kind) else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _is_ours(kind: type) -> bool:
+    homes = (getattr(home, kind.__name__, None) for home in (losses, penalties))
+    return kind in _KINDS.values() or kind in homes
 
 
 def load(file: Any, loss: Loss | None = None) -> Any:
@@ -125,9 +138,13 @@ def _put_together(
         return None
     if about == "array":
         return arrays[".".join(at)]
+    if about == "groups":
+        return Groups(arrays[".".join(at)])
     if isinstance(about, list):
         return tuple(_put_together(one, (*at, str(i)), arrays, loss) for i, one in enumerate(about))
     kind = _KINDS.get(about["kind"])
+    if kind is None:
+        kind = _penalty(about["kind"])
     if kind is None:
         if loss is not None:
             return loss
@@ -140,7 +157,22 @@ def _put_together(
         name: tuple(value) if isinstance(value, list) else value
         for name, value in about["settings"].items()
     }
-    return kind(**parts, **settings)
+    return _made(kind, parts | settings)
+
+
+def _made(kind: type, fields: dict[str, Any]) -> Any:
+    """The object with these fields: what an `__init__` would make of its arguments is in them."""
+    if set(fields) != {field.name for field in dataclasses.fields(kind)}:
+        raise TypeError(f"these are not the fields of {kind.__name__}")
+    made = object.__new__(kind)
+    for name, value in fields.items():
+        object.__setattr__(made, name, value)
+    return made
+
+
+def _penalty(name: str) -> type[Penalty] | None:
+    kind = getattr(penalties, name, None)
+    return kind if isinstance(kind, type) and issubclass(kind, Penalty) else None
 
 
 def _loss(name: str) -> type[Loss]:

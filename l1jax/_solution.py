@@ -11,7 +11,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int, PyTree
 
-from ._status import ConvergenceWarning, Status
+from ._status import Status, convergence_warning
 from ._tracing import is_traced
 
 
@@ -65,7 +65,7 @@ def warn_if_short(solution: Solution, tol: Any) -> None:
         warnings.warn(
             f"minimize ended short of tol={float(tol):.1e}: {_show_status(status)} after "
             f"{np.max(solution.num_steps)} steps, relative residual {worst:.1e}. {_advice(status)}",
-            ConvergenceWarning,
+            convergence_warning(),
             stacklevel=3,
         )
 

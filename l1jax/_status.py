@@ -1,5 +1,9 @@
 """How a solve ended."""
 
+from __future__ import annotations
+
+import functools
+import sys
 from enum import IntEnum
 
 
@@ -25,4 +29,20 @@ class Status(IntEnum):
 
 
 class ConvergenceWarning(UserWarning):
-    """An eager solve ended short of its tolerance; the result's `status` and residual say how."""
+    """An eager solve ended short of its tolerance; the result's `status` and residual say how.
+
+    Where scikit-learn has been imported, what is issued is its `ConvergenceWarning` too: a filter for
+    either catches it.
+    """
+
+
+def convergence_warning() -> type[ConvergenceWarning]:
+    """The class to issue. Who filters by scikit-learn's has imported its module, which takes seconds."""
+    return _with(getattr(sys.modules.get("sklearn.exceptions"), "ConvergenceWarning", None))
+
+
+@functools.cache
+def _with(theirs: type | None) -> type[ConvergenceWarning]:
+    if theirs is None:
+        return ConvergenceWarning
+    return type("ConvergenceWarning", (ConvergenceWarning, theirs), {"__module__": "l1jax"})

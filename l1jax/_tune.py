@@ -24,6 +24,7 @@ from ._minimize_checks import check_number
 from ._search_space import LEAST_RATIO, Curve, Space, numbers_of, with_fields
 from ._tables import Shown, Table
 from .linear import Fit, fit, lambda_max, path
+from .linear._entry import entry_point
 from .linear._inputs import give_back, precision, read
 from .losses import Loss, SquaredError
 from .penalties import Penalty
@@ -97,6 +98,7 @@ class Tuned(Shown, eqx.Module):
 
 
 @no_type_check  # checks its arguments itself, in sentences
+@entry_point
 def tune(
     X: Any,
     y: Any,

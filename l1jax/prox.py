@@ -359,10 +359,15 @@ def _norm(flat: Array) -> Array:
 
 
 def _simplex(flat: Array, total: Array) -> Array:
-    """Projection on {x ≥ 0, Σx = total}, at total = 0 too."""
+    """Projection on {x ≥ 0, Σx = total}, at total = 0 too: relu(x − level), whose level follows from a sort."""
     unit = jnp.where(total > 0, total, 1)
-    out = optax.projections.projection_simplex(flat / unit, 1.0) * unit
-    out = jnp.where(total > 0, out.astype(flat.dtype), jnp.zeros_like(flat))
+    scaled = flat / unit
+    ordered = jnp.sort(jax.lax.stop_gradient(scaled), descending=True)
+    counts = jnp.arange(1, flat.size + 1, dtype=flat.dtype)
+    last = jnp.count_nonzero(ordered * counts > jnp.cumsum(ordered) - 1)
+    inside = scaled >= ordered[last - 1]
+    level = (jnp.sum(jnp.where(inside, scaled, 0)) - 1) / jnp.sum(inside, dtype=flat.dtype)
+    out = jnp.where(total > 0, jax.nn.relu(scaled - level) * unit, jnp.zeros_like(flat))
     return _positive_zeros(jnp.where(jnp.any(jnp.isnan(flat)), jnp.nan, out))
 
 

@@ -178,6 +178,71 @@ def test_mean_and_standard_error_are_those_of_glmnet():
     assert cv.fit_1se.lam == cv.lam_1se == cv.lams[cv.index_1se]
 
 
+def partial_likelihood_deviance(time, event, eta, weight):
+    """2 (saturated - log partial likelihood), by Breslow, as in glmnet 4.1: by a loop."""
+    likelihood = sum(
+        weight[i] * (eta[i] - np.log(np.sum((weight * np.exp(eta))[time >= time[i]])))
+        for i in np.flatnonzero(event)
+    )
+    tied = [weight[(time == t) & (event == 1)].sum() for t in np.unique(time[event == 1])]
+    return 2 * (-sum(d * np.log(d) for d in tied) - likelihood)
+
+
+@pytest.mark.parametrize("weight", [np.ones(N), WEIGHT], ids=["even", "weighted"])
+def test_the_deviance_of_cox_is_the_grouped_one_of_glmnet(weight):
+    """cvraw = (deviance of all - of those fitted)/events held out, weighed by these events."""
+    time = np.ceil(10 * RNG.exponential(np.exp(-0.1 * TALL[:, 7])))  # with ties
+    folds = np.repeat([0, 1, 2], 20)
+    event = (RNG.random(N) < np.array([0.95, 0.5, 0.2])[folds]).astype(float)
+    cv = l1jax.cross_validate(
+        TALL,
+        np.column_stack([time, event]),
+        l1jax.L1(),
+        loss=l1jax.Cox(),
+        folds=folds,
+        n_lams=6,
+        sample_weight=weight,
+        offset=OFFSET,
+        standardize=True,
+    )
+    events = np.array([(weight * event)[folds == k].sum() for k in range(3)])
+    raw = np.empty((3, 6))
+    for k in range(3):
+        rest = folds != k
+        fits = l1jax.path(
+            TALL,
+            np.column_stack([time, event]),
+            l1jax.L1(),
+            loss=l1jax.Cox(),
+            lams=cv.lams,
+            sample_weight=weight * rest,
+            offset=OFFSET,
+            standardize=True,
+        )
+        for i, coef in enumerate(np.asarray(fits.coefs)):
+            eta = TALL @ coef + OFFSET
+            full = partial_likelihood_deviance(time, event, eta, weight)
+            fitted = partial_likelihood_deviance(time[rest], event[rest], eta[rest], weight[rest])
+            raw[k, i] = (full - fitted) / events[k]
+    np.testing.assert_allclose(cv.fold_scores, raw, rtol=1e-9)
+    mean = np.average(raw, axis=0, weights=events)
+    error = np.sqrt(np.average((raw - mean) ** 2, axis=0, weights=events) / 2)
+    np.testing.assert_allclose(cv.mean_score, mean, rtol=1e-9)
+    np.testing.assert_allclose(cv.se_score, error, rtol=1e-9)
+    at = int(mean.argmin())
+    assert cv.lam_1se == max(cv.lams[mean <= mean[at] + error[at]])
+
+
+def test_events_are_spread_over_the_folds_and_none_may_be_missing():
+    event = (np.arange(N) < 6).astype(float)
+    y = np.column_stack([RNG.exponential(size=N), event])
+    loss = l1jax.Cox()
+    for split in splits(y, loss, 3, None, None, 1, 0):
+        assert event[split.test].sum() == 2
+    with pytest.raises(ValueError, match="fold 1 leaves no rows with an event to fit. Leave folds"):
+        l1jax.cross_validate(TALL, y, l1jax.L1(), loss=loss, folds=event)
+
+
 def test_a_function_scores_predictions_of_held_out_rows():
     seen = []
 

@@ -177,3 +177,11 @@ def test_what_a_walk_has_barred_for_a_moment_may_enter_by_a_leap():
         problem.face._bar(j)
     assert problem.face.leap(np.zeros(W), *problem.prices(0.4)) is not None
     assert problem.face.size > 1 and problem.is_optimal(0.4)
+
+
+def test_a_column_without_curvature_does_not_enter_an_empty_face():
+    nothing = np.zeros(0)
+    ones = np.ones(2)
+    face = Face(np.diag([0.0, 1.0]), np.zeros(2), ones, ones, nothing.astype(int), nothing, nothing)
+    face.follow(np.array([2.0, 3.0]), ones, ones)
+    np.testing.assert_allclose(face.x, [0, 2])

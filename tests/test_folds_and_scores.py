@@ -10,7 +10,7 @@ from sklearn.model_selection import GroupKFold, LeaveOneOut, TimeSeriesSplit
 from sklearn.utils import ClassifierTags
 
 import l1jax
-from l1jax.linear._folds import classifies, grouped_folds, random_folds, splits
+from l1jax.linear._folds import check_splits, grouped_folds, random_folds, splits
 from l1jax.linear._scores import auc, c_index, deviance, read_score
 
 SQUARED, LOGISTIC, POISSON = l1jax.SquaredError(), l1jax.Logistic(), l1jax.Poisson()
@@ -93,7 +93,7 @@ def test_splitters_pairs_masks_and_ids_are_taken_alike():
 
 
 def test_labels_are_spread_where_the_loss_classifies():
-    assert [classifies(loss) for loss in (SQUARED, LOGISTIC, POISSON)] == [False, True, False]
+    assert [loss.has_classes for loss in (SQUARED, LOGISTIC, POISSON)] == [False, True, False]
     rare = (np.arange(N) < 4).astype(float)
     for split in splits(rare, LOGISTIC, 4, None, None, 1, 0):
         assert rare[split.test].sum() == 1
@@ -246,12 +246,42 @@ def test_rows_that_pad_do_not_count():
     np.testing.assert_allclose(deviance(LOGISTIC, LABELS[3:], ETA[:, 3:], S[3:]), whole, rtol=1e-12)
 
 
+@pytest.mark.core
+@pytest.mark.float32
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_folds_that_leave_one_of_several_classes_out_are_refused(dtype):
+    # Where it is held out its deviance would be infinite, in either precision.
+    X = np.random.default_rng(0).standard_normal((30, 3)).astype(dtype)
+    three = np.arange(30) % 3
+    how = {"loss": l1jax.Multinomial(), "n_lams": 3}
+    with pytest.raises(
+        ValueError, match="fold 0 leaves no rows of class 0 to fit. Leave folds out"
+    ):
+        l1jax.cross_validate(X, three.astype(dtype), l1jax.L1(), folds=three, **how)
+    soft = np.eye(3)[three] * 0.8 + np.array([0.1, 0.1, 0])
+    soft /= soft.sum(axis=1, keepdims=True)
+    with pytest.raises(ValueError, match="fold 2 leaves no rows of class 2"):
+        l1jax.cross_validate(X, soft, l1jax.L1(), folds=three, **how)
+    rare = np.where(np.arange(30) == 7, 2, three % 2).astype(dtype)
+    with pytest.raises(ValueError, match="There is only one, which cannot be both fitted and held"):
+        l1jax.cross_validate(X, rare, l1jax.L1(), **how)
+    # What is advised works, also where most rows of a class have no weight.
+    weight = np.where((three == 2) & (np.arange(30) > 5), 0, 1)
+    which = splits(three, l1jax.Multinomial(3), 5, None, None, 1, 0, weight)
+    assert all((weight * (three == 2))[split.train].any() for split in which)
+    check_splits(which, three, l1jax.Multinomial(3), weight, None)
+
+
 def test_folds_that_leave_one_class_to_fit_are_refused():
     rng = np.random.default_rng(0)
     X = rng.standard_normal((30, 3))
     y = (X[:, 0] > 0).astype(float)
-    with pytest.raises(ValueError, match="fold 0 fits are all of one class"):
+    with pytest.raises(
+        ValueError, match="fold 0 leaves no rows of class 0 to fit. Leave folds out"
+    ):
         l1jax.cross_validate(X, y, l1jax.L1(), loss=l1jax.Logistic(), folds=y.astype(int))
+    with pytest.raises(ValueError, match="leaves no rows of class . to fit. Leave groups out"):
+        l1jax.cross_validate(X, y, l1jax.L1(), loss=l1jax.Logistic(), groups=y, n_folds=2)
     with pytest.raises(ValueError, match="folds must give the fold of each row, got nan at row 4"):
         folds = np.arange(30.0) % 3
         folds[4] = np.nan

@@ -177,6 +177,26 @@ def test_one_fit_is_that_of_the_path_and_that_of_gradient_steps(monkeypatch):
         assert not jnp.any(l1jax.fit(X, y, pen.with_strength(lam), tol=1e-12).coef)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_groups_that_are_copies_of_others_end_optimal(seed):
+    """Their Hessian has no factor: of what it cannot solve, steps of one group at a time take care."""
+    rng = np.random.default_rng(seed)
+    half = rng.normal(size=(30, 15))
+    X, y = np.hstack([half, half]), half[:, :3].sum(axis=1) + rng.normal(size=30)
+    pen = l1jax.GroupL1(groups=np.arange(30) // 3)
+    lam = 0.01 * float(l1jax.lambda_max(X, y, pen, standardize=True))
+    fit = l1jax.fit(X, y, pen.with_strength(lam), standardize=True)
+    beta = (np.asarray(fit.coef) * X.std(axis=0)).reshape(10, 3)
+    descent = ((X - X.mean(axis=0)) / X.std(axis=0)).T @ (y - fit.predict(X)) / 30
+    sizes, price = np.linalg.norm(beta, axis=1, keepdims=True), lam * np.sqrt(3)
+    descent, active = descent.reshape(10, 3), sizes[:, 0] > 0
+    assert active.any()
+    np.testing.assert_allclose(
+        descent[active], price * beta[active] / sizes[active], atol=1e-6 * price
+    )
+    assert (np.linalg.norm(descent, axis=1) <= price * (1 + 1e-6)).all()
+
+
 def test_both_forms_of_the_hessian_solve_the_same_system():
     rng = np.random.default_rng(0)
     root, at = rng.standard_normal((30, 20)), np.array([0, 1, 2, 5, 6, 9, 11, 12])
@@ -184,16 +204,16 @@ def test_both_forms_of_the_hessian_solve_the_same_system():
     for k in (1, 2):
         u = rng.standard_normal((8, k))
         u /= layout.norms(u)[layout.ids, None]
-        bend = rng.uniform(0.5, 2, 5)[layout.ids]
+        bend, quad = rng.uniform(0.5, 2, (2, 5))[:, layout.ids]
         residual = rng.standard_normal((8, k))
-        dense = np.kron(root[at, :] @ root[at, :].T + np.diag(bend), np.eye(k))
+        dense = np.kron(root[at, :] @ root[at, :].T + np.diag(bend + quad), np.eye(k))
         for g in range(4):
             one = np.where(layout.ids == g, np.sqrt(bend), 0)[:, None] * u
             dense -= np.outer(one.ravel(), one.ravel())
         expected = np.linalg.solve(dense, residual.ravel()).reshape(8, k)
         rows = ByRows(root)
         for form, is_exact in ((ByGram(root @ root.T), True), (rows, True), (rows, False)):
-            found = form.factorise(at, layout, u, bend, is_exact)(residual)
+            found = form.factorise(at, layout, u, bend, quad, 1e-10, is_exact)(residual)
             np.testing.assert_allclose(found, expected, atol=1e-7 if is_exact else 1e-4)
 
 

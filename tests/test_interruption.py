@@ -122,7 +122,7 @@ def test_with_nothing_done_the_interrupt_goes_through(monkeypatch, name):
         raise KeyboardInterrupt
 
     X, y, pen, options = CASES[name]
-    monkeypatch.setattr("l1jax.linear._path.solve_one", stop)
+    monkeypatch.setattr("l1jax.linear._path.solve_best", stop)
     monkeypatch.setattr("l1jax.linear._quadratic.Quadratic.mover", stop)
     with pytest.raises(KeyboardInterrupt):
         l1jax.path(X, y, pen, n_lams=L, lam_min_ratio=0.01, **options)
@@ -149,6 +149,22 @@ def test_what_cannot_be_resumed_is_an_error(change, error, message):
     path = l1jax.path(X, Y, l1jax.L1(), n_lams=L)
     with pytest.raises(error, match=message):
         l1jax.path(**{"X": X, "y": Y, "pen": l1jax.L1(), "resume": path} | change)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"fit_intercept": False}, "resume was fitted with fit_intercept=True"),
+        ({"standardize": True}, "resume was fitted with standardize=False"),
+        ({"sample_weight": np.ones(len(Y))}, "resume was fitted without sample_weight"),
+        ({"offset": np.ones(len(Y))}, "resume was fitted without offset"),
+        ({"loss": l1jax.Huber()}, "resume was fitted with loss=SquaredError"),
+    ],
+)
+def test_a_path_is_not_resumed_with_other_options(change, message):
+    path = l1jax.path(X, Y, l1jax.L1(), lams=[0.3, 0.2])
+    with pytest.raises(ValueError, match=message):
+        l1jax.path(X, Y, l1jax.L1(), resume=path, **change)
 
 
 def test_no_resume_inside_jit():

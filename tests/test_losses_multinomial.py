@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import statsmodels.api as sm
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import minimize
@@ -140,6 +141,12 @@ def test_certainty_and_rows_of_weight_zero_do_no_harm():
         (LOSS, [0.0, 1e6], "labels 0.*1000000.0 at row 1.*return_inverse"),
         (l1jax.Multinomial(3), [0.0, 3.0], "0, 1, ..., 2.*3.0 at row 1"),
         (LOSS, [0.0, 0.0], "n_classes"),
+        (LOSS, [1.0, 2.0, 3.0], "labels 0, 1, ..., K-1 .*K = 3.*3.0 at row 2.*return_inverse"),
+        (LOSS, [0.0, 2.0], "K = 2.*2.0 at row 1.*no row, pass l1jax.Multinomial"),
+        (l1jax.Multinomial(3), [1.0, 2.0, 3.0], "3.0 at row 2.*return_inverse"),
+        (l1jax.Multinomial(3), [0.0, 1.0, 2.0, 3.0], "There are 4 different labels"),
+        (l1jax.Logistic(), [1.0, 2.0], "labels 0 and 1 for Logistic; got 2.0 at row 1.*return_inv"),
+        (l1jax.Logistic(), [0.0, 1.0, 2.0], "There are 3 different labels: l1jax.Multinomial"),
         (LOSS, [[0.5, 0.4], [0.0, 1.0]], "sum to one.*row 0"),
         (LOSS, [[1.0], [1.0]], r"K >= 2.*\(2, 1\)"),
         (l1jax.Multinomial(3), [[1.0, 0.0]], r"3 columns.*\(1, 2\)"),
@@ -205,6 +212,33 @@ def test_groups_let_a_feature_in_for_all_classes():
     inside = np.asarray(found.coef != 0)
     assert (inside.all(axis=1) == inside.any(axis=1)).all()
     assert 0 < inside.sum() < P * K
+
+
+@pytest.mark.parametrize(
+    ("pen", "condition", "start"),
+    [
+        (l1jax.L1(0.1, weights=np.zeros(P)), 1e4, None),
+        (l1jax.L1(0.1, weights=np.zeros(P)), 1.0, None),
+        (l1jax.L1(0.0), 1.0, np.full((P, K), 819.0)),  # a level common to all classes
+    ],
+)
+def test_unpenalised_coefficients_sum_to_zero_over_the_classes(pen, condition, start):
+    rng = np.random.default_rng(1)
+    basis = np.linalg.qr(rng.standard_normal((N, P)))[0] * np.sqrt(N)
+    turn = np.linalg.qr(rng.standard_normal((P, P)))[0] * np.geomspace(1, condition, P)
+    y = np.argmax(basis @ (0.5 * rng.standard_normal((P, K))) + rng.gumbel(size=(N, K)), axis=1)
+    # In the orthonormal basis, where nothing is lost: classes against class 0.
+    against_first = sm.MNLogit(y, basis).fit(disp=0, tol=1e-14, maxiter=100).params
+    right = turn @ np.column_stack([np.zeros(P), against_first])
+    right = right - right.mean(axis=1, keepdims=True)
+    X = basis @ np.linalg.inv(turn)
+    found = l1jax.fit(
+        X, y, pen, loss=l1jax.Multinomial(K), fit_intercept=False, init=start, tol=1e-10
+    )
+    assert found.status == l1jax.Status.CONVERGED
+    size = np.abs(right).max()
+    np.testing.assert_allclose(np.sum(found.coef, axis=1), 0, atol=1e-13 * size)
+    np.testing.assert_allclose(found.coef, right, atol=1e-6 * size)
 
 
 def test_what_data_cannot_say_does_no_harm():

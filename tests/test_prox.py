@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
+import l1jax
 from l1jax import prox
 
 IDS = [0, 1, 1, 2, 2, 2]
@@ -182,6 +183,19 @@ def test_projections_are_nearest_points(name, z, w):
 
 
 @pytest.mark.core
+@pytest.mark.float32
+def test_float32_data_stay_float32_in_a_ball():
+    """Also with x64 on, where a whole number of optax's would make them float64."""
+    x = np.array([3.0, -0.5, 1.0], np.float32)
+    out, tangent = jax.jvp(lambda x: l1jax.prox.project_l1_ball(x, 2.0), (x,), (x,))
+    assert out.dtype == tangent.dtype == np.float32
+    np.testing.assert_allclose(out, [2, 0, 0], atol=1e-6)
+    data = np.eye(3, dtype=np.float32)
+    fit = l1jax.fit(data, x, l1jax.L1Ball(2.0), fit_intercept=False)
+    assert fit.coef.dtype == np.float32
+    np.testing.assert_allclose(fit.coef, [2, 0, 0], atol=1e-5)
+
+
 def test_a_ball_of_radius_zero_is_a_point():
     z = jnp.array([1.0, -2.0])
     for project in (prox.project_l1_ball, prox.project_l2_ball, prox.project_simplex):

@@ -1,8 +1,10 @@
 """Relaxed and adaptive fits, and information criteria: against least squares and statsmodels."""
 
 import dataclasses
+import io
 import math
 
+import jax
 import numpy as np
 import pytest
 import scipy.sparse
@@ -165,6 +167,84 @@ def test_a_loss_that_is_no_likelihood_has_no_criterion():
     path = l1jax.Path(dataclasses.replace(path.fits, loss=l1jax.Huber()))
     with pytest.raises(ValueError, match="no likelihood"):
         l1jax.information_criterion(path, X, Y)
+
+
+def test_the_squared_hinge_is_no_likelihood():
+    path = l1jax.path(X, LABELS, l1jax.L1(), lams=[0.3, 0.2], loss=l1jax.SquaredHinge())
+    with pytest.raises(ValueError, match=r"SquaredHinge\(\) is no likelihood"):
+        l1jax.information_criterion(path, X, LABELS)
+    likelihoods = (l1jax.Logistic(), l1jax.Multinomial(), l1jax.Poisson(), l1jax.Cox())
+    assert all(loss.is_likelihood for loss in likelihoods) and not l1jax.Huber().is_likelihood
+
+
+def saved_and_loaded(path):
+    file = io.BytesIO()
+    path.save(file)
+    file.seek(0)
+    return l1jax.load(file)
+
+
+@pytest.mark.parametrize("source", ["path", "file", "cross-validation"])
+@pytest.mark.parametrize("standardize", [False, True])
+def test_what_a_path_was_fitted_with_is_what_it_is_relaxed_with(source, standardize):
+    how = {"fit_intercept": False, "sample_weight": WEIGHT, "offset": OFFSET}
+    how |= {"lams": [0.5, 0.2, 0.02], "standardize": standardize}
+    data = X[:, :7]
+    if source == "cross-validation":
+        path = l1jax.cross_validate(data, Y, l1jax.L1(), n_folds=2, **how).path
+    else:
+        path = l1jax.path(data, Y, l1jax.L1(), **how)
+    path = saved_and_loaded(path) if source == "file" else path
+    relaxed = l1jax.relax(path, data, Y)
+    criterion = l1jax.information_criterion(relaxed, data, Y)
+    root = np.sqrt(WEIGHT)
+    for i, coef in enumerate(np.asarray(relaxed.coefs)):
+        inside = np.asarray(path[i].support)
+        right, *_ = np.linalg.lstsq(
+            root[:, None] * data[:, inside], root * (Y - OFFSET), rcond=None
+        )
+        np.testing.assert_allclose(coef[inside], right, atol=1e-9)
+        errors = N * np.average((Y - OFFSET - data[:, inside] @ right) ** 2, weights=WEIGHT)
+        value = N * math.log(errors / N) + math.log(N) * inside.sum()
+        assert criterion.values[i] == pytest.approx(value, rel=1e-9)
+    assert (np.asarray(relaxed.intercepts) == 0).all()
+    np.testing.assert_array_equal(criterion.degrees_of_freedom, path.n_nonzero)
+    # What is passed goes first.
+    with_intercept = l1jax.relax(path, data, Y, fit_intercept=True)
+    assert (np.asarray(with_intercept.intercepts) != 0).all()
+
+
+def test_weights_of_a_standardised_fit_are_on_its_scale():
+    path = l1jax.path(X, Y, l1jax.L1(), lams=[0.1], sample_weight=WEIGHT, standardize=True)
+    beta = np.asarray(path[0].coef)
+    mean = np.average(X, axis=0, weights=WEIGHT)
+    scale = np.sqrt(np.average((X - mean) ** 2, axis=0, weights=WEIGHT))
+    with np.errstate(divide="ignore"):
+        wanted = 1 / np.abs(scale * beta)
+    np.testing.assert_allclose(l1jax.adaptive_weights(path[0]), wanted, rtol=1e-12)
+    np.testing.assert_allclose(
+        l1jax.adaptive_weights(path[0], scale=np.ones(8)), wanted * scale, rtol=1e-12
+    )
+
+
+def test_arrays_that_a_traced_fit_does_not_keep_are_asked_for():
+    how = {"sample_weight": WEIGHT, "lams": [0.5, 0.2, 0.02]}
+    path = jax.jit(lambda y: l1jax.path(X[:, :7], y, l1jax.L1(), engine="sequential", **how))(Y)
+    assert path.fits.options.sample_weight is None
+    with pytest.raises(ValueError, match="fitted with sample_weight inside of jit or vmap"):
+        l1jax.relax(path, X[:, :7], Y)
+    found = l1jax.relax(path, X[:, :7], Y, sample_weight=WEIGHT)
+    wanted = l1jax.relax(l1jax.path(X[:, :7], Y, l1jax.L1(), **how), X[:, :7], Y)
+    np.testing.assert_allclose(found.coefs, wanted.coefs, atol=1e-8)
+
+
+def test_other_rows_than_those_of_the_path_are_refused():
+    path = l1jax.path(X, Y, l1jax.L1(), lams=[0.3, 0.2], sample_weight=WEIGHT)
+    with pytest.raises(ValueError, match="sample_weight for 60 rows, X has 30"):
+        l1jax.relax(path, X[:30], Y[:30])
+    bare = l1jax.Path(dataclasses.replace(path.fits, options=None))
+    with pytest.raises(ValueError, match="path does not say how it was fitted"):
+        l1jax.information_criterion(bare, X, Y)
 
 
 def test_a_path_of_other_columns_is_not_relaxed():

@@ -74,6 +74,24 @@ def test_other_precisions_and_several_responses(path):
     assert_same(pair, there_and_back(pair))
 
 
+@pytest.mark.parametrize(
+    "pen",
+    [
+        l1jax.L1(weights=[0, 1, 2, np.inf, 1, 1]),
+        l1jax.ElasticNet(l1_ratio=0.3),
+        l1jax.SparseGroupL1(groups=[3, 3, 1, 1, 2, 2], l1_ratio=0.4),
+        l1jax.L1Ball(),
+    ],
+)
+def test_what_it_was_fitted_with_comes_back(path, pen):
+    options = dataclasses.replace(path.fits.options, pen=pen, sample_weight=np.ones(N))
+    assert_same(options, there_and_back(path_with(path, options)).fits.options)
+
+
+def path_with(path, options):
+    return l1jax.Path(dataclasses.replace(path.fits, options=options))
+
+
 def test_names_and_files_by_name(tmp_path):
     file = tmp_path / "fit of today.npz"
     fit = l1jax.fit(FRAME, Y, l1jax.L1(0.1))
@@ -184,14 +202,14 @@ def test_files_that_are_damaged_or_of_something_else_are_refused(tmp_path):
         None,
         3,
         {},
-        {"format": 2},
+        {"format": 3},
         about | {"result": None},
         about | {"result": []},
     ):
         refused(archive(other, **arrays))
     refused(archive(about | {"result": about["result"]["parts"]["loss"]}, **arrays))
     refused(archive(about))
-    refused(archive(about | {"format": 1}, **arrays), "has format 1, this version of l1jax reads 2")
+    refused(archive(about | {"format": 1}, **arrays), "has format 1, this version of l1jax reads 3")
     (tmp_path / "bad.npz").write_bytes(archive(about, **arrays))
     assert_same(fit, l1jax.load(tmp_path / "bad.npz"))
     with pytest.raises(FileNotFoundError):

@@ -1,6 +1,10 @@
 """The estimators: scikit-learn's own checks, its own answers, and the tools that take estimators."""
 
+import importlib
+import inspect
 import pickle
+import subprocess
+import sys
 import warnings
 
 import cvxpy as cp
@@ -10,7 +14,8 @@ import pytest
 from scipy import sparse
 from sklearn import linear_model
 from sklearn.base import clone
-from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits
+from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, load_iris
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.feature_selection import SelectFromModel
 from sklearn.model_selection import GridSearchCV, GroupKFold, KFold, cross_val_score
 from sklearn.pipeline import make_pipeline
@@ -30,9 +35,14 @@ CHECKED = [
     (ours.ElasticNetCV(**_GRID), linear_model.ElasticNetCV()),
     (ours.MultiTaskLasso(), linear_model.MultiTaskLasso()),
     (ours.MultiTaskLassoCV(**_GRID), linear_model.MultiTaskLassoCV()),
-    (ours.LogisticRegression(tol=1e-3), linear_model.LogisticRegression(solver="saga")),
+    (ours.MultiTaskElasticNet(), linear_model.MultiTaskElasticNet()),
+    (ours.MultiTaskElasticNetCV(**_GRID), linear_model.MultiTaskElasticNetCV()),
     (
-        ours.LogisticRegressionCV(Cs=[1.0], cv=2, tol=1e-3),
+        ours.LogisticRegression(l1_ratio=1.0, tol=1e-3),
+        linear_model.LogisticRegression(solver="saga"),
+    ),
+    (
+        ours.LogisticRegressionCV(Cs=[1.0], l1_ratios=[1.0], cv=2, tol=1e-3),
         linear_model.LogisticRegressionCV(solver="saga"),
     ),
     (ours.L1PoissonRegressor(), linear_model.PoissonRegressor()),
@@ -129,14 +139,16 @@ def test_multi_task_lasso_equals_that_of_scikit_learn(data, name):
 )
 def test_logistic_regression_equals_that_of_scikit_learn(data, solver, weighted, class_weight):
     X, y = data["breast cancer"]
-    # liblinear penalises its intercept: without one.
-    arguments = {"C": 0.05, "class_weight": class_weight, "fit_intercept": solver == "saga"}
+    # liblinear penalises its intercept, which is far from zero here.
+    arguments = {"C": 0.05, "class_weight": class_weight, "penalty": "l1", "solver": solver}
+    if solver == "liblinear":
+        arguments["intercept_scaling"] = 2.0
     weights = np.random.default_rng(0).integers(0, 3, len(y)) if weighted else None
     labels = np.array(["malignant", "benign"])[y.astype(int)]
     model = ours.LogisticRegression(**arguments).fit(X, labels, weights)
-    theirs = linear_model.LogisticRegression(
-        penalty="l1", solver=solver, tol=1e-11, max_iter=20_000, **arguments
-    ).fit(X, labels, weights)
+    tol = 1e-11 if solver == "saga" else 1e-9
+    theirs = linear_model.LogisticRegression(tol=tol, max_iter=20_000, **arguments)
+    theirs.fit(X, labels, weights)
     _same(model, theirs)
     np.testing.assert_array_equal(model.classes_, theirs.classes_)
     np.testing.assert_array_equal(model.predict(X), theirs.predict(X))
@@ -148,7 +160,7 @@ def test_logistic_regression_equals_that_of_scikit_learn(data, solver, weighted,
 @pytest.mark.parametrize("C", [1e3, 1e5])
 def test_next_to_no_penalty_is_walked_to(data, C):
     X, y = data["breast cancer"]
-    model = ours.LogisticRegression(C=C).fit(X, y)  # separable: the coefficients go far
+    model = ours.LogisticRegression(C=C, l1_ratio=1).fit(X, y)  # separable: the coefficients go far
     assert model.fit_.relative_gap < 1e-8 and model.n_iter_[0] < 1000
     assert model.score(X, y) > 0.98
 
@@ -210,21 +222,79 @@ def test_errors_of_several_targets_are_averaged():
     _same(model, theirs)
 
 
-@pytest.mark.parametrize("scoring", ["neg_log_loss", "accuracy", "roc_auc"])
-def test_scores_of_logistic_regression_are_those_of_scikit_learn(data, scoring):
+def _misses(estimator, X, y, sample_weight=None):
+    """The share of wrong labels, as a scorer of one's own."""
+    return -np.average(estimator.predict(X) != y, weights=sample_weight)
+
+
+@pytest.mark.parametrize(
+    ("scoring", "weighted"),
+    [
+        ("neg_log_loss", False),
+        ("roc_auc", False),
+        ("balanced_accuracy", True),
+        (None, True),
+        (_misses, True),
+    ],
+)
+def test_scores_of_logistic_regression_are_those_of_scikit_learn(data, scoring, weighted):
     X, y = data["breast cancer"]
-    model = ours.LogisticRegressionCV(Cs=[0.1, 0.01], cv=3, scoring=scoring).fit(X, y)
-    scores = [
-        # A C of all rows is this C of two thirds of them.
-        cross_val_score(
-            ours.LogisticRegression(C=C * len(y) / (2 / 3 * len(y))), X, y, cv=3, scoring=scoring
-        )
-        for C in (0.01, 0.1)
-    ]
-    # Folds differ by a row or two in 380, and so does their strength: by no more than that.
-    np.testing.assert_allclose(model.scores_[:, 0], np.transpose(scores), rtol=5e-3)
-    best = np.mean(model.scores_, axis=0).argmax()
-    assert pytest.approx([0.01, 0.1][best]) == model.C_
+    y = np.array(["malignant", "benign"])[y.astype(int)]
+    weights = np.random.default_rng(0).integers(1, 4, len(y)) if weighted else None
+    arguments = {"Cs": [0.01, 0.1], "cv": 3, "scoring": scoring, "class_weight": "balanced"}
+    arguments |= {"l1_ratios": (0.0,), "use_legacy_attributes": False}
+    model = ours.LogisticRegressionCV(**arguments).fit(X, y, weights)
+    theirs = linear_model.LogisticRegressionCV(
+        solver="newton-cholesky", tol=1e-12, max_iter=1000, **arguments
+    ).fit(X, y, weights)
+    np.testing.assert_allclose(model.scores_, theirs.scores_, rtol=1e-6)
+    np.testing.assert_allclose(model.coefs_paths_, theirs.coefs_paths_, atol=1e-6)
+    assert (model.C_, model.l1_ratio_) == (theirs.C_, theirs.l1_ratio_)
+    _same(model, theirs)
+    assert model.score(X, y) == pytest.approx(theirs.score(X, y), rel=1e-6)
+    # The certificates of the folds are kept, and their predictions.
+    assert model.cv_.fold_gaps.max() < 1e-6 and model.cv_.predictions.shape == (2, len(y))
+
+
+def test_scores_are_those_of_the_models_that_cross_val_score_fits():
+    X, y = load_iris(return_X_y=True)
+    model = ours.LogisticRegressionCV(
+        Cs=[1.0, 0.1], l1_ratios=[0.5, 1.0], cv=KFold(3, shuffle=True)
+    )
+    model.cv.random_state = 0
+    model.fit(X, y)
+    for r, ratio in enumerate([0.5, 1.0]):
+        for c, C in enumerate([0.1, 1.0]):
+            one = ours.LogisticRegression(C=C, l1_ratio=ratio)
+            scores = cross_val_score(one, X, y, cv=model.cv, scoring="neg_log_loss")
+            np.testing.assert_allclose(model.scores_[:, r, c], scores, rtol=1e-5)
+    assert model.coefs_paths_.shape == (3, 2, 2, 3, 5)
+
+
+def test_without_a_refit_the_folds_are_averaged(data):
+    X, y = data["breast cancer"]
+    arguments = {"Cs": [0.01, 0.1], "cv": 3, "l1_ratios": (0.0,), "scoring": "accuracy"}
+    arguments |= {"refit": False, "use_legacy_attributes": False}
+    model = ours.LogisticRegressionCV(**arguments).fit(X, y)
+    theirs = linear_model.LogisticRegressionCV(
+        solver="newton-cholesky", tol=1e-12, max_iter=1000, **arguments
+    ).fit(X, y)
+    _same(model, theirs)
+    assert (model.C_, model.l1_ratio_) == (theirs.C_, theirs.l1_ratio_)
+
+
+def test_a_fold_without_a_class_gives_it_no_probability():
+    X, y = load_iris(return_X_y=True)
+    folds = KFold(3)  # the labels are sorted: each fold holds out a class
+    model = ours.LogisticRegressionCV(Cs=[1.0], cv=folds, l1_ratios=[1.0], scoring="accuracy")
+    model.fit(X, y)
+    assert (model.scores_ == 0).all()
+    first = model.coefs_paths_[0, 0, 0]
+    assert first[0, -1] == -np.inf and (first[0, :-1] == 0).all()
+    # Softmax of two classes is logistic regression on the difference of its rows, at the same price.
+    rest = ours.LogisticRegression(l1_ratio=1.0).fit(X[50:], y[50:])
+    eta = X @ (first[2, :-1] - first[1, :-1]) + first[2, -1] - first[1, -1]
+    np.testing.assert_allclose(eta, rest.decision_function(X), atol=1e-6)
 
 
 @pytest.fixture(scope="module")
@@ -419,6 +489,203 @@ def test_pipelines_grids_and_frames_that_transformers_set():
     selected = selector.fit_transform(frame.data, frame.target)
     assert isinstance(selected, pd.DataFrame)
     assert list(selected.columns) == list(frame.data.columns[selector.estimator_.fit_.support])
+
+
+@pytest.mark.parametrize("name", sorted(set(ours.__all__) & set(dir(linear_model))))
+def test_every_argument_of_scikit_learn_is_taken(name):
+    theirs, own = (inspect.signature(getattr(one, name)) for one in (linear_model, ours))
+    if name.endswith("_path"):
+        extra = {"params", "n_alphas"}  # `tol` and its like; and a deprecated name of `alphas`
+        assert set(theirs.parameters) - extra <= set(inspect.signature(ours.enet_path).parameters)
+        return
+    assert set(theirs.parameters) <= set(own.parameters)
+    first, *_ = theirs.parameters.values()
+    if first.kind is first.POSITIONAL_OR_KEYWORD:
+        assert next(iter(own.parameters)) == first.name
+
+
+_HOW = {
+    "precompute": True, "copy_X": False, "warm_start": True, "random_state": 0, "n_jobs": 2,
+    "selection": "random", "verbose": 1, "dual": True, "solver": "saga", "check_input": False,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        ours.Lasso(0.1),
+        ours.ElasticNetCV(alphas=3, cv=2),
+        ours.MultiTaskElasticNet(0.1),
+        ours.LogisticRegression(),
+        ours.LogisticRegressionCV(Cs=2, cv=2),
+    ],
+    ids=_name,
+)
+def test_how_scikit_learn_computes_changes_nothing(small, model):
+    X, y = small
+    y = (y > 0) if "Logistic" in _name(model) else y
+    y = y[:, None] * [1.0, -2.0] if "MultiTask" in _name(model) else y
+    how = {name: value for name, value in _HOW.items() if name in model.get_params()}
+    again = clone(model).set_params(**how).fit(X, y)
+    np.testing.assert_array_equal(again.coef_, model.fit(X, y).coef_)
+    assert len(how) >= 4
+
+
+def test_coefficients_may_be_written_to_and_made_sparse(small):
+    X, y = small
+    both = y[:, None] * [1.0, -2.0]
+    for model, targets in ((ours.Lasso(0.3), y), (ours.MultiTaskLasso(0.3), both)):
+        model.fit(X, targets)
+        sparse_coef = model.sparse_coef_
+        assert sparse.issparse(sparse_coef) and sparse_coef.nnz == (model.coef_ != 0).sum()
+        np.testing.assert_array_equal(sparse_coef.toarray(), np.atleast_2d(model.coef_))
+        before = model.fit_.coef.copy()
+        model.coef_[:] = 0
+        model.intercept_ = model.intercept_ * 0
+        assert (model.predict(X) == 0).all()
+        np.testing.assert_array_equal(model.fit_.coef, before)
+    model = ours.LogisticRegression().fit(X, np.digitize(y, [-1, 1]))
+    model.intercept_[0] = 7.0
+    assert model.decision_function(X * 0)[0, 0] == 7.0
+
+
+@pytest.mark.filterwarnings("ignore:Objective did not converge")
+def test_non_negative_elastic_nets(small):
+    X, y = small
+    weights = np.random.default_rng(0).integers(0, 3, 80)
+    net = ours.ElasticNet(0.05, l1_ratio=0.4, positive=True).fit(X, y, weights)
+    theirs = linear_model.ElasticNet(0.05, l1_ratio=0.4, positive=True, **_EXACT)
+    _same(net, theirs.fit(X, y, weights))
+    assert (net.coef_ >= 0).all() and (net.coef_ == 0).any() and net.fit_.relative_gap < 1e-12
+    arguments = {"l1_ratio": [0.3, 0.9], "alphas": 10, "cv": 3, "positive": True}
+    chosen = ours.ElasticNetCV(**arguments).fit(X, y)
+    theirs = linear_model.ElasticNetCV(**arguments, **_EXACT).fit(X, y)
+    np.testing.assert_allclose(chosen.alphas_, theirs.alphas_, rtol=1e-12)
+    np.testing.assert_allclose(chosen.mse_path_, theirs.mse_path_, rtol=1e-6)
+    assert chosen.l1_ratio_ == theirs.l1_ratio_ == 0.9
+    assert chosen.alpha_ == pytest.approx(theirs.alpha_, rel=1e-12)
+
+
+def test_non_negative_groups_minimise_what_is_promised(small):
+    X, y = small
+    w, b = cp.Variable(6, nonneg=True), cp.Variable()
+    norms = sum(np.sqrt(2) * cp.norm(w[np.flatnonzero(g == GROUPS)], 2) for g in "abc")
+    problem = cp.Problem(cp.Minimize(cp.sum_squares(y - X @ w - b) / 160 + 0.05 * norms))
+    problem.solve(solver="CLARABEL", tol_gap_abs=1e-13, tol_gap_rel=1e-13)
+    model = ours.GroupLasso(0.05, groups=GROUPS, positive=True).fit(X, y)
+    np.testing.assert_allclose(model.coef_, w.value, atol=1e-6)
+    assert model.fit_.objective == pytest.approx(problem.value, rel=1e-10)
+    assert (model.coef_ >= 0).all() and model.coef_[0] > 0 and model.coef_[1] == 0  # of one group
+    chosen = ours.GroupLassoCV(groups=GROUPS, alphas=[0.5, 0.05], cv=3, positive=True).fit(X, y)
+    assert chosen.alpha_ == 0.05 and chosen.cv_.fold_gaps.max() < 1e-6
+    np.testing.assert_allclose(chosen.coef_, model.coef_, atol=1e-8)
+    alone = ours.GroupLasso(0.05, weights=np.ones(6), positive=True).fit(X, y)
+    np.testing.assert_allclose(alone.coef_, ours.Lasso(0.05, positive=True).fit(X, y).coef_)
+
+
+@pytest.mark.filterwarnings("ignore:Objective did not converge")
+@pytest.mark.parametrize("ratio", [0.0, 0.5])
+def test_multi_task_elastic_net_equals_that_of_scikit_learn(ratio):
+    X = load_diabetes().data * 10
+    X, Y = X[:, :7], X[:, 7:]
+    model = ours.MultiTaskElasticNet(0.05, l1_ratio=ratio).fit(X, Y)
+    _same(model, linear_model.MultiTaskElasticNet(0.05, l1_ratio=ratio, **_EXACT).fit(X, Y))
+    assert model.fit_.relative_gap < 1e-9 and model.dual_gap_ >= 0
+
+
+@pytest.mark.filterwarnings("ignore:Objective did not converge")
+def test_multi_task_elastic_net_is_chosen_as_scikit_learn_does():
+    X = load_diabetes().data * 10
+    X, Y = X[:, :7], X[:, 7:]
+    arguments = {"l1_ratio": [0.5, 1.0], "alphas": 4, "cv": 3}
+    model = ours.MultiTaskElasticNetCV(**arguments).fit(X, Y)
+    theirs = linear_model.MultiTaskElasticNetCV(**arguments, **_EXACT).fit(X, Y)
+    np.testing.assert_allclose(model.alphas_, theirs.alphas_, rtol=1e-12)
+    np.testing.assert_allclose(model.mse_path_, theirs.mse_path_, rtol=1e-6)
+    assert model.l1_ratio_ == theirs.l1_ratio_
+    assert model.alpha_ == pytest.approx(theirs.alpha_, rel=1e-12)
+    _same(model, theirs)
+
+
+@pytest.mark.filterwarnings("ignore:Objective did not converge")
+@pytest.mark.parametrize("kind", ["one target", "sparse and positive", "tasks"])
+def test_paths_equal_those_of_scikit_learn(small, kind):
+    X, y = small
+    arguments = {"l1_ratio": 0.7, "alphas": 5, "positive": kind == "sparse and positive"}
+    X = sparse.csr_array(X) if kind == "sparse and positive" else X
+    y = y[:, None] * [1.0, -2.0] + X[:, :2] if kind == "tasks" else y
+    found = ours.enet_path(X, y, **arguments, return_n_iter=True)
+    theirs = linear_model.enet_path(X, y, **arguments, tol=1e-14, max_iter=100_000)
+    np.testing.assert_allclose(found[0], theirs[0], rtol=1e-12)
+    np.testing.assert_allclose(found[1], theirs[1], atol=1e-7)
+    assert (np.abs(found[2]) < 1e-8).all() and found[3].shape == (5,)
+    assert ours.Lasso.path is ours.MultiTaskElasticNetCV.path is ours.enet_path
+    alphas, coefs, _ = ours.LassoCV.path(*small, alphas=[0.5])
+    np.testing.assert_allclose(
+        coefs[:, 0], ours.Lasso(0.5, fit_intercept=False).fit(*small).coef_, atol=1e-12
+    )
+    assert alphas.tolist() == [0.5]
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_penalty_may_be_said_in_older_words(small):
+    X, y = small
+    y = y > 0
+
+    def fit(**arguments):
+        return ours.LogisticRegression(**arguments).fit(X, y).coef_
+
+    np.testing.assert_array_equal(fit(penalty="l1"), fit(l1_ratio=1.0))
+    np.testing.assert_array_equal(fit(penalty="l2"), fit())
+    np.testing.assert_array_equal(fit(penalty="elasticnet", l1_ratio=0.3), fit(l1_ratio=0.3))
+    np.testing.assert_array_equal(fit(penalty=None), fit(C=np.inf))
+    ridge = linear_model.LogisticRegression(solver="newton-cholesky", tol=1e-12).fit(X, y)
+    np.testing.assert_allclose(fit(), ridge.coef_, atol=1e-7)  # the default is the ridge there too
+    with pytest.warns(UserWarning, match="l1_ratio=0.5 is not used with penalty='l1'"):
+        fit(penalty="l1", l1_ratio=0.5)
+    with pytest.warns(UserWarning, match="not used with penalty=None"):
+        fit(penalty=None, C=3.0)
+    with pytest.raises(ValueError, match='solver="liblinear" is for two classes, got 3'):
+        ours.LogisticRegression(solver="liblinear").fit(X, np.arange(80) % 3)
+    with pytest.raises(ValueError, match="use_legacy_attributes=True is not served"):
+        ours.LogisticRegressionCV(use_legacy_attributes=True).fit(X, y)
+
+
+def test_survival_times_of_scikit_survival(small):
+    X, eta = small
+    rng = np.random.default_rng(2)
+    y = np.stack([rng.exponential(np.exp(-eta)), rng.integers(0, 2, 80)], axis=1)
+    theirs = np.array([(seen == 1, time) for time, seen in y], [("event", "?"), ("time", "f8")])
+    model, plain = ours.CoxRegressor(0.1).fit(X, theirs), ours.CoxRegressor(0.1).fit(X, y)
+    np.testing.assert_array_equal(model.coef_, plain.coef_)
+    assert model.score(X, theirs) == plain.score(X, y)
+    with pytest.raises(ValueError, match="two fields, a boolean for whether the event was seen"):
+        ours.CoxRegressor().fit(X, np.zeros(80, [("a", "f8"), ("b", "f8")]))
+
+
+def test_a_warning_of_convergence_is_that_of_scikit_learn_too(small):
+    X, y = small
+    model = ours.L1HuberRegressor(1e-3, max_iter=1)
+    for kind in (l1jax.ConvergenceWarning, ConvergenceWarning):
+        with pytest.warns(kind):
+            l1jax.fit(X, y, l1jax.L1(0.01), engine="fista", max_steps=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(X, y)
+
+
+def test_without_scikit_learn_the_import_says_what_to_install(monkeypatch):
+    for name in [name for name in sys.modules if name.startswith("l1jax.sklearn")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    with pytest.raises(ModuleNotFoundError, match="l1jax.sklearn needs scikit-learn: pip install"):
+        importlib.import_module("l1jax.sklearn")
+
+
+def test_l1jax_is_imported_without_scikit_learn():
+    code = "import sys, l1jax; print('sklearn' in sys.modules)"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "False"
 
 
 def test_groups_of_rows_stay_together(small):

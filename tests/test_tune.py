@@ -229,3 +229,13 @@ def test_an_interrupted_search_ends_with_the_best_so_far(monkeypatch):
     best = min(tuned.history, key=lambda trial: trial.criterion)
     assert tuned.criterion == best.criterion and float(tuned.pen.lam) == best.values["lam"]
     assert float(tuned.fit.lam) == best.values["lam"]
+
+
+def test_folds_that_leave_a_class_out_are_refused():
+    X = np.random.default_rng(0).standard_normal((12, 2))
+    y = (np.arange(12) % 2).astype(float)
+    criterion = l1jax.CrossValidation(folds=y)
+    with pytest.raises(
+        ValueError, match="fold 0 leaves no rows of class 0 to fit. Leave folds out"
+    ):
+        l1jax.tune(X, y, l1jax.L1(0.1), loss=l1jax.Logistic(), criterion=criterion)

@@ -14,7 +14,8 @@ def adaptive_weights(first: Any, power: float = 1.0, scale: Any = None) -> np.nd
     """Weights wⱼ = 1/|βⱼ|^power for a second fit, which shrinks less what the first one found large.
 
     Args: `first`, a `Fit` of one response or its coefficients β (p,); `power` > 0; `scale` (p,):
-    with it wⱼ = 1/|scaleⱼ βⱼ|^power, as for `standardize=True`: the deviations of the columns.
+    with it wⱼ = 1/|scaleⱼ βⱼ|^power. A fit with `standardize=True` brings the deviations of its columns,
+    for a second fit with `standardize=True`, unless a scale is passed (ones, for a second fit without).
     Returns (p,); infinite where β is 0: such a feature stays out. Where β is least squares, or of a
     ridge, the second fit selects consistently; where it is a lasso it can only drop features.
     Cross-validation of the second fit alone has seen all rows in its weights, and is optimistic.
@@ -38,6 +39,8 @@ def adaptive_weights(first: Any, power: float = 1.0, scale: Any = None) -> np.nd
     """
     power = float(check_number(power, "power", 0))
     beta = np.asarray(first.coef if isinstance(first, Fit) else first, float)
+    if scale is None and isinstance(first, Fit) and first.options is not None:
+        scale = first.options.scale
     if beta.ndim != 1:
         raise ValueError(f"first must be a Fit of one response or (p,), got shape {beta.shape}.")
     if scale is not None:

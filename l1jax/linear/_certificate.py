@@ -14,7 +14,7 @@ from collections.abc import Callable
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from ..penalties import Penalty
 from ._matrix import rows
@@ -64,25 +64,30 @@ def certify(
     spread = jnp.sum(jnp.abs(loss.curvature(y, eta, s) * eta), axis=0)
     noise = _ROUNDING * jnp.finfo(eta.dtype).eps * (null_size + jnp.max(spread))
     is_tiny = jnp.abs(gradient) <= noise * rows(problem.norms, gradient)
-    v, charge = -gradient, jnp.zeros((), gradient.dtype)
+    plain = _DualPoint(-gradient, slope, jnp.zeros((), eta.dtype), jnp.zeros((), bool))
     is_known = jnp.ones((), bool)
     if absorb:
-        v, charge = _absorb(problem, pen, loss.hessian(y, eta, s), v, is_tiny, noise)
+        dual = _project(problem, pen, loss.hessian(y, eta, s), plain, is_tiny, noise)
     else:
-        is_known = ~jnp.any(pen.prox(jnp.where(is_tiny, v, 0)) != 0)
+        dual = plain
+        is_known = ~jnp.any(pen.prox(jnp.where(is_tiny, dual.v, 0)) != 0)
 
     intercept_slope = jnp.max(jnp.abs(jnp.sum(slope, axis=0)))
     is_balanced = (intercept_slope <= noise) if problem.fit_intercept else jnp.ones((), bool)
     objective_pen = pen.value(beta)
 
     def gap_at(c):
-        dual_value = objective_pen + pen.conjugate(c * v) - c * jnp.sum(beta * -gradient)
-        charged = jnp.where(c > 0, charge, 0)
-        return loss.fenchel_gap(y, eta, c, s) + jnp.maximum(dual_value, 0) + charged
+        dual_value = objective_pen + pen.conjugate(c * dual.v) - c * jnp.sum(beta * dual.v)
+        near = loss.fenchel_gap(y, eta, c, s) + jnp.where(c > 0, dual.cost, 0)
+        if loss.is_quadratic:
+            return near + jnp.maximum(dual_value, 0)
+        far = loss.value(y, eta, s) + loss.conjugate(y, c * dual.slope, s)
+        far = jnp.maximum(far - c * jnp.sum(dual.slope * eta), 0)
+        return jnp.where(dual.is_far, far, near) + jnp.maximum(dual_value, 0)
 
     if pen.convex:
-        is_usable = is_balanced & jnp.isfinite(charge)
-        scales = jnp.where(is_usable, pen.dual_scales(v, beta), 0)
+        is_usable = is_balanced & jnp.isfinite(dual.cost)
+        scales = jnp.where(is_usable, pen.dual_scales(dual.v, beta), 0)
         gap = jnp.min(jax.vmap(gap_at)(scales))
     else:
         gap = jnp.asarray(jnp.inf, eta.dtype)
@@ -90,8 +95,7 @@ def certify(
     # Far out all is rounding. But no point is nearer to the optimum than it is to the null model.
     above = deviance + objective_pen - (problem.null_deviance + pen.value(problem.null.beta))
     gap = jnp.where(above > gap, above, gap)
-    inside = pen.violation(beta) <= _ROUNDING * jnp.finfo(eta.dtype).eps * jnp.sum(jnp.abs(beta))
-    gap = jnp.where(inside & is_known & ~jnp.isnan(gap), gap, jnp.inf)
+    gap = jnp.where(is_inside(pen, beta) & is_known & ~jnp.isnan(gap), gap, jnp.inf)
 
     step = 1 / problem.metric(pen).beta
     kkt = jnp.max(pen.distance(beta, gradient, step), initial=0)
@@ -109,40 +113,62 @@ def certify(
     )
 
 
-def _absorb(
+def is_inside(pen: Penalty, beta: Array) -> Array:
+    """Whether β lies in the domain of the penalty, to rounding."""
+    size = jnp.sum(jnp.abs(beta))
+    return pen.violation(beta) <= _ROUNDING * jnp.finfo(beta.dtype).eps * size
+
+
+class _DualPoint(eqx.Module):
+    """The slope of the loss, negative as a dual point, and what it comes to on the columns."""
+
+    v: Float[Array, "p *k"]  # −X̃ᵀ slope
+    slope: Float[Array, "n *k"]
+    cost: Float[Array, ""]  # to second order, of moving it to where it is from ∂L(η)
+    is_far: Bool[Array, ""]  # whether that is by more than rounding
+
+
+def _project(
     problem: Problem,
     pen: Penalty,
     bend: Callable[[Array], Array],
-    v: Array,
+    dual: _DualPoint,
     is_tiny: Array,
     noise: Array,
-) -> tuple[Array, Array]:
-    """v with 0 for rounding that the penalty has no price for, on features that it leaves free.
+) -> _DualPoint:
+    """The dual point projected off the features that the penalty leaves free: v is 0 on these.
 
-    Also what it costs to move the dual point there. It is half of the squared distance,
-    ½ vᵀ(XᵀHX)⁻¹v over those features: next to nothing, unless they are nearly collinear and
-    rounding hides what a large change of them would gain.
+    Its cost is half of the squared distance, ½ vᵀ(XᵀHX)⁻¹v over those features: next to nothing where v
+    was rounding, unless they are nearly collinear and rounding hides what a large change of them would
+    gain. Features are free by their weights, or where the penalty has no price for rounding.
     """
+    is_unpenalised = jnp.broadcast_to(rows(problem.unpenalised, dual.v), dual.v.shape)
 
-    def move(carry):
-        _, v, _ = carry
-        tiny = jnp.where(is_tiny, v, 0)
+    def move(carry: tuple[Array, _DualPoint]) -> tuple[Array, _DualPoint]:
+        _, dual = carry
+        tiny = jnp.where(is_tiny, dual.v, 0)
         free = is_tiny & (pen.prox(tiny) != 0) & ~jnp.isfinite(pen.conjugate(tiny))
-        rest = jnp.where(free, v, 0)
-        zero = jnp.zeros(v.shape[1:], v.dtype)
+        free |= is_unpenalised
+        rest = jnp.where(free, dual.v, 0)
+        zero = jnp.zeros(rest.shape[1:], rest.dtype)
         moved, left = solve_free(problem, free, bend, Point(rest, zero), _RIDGE)
         cost = 0.5 * jnp.sum(moved.beta * rest)
         # What is left lies along columns that others explain, and is rounding; or it did not solve.
         most = jnp.max(jnp.abs(left.beta)) + jnp.max(jnp.abs(left.intercept))
         is_solved = (most <= _LEFT * noise) & jnp.isfinite(cost) & (cost >= 0)
-        cost = jnp.where(is_solved, cost, jnp.inf)
-        return jnp.zeros((), bool), jnp.where(free, 0, v), cost
+        is_far = jnp.any(is_unpenalised & ~is_tiny)
+        along = jnp.where(is_far, bend(problem.x.dot(moved.beta) + moved.intercept), 0)
+        return jnp.zeros((), bool), _DualPoint(
+            v=jnp.where(free, 0, dual.v - problem.x.rdot(along)),
+            slope=dual.slope + along,
+            cost=jnp.where(is_solved, cost, jnp.inf),
+            is_far=is_far,
+        )
 
     # A loop of one round runs only where some lane of a batch needs it. All in it follows from v,
     # which it changes: so the compiler cannot compute it beforehand.
-    needed = jnp.any(is_tiny & (v != 0))
-    start = (needed, v, jnp.zeros((), v.dtype))
-    return jax.lax.while_loop(lambda c: c[0], move, start)[1:]
+    needed = jnp.any((is_tiny | is_unpenalised) & (dual.v != 0))
+    return jax.lax.while_loop(lambda c: c[0], move, (needed, dual))[1]
 
 
 def _relative(value: Array, yardstick: Array, is_trivial: Array) -> Array:

@@ -11,7 +11,7 @@ import scipy.sparse
 
 from ._matrix import DenseMatrix
 from ._problem import Problem
-from ._threads import in_threads
+from ._threads import gram, in_threads, matmul
 
 _BLOCK = 4096  # columns
 _GROWTH = 1.5  # of a Gram matrix that is too small
@@ -43,8 +43,7 @@ class Columns:
     def returned(self, features: np.ndarray, values: np.ndarray) -> np.ndarray:
         """Coefficients as they come back from the user's scale and precision."""
         scale = self.unit[features].reshape(-1, *np.ones(values.ndim - 1, int))
-        there = scale * values.astype(scale.dtype)
-        return np.divide(there, scale, where=scale > 0, out=np.zeros_like(there)).astype(np.float64)
+        return (scale * values.astype(scale.dtype) / scale).astype(np.float64)
 
     def added(self, count: int) -> None:
         """Told of the last `count` columns being new."""
@@ -160,11 +159,11 @@ class _Dense:
         """Products of all copies up to the fresh columns with these."""
         some, new = self.cache[:, : fresh.stop], self.cache[:, fresh]
         if s.min() == s.max():
-            return s[0] * (some.T @ new)
-        root = np.sqrt(s)[:, None]
-        # NumPy takes a matrix times itself at half the price, where it sees that it is one.
-        new = root * new
-        return new.T @ new if fresh.start == 0 else (root * some).T @ new
+            scale = s[0]
+        else:
+            root, scale = np.sqrt(s)[:, None], 1.0
+            some, new = root * some, root * new
+        return scale * (gram(new) if fresh.start == 0 else matmul(some.T, new))
 
     def part(self, places: np.ndarray) -> DensePart:
         return DensePart(self.cache[:, places])
@@ -176,7 +175,10 @@ class _Dense:
     def rdot(self, residuals: np.ndarray, out: np.ndarray) -> None:
         """XᵀR of residuals (n, B) into `out` (B, p)."""
         rows = residuals.astype(self.x.dtype).T  # twice as fast as Xᵀ times a few columns
-        out[:] = rows @ self.x
+        if out.dtype == self.x.dtype:
+            matmul(rows, self.x, out=out)
+        else:
+            out[:] = matmul(rows, self.x)
 
 
 class DensePart:
@@ -196,8 +198,7 @@ class DensePart:
 
     def gram(self, weights: np.ndarray) -> np.ndarray:
         """Xᵀ diag(weights) X, for weights ≥ 0."""
-        root = np.sqrt(weights)[:, None] * self.x
-        return root.T @ root
+        return gram(np.sqrt(weights)[:, None] * self.x)
 
 
 class HostSparse:

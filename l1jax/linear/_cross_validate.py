@@ -20,6 +20,7 @@ from ..losses import Loss
 from ..penalties import Penalty
 from ._columns import GramColumns, host_rows
 from ._cross_validated import CrossValidated, best_of
+from ._entry import entry_point
 from ._fit import (
     _SQUARED_ERROR,
     WALKS,
@@ -30,20 +31,23 @@ from ._fit import (
     warn_if_short,
 )
 from ._fold_grams import FoldGrams
-from ._folds import Split, labels_or_rows, splits
+from ._folds import Split, check_splits, splits
 from ._grid import check_grid, make_grid
 from ._inputs import Inputs, check_max_steps, check_tol, give_back, precision, read, x_dtype
 from ._moments import can_compress
-from ._path import ENGINES, batch, choose_engine, engine_for, with_loss
+from ._options import FitOptions, options_of
+from ._path import ENGINES, batch, choose_engine, engine_for, shared
 from ._problem import Data, Problem, prepare
 from ._relaxed import check_gammas, relaxed
 from ._results import Fit, Path
-from ._scores import Score, of_rows, read_score, response
+from ._scores import Score, held_out_deviance, of_rows, read_score, response
+from ._unpenalised import in_orthonormal_basis
 from ._working_set import can_walk
 
 _AT_ONCE = 2**30  # bytes of data, a copy for each fold, that one batch may hold
 
 
+@entry_point
 def cross_validate(
     X: Any,
     y: Any,
@@ -74,19 +78,21 @@ def cross_validate(
 
     **Arguments:**
 
-    - `n_folds`: random folds of equal size; where the loss classifies, each label is spread evenly.
+    - `n_folds`: random folds of equal size, over which the rows of each class, or with an event (for
+      `Cox`), are spread evenly. The rows that a fold fits must hold every class (some event).
       `seed`: the same seed gives the same folds. `n_repeats`: as often, with the seeds after it.
     - `groups` (n,): rows of a group are held out together.
     - `folds`: given ones instead: the fold of each row (n,); pairs (train, test) of row numbers or
       masks; a splitter of scikit-learn; or "time_series": `n_folds` blocks of rows, each predicted
       from all rows before it.
     - `score`: "deviance" of the loss (the default: the mean squared error for `SquaredError`, −2 log
-      likelihood beyond the saturated model for others), "squared_error", "absolute_error",
-      "classification_error", "auc", "c_index"; one of scikit-learn's names, with its sign: "r2",
-      "neg_mean_squared_error", "neg_root_mean_squared_error", "neg_mean_absolute_error",
-      "neg_mean_poisson_deviance", "accuracy", "roc_auc", "neg_log_loss", "neg_brier_score"; or a
-      function of (y, prediction, weight), NumPy arrays of the held-out rows with weights that sum to
-      one, that returns a number; `higher_is_better` says so of that function.
+      likelihood beyond the saturated model for others; for `Cox` what the held-out rows add to the
+      deviance of those that were fitted, per event, as grouped=TRUE of glmnet), "squared_error",
+      "absolute_error", "classification_error", "auc", "c_index"; one of scikit-learn's names, with
+      its sign: "r2", "neg_mean_squared_error", "neg_root_mean_squared_error",
+      "neg_mean_absolute_error", "neg_mean_poisson_deviance", "accuracy", "roc_auc", "neg_log_loss",
+      "neg_brier_score"; or a function of (y, prediction, weight), NumPy arrays of the held-out rows
+      with weights that sum to one, that returns a number; `higher_is_better` says so of that function.
     - `gammas`: validates relaxed paths too, as of `l1jax.relax`, at these shares of the penalised fit
       in [0, 1] such as (0, 0.25, 0.5, 0.75, 1). The result is that of the best of them,
       `cv.gamma`; `cv.by_gamma` holds all.
@@ -126,7 +132,10 @@ def cross_validate(
     tol, max_steps = check_tol(tol, x_dtype(inputs.x)), check_max_steps(max_steps)
     grid = check_grid(lams, n_lams, lam_min_ratio)
     y = np.asarray(inputs.y)
-    which = splits(y, loss, n_folds, folds, groups, n_repeats, seed)
+    weights = np.asarray(inputs.weights)
+    which = splits(y, loss, n_folds, folds, groups, n_repeats, seed, weights)
+    given = "folds" if folds is not None else "groups" if groups is not None else None
+    check_splits(which, y, loss, weights, given)
     with precision(inputs.wants_x64):
         scored = read_score(score, higher_is_better, loss, y, np.shape(inputs.offset))
         shares = (1.0,) if gammas is None else check_gammas(gammas)
@@ -136,13 +145,14 @@ def cross_validate(
         grams = FoldGrams(data, which) if by_gram else None
         few = grams and grams.of_all()
         whole = few and few.problem(pen, loss)
-        if whole is None:  # the rows are needed
+        if whole is None or in_orthonormal_basis(data, whole[0]):  # the rows are needed
             grams = None
             whole = prepare_inputs(inputs, pen, loss, fit_intercept, standardize), None
         problem, _ = whole
         grid = make_grid(problem, pen, grid, n_lams, lam_min_ratio, inputs.x.shape)
         engine = choose_engine(engine, problem, pen)
-        solver = _Solver(pen, grid, tol, max_steps, inputs.names, engine)
+        options = options_of(inputs, data, problem, sample_weight, offset)
+        solver = _Solver(pen, grid, tol, max_steps, inputs.names, engine, options)
         path = solver.path(*whole)
         disable = None if progress is None else not progress  # None: it shows in a terminal
         bar = tqdm(which, desc="cross_validate", unit="fold", disable=disable, leave=False)
@@ -194,6 +204,7 @@ class _Solver(NamedTuple):
     max_steps: Any
     names: Any
     engine: str
+    options: FitOptions
 
     def path(self, problem: Problem, columns: GramColumns | None = None) -> Path:
         """Over the grid; raises KeyboardInterrupt where it was stopped."""
@@ -207,12 +218,12 @@ class _Solver(NamedTuple):
         )
         if (np.asarray(found.status) == Status.INTERRUPTED).any():
             raise KeyboardInterrupt
-        return Path(with_loss(found.fits, problem.loss), found.knots)
+        return Path(shared(found.fits, problem.loss, self.options), found.knots)
 
     def every_fold(self, data: Data, weights: np.ndarray) -> list[Fit]:
         """The fits of all folds over the grid, one fold per row of weights: one batch."""
-        options = (self.lams, self.tol, self.max_steps, self.names)
-        fits = with_loss(_every_fold(data, self.pen, weights, *options), data.loss)
+        limits = (self.lams, self.tol, self.max_steps, self.names)
+        fits = shared(_every_fold(data, self.pen, weights, *limits), data.loss, self.options)
         fits = Path(jax.tree.map(np.asarray, fits))
         return [fits._pick(operator.itemgetter(i)) for i in range(len(weights))]
 
@@ -240,23 +251,16 @@ class _HeldOut:
         self.loss, self.score, self.which = inputs.loss, score, which
         self.rows = host_rows(inputs.x)
         self.is_started = False
-        for i, split in enumerate(which):
-            for rows, what in ((split.train, "fits"), (split.test, "holds out")):
-                if not self.weights[rows].any():
-                    raise ValueError(f"folds: the rows that fold {i} {what} have no weight.")
-        labels = labels_or_rows(self.y, self.loss)
-        counts = self.weights > 0
-        if len(np.unique(labels[counts])) > 1:
-            for i, split in enumerate(which):
-                if len(np.unique(labels[counts & split.train])) < 2:
-                    raise ValueError(
-                        f"folds: the rows that fold {i} fits are all of one class. Leave folds out, and "
-                        "each fold has its share of every class."
-                    )
 
     def look(self, i: int, fits: Fit) -> tuple[np.ndarray, np.ndarray]:
         """What the fits of fold i, over the grid, say of its rows: η (m, L, *k), and scores (L,)."""
-        rows = self.which[i].test
+        train, rows = self.which[i]
+        if self.score.is_of_all_rows:
+            seen = train | rows
+            eta, held_out = self.predictors(seen, fits), rows[seen]
+            loss, s = of_rows(self.loss, seen), self.weights[seen]
+            every = np.moveaxis(eta, 1, 0)
+            return eta[held_out], held_out_deviance(loss, self.y[seen], every, s, held_out)
         eta, s = self.predictors(rows, fits), self.weights[rows]
         loss = of_rows(self.loss, rows)
         return eta, self.score.function(loss, self.y[rows], np.moveaxis(eta, 1, 0), s / s.sum())
@@ -293,13 +297,17 @@ class _HeldOut:
         return eta.astype(self.offset.dtype, copy=False)
 
     def result(self, path: Path, n_repeats: int, gamma: float) -> CrossValidated:
+        weights = self.weights
+        if self.score.is_of_all_rows:
+            counts = self.loss.counts(jax.numpy.asarray(self.y), jax.numpy.asarray(weights))
+            weights = np.asarray(counts)
         seen = self.seen.astype(self.eta.dtype)
         seen[self.seen == 0] = np.nan
         eta = np.moveaxis(self.eta, 1, 0) / seen.reshape(-1, *(1,) * (self.offset.ndim - 1))
         return CrossValidated(
             path=path,
             fold_scores=self.scores,
-            fold_weights=np.array([self.weights[split.test].sum() for split in self.which]),
+            fold_weights=np.array([weights[split.test].sum() for split in self.which]),
             predictions=response(self.loss, eta),
             held_out=np.stack([split.test for split in self.which]),
             fold_gaps=self.gaps,

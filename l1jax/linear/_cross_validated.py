@@ -21,12 +21,13 @@ class CrossValidated(Shown, eqx.Module):
 
     With L strengths, n rows and F folds (those of all repeats): `path`, of all rows; `fold_scores`
     (F, L), the weighted mean over the held-out rows of each fold; `fold_weights` (F,), their total
-    weight; `predictions` (L, n, *k), of each row by the fits that did not see it (the mean over
-    repeats; NaN for a row that is never held out); `held_out` (F, n), which rows were; `fold_gaps`
-    and `fold_status` (F, L), the relative gaps and statuses of the fits of the folds. `predict`,
-    `coef` and `intercept` are of the fit to all rows at `lam_1se`, as in glmnet, unless another is
-    asked for. Relaxed: `gamma` is the share of the penalised fit in all of this, the gaps are of
-    that fit alone, and `by_gamma` holds the results of all shares, of which this is the best.
+    weight (for the deviance of `Cox` that of their events); `predictions` (L, n, *k), of each row
+    by the fits that did not see it (the mean over repeats; NaN for a row that is never held out);
+    `held_out` (F, n), which rows were; `fold_gaps` and `fold_status` (F, L), the relative gaps and
+    statuses of the fits of the folds. `predict`, `coef` and `intercept` are of the fit to all rows
+    at `lam_1se`, as in glmnet, unless another is asked for. Relaxed: `gamma` is the share of the
+    penalised fit in all of this, the gaps are of that fit alone, and `by_gamma` holds the results of
+    all shares, of which this is the best.
 
     **Example:**
 

@@ -22,7 +22,6 @@ from ._face import Face
 from ._prices import Form, Prices
 from ._problem import Problem
 from ._state import Lost, State
-from ._threads import one_thread
 
 _CORRECTIONS = 30
 _HALVINGS = 40
@@ -64,6 +63,20 @@ class Curved:
         """−∇L of all columns at each of the states, into `out` (B, p)."""
         slopes = np.stack([np.asarray(state.slope) for state in states], axis=1)
         self.columns.matrix.rdot(-slopes, out)
+
+    def gap(
+        self, part: Any, prices: Prices, lam: float, beta: np.ndarray, intercept: float
+    ) -> float:
+        """The duality gap of a point on the columns of `part`."""
+        eta = part.dot(beta) + intercept + self.offset
+        with jax.enable_x64(True):
+            eta, slope = _balanced(self.loss, self.y, eta, self.s, self.fit_intercept)
+        descent = -part.rdot(np.asarray(slope))
+        over = np.max(prices.excess(descent - prices.bend(lam, beta), lam, _TINY), initial=0.0)
+        share = np.asarray(1 / (1 + over))
+        with jax.enable_x64(True):
+            lost = float(_fenchel_gap(self.loss, self.y, eta, share, self.s))
+        return lost + prices.slack(lam, beta, share * descent)
 
     def evaluate(self, eta: np.ndarray) -> tuple[float, np.ndarray]:
         """The loss and its slope ∂L/∂η."""
@@ -143,17 +156,7 @@ class CurvedMover:
     def gap(self, lam: float, beta: np.ndarray, intercept: float, descent: np.ndarray) -> float:
         """The duality gap of a point; columns outside of the working set are not looked at."""
         del descent  # paths bend
-        path = self.model.curved
-        eta = self.model.part.dot(beta) + intercept + path.offset
-        with jax.enable_x64(True):
-            eta, slope = _balanced(path.loss, path.y, eta, path.s, path.fit_intercept)
-        descent = -self.model.part.rdot(np.asarray(slope))
-        bare = descent - self.prices.bend(lam, beta)
-        over = np.max(self.prices.excess(bare, lam, _TINY), initial=0.0)
-        share = np.asarray(1 / (1 + over))
-        with jax.enable_x64(True):
-            lost = float(_fenchel_gap(path.loss, path.y, eta, share, path.s))
-        return lost + self.prices.slack(lam, beta, share * descent)
+        return self.model.curved.gap(self.model.part, self.prices, lam, beta, intercept)
 
     def inverse(self) -> None:
         """Nothing that another would start from."""
@@ -231,8 +234,7 @@ class _Model:
                     signs,
                     self.x[members],
                 )
-                with one_thread():
-                    self.face.hold()
+                self.face.hold()
                 return
             except Lost:  # rows without curvature left nothing to hold on to
                 continue

@@ -20,7 +20,6 @@ from scipy.linalg import get_blas_funcs, get_lapack_funcs
 from ._bordered import Bordered
 from ._columns import GramPart
 from ._state import Lost
-from ._threads import one_thread
 
 _SLOW = 1e-10  # a gradient that closes in on its price more slowly than this counts as parallel
 _DEPENDENT = 1e-9  # a column with less than this share of itself outside of the face depends on it
@@ -140,7 +139,6 @@ class Face:
         changed = self.leap(shift, up, down)
         return self.follow(shift, up, down) if changed is None else changed
 
-    @one_thread()
     def leap(self, shift: np.ndarray, up: np.ndarray, down: np.ndarray) -> int | None:
         """Moves as `follow` does, without the knots between; returns how many coordinates changed.
 
@@ -235,7 +233,6 @@ class Face:
         self._waiting[face] = False
         self._factor = None
 
-    @one_thread()
     def follow(
         self, shift: np.ndarray, up: np.ndarray, down: np.ndarray, stops: list[Stop] | None = None
     ) -> int:
@@ -286,7 +283,6 @@ class Face:
             if stops is not None:
                 stops.append(Stop(done, self.x))
 
-    @one_thread()
     def settle(self) -> None:
         """Solves the equations of the face afresh for its linear term, against drift."""
         assert self.linear is not None
@@ -327,10 +323,8 @@ class Face:
 
     def _next(self, move, slack, rates, slow):
         """(step, event, coordinate): the first knot ahead; the step is infinite where there is none."""
-        step, event, coordinate = np.inf, "", -1
-        if self.size:
-            place, step = _first_zero(self.values, move, move * self.signs < 0)
-            event, coordinate = "leave", place
+        coordinate, step = _first_zero(self.values, move, move * self.signs < 0)
+        event = "leave"
         place, ahead = _first_zero(slack, rates, (rates < -slow) & self._waiting)
         if ahead < step:
             side, coordinate = divmod(place, rates.shape[1])
@@ -435,7 +429,6 @@ class Face:
         padded[: len(u)] = u
         self._inverse = _ger(factor, padded, padded, a=self._inverse, overwrite_a=1)
 
-    @one_thread()
     def _invert(self) -> None:
         some = self._square(np.arange(m := self.size))
         if m:
@@ -456,7 +449,9 @@ def _mirrored(half: np.ndarray) -> np.ndarray:
 
 
 def _first_zero(x: np.ndarray, rate: np.ndarray, some: np.ndarray) -> tuple[int, float]:
-    """Which of some entries, that their rates take to zero, is there first, and when."""
+    """Which of some entries, that their rates take to zero, is there first, and when: never, if none is."""
+    if not x.size:
+        return -1, np.inf
     times = np.full(x.shape, -np.inf)
     np.divide(x, rate, out=times, where=some)
     place = int(times.argmax())

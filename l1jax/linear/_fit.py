@@ -14,13 +14,14 @@ import numpy as np
 from jaxtyping import Array
 
 from .._minimize_checks import show_shape
-from .._status import ConvergenceWarning, Status
+from .._status import Status, convergence_warning
 from .._tracing import frozen, is_differentiable, is_traced
 from .._types import AnyArray
 from ..losses import Loss, SquaredError
 from ..penalties import Penalty
 from ._columns import GramColumns
 from ._derivative import differentiable_fit, differentiable_gradient
+from ._entry import entry_point
 from ._inputs import (
     Inputs,
     check_max_steps,
@@ -32,10 +33,12 @@ from ._inputs import (
 )
 from ._matrix import rows
 from ._moments import compress
+from ._options import options_of
 from ._problem import Data, Point, Problem, prepare, with_smoothness
 from ._report import report, report_one
 from ._results import Fit
 from ._solve import Outcome, solve
+from ._unpenalised import in_orthonormal_basis
 from ._working_set import can_walk, walk_to
 
 _SQUARED_ERROR = SquaredError()
@@ -43,6 +46,7 @@ WALKS = ("working_set", "covariance", "homotopy")
 _LARGEST_FACE = 600  # up to which a walk on the host is faster than an accelerator's gradient steps
 
 
+@entry_point
 def fit(
     X: Any,
     y: Any,
@@ -125,14 +129,17 @@ def fit(
             result = _walked(problem, pen_now, tol, inputs.names, columns)
         if result is None or result.status != Status.CONVERGED:
             problem = estimate_smoothness(problem, pen_now)
-            result, _ = solve_one(problem, pen_now, start, tol, max_steps, inputs.names)
+            result, _ = solve_best(problem, pen_now, start, tol, max_steps, inputs.names)
         if is_differentiable((data, pen)):
-            result = differentiable_fit(result, problem, data, pen)
-        result = give_back(result, inputs.wants_x64)
+            given = in_given_columns(problem, frozen(data), pen_now)
+            result = differentiable_fit(result, given, data, pen)
+        options = options_of(inputs, data, problem, sample_weight, offset, not is_traced(result))
+        result = give_back(dataclasses.replace(result, options=options), inputs.wants_x64)
     warn_if_short(result.status, result, tol)
     return result
 
 
+@entry_point
 def lambda_max(
     X: Any,
     y: Any,
@@ -167,7 +174,8 @@ def lambda_max(
         problem = prepare_inputs(inputs, pen, loss, fit_intercept, standardize)
         data = data_of(inputs, loss, fit_intercept, standardize)
         if is_differentiable((data, pen)):
-            gradient = differentiable_gradient(problem, data, pen)
+            given = in_given_columns(problem, frozen(data), frozen(pen))
+            gradient = differentiable_gradient(given, data, pen)
             problem = eqx.tree_at(lambda q: q.null_gradient, problem, gradient)
         return give_back(critical(problem, pen), inputs.wants_x64)
 
@@ -220,10 +228,9 @@ def _walked(
 
 def lay_out(data: Data, pen: Penalty, engine: str) -> tuple[Problem, GramColumns | None]:
     """The problem; and where least squares is tall and walked, its Gram matrix in place of its rows."""
-    if may_walk(engine, data.x.shape):
-        found = compress(data, pen)
-        if found is not None:
-            return found
+    found = compress(data, pen) if may_walk(engine, data.x.shape) else None
+    if found is not None and in_orthonormal_basis(data, found[0]) is None:
+        return found
     return _prepare(data, pen), None
 
 
@@ -236,6 +243,21 @@ def prepare_inputs(
 
 
 def _prepare(data: Data, pen: Penalty) -> Problem:
+    """The problem, with unpenalised columns that are nearly collinear in a basis of their own."""
+    problem = _prepare_as_given(data, pen)
+    changed = in_orthonormal_basis(data, problem)
+    if changed is None:
+        return problem
+    data, basis = changed
+    return dataclasses.replace(_prepare_as_given(data, pen), basis=basis)
+
+
+def in_given_columns(problem: Problem, data: Data, pen: Penalty) -> Problem:
+    """The problem without a basis of its own, of which derivatives by the data know nothing."""
+    return problem if problem.basis is None else _prepare_as_given(data, pen)
+
+
+def _prepare_as_given(data: Data, pen: Penalty) -> Problem:
     """The problem, compiled; columns that stay as they are are not copied."""
     data = dataclasses.replace(data, x=jax.device_put(data.x))
     problem = _all_but_kept_columns(data, pen)
@@ -316,12 +338,55 @@ _ADVICE = {
     Status.NOT_FINITE: "Objective and gradient overflow: bring the columns to smaller scales.",
     Status.INVALID_INPUT: "Some argument holds a value that fit refuses, such as a negative or NaN "
     "strength, weight or tol.",
-    Status.INTERRUPTED: "To go on where it was stopped: l1jax.path(X, y, pen, resume=path).",
+    Status.INTERRUPTED: "To go on where it was stopped: l1jax.path(X, y, pen, resume=path), "
+    "with the options that it was fitted with.",
 }
 
 solve_one = eqx.filter_jit(solve_and_report)
 estimate_smoothness = eqx.filter_jit(with_smoothness)
 critical = eqx.filter_jit(critical_strength)
+
+
+def solve_best(
+    problem: Problem, pen: Penalty, start: Point, tol: Any, max_steps: Any, names: Any
+) -> tuple[Fit, Point]:
+    """As `solve_one`; where float32 is too short for `tol` and the call is eager, in float64."""
+    found, point = solve_one(problem, pen, start, tol, max_steps, names)
+    if is_traced(found.status) or problem.y.dtype == np.float64:
+        return found, point
+    if found.status == Status.PRECISION_LIMIT:
+        with jax.enable_x64(True):
+            wide = jax.tree.map(_doubled, (problem, pen, point, tol))
+            longer = _solve_and_round(*wide, max_steps, names)
+            longer = jax.tree.map(_halved, longer)
+        if longer.status == Status.CONVERGED:
+            return longer, point
+    return found, point
+
+
+@eqx.filter_jit
+def _solve_and_round(
+    problem: Problem, pen: Penalty, start: Point, tol: Any, max_steps: Any, names: Any
+) -> Fit:
+    """A fit in float64, certified at its coefficients as float32 holds them."""
+    outcome = solve(problem, pen, start, tol, max_steps)
+    coef, intercept = jax.tree.map(_rounded, problem.to_user(outcome.point))
+    rounded = Outcome(problem.from_user(coef, intercept), outcome.num_steps, outcome.status)
+    return report(problem, pen, rounded, tol, names)
+
+
+def _doubled(leaf: Any) -> Any:
+    is_short = getattr(leaf, "dtype", None) == np.float32
+    return np.asarray(leaf, np.float64) if is_short else leaf
+
+
+def _halved(leaf: Any) -> Any:
+    is_long = getattr(leaf, "dtype", None) == np.float64
+    return jnp.asarray(np.asarray(leaf, np.float32)) if is_long else leaf
+
+
+def _rounded(value: Array) -> Array:
+    return value.astype(jnp.float32).astype(value.dtype)
 
 
 def warn_if_short(status: Any, result: Any, tol: Any, if_interrupted: str = "") -> None:
@@ -346,6 +411,6 @@ def warn_if_short(status: Any, result: Any, tol: Any, if_interrupted: str = "") 
             break
     warnings.warn(
         f"{what} ended with {status.name}{where}. {advice}",
-        ConvergenceWarning,
-        stacklevel=3,
+        convergence_warning(),
+        stacklevel=4,  # `entry_point` is between this call and the user's
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 
 from .._minimize_checks import check_number
@@ -27,8 +26,9 @@ def splits(
     groups: Any,
     n_repeats: Any,
     seed: Any,
+    weights: np.ndarray | None = None,
 ) -> list[Split]:
-    """The splits that the arguments of `cross_validate` ask for."""
+    """The splits that the arguments of `cross_validate` ask for; y is encoded."""
     n = len(y)
     n_repeats = int(check_number(n_repeats, "n_repeats", 1, whole=True))
     seed = int(check_number(seed, "seed", 0, whole=True))
@@ -58,9 +58,10 @@ def splits(
     else:
         n_folds = check_n_folds(n_folds, len(np.unique(groups)), "groups")
     found = []
+    labels = strata_labels(y, loss, weights)
     for repeat in range(n_repeats):
         if groups is None:
-            ids = random_folds(n_folds, labels_or_rows(y, loss), seed + repeat)
+            ids = random_folds(n_folds, labels, seed + repeat)
         else:
             ids = grouped_folds(n_folds, groups, seed + repeat)
         found += _from_ids(ids)
@@ -82,22 +83,42 @@ def _refuse_groups(groups: Any, folds: Any) -> None:
         )
 
 
-def labels_or_rows(y: np.ndarray, loss: Loss) -> np.ndarray:
-    """What is to be spread evenly over the folds: labels, for a loss that classifies."""
-    if not classifies(loss):
-        return np.zeros(len(y))
-    return y if y.ndim == 1 else y.argmax(axis=1)
+def strata_labels(y: np.ndarray, loss: Loss, weights: np.ndarray | None = None) -> np.ndarray:
+    """What is to be spread evenly over the folds: classes, events; apart from rows of weight 0. (n,)"""
+    labels = loss.strata(y).labels
+    return labels if weights is None else np.where(weights > 0, labels, -1)
 
 
-def classifies(loss: Loss) -> bool:
-    """Whether the loss has classes."""
-    for shape in ((1,), (1, 2)):
-        try:
-            loss.classes(jnp.zeros(shape))
-        except (ValueError, TypeError):
-            continue
-        return True
-    return False
+def check_splits(
+    which: list[Split], y: np.ndarray, loss: Loss, weights: np.ndarray, given: str | None
+) -> None:
+    """Raises where some rows to fit or to score have no weight, or a class has no row left to fit.
+
+    Without such a row a model gives the class no chance: where it is seen, the deviance is infinite.
+    `given`: the argument that the splits follow from, None if they are random.
+    """
+    counts, strata = weights > 0, loss.strata(y)
+    in_stratum = (strata.shares > 0) & counts[:, None]
+    totals = in_stratum.sum(axis=0)
+    for i, split in enumerate(which):
+        for rows, what in ((split.train, "fits"), (split.test, "holds out")):
+            if not counts[rows].any():
+                raise ValueError(f"folds: the rows that fold {i} {what} have no weight.")
+        missing = np.flatnonzero((totals > 0) & ~in_stratum[split.train].any(axis=0))
+        if len(missing):
+            name, total = strata.names[missing[0]], int(totals[missing[0]])
+            raise ValueError(f"folds: fold {i} leaves no {name} to fit. {_advice(total, given)}")
+
+
+def _advice(total: int, given: str | None) -> str:
+    if total == 1:
+        return (
+            "There is only one, which cannot be both fitted and held out: leave it out of the data, or add "
+            "such rows."
+        )
+    if given is None:
+        return "Pass another seed."
+    return f"Leave {given} out, and the {total} of them are spread evenly over random folds."
 
 
 def random_folds(n_folds: int, labels: np.ndarray, seed: int) -> np.ndarray:

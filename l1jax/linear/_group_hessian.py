@@ -15,7 +15,6 @@ from scipy.sparse import csr_array
 from ._group_prices import Layout
 from ._state import Lost
 
-_RIDGE = 1e-10  # of the diagonal of Q, for groups that depend on each other
 _STIFFEST = 1e10  # curvature of a norm, in units of the diagonal of Q
 _BY_TYPE: dict[str, dict[str, Any]] = {
     char: {
@@ -55,17 +54,26 @@ class ByGram:
         return _MoverByGram(self.gram, gradient.copy())
 
     def factorise(
-        self, at: np.ndarray, layout: Layout, u: np.ndarray, bend: np.ndarray, is_exact: bool
+        self,
+        at: np.ndarray,
+        layout: Layout,
+        u: np.ndarray,
+        bend: np.ndarray,
+        quad: np.ndarray,
+        ridge: float,
+        is_exact: bool,
     ) -> Solve:
-        """Solves with Q + bend (I − uuᵀ) on the features `at`, whose groups `layout` tells.
+        """Solves with Q + bend (I − uuᵀ) + quad on the features `at`, whose groups `layout` tells.
 
-        Unless it must be exact, it may be good to single precision: enough for a Newton step.
+        `ridge`, as a share of the diagonal of Q, is added to it: groups may depend on each other. Raises
+        `Lost` where that is not enough. Unless it must be exact, the factor may be good to single
+        precision: enough for a Newton step.
         """
         del is_exact
         bend = np.minimum(bend, _STIFFEST * self.diagonal[at])
         hessian = self.gram.take(at, axis=0).take(at, axis=1)
         every = np.arange(len(at))
-        hessian[every, every] += bend + _RIDGE * self.diagonal[at]
+        hessian[every, every] += bend + quad + ridge * self.diagonal[at]
         u = np.sqrt(bend)[:, None] * u
         if u.shape[1] > 1:
             return _coupled(hessian, layout, u)
@@ -95,14 +103,21 @@ class ByRows:
 
     @np.errstate(**_BEYOND)
     def factorise(
-        self, at: np.ndarray, layout: Layout, u: np.ndarray, bend: np.ndarray, is_exact: bool
+        self,
+        at: np.ndarray,
+        layout: Layout,
+        u: np.ndarray,
+        bend: np.ndarray,
+        quad: np.ndarray,
+        ridge: float,
+        is_exact: bool,
     ) -> Solve:
         """By the identity of Woodbury, twice: for R, and for the −bend uuᵀ of each group."""
         columns = (self.columns if is_exact else self.rough).take(at, axis=0)
         dtype, diagonal = columns.dtype, self.diagonal[at]
         syrk, potrs, trtrs = (_BY_TYPE[dtype.char][name] for name in ("syrk", "potrs", "trtrs"))
         bend = np.minimum(bend, _STIFFEST * diagonal)
-        stiff = (bend + _RIDGE * diagonal)[:, None]
+        stiff = (bend + quad + ridge * diagonal)[:, None]
         scaled = columns / np.sqrt(stiff).astype(dtype)
         inner = syrk(1.0, scaled.T, lower=1)  # one half of it, for half of the price
         inner[np.diag_indices_from(inner)] += 1

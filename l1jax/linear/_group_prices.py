@@ -34,10 +34,11 @@ class Layout(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """Σ_g price_g ‖b_g‖₂ + l1_g ‖b_g‖₁, for the groups of some features."""
+    """Σ_g price_g ‖b_g‖₂ + l1_g ‖b_g‖₁ + ½ quad_g ‖b_g‖₂², for the groups of some features."""
 
     price: np.ndarray  # (g,)
     l1: np.ndarray  # (g,)
+    quad: np.ndarray  # (g,)
 
 
 class GroupPrices:
@@ -53,9 +54,10 @@ class GroupPrices:
         assert other is not None
         pairs = zip(unit[1:], other[1:], strict=True)
         self.proportional = all(np.allclose(0.37 * a, b, rtol=1e-6, atol=0) for a, b in pairs)
-        price, l1 = (np.asarray(part, np.float64) for part in unit[1:])
-        held = np.isinf(price)
-        self._held, self._unit = held, Cost(np.where(held, 0, price), np.where(held, 0, l1))
+        parts = [np.asarray(part, np.float64) for part in unit[1:]]
+        self._held = held = np.isinf(parts[0])
+        parts += [np.zeros(len(held))] * (3 - len(parts))  # not every form has squares
+        self._unit = Cost(*(np.where(held, 0, part) for part in parts))
         self.ids = np.asarray(unit.groups.ids)
         self._sort()
 
@@ -77,6 +79,12 @@ class GroupPrices:
         return is_free[self.ids]
 
     @property
+    def has_ridges(self) -> bool:
+        """Whether a group has a price for its square alone: it is never zero."""
+        unit = self._unit
+        return bool(((unit.price == 0) & (unit.l1 == 0) & (unit.quad > 0)).any())
+
+    @property
     def excluded(self) -> np.ndarray:
         return self._held[self.ids]
 
@@ -92,16 +100,23 @@ class GroupPrices:
         return Cost(*(lam * part[self.present] for part in self._unit))
 
     def bend(self, lam: float, beta: np.ndarray) -> np.ndarray:
-        """The gradient of what they say of squares: nothing."""
-        del lam
-        return np.zeros_like(beta)
+        """The gradient of what they say of squares."""
+        quad = np.empty(len(beta))
+        quad[self.order] = self.at(lam).quad[self.layout.ids]
+        return quad.reshape(-1, *(1,) * (beta.ndim - 1)) * beta
 
     def slack(self, lam: float, beta: np.ndarray, gradient: np.ndarray) -> float:
-        """R(β) − ⟨β, g⟩: with R*(g) = 0, which is for gradients that are not over their prices."""
-        now, sorted_beta = self.at(lam), beta[self.order]
-        paid = now.price @ self.layout.norms(sorted_beta)
+        """R(β) + R*(g) − ⟨β, g⟩, for gradients that are over their prices only where squares have one."""
+        now, sorted_beta, sums = self.at(lam), beta[self.order], self.layout.sums
+        norms = self.layout.norms(sorted_beta)
+        paid = now.price @ norms + 0.5 * now.quad @ norms**2
         if now.l1.any():
-            paid += now.l1 @ self.layout.sums(np.abs(sorted_beta))
+            paid += now.l1 @ sums(np.abs(sorted_beta))
+        if now.quad.any():
+            rest = np.abs(gradient[self.order])
+            rest = np.maximum(rest.reshape(len(rest), -1) - now.l1[self.layout.ids, None], 0)
+            over = np.maximum(self.layout.norms(rest) - now.price, 0)
+            paid += 0.5 * np.divide(over**2, now.quad, where=now.quad > 0, out=0 * over).sum()
         return float(paid - np.vdot(beta, gradient))
 
     def whole(self, some: np.ndarray) -> np.ndarray:

@@ -74,7 +74,13 @@ class GroupedMover:
         if at.before is not None and at.before[0] != lam:
             there, state = at.before
             gradient = state.gradient[members[self.prices.order]].reshape(flat)
-            self.before = there, self._laid_out(state) + self.model.scale * gradient
+            x = self._laid_out(state)
+            gradient = gradient + self._quad(there) * x
+            self.before = there, x + self.model.scale * gradient
+
+    def _quad(self, lam: float) -> np.ndarray:
+        """The price of squares of each member, group by group."""
+        return self.prices.at(lam).quad[self.prices.layout.ids, None]
 
     def _laid_out(self, state: State) -> np.ndarray:
         """The coefficients of the members, group by group."""
@@ -88,7 +94,8 @@ class GroupedMover:
         steps = self._move(lam, _HALVINGS)
         x, gradient = np.empty(self.shape), np.empty(self.shape)
         x[self.prices.order] = self.model.x.reshape(self.shape)
-        gradient[self.prices.order] = self.model.gradient.reshape(self.shape)
+        rest = self.model.gradient - self.model.quad * self.model.x
+        gradient[self.prices.order] = rest.reshape(self.shape)
         inside = np.flatnonzero(x.reshape(len(x), -1).any(axis=1))
         return State(
             features=self.members[inside],

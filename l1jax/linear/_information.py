@@ -12,7 +12,9 @@ import scipy.special
 from .._minimize_checks import check_number
 from ..penalties import Penalty, Ridge
 from ._columns import host_rows
+from ._entry import entry_point
 from ._inputs import precision, read
+from ._options import options_for
 from ._results import Fit, Path
 from ._scores import deviance
 from ._to_frame import criterion_frame
@@ -75,6 +77,7 @@ class InformationCriterion(eqx.Module):
         )
 
 
+@entry_point
 def information_criterion(
     path: Any,
     X: Any,
@@ -84,7 +87,7 @@ def information_criterion(
     gamma: Any = 1.0,
     variance: Any = None,
     degrees_of_freedom: Any = None,
-    fit_intercept: bool = True,
+    fit_intercept: bool | None = None,
     sample_weight: Any = None,
     offset: Any = None,
 ) -> InformationCriterion:
@@ -97,10 +100,11 @@ def information_criterion(
     for L1 and its weights; for others pass `degrees_of_freedom` (L,). Where features outnumber rows
     RSS goes to 0 along a path and D to −∞: give `variance`, or a path that ends before.
 
-    `X`, `y`, `fit_intercept`, `sample_weight` and `offset`: those of the path. Weights are taken to
-    sum to the number n of rows that have any.
+    `X` and `y`: those of the path, whose `fit_intercept`, `sample_weight` and `offset` are taken
+    unless they are passed. Weights are taken to sum to the number n of rows that have any.
 
-    Raises: ValueError or TypeError that names the argument; also for a loss that is no likelihood.
+    Raises: ValueError or TypeError that names the argument; also for a loss that is no
+    likelihood (`Loss.is_likelihood`): `Huber`, `SquaredHinge`.
 
     Source: Zou, Hastie, Tibshirani (2007); Tibshirani and Taylor (2012); Chen and Chen (2008).
 
@@ -112,12 +116,14 @@ def information_criterion(
         raise ValueError(f'kind must be "aic", "bic" or "ebic", got {kind!r}.')
     gamma = float(check_number(gamma, "gamma", 0))
     loss = path.fits.loss
-    if loss.is_of_residuals and not loss.is_quadratic:
+    if not loss.is_likelihood:
         raise ValueError(f"{loss} is no likelihood: there is no information criterion for it.")
     if variance is not None and not loss.is_quadratic:
         raise ValueError("variance is for SquaredError.")
-    eta = np.asarray(path.predict(X, offset=offset, kind="link"))
-    inputs = read(X, y, NO_PRICE, loss, sample_weight, offset)
+    passed = {"fit_intercept": fit_intercept, "sample_weight": sample_weight, "offset": offset}
+    options = options_for(path.fits, "path", X, **passed)
+    eta = np.asarray(path.predict(X, offset=options.offset, kind="link"))
+    inputs = read(X, y, NO_PRICE, loss, options.sample_weight, options.offset)
     weights = np.asarray(inputs.weights, float)
     n, p = int((weights > 0).sum()), inputs.x.shape[1]
     with precision(inputs.wants_x64):
@@ -128,7 +134,7 @@ def information_criterion(
     elif loss.is_quadratic:
         misfit = n * np.log(misfit / n)
     if degrees_of_freedom is None:
-        df = _ranks(inputs.x, np.asarray(path.fits.support), weights > 0, fit_intercept)
+        df = _ranks(inputs.x, np.asarray(path.fits.support), weights > 0, options.fit_intercept)
     else:
         df = np.asarray(degrees_of_freedom, float)
         if df.shape != misfit.shape:

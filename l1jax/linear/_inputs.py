@@ -12,7 +12,7 @@ import numpy as np
 from jax.core import Tracer
 from jax.experimental import sparse as jax_sparse
 
-from .._minimize_checks import check_number, numbers_as_leaves
+from .._minimize_checks import check_number
 from .._tracing import frozen, is_traced
 from ..losses import Loss
 from ..penalties import Penalty
@@ -96,9 +96,8 @@ def read(
         if offset.ndim == 1 and len(shape) == 2:
             offset = offset[:, None]
         offset = offset + np.zeros(shape, dtype)
-    _check_penalty(pen, (p, *shape[1:]), has_strength)
-    # Python numbers in the fields of a user's own class would be constants of the program.
-    pen, loss = jax.tree.map(_anew, numbers_as_leaves((pen, loss)))
+    pen = _checked_penalty(pen, (p, *shape[1:]), has_strength)
+    pen, loss = jax.tree.map(lambda leaf: _as_parameter(leaf, dtype), (pen, loss))
     return Inputs(x, y, weights, offset, pen, loss, names, wants_x64)
 
 
@@ -165,6 +164,18 @@ def read_matrix(X: Any) -> tuple[Any, tuple[str, ...] | None]:
 def _anew(values: Any) -> Any:
     """A view of an array of NumPy: of one that a user has traced, JAX may have kept a rounded copy."""
     return values.view() if type(values) is np.ndarray else values
+
+
+def _as_parameter(value: Any, dtype: Any) -> Any:
+    """A number or array in a field of a penalty or loss, real ones in the precision of the data.
+
+    Python numbers would be constants of the compiled program, and of fewer digits where x64 is off.
+    """
+    if isinstance(value, float | np.floating):
+        return np.asarray(value, dtype)
+    if hasattr(value, "dtype") and jnp.issubdtype(value.dtype, jnp.floating):
+        return _anew(value.astype(dtype))
+    return np.asarray(value) if isinstance(value, np.generic) else value
 
 
 def _read_scipy(X: Any) -> SparseMatrix:
@@ -286,23 +297,29 @@ def give_back(result: Any, wants_x64: bool) -> Any:
     )
 
 
-def _check_penalty(pen: Penalty, shape: tuple[int, ...], has_strength: bool) -> None:
-    """Lets the penalty speak: its own sentences about a missing strength or lengths that do not fit."""
-    strength = getattr(pen, pen.strength, 0.0)
+def _checked_penalty(pen: Penalty, shape: tuple[int, ...], has_strength: bool) -> Penalty:
+    """The penalty, its strength checked as that of a built-in one is at its construction.
+
+    Lets it speak: its own sentences about a missing strength or lengths that do not fit.
+    """
+    strength = getattr(pen, pen.strength, None)
     if has_strength and strength is not None and np.ndim(strength) != 0:
         raise ValueError(
             f"{pen.strength} must be one number, got shape {np.shape(strength)}: fit a grid with "
             "l1jax.path(..., lams=...), or jax.vmap over pen.with_strength."
         )
+    if strength is not None:
+        pen = pen.with_strength(strength)
+    example = pen
     if not has_strength and hasattr(pen, pen.strength):
-        pen = pen.with_strength(1.0)
-    leaves, structure = jax.tree.flatten(pen)
+        example = pen.with_strength(1.0)
+    leaves, structure = jax.tree.flatten(example)
     case = (structure, tuple(map(np.shape, leaves)), tuple(map(type, leaves)), shape, x64_is_on())
-    if case in _HEARD:
-        return
-    for method in (pen.value, pen.prox):
-        jax.eval_shape(method, jax.ShapeDtypeStruct(shape, jnp.result_type(float)))
-    _HEARD.add(case)
+    if case not in _HEARD:
+        for method in (example.value, example.prox):
+            jax.eval_shape(method, jax.ShapeDtypeStruct(shape, jnp.result_type(float)))
+        _HEARD.add(case)
+    return pen
 
 
 def _check_index(X: Any, values: Any, name: str) -> None:

@@ -168,15 +168,15 @@ class Standardised(NamedTuple):
 
     x: Any
     mean: Float[Array, " p"]  # μ: 0 unless centred
-    inverse_scale: Float[Array, " p"]  # 1/σ: 1 unless scaled; 0 for a column that is constant
+    inverse_scale: Float[Array, " p"]  # 1/σ: 1 unless scaled, and for a column that is constant
     norms: Float[Array, " p"]  # √Σᵢ sᵢ x̃ᵢⱼ², constants to derivatives
 
 
 def standardise(x: Any, s: Float[Array, " n"], centre: bool, scale: bool) -> Standardised:
     """Centres and scales the columns as asked.
 
-    σ is the weighted 1/n deviation about the mean, also without centring. Where the centred column
-    is rounding, 1/σ is 0: the column leaves the problem, and its coefficient is 0.
+    σ is the weighted 1/n deviation about the mean, also without centring. A centred column that is
+    rounding becomes one of zeros: its coefficient is what the penalty likes best, which is mostly 0.
     """
     zeros = jnp.zeros(x.shape[1], s.dtype)
     if not centre and not scale:
@@ -187,11 +187,12 @@ def standardise(x: Any, s: Float[Array, " n"], centre: bool, scale: bool) -> Sta
     rounding = _CONSTANT * jnp.finfo(s.dtype).eps * frozen(x).peaks(frozen(s))
     constant = variance <= rounding**2
     deviation = jnp.sqrt(jnp.where(constant, 1, variance))
-    inverse_scale = jnp.where(constant, 0, 1 / deviation if scale else 1).astype(s.dtype)
+    inverse_scale = jnp.where(constant, 1, 1 / deviation if scale else 1).astype(s.dtype)
     squares = frozen(variance if centre else x.squares(s, zeros))
     mean = means if centre else zeros
     norms = jnp.sqrt(jnp.where(constant, 0, squares)) * frozen(inverse_scale)
-    return Standardised(x.transform(mean, inverse_scale), mean, inverse_scale, norms)
+    x = x.transform(mean, jnp.where(constant, 0, inverse_scale))
+    return Standardised(x, mean, inverse_scale, norms)
 
 
 def rows(v: AnyArray, like: AnyArray) -> Array:

@@ -21,7 +21,7 @@ from ..penalties import Penalty
 from ._columns import GramColumns
 from ._matrix import DenseMatrix
 from ._problem import Data, Point, Problem, with_null
-from ._threads import one_thread
+from ._threads import gram
 from ._working_set import can_walk, has_group_prices, has_prices
 
 _TALL = 2  # rows per column, from where on
@@ -46,13 +46,11 @@ class Moments(NamedTuple):
         p = x.shape[1]
         products = np.empty((p + 1, p + 1))
         of_columns = products[:p, :p]
-        # NumPy takes a matrix times itself at half the price, where it sees that it is one.
         if s.min(initial=np.inf) == s.max(initial=-np.inf):
-            np.matmul(x.T, x, out=of_columns)
+            gram(x, out=of_columns)
             of_columns *= s[0]
         else:
-            root = np.sqrt(s)[:, None] * x
-            np.matmul(root.T, root, out=of_columns)
+            gram(np.sqrt(s)[:, None] * x, out=of_columns)
         sums, with_target = np.stack([s, s * target]) @ x
         products[p, :p] = products[:p, p] = with_target
         products[p, p] = s @ target**2
@@ -139,7 +137,7 @@ class TallRows:
             products=products,
             root=_root(products),
             mean=self.shift + mean[:-1],
-            inverse_scale=scale[:-1],
+            inverse_scale=np.where(alive, scale, 1)[:-1],
             level=self.level + float(mean[-1]),
         )
 
@@ -174,6 +172,8 @@ class Compressed(NamedTuple):
             null_deviance=jnp.ones(()),
             is_trivial=jnp.zeros((), bool),
             is_valid=jnp.ones((), bool),
+            unpenalised=jnp.zeros(m - 1, bool),
+            basis=None,
             fit_intercept=False,
         )
         problem = _with_null(problem, problem, pen)
@@ -205,7 +205,6 @@ def can_compress(data: Data, pen: Penalty) -> bool:
     return dense and tall and one and (has_prices(pen, (p,)) or has_group_prices(pen, (p,)))
 
 
-@one_thread()
 def _root(products: np.ndarray) -> np.ndarray:
     """R with RᵀR = products, which may be singular; the size of a column does not matter."""
     size = np.sqrt(np.maximum(products.diagonal(), 0))

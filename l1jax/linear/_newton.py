@@ -44,8 +44,11 @@ def newton_step(
     z = point.beta - step * problem.x.rdot(slope)
     push = pen.tangent(z, step)
 
+    free = pen.masks(point.beta.shape).unpenalised
+
     def face(u: Point) -> Point:
-        return Point(root.beta * push(u.beta / root.beta), _free(problem, u.intercept))
+        beta = identified(problem, free, root.beta * push(u.beta / root.beta))
+        return Point(beta, _free(problem, u.intercept))
 
     def hessian(u: Point) -> Point:
         u = jax.tree.map(jnp.divide, u, root)
@@ -67,7 +70,7 @@ def newton_step(
     moved = jax.tree.map(jnp.divide, moved, root)
     target = optax.tree.add(point, moved)
     # A step of zero is the identity for a penalty, the projection for a constraint.
-    beta = pen.prox(target.beta, jnp.zeros_like(step))
+    beta = pen.prox(identified(problem, free, target.beta), jnp.zeros_like(step))
     ok = attempt & jnp.all(jnp.isfinite(beta)) & jnp.all(jnp.isfinite(target.intercept))
     return _where(ok, Point(beta, target.intercept), point)
 
@@ -144,7 +147,8 @@ def solve_free(
     scale = rows(jnp.where(problem.norms > 0, problem.norms, 1), rhs.beta)
 
     def mask(u: Point) -> Point:
-        return Point(jnp.where(free, u.beta, 0), _free(problem, u.intercept))
+        beta = identified(problem, free, jnp.where(free, u.beta, 0))
+        return Point(beta, _free(problem, u.intercept))
 
     def system(u: Point) -> Point:
         u = mask(u)
@@ -195,6 +199,11 @@ def _conjugate_gradients(problem: Problem, system, rhs: Point, attempt: Array) -
     tolerance = float(2 * jnp.finfo(problem.y.dtype).eps)
     u, _ = cg(system, rhs, tol=tolerance, maxiter=2 * min(n, p) * responses + 50)
     return jax.tree.map(lambda leaf: leaf * safe, u)
+
+
+def identified(problem: Problem, free: Bool[Array, "p *k"], beta: Array) -> Array:
+    """β, with the free features of those coefficients that the loss tells from others which say the same."""
+    return jnp.where(free, problem.loss.identify_free(beta), beta)
 
 
 def _free(problem: Problem, intercept: Array) -> Array:

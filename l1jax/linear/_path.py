@@ -20,21 +20,24 @@ from ..losses import Loss
 from ..penalties import Penalty
 from ._columns import GramColumns
 from ._derivative import differentiable_fit, moving_parts, with_parts
+from ._entry import entry_point
 from ._fit import (
     _SQUARED_ERROR,
     WALKS,
     critical,
     data_of,
     estimate_smoothness,
+    in_given_columns,
     lay_out,
     solve_and_report,
-    solve_one,
+    solve_best,
     start_point,
     walks,
     warn_if_short,
 )
 from ._grid import check_grid, make_grid
 from ._inputs import check_max_steps, check_tol, give_back, precision, read, x_dtype
+from ._options import FitOptions, check_same_options, options_of
 from ._problem import Data, Point, Problem, with_smoothness
 from ._progress import advance, progress_bar
 from ._report import report_path
@@ -46,6 +49,7 @@ from ._working_set import Walk, has_knots, walk
 _CAUTION = 0.5  # share of `tol` that a line may use up: its gap is measured in the middle
 
 
+@entry_point
 def path(
     X: Any,
     y: Any,
@@ -77,7 +81,8 @@ def path(
     - `lam_min_ratio`: 1e-2 where n ≤ p and 1e-3 else, unless given.
     - `progress`: show a bar (None: in a terminal) with the strength, the features and, where there
       is one already, the gap.
-    - `resume`: an earlier path of the same problem, whose grid is taken up again. Its fits are
+    - `resume`: an earlier path of the same problem (with the same options: others are refused), whose
+      grid is taken up again. Its fits are
       certified anew on these data; only what is missing or short of `tol` is solved.
     - `tol`: as for `fit`. Unless it is given, an engine that walks solves every strength, to rounding.
       Given, it says what is enough: strengths between two that are solved may lie on a line from one
@@ -131,16 +136,20 @@ def path(
         # A derivative is that of a solution.
         lines = tol_is_given and not is_differentiable((data, pen, grid))
         run = engine_for(choose_engine(engine, problem, pen_now), columns, lines)
-        options = (tol, max_steps, inputs.names, progress)
+        limits = (tol, max_steps, inputs.names, progress)
+        keep = not is_traced((data, pen, grid, start, tol, max_steps))
+        options = options_of(inputs, data, problem, sample_weight, offset, keep)
         if resume is None:
-            found = run(problem, pen_now, lams_now, start, *options)
+            found = run(problem, pen_now, lams_now, start, *limits)
         else:
-            found = _resumed(run, resume, problem, pen_now, lams_now, start, *options)
+            check_same_options(resume.fits, loss, options)
+            found = _resumed(run, resume, problem, pen_now, lams_now, start, *limits)
         fits = found.fits
         if is_differentiable((data, pen, grid)):
             _raise_if_interrupted(fits)  # a part has no derivative
-            fits = _differentiable(fits, problem, data, pen, grid)
-        found = dataclasses.replace(found, fits=with_loss(fits, loss))
+            given = in_given_columns(problem, frozen(data), pen_now)
+            fits = _differentiable(fits, given, data, pen, grid)
+        found = dataclasses.replace(found, fits=shared(fits, loss, options))
         result = give_back(found, inputs.wants_x64)
     warn_if_short(result.status, result.fits, tol)
     return result
@@ -168,7 +177,7 @@ def _sequential(
         try:
             for lam in np.asarray(lams):
                 pen_at = pen.with_strength(lam)
-                solved = solve_one(problem, pen_at, start, tol, max_steps, names)
+                solved = solve_best(problem, pen_at, start, tol, max_steps, names)
                 one, start = jax.block_until_ready(solved)  # else the loop would run ahead
                 fits.append(one)
                 advance(bar, 1, lam, one.n_nonzero, one.relative_gap)
@@ -210,9 +219,9 @@ def _stack(trees: list[Any]) -> Any:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
-def with_loss(fits: Fit, loss: Loss) -> Fit:
-    """The batch with one loss for all of it, not one per lane."""
-    return dataclasses.replace(fits, loss=loss)
+def shared(fits: Fit, loss: Loss, options: FitOptions | None) -> Fit:
+    """The batch with one loss and one record of options for all of it, not one per lane."""
+    return dataclasses.replace(fits, loss=loss, options=options)
 
 
 @eqx.filter_jit

@@ -47,6 +47,8 @@ class Problem(eqx.Module):
     null_deviance: Float[Array, ""]
     is_trivial: Bool[Array, ""]  # the null model fits to rounding: nothing is left to explain
     is_valid: Bool[Array, ""]  # False where a traced input holds what an eager call refuses
+    unpenalised: Bool[Array, " p"]  # features of the null model, whatever the strength
+    basis: Any  # an `UnpenalisedBasis` in place of some columns of the data, or None
     fit_intercept: bool = eqx.field(static=True)
 
     @property
@@ -81,19 +83,24 @@ class Problem(eqx.Module):
         """Coefficients and intercept on the scale of the data as given."""
         coef = rows(self.inverse_scale, point.beta) * point.beta
         moved = jnp.matmul(self.mean, coef, precision="highest")
-        return coef, self.loss.identify(self.level + (point.intercept - moved))
+        intercept = self.level + (point.intercept - moved)
+        if self.basis is not None:
+            coef, intercept = self.basis.to_data(coef, intercept)
+        return coef, self.loss.identify(intercept)
 
     def from_user(self, coef: Array, intercept: Array) -> Point:
-        scale = jnp.where(self.inverse_scale > 0, self.inverse_scale, 1)
-        beta = jnp.where(rows(self.inverse_scale, coef) > 0, coef / rows(scale, coef), 0)
+        if self.basis is not None:
+            coef, intercept = self.basis.from_data(coef, intercept)
+        beta = coef / rows(self.inverse_scale, coef)
         moved = jnp.matmul(self.mean, coef, precision="highest")
         return Point(beta, self.loss.identify((intercept - self.level) + moved))
 
     def start_from(self, coef: Array, intercept: Array) -> Point:
         """Some fit on the user's scale as a point to start from, whatever problem it was of."""
         point = self.from_user(coef, intercept)
+        beta = jnp.where(rows(self.norms > 0, point.beta), point.beta, 0)
         none = jnp.zeros_like(point.intercept)
-        return Point(point.beta, point.intercept if self.fit_intercept else none)
+        return Point(beta, point.intercept if self.fit_intercept else none)
 
 
 class Data(eqx.Module):
@@ -170,6 +177,8 @@ def arrange(data: Data, level: Any = None) -> Problem:
         null_deviance=jnp.ones((), y.dtype),
         is_trivial=jnp.zeros((), bool),
         is_valid=is_valid,
+        unpenalised=jnp.zeros(norms.shape, bool),
+        basis=None,
         fit_intercept=fit_intercept,
     )
 
@@ -185,10 +194,11 @@ def with_null(problem: Problem, fixed: Problem, pen: Penalty) -> Problem:
     gradient = x.rdot(loss.gradient(y, eta, s))
     deviance = loss.deviance(y, eta, s)
     rounding = _rounding(loss, y, eta, s, fixed.level)
+    unpenalised = jnp.all(free.reshape(free.shape[0], -1), axis=1)
     return eqx.tree_at(
-        lambda q: (q.null, q.null_gradient, q.null_deviance, q.is_trivial),
+        lambda q: (q.null, q.null_gradient, q.null_deviance, q.is_trivial, q.unpenalised),
         problem,
-        (null, gradient, deviance, deviance <= rounding),
+        (null, gradient, deviance, deviance <= rounding, unpenalised),
     )
 
 

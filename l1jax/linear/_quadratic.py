@@ -8,7 +8,6 @@ from ._columns import GramColumns
 from ._face import Face, Stop
 from ._prices import Prices
 from ._state import Knot, State
-from ._threads import one_thread
 
 _HALVINGS = 4  # of a leap that is too far
 
@@ -43,19 +42,18 @@ class QuadraticMover:
         self.members, self.prices = members, prices.of(members)
         self.form, self.lam = self.prices.at(lam), lam
         hessian = path.columns.gram_of(places)
-        with one_thread():
-            self.face = Face(
-                hessian,
-                at.gradient[members],
-                self.form.up,
-                self.form.down,
-                np.searchsorted(members, at.features),
-                at.signs,
-                at.values,
-                at.inverse,
-                self.form.quad,
-                path.columns.linear[places],
-            )
+        self.face = Face(
+            hessian,
+            at.gradient[members],
+            self.form.up,
+            self.form.down,
+            np.searchsorted(members, at.features),
+            at.signs,
+            at.values,
+            at.inverse,
+            self.form.quad,
+            path.columns.linear[places],
+        )
 
     def to(self, lam: float) -> State:
         """The solution at this strength."""

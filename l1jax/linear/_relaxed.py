@@ -15,9 +15,11 @@ from .._minimize_checks import check_number
 from .._status import Status
 from ._columns import Columns
 from ._curved import Curved
+from ._entry import entry_point
 from ._fit import prepare_inputs, warn_if_short
 from ._information import NO_PRICE
 from ._inputs import give_back, precision, read
+from ._options import options_for
 from ._problem import Point, Problem
 from ._results import Fit, Path, check_of_these_data
 
@@ -26,23 +28,25 @@ _HALVINGS = 30
 _ENOUGH = 1e-10  # of a gradient, as a share of the null model's
 
 
+@entry_point
 def relax(
     path: Any,
     X: Any,
     y: Any,
     gamma: Any = 0.0,
     *,
-    fit_intercept: bool = True,
+    fit_intercept: bool | None = None,
     sample_weight: Any = None,
     offset: Any = None,
 ) -> Path:
     """The path with coefficients γβ + (1 − γ)β̂, where β̂ fits the same features without a penalty.
 
-    `gamma` in [0, 1]: 1 is the path itself, 0 its unpenalised fits. `X`, `y`, `fit_intercept`,
-    `sample_weight` and `offset`: those of the path. β̂ is found by Newton's method for the loss of
-    the path, of one response; of dependent columns the least step is taken. Such a model minimises
-    no objective: its objective, gap and kkt are NaN, its `deviance_explained` is recomputed. Where β̂
-    does not exist (separable labels) it is taken from far out, where the gradient has vanished.
+    `gamma` in [0, 1]: 1 is the path itself, 0 its unpenalised fits. `X` and `y`: those of the path,
+    whose `fit_intercept`, `sample_weight` and `offset` are taken unless they are passed. β̂ is
+    found by Newton's method for the loss of the path, of one response; of dependent columns the
+    least step is taken. Such a model minimises no objective: its objective, gap and kkt are NaN,
+    its `deviance_explained` is recomputed. Where β̂ does not exist (separable labels) it is taken
+    from far out, where the gradient has vanished.
 
     Raises: ValueError or TypeError that names the argument.
 
@@ -64,9 +68,11 @@ def relax(
     if not isinstance(path, Path):
         raise TypeError(f"path must be an l1jax Path, got {type(path).__name__}.")
     (gamma,) = check_gammas([gamma])
-    inputs = read(X, y, NO_PRICE, path.fits.loss, sample_weight, offset)
+    passed = {"fit_intercept": fit_intercept, "sample_weight": sample_weight, "offset": offset}
+    options = options_for(path.fits, "path", X, **passed)
+    inputs = read(X, y, NO_PRICE, path.fits.loss, options.sample_weight, options.offset)
     with precision(inputs.wants_x64):
-        problem = prepare_inputs(inputs, inputs.pen, inputs.loss, fit_intercept, False)
+        problem = prepare_inputs(inputs, inputs.pen, inputs.loss, options.fit_intercept, False)
         check_of_these_data(path, problem.null.beta.shape)
         (fits,) = relaxed(problem, path.fits, (gamma,))
         found = give_back(Path(fits), inputs.wants_x64)
@@ -152,11 +158,11 @@ class _Newton:
 
     def solve(self, coef: np.ndarray, intercept: float) -> tuple[Any, Any, int]:
         problem = self.problem
-        features = np.flatnonzero(coef)
+        start = problem.from_user(jnp.asarray(coef), jnp.asarray(intercept))
+        features = np.flatnonzero(start.beta)
         if not len(features):
             return coef, intercept, int(Status.CONVERGED)
         part = self.columns.matrix.part(self.columns.require(features))
-        start = problem.from_user(jnp.asarray(coef), jnp.asarray(intercept))
         x = np.append(np.asarray(start.beta, float)[features], float(start.intercept))
 
         def predictor(x: np.ndarray) -> np.ndarray:

@@ -22,7 +22,6 @@ from ._shared import aligned, share
 from ._solve import Outcome
 from ._working_set import Walk
 
-_ROUNDING = 1000  # units of rounding that going to the user's scale and back may cost
 _LANES = 5  # of a sparse problem at once in XLA: a product takes memory for every entry and lane
 _FEW_LANES = 25  # at once where all products are known: what they need in between is small
 _TURN = 25  # lanes whose gradients are taken at once on the host
@@ -65,8 +64,7 @@ def report(
     )
     relative = found.relative_gap + jnp.where(problem.is_trivial, 0, lost / problem.null_deviance)
     found = eqx.tree_at(lambda c: c.relative_gap, found, relative)
-    close = found.measure <= jnp.maximum(tol, _ROUNDING * jnp.finfo(coef.dtype).eps)
-    short = (outcome.status == Status.CONVERGED) & ~close
+    short = (outcome.status == Status.CONVERGED) & ~(found.measure <= tol)
     status = jnp.where(short, Status.PRECISION_LIMIT, outcome.status).astype(jnp.int32)
     null = jnp.where(problem.is_trivial, 1, problem.null_deviance)
     explained = jnp.where(problem.is_trivial, 0, 1 - found.deviance / null)
@@ -101,7 +99,9 @@ def report_path(
     """The fits of the solutions that a walk found; all is concrete."""
     dtype = problem.y.dtype
     betas, intercepts = (np.asarray(part, dtype) for part in (walk.betas, walk.intercepts))
-    known = _host_products(problem, walk, betas, intercepts)
+    # In another basis, what comes back from the user's scale is known to no engine.
+    is_plain = problem.basis is None
+    known = _host_products(problem, walk, betas, intercepts) if is_plain else _NONE
     steps = np.asarray(walk.num_steps, np.int32)
     inputs = jax.tree.map(share, (lams, betas, intercepts, steps, known))
     arguments = (problem, pen, inputs, tol, names)

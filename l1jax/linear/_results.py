@@ -16,7 +16,9 @@ from .._minimize_checks import check_number
 from .._tables import Shown, Summary, Table
 from .._types import AnyArray
 from ..losses import Loss
+from ._entry import entry_point
 from ._inputs import give_back, precision, read_matrix, read_vector, x64_is_on, x_dtype
+from ._options import FitOptions
 from ._show import fit_summary, fit_table, path_summary, path_table
 from ._to_frame import fit_frame, fits_frame, path_frame
 
@@ -26,10 +28,11 @@ class Fit(Shown, eqx.Module):
 
     `coef` (p,) or (p, k), `intercept` () or (k,). `gap` bounds how far `objective` is above its
     minimum; `relative_gap` is in units of the null deviance. `kkt` is the largest violation of the
-    optimality conditions, `relative_kkt` in units of the gradient of the null model. `margin` is how
-    far the strength may fall before another feature enters: near 0 the fit is at a knot, where its
-    derivative has two sides. `status` is a
-    number of `l1jax.Status`. A batch of fits (from `jax.vmap`) has a leading axis everywhere.
+    optimality conditions, `relative_kkt` in units of the gradient of the null model. `margin` is
+    how far the strength may fall before another feature enters: near 0 the fit is at a knot, where
+    its derivative has two sides. `status` is a number of `l1jax.Status`. `options` says what it was
+    fitted with: `options.fit_intercept`, `standardize`, `sample_weight`, `offset` and `pen`. A
+    batch of fits (from `jax.vmap`) has a leading axis everywhere.
 
     **Example:**
 
@@ -58,6 +61,7 @@ class Fit(Shown, eqx.Module):
     loss: Loss
     feature_names: tuple[str, ...] | None = eqx.field(static=True)
     several_responses: bool = eqx.field(static=True)
+    options: FitOptions | None = None
 
     @property
     def support(self) -> Bool[AnyArray, "... p"]:
@@ -70,6 +74,7 @@ class Fit(Shown, eqx.Module):
         """How many features are in."""
         return self.support.sum(axis=-1)
 
+    @entry_point
     def predict(self, X: Any, offset: Any = None, kind: str = "response") -> AnyArray:
         """Predictions for new rows: `kind` is "response" (the mean), "link" (η) or "class".
 
@@ -375,10 +380,10 @@ class Path(Shown, eqx.Module):
         return self[np.argsort(-np.asarray(self.lams), kind="stable")]
 
     def _pick(self, pick: Any) -> Fit:
-        def is_loss(leaf):
-            return isinstance(leaf, Loss)  # one loss serves the whole path
+        def is_shared(leaf: Any) -> bool:
+            return isinstance(leaf, Loss | FitOptions)  # one serves the whole path
 
-        return jax.tree.map(lambda x: x if is_loss(x) else pick(x), self.fits, is_leaf=is_loss)
+        return jax.tree.map(lambda x: x if is_shared(x) else pick(x), self.fits, is_leaf=is_shared)
 
     def to_frame(self, kind: str = "coefs", intercept: bool = False) -> Any:
         """The path as a pandas DataFrame, a row per strength, which is its index, "lam".

@@ -17,7 +17,6 @@ import numpy as np
 from scipy.special import xlogy
 
 from ..losses import Loss
-from ._folds import classifies
 
 _ROWS = 64  # compiled functions see rows in multiples of this: few shapes
 
@@ -28,6 +27,7 @@ class Score(NamedTuple):
     name: str
     function: Callable[[Loss, np.ndarray, np.ndarray, np.ndarray], np.ndarray]
     higher_is_better: bool
+    is_of_all_rows: bool = False  # `held_out_deviance` in place of the function
 
 
 def read_score(score: Any, higher_is_better: Any, loss: Loss, y: np.ndarray, like: Any) -> Score:
@@ -47,7 +47,7 @@ def read_score(score: Any, higher_is_better: Any, loss: Loss, y: np.ndarray, lik
         )
     if higher_is_better is not None:
         raise ValueError(f"higher_is_better is for a function as score; that of {name!r} is known.")
-    if name in _OF_CLASSES and not classifies(loss):
+    if name in _OF_CLASSES and not loss.has_classes:
         raise ValueError(f'score="{name}" needs a loss that classifies, such as Logistic.')
     if name in _OF_PROBABILITIES and not _gives_probabilities(loss, like):
         raise ValueError(f'score="{name}" needs a loss of probabilities, such as Logistic.')
@@ -61,7 +61,8 @@ def read_score(score: Any, higher_is_better: Any, loss: Loss, y: np.ndarray, lik
         raise ValueError('score="c_index" needs y of two columns: time and event.')
     if name in _OF_NUMBERS and y.shape != like:
         raise ValueError(f'score="{name}" needs a prediction for each entry of y, {y.shape}.')
-    return Score(name, _SCORES[name], name in ("auc", "c_index", *_SCORERS))
+    is_of_all_rows = name == "deviance" and loss.rows_interact
+    return Score(name, _SCORES[name], name in ("auc", "c_index", *_SCORERS), is_of_all_rows)
 
 
 def deviance(loss: Loss, y: np.ndarray, eta: np.ndarray, s: np.ndarray) -> np.ndarray:
@@ -69,6 +70,13 @@ def deviance(loss: Loss, y: np.ndarray, eta: np.ndarray, s: np.ndarray) -> np.nd
     if any(np.ndim(leaf) for leaf in jax.tree.leaves(loss)):  # that goes with the rows as they are
         return np.asarray(_deviances(loss, y, eta, s))
     return np.asarray(_deviances(loss, *_padded(y, eta, s)))
+
+
+def held_out_deviance(
+    loss: Loss, y: np.ndarray, eta: np.ndarray, s: np.ndarray, held_out: np.ndarray
+) -> np.ndarray:
+    """2 (the deviance of all rows − that of those not held out) / the weight of events held out. (L,)"""
+    return np.asarray(_held_out_deviances(loss, y, eta, s, held_out))
 
 
 def squared_error(loss: Loss, y: np.ndarray, eta: np.ndarray, s: np.ndarray) -> np.ndarray:
@@ -276,6 +284,11 @@ def of_rows(loss: Loss, rows: np.ndarray) -> Loss:
 @eqx.filter_jit
 def _deviances(loss: Loss, y: Any, eta: Any, s: Any) -> Any:
     return jax.vmap(lambda one: 2 * loss.deviance(y, one, s))(eta)
+
+
+@eqx.filter_jit
+def _held_out_deviances(loss: Loss, y: Any, eta: Any, s: Any, held_out: Any) -> Any:
+    return jax.vmap(lambda one: 2 * loss.held_out_deviance(y, one, s, held_out))(eta)
 
 
 def _padded(y: np.ndarray, eta: np.ndarray, s: np.ndarray) -> tuple[np.ndarray, ...]:

@@ -14,7 +14,7 @@ from .._status import Status
 from ._problem import Point, Problem
 from ._results import Fit, Path, check_of_these_data
 
-_KEPT = {"lam", "num_steps", "status", "loss", "feature_names", "several_responses"}
+_KEPT = {"lam", "num_steps", "status", "loss", "feature_names", "several_responses", "options"}
 
 
 class Known(NamedTuple):

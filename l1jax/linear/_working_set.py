@@ -9,7 +9,6 @@ runs on the host, where sizes may change, and in float64.
 from __future__ import annotations
 
 import itertools
-from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import jax
@@ -22,14 +21,14 @@ from ._columns import Columns, GramColumns
 from ._curved import Curved
 from ._group_prices import GroupPrices
 from ._grouped import Grouped
-from ._matrix import DenseMatrix, SparseMatrix
+from ._matrix import DenseMatrix
 from ._prices import Prices, linear_form
 from ._problem import Problem
 from ._progress import advance, progress_bar
 from ._quadratic import Quadratic
 from ._shared import aligned
+from ._shifted import Shifted, is_few_rows
 from ._state import Knot, Lost, State
-from ._threads import one_thread
 from ._unfinished import Known
 
 _BLOCK = 10  # strengths per look at all columns
@@ -93,6 +92,8 @@ def has_group_prices(pen: Penalty, shape: tuple[int, ...]) -> bool:
     if pen.with_strength(1.0).group_form(shape) is None:
         return False
     prices = GroupPrices(pen, shape)
+    if prices.has_ridges:
+        return False
     return prices.proportional and (len(shape) == 1 or not prices.is_separable)
 
 
@@ -134,9 +135,7 @@ def walk(
     if begin is not None:
         walker.stand_at(begin)
     interrupted = False
-    # A large product with a sparse X is none of NumPy's, whose idle threads would be in its way.
-    threads = one_thread() if isinstance(problem.x, SparseMatrix) else nullcontext()
-    with threads, progress_bar(len(lams), progress) as bar:
+    with progress_bar(len(lams), progress) as bar:
         try:
             while not walker.is_done:
                 count = walker.go_on()
@@ -209,7 +208,10 @@ class _Walker:
         try:
             count = self._advance(block, on_grid)
         except Lost:
-            self.losses, self.caution, self.is_easy = self.losses + 1, self.caution + 1, False
+            # Without lines the next strength is what it was lost on the way to.
+            least = 2 if self.bridges is None else 1
+            self.losses, self.caution = self.losses + 1, max(self.caution + 1, least)
+            self.is_easy = False
             if not isinstance(self.path, Curved) or max(self.losses / 4, self.caution) > _CAUTION:
                 raise
             return 0
@@ -337,7 +339,8 @@ def _way(
         return Grouped(columns, gap), GroupPrices(pen, shape)
     prices = Prices(pen, shape[0])
     if columns is None:
-        return Curved(problem, gap), prices
+        follow = Shifted if is_few_rows(problem) else Curved
+        return follow(problem, gap), prices
     return Quadratic(columns, keep_knots), prices
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -15,7 +15,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from ._strata import Strata, of_classes
+
 _NEWTON_STEPS = 100  # a safeguarded step at least halves the bracket, and mostly does far better
+
+
+class Shifts(NamedTuple):
+    """Rows min over o of ½ curvature (target − η − o)² + up o⁺ + down o⁻, each (n,)."""
+
+    curvature: Array
+    target: Array
+    up: Array
+    down: Array
 
 
 class Loss(eqx.Module):
@@ -49,6 +60,24 @@ class Loss(eqx.Module):
         """Whether a level common to all rows changes it; where not, there is no intercept."""
         return True
 
+    @property
+    def is_likelihood(self) -> bool:
+        """Whether it is minus a log-likelihood, so that AIC and BIC mean something.
+
+        Of losses of residuals only squared error is taken for one, unless they say so.
+        """
+        return self.is_quadratic or not self.is_of_residuals
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether targets are classes: whether it says which, in `classes`."""
+        return type(self).classes is not Loss.classes
+
+    @property
+    def rows_interact(self) -> bool:
+        """Whether the loss of a row depends on other rows, as where they are at risk together."""
+        return False
+
     @abc.abstractmethod
     def per_row(self, y: Array, eta: Array) -> Float[Array, " n"]:
         """loss(yᵢ, ηᵢ) of every row, (n,)."""
@@ -81,6 +110,11 @@ class Loss(eqx.Module):
             return self.curvature(y, eta, s)
         weights = s.reshape(s.shape + (1,) * (eta.ndim - 1))
         return jnp.broadcast_to(self.smoothness * weights, eta.shape)
+
+    def shifts(self, y: Array, s: Float[Array, " n"]) -> Shifts | None:
+        """L as least squares with a shift of each row, that pays for it; None where it is not that."""
+        del y, s
+        return None
 
     def conjugate(self, y: Array, u: Array, s: Float[Array, " n"]) -> Float[Array, ""]:
         """sup_η ⟨u, η⟩ − L(y, η; s), or an upper bound of it; by default infinite: not known."""
@@ -148,6 +182,33 @@ class Loss(eqx.Module):
     def deviance(self, y: Array, eta: Array, s: Float[Array, " n"]) -> Float[Array, ""]:
         """L(η) above what no model can go below; 0 where the rest is rounding."""
         return self.value(y, eta, s) - self.saturated(y, s)
+
+    def held_out_deviance(
+        self, y: Array, eta: Array, s: Float[Array, " n"], held_out: Bool[Array, " n"]
+    ) -> Float[Array, ""]:
+        """What the rows held out add to the deviance of the others, over what they count for.
+
+        Where rows interact, as those that are at risk together, it is not the deviance of these rows
+        by themselves. Source: Verweij and van Houwelingen (1993).
+        """
+        added = self.deviance(y, eta, s) - self.deviance(y, eta, jnp.where(held_out, 0, s))
+        return added / jnp.sum(jnp.where(held_out, self.counts(y, s), 0))
+
+    def counts(self, y: Array, s: Float[Array, " n"]) -> Float[Array, " n"]:
+        """What each row counts for in a mean deviance: its weight."""
+        del y
+        return s
+
+    def strata(self, y: np.ndarray) -> Strata:
+        """Of encoded targets the kinds of rows of each of which a fit needs some: the classes."""
+        return of_classes(y) if self.has_classes else Strata((), np.zeros((len(y), 0)))
+
+    def identify_free(self, coef: Array) -> Array:
+        """Of all coefficients (p, *k) of unpenalised features that say the same as these, the ones to report.
+
+        A linear projection: solvers of singular systems stay in its range.
+        """
+        return coef
 
     def identify(self, intercept: Any) -> Any:
         """Of all intercepts that say the same as this one, the one to report."""

@@ -12,6 +12,7 @@ from jax.scipy.special import gammaln, xlogy
 from jaxtyping import Array, Bool, Float, Int
 
 from ._base import Loss
+from ._strata import Strata
 
 _TIES = ("breslow", "efron")
 _ROUNDING = 32  # units of rounding of its terms below which a deviance is taken for zero
@@ -59,6 +60,10 @@ class Cox(Loss):
     @property
     def has_intercept(self) -> bool:
         return False
+
+    @property
+    def rows_interact(self) -> bool:
+        return True
 
     def per_row(self, y: Array, eta: Array) -> Float[Array, " n"]:
         """The terms of the rows where all weigh the same."""
@@ -137,6 +142,13 @@ class Cox(Loss):
         found = jnp.sum(terms) - self.saturated(y, s)
         size = jnp.sum(jnp.abs(terms) + s * y[:, 1])
         return jnp.where(found > _ROUNDING * jnp.finfo(eta.dtype).eps * size, found, 0)
+
+    def counts(self, y: Array, s: Float[Array, " n"]) -> Float[Array, " n"]:
+        """The weight of its event; 0 where none was seen."""
+        return s * y[:, 1]
+
+    def strata(self, y: np.ndarray) -> Strata:
+        return Strata(("rows with an event",), y[:, 1:])
 
     def inverse_link(self, eta: Array) -> Array:
         """The relative risk."""

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from .._tracing import frozen, is_traced
-from ._base import Loss
+from ._base import Loss, Shifts
 
 
 class Huber(Loss):
@@ -63,6 +63,11 @@ class Huber(Loss):
         """s min(1, δ/|r|): the weights of iterated least squares."""
         delta = jnp.asarray(self.delta, eta.dtype)
         return s * delta / jnp.maximum(jnp.abs(y - eta), delta)
+
+    def shifts(self, y: Array, s: Float[Array, " n"]) -> Shifts:
+        """A row pays δ per unit that it is shifted."""
+        price = s * jnp.asarray(self.delta, s.dtype)
+        return Shifts(s, y, price, price)
 
     def conjugate(self, y: Array, u: Array, s: Float[Array, " n"]) -> Float[Array, ""]:
         delta = jnp.asarray(self.delta, u.dtype)

@@ -9,6 +9,7 @@ from jax.scipy.special import xlogy
 from jaxtyping import Array, Bool, Float, Int
 
 from ._base import Loss
+from ._strata import check_labels
 
 
 class Logistic(Loss):
@@ -76,16 +77,5 @@ class Logistic(Loss):
         return (y == 0) | (y == 1)
 
     def check_targets(self, y: np.ndarray) -> None:
-        check_labels(y, self)
-
-
-def check_labels(y: np.ndarray, loss: Loss) -> None:
-    """Raises where labels are not 0 and 1."""
-    loss.check_shape(y.shape)
-    bad = np.flatnonzero((y != 0) & (y != 1))
-    if len(bad):
-        are_signs = set(np.unique(y)) <= {-1, 1}
-        hint = " Labels -1 and 1 become 0 and 1 by (y + 1) / 2." if are_signs else ""
-        raise ValueError(
-            f"y must hold labels 0 and 1 for {type(loss).__name__}, got {y[bad[0]]} at row {bad[0]}.{hint}"
-        )
+        self.check_shape(y.shape)
+        check_labels(y, self, 2)

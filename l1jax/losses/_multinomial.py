@@ -13,6 +13,7 @@ from jax.scipy.special import xlogy
 from jaxtyping import Array, Bool, Float, Int
 
 from ._base import Loss
+from ._strata import check_labels
 
 _POLISH_STEPS = 100  # most take under ten
 _VISIBLE = (
@@ -25,10 +26,11 @@ class Multinomial(Loss):
 
     y (n,) holds whole numbers, or y (n, K) rows ≥ 0 that sum to one. Coefficients are (p, K), one
     column per class, intercepts (K,); a level common to all classes changes nothing, and of all
-    intercepts that say the same those of mean zero are returned. `GroupL1(lam, arange(p))` lets a
-    feature in for all classes at once. `n_classes` (K) is the largest label plus one unless given;
-    labels that are traced need it, as their values are not known. Where a class has no row that
-    counts its best intercept is minus infinity; the one returned leaves its probability at
+    intercepts, and coefficients of an unpenalised feature, that say the same those of mean zero are
+    returned. `GroupL1(lam, arange(p))` lets a feature in for all classes at once. `n_classes` (K)
+    is the number of labels that occur unless given; it must be where labels are traced, as their
+    values are not known, or where a class has no row. Of such a class, and of one without a row
+    that counts, the best intercept is minus infinity; the one returned leaves its probability at
     rounding. Raises: ValueError for n_classes < 2. Source: Friedman, Hastie and Tibshirani (2010).
 
     **Example:**
@@ -141,8 +143,11 @@ class Multinomial(Loss):
         at, *_ = jax.lax.while_loop(lambda c: ~c[2] & (c[1] < _POLISH_STEPS), step, first)
         return self.identify(at.d)
 
+    def identify_free(self, coef: Array) -> Array:
+        return coef - jnp.mean(coef, axis=-1, keepdims=True)
+
     def identify(self, intercept: Any) -> Any:
-        return intercept - jnp.mean(intercept, axis=-1, keepdims=True)
+        return self.identify_free(intercept)
 
     def saturated(self, y: Array, s: Float[Array, " n"]) -> Float[Array, ""]:
         """The entropy of the rows: none where they are labels."""
@@ -184,21 +189,7 @@ class Multinomial(Loss):
                     f"{bad[0]}."
                 )
             return
-        # Labels far beyond the number of rows are names, for which there would be a class each.
-        limit = max(10 * len(y), 1000) if self.n_classes is None else self.n_classes
-        bad = np.flatnonzero((y < 0) | (y != np.floor(y)) | (y >= limit))
-        if len(bad):
-            last = "K-1" if self.n_classes is None else self.n_classes - 1
-            raise ValueError(
-                f"y must hold labels 0, 1, ..., {last} for Multinomial, got {y[bad[0]]} at row {bad[0]}. "
-                "Other labels become such by numpy.unique(y, return_inverse=True)[1]; where there are so many "
-                "classes, pass n_classes."
-            )
-        if self.n_classes is None and not y.any():
-            raise ValueError(
-                "y holds the label 0 alone, which does not say how many classes there are: pass "
-                "l1jax.Multinomial(n_classes=...)."
-            )
+        check_labels(y, self, self.n_classes)
 
     def encode(self, y: Any) -> Any:
         """Rows of probabilities, (n, K)."""

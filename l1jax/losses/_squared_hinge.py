@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from ._base import Loss
-from ._logistic import check_labels
+from ._base import Loss, Shifts
+from ._strata import check_labels
 
 
 class SquaredHinge(Loss):
@@ -33,6 +33,10 @@ class SquaredHinge(Loss):
     def smoothness(self) -> float:
         return 2.0
 
+    @property
+    def is_likelihood(self) -> bool:
+        return False
+
     def per_row(self, y: Array, eta: Array) -> Float[Array, " n"]:
         return _shortfall(y, eta) ** 2
 
@@ -41,6 +45,11 @@ class SquaredHinge(Loss):
 
     def curvature(self, y: Array, eta: Array, s: Float[Array, " n"]) -> Float[Array, " n"]:
         return jnp.where(_shortfall(y, eta) > 0, 2 * s, 0)
+
+    def shifts(self, y: Array, s: Float[Array, " n"]) -> Shifts:
+        """The target is the margin's edge; beyond it, and not before, rows are shifted for nothing."""
+        wall = jnp.full_like(s, jnp.inf)
+        return Shifts(2 * s, 2 * y - 1, jnp.where(y > 0, wall, 0), jnp.where(y > 0, 0, wall))
 
     def conjugate(self, y: Array, u: Array, s: Float[Array, " n"]) -> Float[Array, ""]:
         """Σ s(a + a²/4) with a = mu/s ≤ 0, else infinite."""
@@ -60,7 +69,8 @@ class SquaredHinge(Loss):
         return (y == 0) | (y == 1)
 
     def check_targets(self, y: np.ndarray) -> None:
-        check_labels(y, self)
+        self.check_shape(y.shape)
+        check_labels(y, self, 2)
 
 
 def _shortfall(y: Array, eta: Array) -> Array:

@@ -2,14 +2,17 @@
 
 from ._base import Penalty
 from ._constraints import L1Ball
-from ._grouped import GroupL1, SparseGroupL1
-from ._separable import L1, ElasticNet, NonNegativeL1, Ridge
+from ._grouped import GroupElasticNet, GroupL1, NonNegativeGroupL1, SparseGroupL1
+from ._separable import L1, ElasticNet, NonNegativeElasticNet, NonNegativeL1, Ridge
 
 __all__ = [
     "L1",
     "ElasticNet",
+    "GroupElasticNet",
     "GroupL1",
     "L1Ball",
+    "NonNegativeElasticNet",
+    "NonNegativeGroupL1",
     "NonNegativeL1",
     "Penalty",
     "Ridge",

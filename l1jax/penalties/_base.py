@@ -29,6 +29,12 @@ from .._types import AnyArray
 # wide.
 _BISECTIONS = 54
 _DOUBLINGS = 64
+# Of the proximal point steps for a conjugate: the first one's exponent, how they grow, how many there are
+# at most, and units of rounding by which the subgradient at the last one may miss the point.
+_SHORTEST = -20
+_GROWTH = 4.0
+_MOST = 60
+_FOUND = 32
 EDGE = 8  # units of rounding by which a point on the edge of the dual ball may lie outside of it
 
 
@@ -62,9 +68,10 @@ class Penalty(eqx.Module):
     class attribute `strength` (`"lam"` unless said), says `convex = False` if it is not convex, and
     `metric = "diagonal"` if its `prox` also accepts a step per coordinate.
 
-    The default certificate rests on one fact: for every convex R with minimum R(0), the points v
-    with prox_R(v) = 0 are those of the subdifferential of R at 0, where the conjugate R*(v) is
-    -R(0).
+    The default certificate rests on one fact: u = (z - x)/t is a subgradient of R at x = prox_tR(z),
+    and there the conjugate is known exactly, R*(u) = <x, u> - R(x). For a penalty with R(t x) = t R(x),
+    such as a norm, say `homogeneous = True`: R* is then 0 where prox_R(v) = 0 and infinite elsewhere,
+    which takes one prox to find out.
 
     **Example:**
 
@@ -85,6 +92,7 @@ class Penalty(eqx.Module):
 
     strength: ClassVar[str] = "lam"
     convex: ClassVar[bool] = True
+    homogeneous: ClassVar[bool] = False
     metric: ClassVar[Literal["scalar", "diagonal"]] = "scalar"
 
     @abc.abstractmethod
@@ -187,9 +195,28 @@ class Penalty(eqx.Module):
         return jnp.max(jnp.abs(gradient), initial=0)
 
     def conjugate(self, v: Array) -> Array:
-        """R*(v) = sup_x ⟨x, v⟩ − R(x); by default an upper bound: −R(0) where prox(v) = 0, else inf."""
-        at_zero = -self.value(jnp.zeros_like(v))
-        return jnp.where(self._is_in_ball(v), at_zero, jnp.inf).astype(v.dtype)
+        """R*(v) = sup_x ⟨x, v⟩ − R(x); inf where that is not finite, or not attained.
+
+        By default found by proximal point steps x ← prox_tR(x + t v) with growing t (Rockafellar, 1976).
+        Each ends where u = v + (x_before − x)/t is a subgradient; they end once u is v to rounding.
+        """
+        if self.homogeneous:
+            return jnp.where(self._is_in_ball(v), 0, jnp.inf).astype(v.dtype)
+        size = jnp.max(jnp.abs(v), initial=0)
+        rounding = _FOUND * jnp.finfo(v.dtype).eps * size
+
+        def step(carry):
+            x, t, count, _ = carry
+            new = self.prox(x + t * v, t)
+            distance = jnp.max(jnp.abs(x - new), initial=0) / t
+            longer = jnp.minimum(_GROWTH * t, _step_over(0 * size, 0))
+            return new, longer, count + 1, distance <= rounding
+
+        first = _step_over(size, _SHORTEST)
+        most = min((_longest(v.dtype) - _SHORTEST) // 2, _MOST)
+        start = (jnp.zeros_like(v), first, jnp.zeros((), jnp.int32), jnp.zeros((), bool))
+        x, _, _, found = jax.lax.while_loop(lambda c: ~c[3] & (c[2] < most), step, start)
+        return jnp.where(found, jnp.sum(x * v) - self.value(x), jnp.inf).astype(v.dtype)
 
     def _is_in_ball(self, v: Array) -> Bool[Array, ""]:
         """Whether prox(v) = 0, on the edge as well.
@@ -201,20 +228,30 @@ class Penalty(eqx.Module):
         return jnp.all(self.prox(v * (1 - EDGE * jnp.finfo(v.dtype).eps)) == 0)
 
     def dual_scale(self, v: Array) -> Array:
-        """The largest c in [0, 1] for which R*(c v) is finite (by default: known to be finite)."""
+        """The largest c in [0, 1] for which R*(c v) is finite.
+
+        By default found by bisection on the prox of the recession function lim_t R(t x)/t, which is
+        lim_t prox_tR(t z)/t: it takes the points of the domain of R* to 0.
+        """
+        size = jnp.max(jnp.abs(v), initial=0)
+        # A homogeneous penalty is its own recession function.
+        t = 1.0 if self.homogeneous else _step_over(size, _longest(v.dtype))
+        limit = 0.0 if self.homogeneous else EDGE * jnp.finfo(v.dtype).eps * size * t
 
         def is_outside(c):
-            return jnp.any(self.prox(c * v) != 0)
+            return ~jnp.all(jnp.abs(self.prox(c * v * t, t)) <= c * limit)
 
         one = jnp.ones((), v.dtype)
+        needed = is_outside(one)
 
         def shrink(_, high):
             return jnp.where(is_outside(high / 2), high / 2, high)
 
-        high = jax.lax.fori_loop(0, _DOUBLINGS, shrink, one)
-        inside = _bisect(is_outside, high / 2, high, lower=True)
-        inside = jnp.where(self._is_in_ball(inside * v), inside, 0)
-        return jnp.where(is_outside(one), inside, one).astype(v.dtype)
+        high = jax.lax.fori_loop(0, jnp.where(needed, _DOUBLINGS, 0), shrink, one)
+        steps = jnp.where(needed, _BISECTIONS, 0)
+        inside = _bisect(is_outside, high / 2, high, lower=True, steps=steps)
+        inside = jnp.where(is_outside(inside * (1 - EDGE * jnp.finfo(v.dtype).eps)), 0, inside)
+        return jnp.where(needed, inside, one).astype(v.dtype)
 
     def dual_scales(self, v: Array, x: Array) -> Array:
         """Scales c worth trying for the dual point; the certificate takes the best. (k,)"""
@@ -252,7 +289,21 @@ class Penalty(eqx.Module):
         return push
 
 
-def _bisect(holds, low: Array, high: Array, lower: bool = False) -> Array:
+def _step_over(size: Array, exponent: int) -> Array:
+    """A step that takes something of this size to 2^exponent, unless its square would overflow."""
+    most = 2.0 ** (jnp.finfo(size.dtype).maxexp // 2 - 1)
+    step = 2.0**exponent / jnp.where(size > 0, size, 1)
+    return jnp.where(size > 0, jnp.minimum(step, most), most).astype(size.dtype)
+
+
+def _longest(dtype: Any) -> int:
+    """The exponent of the longest step of a prox: what it squares must not overflow."""
+    return jnp.finfo(dtype).maxexp // 10 * 4
+
+
+def _bisect(
+    holds, low: Array, high: Array, lower: bool = False, steps: int | Array = _BISECTIONS
+) -> Array:
     """The edge between low, where `holds` is false, and high, where it is true; from above.
 
     With `lower`, from below: the last point where `holds` is false.
@@ -264,7 +315,7 @@ def _bisect(holds, low: Array, high: Array, lower: bool = False) -> Array:
         true = holds(middle)
         return jnp.where(true, low, middle), jnp.where(true, middle, high)
 
-    low, high = jax.lax.fori_loop(0, _BISECTIONS, halve, (low, high))
+    low, high = jax.lax.fori_loop(0, steps, halve, (low, high))
     return low if lower else high
 
 

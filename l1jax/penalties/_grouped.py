@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import equinox as eqx
 import jax
@@ -12,11 +12,30 @@ from jaxtyping import Array, Bool, Float
 
 from .. import prox
 from .._groups import Groups
-from ._base import GroupForm, Masks, Penalty, no_negative, strength_leaf, weight_leaves
-from ._separable import _indicator, _scale_into, _within, is_ratio, ratio_leaf
+from .._types import AnyArray
+from ._base import GroupForm, LinearForm, Masks, Penalty, no_negative, strength_leaf, weight_leaves
+from ._separable import (
+    _below_zero,
+    _indicator,
+    _scale_into,
+    _within,
+    is_ratio,
+    ratio_leaf,
+    ridge_or,
+)
+
+
+class SquaredGroupForm(NamedTuple):
+    """A `GroupForm`, and the price of half of the square of each group's norm."""
+
+    groups: Groups
+    price: AnyArray  # (G,)
+    l1: AnyArray  # (G,)
+    quad: AnyArray  # (G,)
 
 
 class _Grouped(Penalty):
+    homogeneous: ClassVar[bool] = True
     metric: ClassVar[Literal["scalar", "diagonal"]] = "diagonal"
 
     lam: Any
@@ -49,6 +68,14 @@ class _Grouped(Penalty):
                 f"{type(self).__name__} has no strength yet: pass lam, or pen.with_strength(0.1)."
             )
         return self.lam
+
+    def linear_form(self, shape: tuple[int, ...]) -> LinearForm | None:
+        """Groups of one feature have the price of that feature."""
+        form = self.group_form(shape)
+        if form is None or len(shape) != 1 or self.groups.num_groups != self.groups.num_features:
+            return None
+        price = form.groups.broadcast(form.price + form.l1)
+        return LinearForm(price, price, jnp.zeros_like(price))
 
     def even(self, squares: Array) -> Array:
         """One step for each group: the block soft threshold, instead of the root of an equation."""
@@ -119,6 +146,9 @@ class GroupL1(_Grouped):
     ```
     """
 
+    def __init__(self, lam: Any = None, groups: Any = None, weights: Any = None):
+        super().__init__(lam, groups, weights)
+
     def value(self, x: Array) -> Array:
         self._check(x)
         prices = jnp.asarray(self._lam(), x.dtype) * self._group_weights(x.dtype)
@@ -177,6 +207,158 @@ class GroupL1(_Grouped):
         active = self._norms(gradient + self._spread(prices, x) * direction)
         inside = jnp.maximum(self._norms(gradient) - prices, 0)
         return jnp.where(self._held(), norms, jnp.where(norms > 0, active, inside))
+
+
+class NonNegativeGroupL1(GroupL1):
+    """The group lasso on non-negative coefficients: λ Σ_g w_g‖x_g‖₂ where x ≥ 0.
+
+    Args and errors: as for `GroupL1`. Its prox is that of `GroupL1` at max(z, 0): an entry below zero
+    only pulls to where x may not go.
+
+    **Example:**
+
+    ```python
+    >>> import jax.numpy as jnp, l1jax
+    >>> pen = l1jax.NonNegativeGroupL1(1.0, groups=[0, 0, 0], weights=[2.5])
+    >>> print(pen.prox(jnp.array([3.0, 4.0, -1.0])))
+    [1.5 2.  0. ]
+
+    ```
+    """
+
+    def __init__(self, lam: Any = None, groups: Any = None, weights: Any = None):
+        super().__init__(lam, groups, weights)
+
+    def prox(self, z: Array, step: Any = 1.0) -> Array:
+        return super().prox(prox.project_nonnegative(z), step)
+
+    def even_prox(self, z: Array, step: Any = 1.0) -> Array:
+        return super().even_prox(prox.project_nonnegative(z), step)
+
+    def violation(self, x: Array) -> Array:
+        return jnp.maximum(_below_zero(x), super().violation(x))
+
+    def masks(self, shape: tuple[int, ...]) -> Masks:
+        # A coordinate without a price is still bound to be non-negative: it is not free.
+        masks = super().masks(shape)
+        return Masks(unpenalised=jnp.zeros_like(masks.unpenalised), excluded=masks.excluded)
+
+    def group_form(self, shape: tuple[int, ...]) -> None:
+        del shape
+
+    def critical_strength(self, gradient: Array) -> Array:
+        return super().critical_strength(jnp.minimum(gradient, 0))
+
+    def conjugate(self, v: Array) -> Array:
+        return super().conjugate(jnp.maximum(v, 0))
+
+    def dual_scale(self, v: Array) -> Array:
+        return super().dual_scale(jnp.maximum(v, 0))
+
+    def distance(self, x: Array, gradient: Array, step: Any = 1.0) -> Array:
+        del step
+        prices, norms = self._prices(x), self._norms(x)
+        direction = x / self._spread(jnp.where(norms > 0, norms, 1), x)
+        slope = gradient + self._spread(prices, x) * direction
+        # At zero the bound takes any slope that is not below zero.
+        slope = jnp.where(x == 0, jnp.minimum(slope, 0), slope)
+        inside = jnp.maximum(self._norms(jnp.minimum(gradient, 0)) - prices, 0)
+        inside = jnp.where(norms > 0, self._norms(slope), inside)
+        inside = jnp.maximum(inside, self._norms(jnp.minimum(x, 0)))
+        return jnp.where(self._held(), norms, inside)
+
+
+class GroupElasticNet(GroupL1):
+    """The elastic net on groups, λ Σ_g w_g(ρ‖x_g‖₂ + ½(1−ρ)‖x_g‖₂²): it selects groups, and shrinks them.
+
+    Args: as for `GroupL1`; `l1_ratio` ρ in [0, 1] (1: group lasso, 0: ridge). For coefficients
+    (p, k), `GroupElasticNet(lam, range(p), weights=1.0)` is the multi-task elastic net.
+    Raises: as for `GroupL1`. Source: Yang and Hastie (2024).
+
+    **Example:**
+
+    ```python
+    >>> import jax.numpy as jnp, l1jax
+    >>> pen = l1jax.GroupElasticNet(2.0, groups=[0, 0, 1], l1_ratio=0.5, weights=1.0)
+    >>> print(pen.prox(jnp.array([6.0, 8.0, 1.0])))
+    [2.7 3.6 0. ]
+
+    ```
+    """
+
+    homogeneous: ClassVar[bool] = False
+
+    l1_ratio: Any
+
+    def __init__(
+        self, lam: Any = None, groups: Any = None, l1_ratio: Any = 0.5, weights: Any = None
+    ):
+        super().__init__(lam, groups, weights)
+        self.l1_ratio = ratio_leaf(l1_ratio)
+
+    def is_valid(self) -> Bool[Array, ""]:
+        return super().is_valid() & is_ratio(self.l1_ratio)
+
+    def _norm(self) -> GroupL1:
+        """The part that is not squared."""
+        norm = GroupL1(self._lam() * self.l1_ratio, self.groups)
+        object.__setattr__(norm, "weights", self.weights)
+        object.__setattr__(norm, "excluded", self.excluded)
+        return norm
+
+    def _both(self, x: Array) -> tuple[Array, Array]:
+        """The prices of ‖x_g‖ and of ½‖x_g‖²."""
+        price, ratio = self._prices(x), jnp.asarray(self.l1_ratio, x.dtype)
+        return price * ratio, price * (1 - ratio)
+
+    def value(self, x: Array) -> Array:
+        (linear, quadratic), norms = self._both(x), self._norms(x)
+        return jnp.sum(linear * norms + 0.5 * quadratic * norms**2, where=~self._held())
+
+    def prox(self, z: Array, step: Any = 1.0) -> Array:
+        step = jnp.asarray(step, z.dtype)
+        shrink = 1 + step * self._spread(self._both(z)[1], z)
+        if step.ndim == 0:
+            return self._norm().prox(z, step) / shrink
+        return self._norm().prox(z / shrink, step / shrink)  # the square, completed
+
+    def even_prox(self, z: Array, step: Any = 1.0) -> Array:
+        shrink = 1 + jnp.asarray(step, z.dtype) * self._spread(self._both(z)[1], z)
+        return self._norm().even_prox(z, step) / shrink
+
+    def group_form(self, shape: tuple[int, ...]) -> Any:
+        form = super().group_form(shape)
+        ratio, held = jnp.asarray(self.l1_ratio, form.price.dtype), jnp.isinf(form.price)
+        price = jnp.where(held, 0, form.price)
+        linear = jnp.where(held, jnp.inf, price * ratio)
+        return SquaredGroupForm(form.groups, linear, form.l1, price * (1 - ratio))
+
+    def critical_strength(self, gradient: Array) -> Array:
+        return ridge_or(self.dual_norm(gradient), self.l1_ratio)
+
+    def conjugate(self, v: Array) -> Array:
+        (linear, quadratic), held = self._both(v), self._held()
+        beyond = jnp.maximum(self._norms(v) - linear, 0)
+        curved = quadratic > 0
+        terms = jnp.where(curved, beyond**2 / (2 * jnp.where(curved, quadratic, 1)), 0)
+        inside = held | curved | _within(self._norms(v), linear)
+        return jnp.sum(terms, where=~held) + _indicator(inside, v)
+
+    def dual_scale(self, v: Array) -> Array:
+        linear, quadratic = self._both(v)
+        return _scale_into(self._norms(v), linear, ~self._held() & (quadratic == 0))
+
+    def dual_scales(self, v: Array, x: Array) -> Array:
+        """Unscaled; scaled into the ball of the norms; and scaled as the group lasso on augmented data."""
+        linear, quadratic = self._both(v)
+        limit, rest = self.dual_scale(v), v - self._spread(quadratic, x) * x
+        boxed = _scale_into(self._norms(v), linear, ~self._held())
+        augmented = _scale_into(self._norms(rest), linear, ~self._held())
+        return jnp.minimum(jnp.stack([limit, boxed, augmented]), limit)
+
+    def distance(self, x: Array, gradient: Array, step: Any = 1.0) -> Array:
+        slope = gradient + self._spread(self._both(x)[1], x) * x
+        return self._norm().distance(x, slope, step)
 
 
 class SparseGroupL1(_Grouped):

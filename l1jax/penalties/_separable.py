@@ -1,4 +1,4 @@
-"""Penalties that are sums over coordinates: L1, elastic net, ridge, and L1 on the non-negative orthant."""
+"""Penalties that are sums over coordinates: L1, elastic net, ridge, the first two also for coefficients ≥ 0."""
 
 from __future__ import annotations
 
@@ -127,6 +127,11 @@ class L1(_Separable):
     ```
     """
 
+    def __init__(self, lam: Any = None, weights: Any = None):
+        super().__init__(lam, weights)
+
+    homogeneous: ClassVar[bool] = True
+
     def value(self, x: PyTree) -> Array:
         terms = self._terms(x)
         return total(jnp.sum(lam_w * jnp.abs(leaf), where=~off) for leaf, lam_w, off in terms)
@@ -169,6 +174,11 @@ class NonNegativeL1(_Separable):
     ```
     """
 
+    def __init__(self, lam: Any = None, weights: Any = None):
+        super().__init__(lam, weights)
+
+    homogeneous: ClassVar[bool] = True
+
     def value(self, x: PyTree) -> Array:
         return total(jnp.sum(lam_w * leaf, where=~off) for leaf, lam_w, off in self._terms(x))
 
@@ -176,8 +186,7 @@ class NonNegativeL1(_Separable):
         return self._hold(prox.prox_nonnegative_l1(z, self._lam(), step, self.weights))
 
     def violation(self, x: PyTree) -> Array:
-        below = jnp.stack([jnp.max(-leaf, initial=0) for leaf in jax.tree.leaves(x)]).max()
-        return jnp.maximum(below, super().violation(x))
+        return jnp.maximum(_below_zero(x), super().violation(x))
 
     def masks(self, shape: tuple[int, ...]) -> Masks:
         # A coordinate without a price is still bound to be non-negative: it is not free.
@@ -251,10 +260,7 @@ class ElasticNet(_Separable):
         return self._hold(out)
 
     def critical_strength(self, gradient: Array) -> Array:
-        norm = self.dual_norm(gradient)
-        ratio = jnp.asarray(self.l1_ratio, norm.dtype)
-        at_ridge = jnp.where(norm > 0, jnp.inf, 0).astype(norm.dtype)
-        return jnp.where(ratio > 0, norm / jnp.where(ratio > 0, ratio, 1), at_ridge)
+        return ridge_or(self.dual_norm(gradient), self.l1_ratio)
 
     def linear_form(self, shape: tuple[int, ...]) -> LinearForm:
         linear, quadratic, excluded = self._prices(jnp.zeros(shape))
@@ -290,6 +296,66 @@ class ElasticNet(_Separable):
         return jnp.where(excluded, jnp.abs(x), jnp.where(x == 0, inside, active))
 
 
+class NonNegativeElasticNet(ElasticNet):
+    """The elastic net on non-negative coefficients: λ Σⱼ wⱼ(ρxⱼ + ½(1−ρ)xⱼ²) where x ≥ 0.
+
+    Args and errors: as for `ElasticNet`; ρ = 0 gives a non-negative ridge regression.
+
+    **Example:**
+
+    ```python
+    >>> import jax.numpy as jnp, l1jax
+    >>> print(l1jax.NonNegativeElasticNet(2.0, l1_ratio=0.5).prox(jnp.array([3.0, -2.0])))
+    [1. 0.]
+
+    ```
+    """
+
+    def __init__(self, lam: Any = None, l1_ratio: Any = 0.5, weights: Any = None):
+        super().__init__(lam, l1_ratio, weights)
+
+    def prox(self, z: PyTree, step: Any = 1.0) -> PyTree:
+        lam, ratio = self._lam(), self.l1_ratio
+        out = prox.prox_nonnegative_l1(z, lam * ratio, step, self.weights)
+        return self._hold(prox.prox_ridge(out, lam * (1 - ratio), step, self.weights))
+
+    def violation(self, x: PyTree) -> Array:
+        return jnp.maximum(_below_zero(x), super().violation(x))
+
+    def masks(self, shape: tuple[int, ...]) -> Masks:
+        # A coordinate without a price is still bound to be non-negative: it is not free.
+        masks = super().masks(shape)
+        return Masks(unpenalised=jnp.zeros_like(masks.unpenalised), excluded=masks.excluded)
+
+    def critical_strength(self, gradient: Array) -> Array:
+        return super().critical_strength(jnp.minimum(gradient, 0))
+
+    def linear_form(self, shape: tuple[int, ...]) -> LinearForm:
+        up, _, quad = super().linear_form(shape)
+        return LinearForm(up, jnp.full_like(up, jnp.inf), quad)
+
+    def conjugate(self, v: Array) -> Array:
+        return super().conjugate(jnp.maximum(v, 0))
+
+    def dual_scale(self, v: Array) -> Array:
+        return super().dual_scale(jnp.maximum(v, 0))
+
+    def dual_scales(self, v: Array, x: Array) -> Array:
+        """As of `ElasticNet`, of what is above zero: below it there is no limit."""
+        linear, quadratic, excluded = self._prices(v)
+        limit = self.dual_scale(v)
+        boxed = _scale_into(jnp.maximum(v, 0), linear, ~excluded)
+        augmented = _scale_into(jnp.maximum(v - quadratic * x, 0), linear, ~excluded)
+        return jnp.minimum(jnp.stack([limit, boxed, augmented]), limit)
+
+    def distance(self, x: Array, gradient: Array, step: Any = 1.0) -> Array:
+        del step
+        linear, quadratic, excluded = self._prices(x)
+        slope = gradient + quadratic * x + linear
+        inside = jnp.where(x == 0, jnp.maximum(-slope, 0), jnp.abs(slope))
+        return jnp.where(excluded | (x < 0), jnp.abs(x), inside)
+
+
 class Ridge(_Separable):
     """The ridge penalty ½λ Σⱼ wⱼxⱼ²: it shrinks and never selects, for comparison.
 
@@ -305,6 +371,9 @@ class Ridge(_Separable):
     ```
     """
 
+    def __init__(self, lam: Any = None, weights: Any = None):
+        super().__init__(lam, weights)
+
     def _net(self) -> ElasticNet:
         net = ElasticNet(self._lam(), 0.0)
         object.__setattr__(net, "weights", self.weights)
@@ -318,8 +387,7 @@ class Ridge(_Separable):
         return self._hold(prox.prox_ridge(z, self._lam(), step, self.weights))
 
     def critical_strength(self, gradient: Array) -> Array:
-        norm = self.dual_norm(gradient)
-        return jnp.where(norm > 0, jnp.inf, 0).astype(norm.dtype)
+        return ridge_or(self.dual_norm(gradient), 0.0)
 
     def linear_form(self, shape: tuple[int, ...]) -> LinearForm:
         return self._net().linear_form(shape)
@@ -353,6 +421,13 @@ def is_ratio(l1_ratio: Any) -> Bool[Array, ""]:
     return jnp.all((jnp.asarray(l1_ratio) >= 0) & (jnp.asarray(l1_ratio) <= 1))
 
 
+def ridge_or(norm: Array, l1_ratio: Any) -> Array:
+    """λmax = norm/ρ; of a ridge (ρ = 0), which never lets go, infinite."""
+    ratio = jnp.asarray(l1_ratio, norm.dtype)
+    at_ridge = jnp.where(norm > 0, jnp.inf, 0).astype(norm.dtype)
+    return jnp.where(ratio > 0, norm / jnp.where(ratio > 0, ratio, 1), at_ridge)
+
+
 def per_row(weights: Any, x: Array, dtype: Any = None) -> Array:
     """Weights with one entry per feature, shaped to multiply x of shape (p,) or (p, k)."""
     weights = jnp.asarray(weights, x.dtype if dtype is None else dtype)
@@ -372,6 +447,11 @@ def _like(tree: PyTree, structure: Any, default: Any) -> list:
     if hasattr(tree, "shape"):
         return [tree] * structure.num_leaves
     return structure.flatten_up_to(tree)
+
+
+def _below_zero(x: PyTree) -> Array:
+    """How far the least entry of x is below zero."""
+    return jnp.stack([jnp.max(-leaf, initial=0) for leaf in jax.tree.leaves(x)]).max()
 
 
 def _within(v: Array, bound: Array) -> Array:

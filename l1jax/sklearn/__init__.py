@@ -1,17 +1,33 @@
 """Estimators for scikit-learn: its names and habits, the certified fits of l1jax.
 
 Parameters and attributes are called as in scikit-learn and mean the same: a program that uses its
-`Lasso` goes on working with this one. Parameters that would be ignored here (`selection`,
-`random_state`, `precompute`, `warm_start`, `n_jobs`) do not exist. Whatever the data are, a fit is in
+`Lasso` goes on working with this one. Every argument of the estimator of the same name is taken.
+Those that say how scikit-learn computes (`selection`, `random_state`, `precompute`, `copy_X`,
+`warm_start`, `n_jobs`, `verbose`, `dual`) change nothing. Whatever the data are, a fit is in
 float64, and its certificate is kept: `fit_` is the `l1jax.Fit`, `dual_gap_` its duality gap.
 """
 
+from importlib.util import find_spec
+
+if find_spec("sklearn") is None:
+    raise ModuleNotFoundError(
+        "l1jax.sklearn needs scikit-learn: pip install scikit-learn, or l1jax with its extra [sklearn].",
+        name="sklearn",
+    )
+
 from ._cox import CoxRegressor
-from ._cross_validated import ElasticNetCV, GroupLassoCV, LassoCV, MultiTaskLassoCV
+from ._cross_validated import (
+    ElasticNetCV,
+    GroupLassoCV,
+    LassoCV,
+    MultiTaskElasticNetCV,
+    MultiTaskLassoCV,
+)
 from ._generalised import L1HuberRegressor, L1PoissonRegressor
-from ._grouped import GroupLasso, MultiTaskLasso, SparseGroupLasso
+from ._grouped import GroupLasso, MultiTaskElasticNet, MultiTaskLasso, SparseGroupLasso
 from ._lasso import ElasticNet, Lasso
 from ._logistic import LogisticRegression, LogisticRegressionCV
+from ._paths import enet_path, lasso_path
 
 __all__ = [
     "CoxRegressor",
@@ -25,7 +41,11 @@ __all__ = [
     "LassoCV",
     "LogisticRegression",
     "LogisticRegressionCV",
+    "MultiTaskElasticNet",
+    "MultiTaskElasticNetCV",
     "MultiTaskLasso",
     "MultiTaskLassoCV",
     "SparseGroupLasso",
+    "enet_path",
+    "lasso_path",
 ]

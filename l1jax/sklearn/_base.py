@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 from numbers import Integral, Real
-from typing import Any, ClassVar
+from typing import Any, ClassVar, dataclass_transform
 
 import jax
 import numpy as np
+from scipy import sparse
 from sklearn.base import BaseEstimator, RegressorMixin, _fit_context
-from sklearn.utils._param_validation import Interval
+from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.extmath import safe_sparse_dot
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from .. import linear
 from ..linear import Fit
 from ..losses import Loss, SquaredError
-from ..penalties import L1, ElasticNet, NonNegativeL1, Penalty
+from ..penalties import L1, ElasticNet, NonNegativeElasticNet, NonNegativeL1, Penalty
 from ._padding import Data, padded
 
 NOT_NEGATIVE = Interval(Real, 0, None, closed="left")
@@ -25,6 +26,26 @@ RATIO = Interval(Real, 0, 1, closed="both")
 _SQUARED_ERROR = SquaredError()
 
 
+# Arguments of scikit-learn's coordinate descent that choose how it computes: an exact solution has none.
+COORDINATE_DESCENT: dict[str, list] = {
+    "copy_X": ["boolean"],
+    "random_state": ["random_state"],
+    "selection": [StrOptions({"cyclic", "random"})],
+}
+
+
+@dataclass_transform(kw_only_default=True, eq_default=False, field_specifiers=(dataclasses.field,))
+def arguments(cls: type) -> type:
+    """Makes the annotated attributes of an estimator the arguments of its constructor, by keyword."""
+    return dataclasses.dataclass(kw_only=True, eq=False, repr=False)(cls)
+
+
+def first(default: Any) -> Any:
+    """An argument that may be given by position."""
+    return dataclasses.field(default=default, kw_only=False)
+
+
+@arguments
 class LinearModel(BaseEstimator):
     """A penalised linear model: subclasses say its loss, its penalty and how targets are read."""
 
@@ -33,9 +54,9 @@ class LinearModel(BaseEstimator):
         "max_iter": [Interval(Integral, 1, None, closed="left")],
         "tol": [NOT_NEGATIVE],
     }
-    fit_intercept: bool = True
-    max_iter: int
-    tol: float
+    fit_intercept: Any = True
+    max_iter: Any = 20_000
+    tol: Any = 1e-6
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Any:
@@ -55,7 +76,11 @@ class LinearModel(BaseEstimator):
         """The data in float64, padded; sets what scikit-learn remembers of them."""
         X, y = self._validate(X, y)
         weights = self._weights(_check_sample_weight(sample_weight, X, dtype=np.float64), y)
-        return padded(X, self._targets(y), weights)
+        return padded(self._design(X), self._targets(y), weights)
+
+    def _design(self, X: Any) -> Any:
+        """The matrix that is fitted."""
+        return X
 
     def _validate(self, X: Any, y: Any) -> tuple[Any, np.ndarray]:
         X, y = validate_data(self, X, y, accept_sparse="csr", dtype=np.float64, y_numeric=True)
@@ -94,13 +119,20 @@ class LinearModel(BaseEstimator):
             fit,
             coef=fit.coef[(slice(None),) * at + (slice(data.p),)],
             feature_names=None if names is None else tuple(names),
+            options=self._options(fit.options, data),
         )
+
+    def _options(self, options: Any, data: Data) -> Any:
+        """What it was fitted with, of the rows that count; the penalty may be of columns that do not."""
+        pen = options.pen if data.columns == data.p else None
+        return dataclasses.replace(options, sample_weight=options.sample_weight[: data.n], pen=pen)
 
     def _keep(self, fit: Fit, data: Data) -> None:
         """Sets the attributes of a fitted model."""
         self.fit_ = fit = self._trim(fit, data)
-        self.coef_ = fit.coef.T
-        self.intercept_ = fit.intercept if fit.several_responses else float(fit.intercept)
+        # Copies, which may be written to: a fit's arrays are its own.
+        self.coef_ = np.array(fit.coef.T)
+        self.intercept_ = np.array(fit.intercept) if fit.several_responses else float(fit.intercept)
         self.n_iter_ = max(1, int(fit.num_steps))
         self.dual_gap_ = float(fit.gap)
 
@@ -118,6 +150,13 @@ class LinearModel(BaseEstimator):
 
 class Regressor(RegressorMixin, LinearModel):
     """A model that predicts numbers."""
+
+    coef_: np.ndarray
+
+    @property
+    def sparse_coef_(self) -> Any:
+        """`coef_` as a sparse matrix of one row per target."""
+        return sparse.csr_matrix(self.coef_)
 
     def predict(self, X: Any) -> np.ndarray:
         """Predictions for new rows, (m,), or (m, k) for k targets."""
@@ -139,12 +178,13 @@ class OfSeveralTargets:
         return tags
 
 
-def elastic_net(alpha: float, l1_ratio: float = 1.0) -> ElasticNet:
+def elastic_net(alpha: Any, l1_ratio: Any = 1.0, positive: Any = False) -> ElasticNet:
     """One class for the lasso too, so that both are one program."""
-    return ElasticNet(float(alpha), float(l1_ratio))
+    kind = NonNegativeElasticNet if positive else ElasticNet
+    return kind(float(alpha), float(l1_ratio))
 
 
-def lasso(alpha: float, weights: Any = None, positive: bool = False) -> Penalty:
-    """The L1 penalty, of weighted features or of coefficients ≥ 0."""
+def lasso(alpha: Any, weights: Any, positive: Any = False) -> Penalty:
+    """The L1 penalty of weighted features, or of such coefficients ≥ 0."""
     kind: Any = NonNegativeL1 if positive else L1
     return kind(float(alpha), weights)

@@ -11,17 +11,19 @@ from sklearn.utils.validation import _check_sample_weight, check_array, column_o
 from ..linear._scores import c_index
 from ..losses import Cox, Loss
 from ..penalties import Penalty
-from ._base import NOT_NEGATIVE, RATIO, LinearModel, Regressor, elastic_net
+from ._base import NOT_NEGATIVE, RATIO, LinearModel, Regressor, arguments, elastic_net, first
 from ._padding import Data
 
 
+@arguments
 class CoxRegressor(Regressor):
     """Cox regression: minus the log partial likelihood over n, plus α(ρ‖w‖₁ + ½(1−ρ)‖w‖²).
 
-    y (n, 2) holds times and whether the event was seen at them (1) or observation ended (0); y (n,)
-    holds times at which it was seen, all of them. `ties`: "breslow" or "efron". `predict` gives the
-    log of the relative risk, larger for an earlier event; `score` is Harrell's C, the share of pairs
-    in the right order. There is no intercept. All else as for `Lasso`. Source: Cox (1972).
+    y (n, 2) holds times and whether the event was seen at them (1) or observation ended (0), and so
+    does a structured array of scikit-survival; y (n,) holds times at which it was seen, all of them.
+    `ties`: "breslow" or "efron". `predict` gives the log of the relative risk, larger for an earlier
+    event; `score` is Harrell's C, the share of pairs in the right order. There is no intercept. All
+    else as for `Lasso`. Source: Cox (1972).
 
     **Example:**
 
@@ -42,26 +44,16 @@ class CoxRegressor(Regressor):
         "l1_ratio": [RATIO],
         "ties": [StrOptions({"breslow", "efron"})],
     }
+    fit_intercept: ClassVar[Any] = True  # pyright: ignore[reportIncompatibleVariableOverride]
 
-    def __init__(
-        self,
-        alpha: Any = 1.0,
-        *,
-        l1_ratio: Any = 1.0,
-        ties: Any = "breslow",
-        max_iter: Any = 20_000,
-        tol: Any = 1e-6,
-    ):
-        self.alpha = alpha
-        self.l1_ratio = l1_ratio
-        self.ties = ties
-        self.max_iter = max_iter
-        self.tol = tol
+    alpha: Any = first(1.0)
+    l1_ratio: Any = 1.0
+    ties: Any = "breslow"
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Harrell's C of the predicted risks: ½ for none but chance, 1 at best."""
         eta = self.predict(X)
-        y = _times(np.asarray(check_array(y, ensure_2d=False), np.float64))
+        y = _times(np.asarray(check_array(_columns(y), ensure_2d=False), np.float64))
         weights = _check_sample_weight(sample_weight, X, dtype=np.float64)
         return float(c_index(self._loss(), y, eta[None], weights)[0])
 
@@ -74,9 +66,24 @@ class CoxRegressor(Regressor):
 
     def _validate(self, X: Any, y: Any) -> tuple[Any, np.ndarray]:
         X, y = validate_data(
-            self, X, y, accept_sparse="csr", dtype=np.float64, y_numeric=True, multi_output=True
+            self, X, _columns(y), accept_sparse="csr", dtype=np.float64, y_numeric=True, multi_output=True
         )  # fmt: skip
         return X, _times(y)
+
+
+def _columns(y: Any) -> Any:
+    """(time, event) of a structured array, as of scikit-survival: the event is the field of booleans."""
+    fields = getattr(getattr(y, "dtype", None), "fields", None)
+    if fields is None:
+        return y
+    events = [name for name, (dtype, *_) in fields.items() if dtype.kind == "b"]
+    times = [name for name, (dtype, *_) in fields.items() if dtype.kind in "iuf"]
+    if len(fields) != 2 or len(events) != 1 or len(times) != 1:
+        raise ValueError(
+            "y as a structured array must have two fields, a boolean for whether the event was seen and "
+            f"a number for its time; got {y.dtype}."
+        )
+    return np.stack([y[times[0]], y[events[0]]], axis=1).astype(np.float64)
 
 
 def _times(y: np.ndarray) -> np.ndarray:

@@ -9,22 +9,32 @@ from typing import Any, ClassVar
 import numpy as np
 from sklearn.base import _fit_context, is_classifier
 from sklearn.model_selection import check_cv
-from sklearn.utils._param_validation import Interval
+from sklearn.utils._param_validation import Interval, StrOptions
 
 from .. import linear
+from .._groups import Groups
 from ..linear import CrossValidated, Path
 from ..penalties import Penalty
-from ._base import RATIO, LinearModel, Regressor, elastic_net, lasso
+from ._base import COORDINATE_DESCENT, RATIO, LinearModel, Regressor, arguments, elastic_net
 from ._grouped import OfGroups, OfTasks
 from ._padding import Data
+from ._paths import enet_path, lasso_path, strengths, task_penalty
 
-_NOTHING = np.finfo(np.float64).resolution  # the grid where every strength gives the null model
 
-
+@arguments
 class OfFolds(LinearModel):
     """What is common to all that cross-validate: the folds, and a path over them."""
 
-    cv: Any
+    cv: Any = None
+    n_jobs: Any = None
+    verbose: Any = False
+
+    _parameter_constraints: ClassVar[dict] = {
+        **LinearModel._parameter_constraints,
+        "cv": ["cv_object"],
+        "n_jobs": [Integral, None],
+        "verbose": ["verbose"],
+    }
 
     def _splits(self, data: Data, groups: Any) -> list[tuple[Any, Any]]:
         """(train, test) of each fold, as scikit-learn draws them."""
@@ -32,48 +42,23 @@ class OfFolds(LinearModel):
         splitter: Any = check_cv(self.cv, y, classifier=is_classifier(self))
         return list(splitter.split(X, y, groups))
 
-    def _validated(
-        self, data: Data, pen: Penalty, lams: Any, folds: Any, score: str
-    ) -> CrossValidated:
-        """The cross-validation of a path, of the rows and columns that count."""
-        found = linear.cross_validate(
-            data.X, data.y, pen, lams=lams, folds=folds, score=score, progress=False,
-            **self._settings(data),
-        )  # fmt: skip
-        return dataclasses.replace(
-            found,
-            path=Path(self._trim(found.path.fits, data), None),
-            predictions=found.predictions[:, : data.n],
-            held_out=found.held_out[:, : data.n],
-        )
 
-
+@arguments
 class _OfAlphas(OfFolds, Regressor):
     """Least squares with an `alpha` chosen by the mean squared error of held-out rows."""
 
     _parameter_constraints: ClassVar[dict] = {
-        **LinearModel._parameter_constraints,
+        **OfFolds._parameter_constraints,
+        **COORDINATE_DESCENT,
         "eps": [Interval(Real, 0, 1, closed="neither")],
-        "alphas": [Interval(Integral, 1, None, closed="left"), "array-like"],
-        "cv": ["cv_object"],
+        "alphas": [Interval(Integral, 1, None, closed="left"), "array-like", None],
     }
 
-    def __init__(
-        self,
-        *,
-        eps: Any = 1e-3,
-        alphas: Any = 100,
-        fit_intercept: Any = True,
-        max_iter: Any = 20_000,
-        tol: Any = 1e-6,
-        cv: Any = None,
-    ):
-        self.eps = eps
-        self.alphas = alphas
-        self.fit_intercept = fit_intercept
-        self.max_iter = max_iter
-        self.tol = tol
-        self.cv = cv
+    eps: Any = 1e-3
+    alphas: Any = 100
+    copy_X: Any = True
+    random_state: Any = None
+    selection: Any = "cyclic"
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: Any, y: Any, sample_weight: Any = None, groups: Any = None) -> Any:
@@ -84,11 +69,19 @@ class _OfAlphas(OfFolds, Regressor):
         data = self._read(X, y, sample_weight)
         folds, ratios = self._splits(data, groups), self._ratios()
         pens = [self._penalty_at(data, ratio) for ratio in ratios]
-        grids = [self._grid(data, pen) for pen in pens]
+        settings = self._settings(data)
+        of_start = {name: settings[name] for name in ("loss", "fit_intercept", "sample_weight")}
+        grids = [strengths(data, pen, self.alphas, self.eps, of_start) for pen in pens]
         found = [
-            self._validated(data, pen, grid, folds, "squared_error")
+            self._trim_all(
+                linear.cross_validate(
+                    data.X, data.y, pen, lams=grid, folds=folds, score="squared_error",
+                    progress=False, **settings,
+                ),
+                data,
+            )
             for pen, grid in zip(pens, grids, strict=True)
-        ]
+        ]  # fmt: skip
         n_targets = 1 if data.y.ndim == 1 else data.y.shape[1]
         errors = np.stack([one.fold_scores.T for one in found]) / n_targets
         means = errors.mean(axis=2)  # (ratios, alphas)
@@ -96,7 +89,7 @@ class _OfAlphas(OfFolds, Regressor):
         self.cv_ = found[ratio]
         self.alpha_ = float(grids[ratio][at])
         self.mse_path_ = np.squeeze(errors, axis=0) if len(found) == 1 else errors
-        several = len(found) > 1 and isinstance(self.alphas, Integral)
+        several = len(found) > 1 and (self.alphas is None or isinstance(self.alphas, Integral))
         self.alphas_ = np.stack(grids) if several else grids[0]
         if hasattr(self, "l1_ratio"):
             self.l1_ratio_ = float(ratios[ratio])
@@ -106,36 +99,46 @@ class _OfAlphas(OfFolds, Regressor):
     def _ratios(self) -> np.ndarray:
         return np.ones(1)
 
-    def _penalty_at(self, data: Data, l1_ratio: float) -> Penalty:
+    def _penalty_at(self, data: Data, l1_ratio: Any) -> Penalty:
         raise NotImplementedError
 
-    def _grid(self, data: Data, pen: Penalty) -> np.ndarray:
-        """The strengths, descending."""
-        if not isinstance(self.alphas, Integral):
-            alphas = np.asarray(self.alphas, np.float64)
-            if alphas.ndim != 1 or not alphas.size or not (alphas >= 0).all():
-                raise ValueError(f"alphas must be a list of numbers >= 0, got {self.alphas!r}.")
-            return -np.sort(-alphas)
-        settings = self._settings(data)
-        del settings["tol"], settings["max_steps"]
-        biggest = float(linear.lambda_max(data.X, data.y, pen, **settings))
-        if not np.isfinite(biggest):
-            raise ValueError(
-                "alphas must be given for l1_ratio=0: such a penalty has no strength at which all "
-                "coefficients are zero, so no grid follows from the data."
-            )
-        if biggest <= _NOTHING:
-            return np.full(int(self.alphas), _NOTHING)
-        return np.geomspace(biggest, biggest * self.eps, int(self.alphas))
+    def _trim_all(self, found: CrossValidated, data: Data) -> CrossValidated:
+        """The cross-validation of the rows and columns that count."""
+        return dataclasses.replace(
+            found,
+            path=Path(self._trim(found.path.fits, data), None),
+            predictions=found.predictions[:, : data.n],
+            held_out=found.held_out[:, : data.n],
+        )
 
 
-class LassoCV(_OfAlphas):
+@arguments
+class _OfOneTarget(_OfAlphas):
+    """Those with coefficients that may be bound to be ≥ 0."""
+
+    _parameter_constraints: ClassVar[dict] = {
+        **_OfAlphas._parameter_constraints,
+        "positive": ["boolean"],
+        "precompute": ["boolean", "array-like", StrOptions({"auto"})],
+    }
+
+    positive: Any = False
+    precompute: Any = "auto"
+
+    def _penalty_at(self, data: Data, l1_ratio: Any) -> Penalty:
+        del data
+        return elastic_net(1.0, l1_ratio, self.positive)
+
+
+@arguments
+class LassoCV(_OfOneTarget):
     """A `Lasso` whose `alpha` is chosen by cross-validation.
 
     `alphas`: how many strengths, log-spaced from the least at which all coefficients are zero down
     to `eps` times that; or the strengths themselves. `cv`: as everywhere in scikit-learn, 5 folds
     unless given. The mean over the folds of their mean squared errors (with sample weights a
-    weighted mean in each fold) decides; all else as for `Lasso`.
+    weighted mean in each fold) decides; all else as for `Lasso`. `n_jobs` and `verbose` change
+    nothing.
 
     Attributes, beyond those of `Lasso`: `alpha_`, `alphas_` (L,), descending, `mse_path_`
     (L, folds), `cv_` (the `l1jax.CrossValidated`, every fit of it certified).
@@ -152,33 +155,11 @@ class LassoCV(_OfAlphas):
     ```
     """
 
-    _parameter_constraints: ClassVar[dict] = {
-        **_OfAlphas._parameter_constraints,
-        "positive": ["boolean"],
-    }
-
-    def __init__(
-        self,
-        *,
-        eps: Any = 1e-3,
-        alphas: Any = 100,
-        fit_intercept: Any = True,
-        max_iter: Any = 20_000,
-        tol: Any = 1e-6,
-        cv: Any = None,
-        positive: Any = False,
-    ):
-        super().__init__(
-            eps=eps, alphas=alphas, fit_intercept=fit_intercept, max_iter=max_iter, tol=tol, cv=cv
-        )
-        self.positive = positive
-
-    def _penalty_at(self, data: Data, l1_ratio: float) -> Penalty:
-        del data
-        return lasso(1.0, positive=True) if self.positive else elastic_net(1.0, l1_ratio)
+    path = staticmethod(lasso_path)
 
 
-class ElasticNetCV(_OfAlphas):
+@arguments
+class ElasticNetCV(_OfOneTarget):
     """An `ElasticNet` whose `alpha` is chosen by cross-validation, and its `l1_ratio` if asked.
 
     `l1_ratio`: a number in [0, 1], or several of which the best is chosen. All else as for
@@ -198,34 +179,18 @@ class ElasticNetCV(_OfAlphas):
     """
 
     _parameter_constraints: ClassVar[dict] = {
-        **_OfAlphas._parameter_constraints,
+        **_OfOneTarget._parameter_constraints,
         "l1_ratio": [RATIO, "array-like"],
     }
+    path = staticmethod(enet_path)
 
-    def __init__(
-        self,
-        *,
-        l1_ratio: Any = 0.5,
-        eps: Any = 1e-3,
-        alphas: Any = 100,
-        fit_intercept: Any = True,
-        max_iter: Any = 20_000,
-        tol: Any = 1e-6,
-        cv: Any = None,
-    ):
-        self.l1_ratio = l1_ratio
-        super().__init__(
-            eps=eps, alphas=alphas, fit_intercept=fit_intercept, max_iter=max_iter, tol=tol, cv=cv
-        )
+    l1_ratio: Any = 0.5
 
     def _ratios(self) -> np.ndarray:
         return read_ratios(self.l1_ratio, "l1_ratio")
 
-    def _penalty_at(self, data: Data, l1_ratio: float) -> Penalty:
-        del data
-        return elastic_net(1.0, l1_ratio)
 
-
+@arguments
 class MultiTaskLassoCV(OfTasks, _OfAlphas):
     """A `MultiTaskLasso` whose `alpha` is chosen by cross-validation.
 
@@ -244,15 +209,52 @@ class MultiTaskLassoCV(OfTasks, _OfAlphas):
     ```
     """
 
-    def _penalty_at(self, data: Data, l1_ratio: float) -> Penalty:
-        del l1_ratio
-        return self._task_penalty(data, 1.0)
+    path = staticmethod(lasso_path)
+
+    def _penalty_at(self, data: Data, l1_ratio: Any) -> Penalty:
+        return task_penalty(data, 1.0, l1_ratio)
 
 
+@arguments
+class MultiTaskElasticNetCV(OfTasks, _OfAlphas):
+    """A `MultiTaskElasticNet` whose `alpha` is chosen by cross-validation, and its `l1_ratio` if asked.
+
+    `l1_ratio` as for `ElasticNetCV`; the squared error is averaged over targets; all else as for
+    `LassoCV`.
+
+    **Example:**
+
+    ```python
+    >>> from sklearn.datasets import load_diabetes
+    >>> from l1jax.sklearn import MultiTaskElasticNetCV
+    >>> X, y = load_diabetes(return_X_y=True)
+    >>> model = MultiTaskElasticNetCV(l1_ratio=0.9, alphas=[1.0, 0.01], cv=3).fit(X[:, :8], X[:, 8:])
+    >>> model.alpha_, model.coef_.shape
+    (0.01, (2, 8))
+
+    ```
+    """
+
+    _parameter_constraints: ClassVar[dict] = {
+        **_OfAlphas._parameter_constraints,
+        "l1_ratio": [RATIO, "array-like"],
+    }
+    path = staticmethod(enet_path)
+
+    l1_ratio: Any = 0.5
+
+    def _ratios(self) -> np.ndarray:
+        return read_ratios(self.l1_ratio, "l1_ratio")
+
+    def _penalty_at(self, data: Data, l1_ratio: Any) -> Penalty:
+        return task_penalty(data, 1.0, l1_ratio)
+
+
+@arguments
 class GroupLassoCV(OfGroups, _OfAlphas):
     """A `GroupLasso` whose `alpha` is chosen by cross-validation.
 
-    `groups` and `weights` as for `GroupLasso`, all else as for `LassoCV`.
+    `groups`, `weights` and `positive` as for `GroupLasso`, all else as for `LassoCV`.
 
     **Example:**
 
@@ -270,31 +272,16 @@ class GroupLassoCV(OfGroups, _OfAlphas):
 
     _parameter_constraints: ClassVar[dict] = {
         **_OfAlphas._parameter_constraints,
-        "groups": ["array-like", None],
+        "groups": ["array-like", Groups, None],
         "weights": ["array-like", None],
+        "positive": ["boolean"],
     }
 
-    def __init__(
-        self,
-        *,
-        groups: Any = None,
-        weights: Any = None,
-        eps: Any = 1e-3,
-        alphas: Any = 100,
-        fit_intercept: Any = True,
-        max_iter: Any = 20_000,
-        tol: Any = 1e-6,
-        cv: Any = None,
-    ):
-        self.groups = groups
-        self.weights = weights
-        super().__init__(
-            eps=eps, alphas=alphas, fit_intercept=fit_intercept, max_iter=max_iter, tol=tol, cv=cv
-        )
+    positive: Any = False
 
-    def _penalty_at(self, data: Data, l1_ratio: float) -> Penalty:
+    def _penalty_at(self, data: Data, l1_ratio: Any) -> Penalty:
         del l1_ratio
-        return self._group_penalty(data, 1.0)
+        return self._group_penalty(data, 1.0, positive=self.positive)
 
 
 def read_ratios(ratios: Any, name: str) -> np.ndarray:

@@ -11,10 +11,11 @@ from sklearn.utils._param_validation import Interval
 
 from ..losses import Huber, Loss, Poisson
 from ..penalties import Penalty
-from ._base import NOT_NEGATIVE, RATIO, LinearModel, Regressor, elastic_net
+from ._base import NOT_NEGATIVE, RATIO, LinearModel, Regressor, arguments, elastic_net, first
 from ._padding import Data
 
 
+@arguments
 class L1PoissonRegressor(Regressor):
     """Poisson regression with the log link, n⁻¹ Σᵢ (exp ηᵢ − yᵢηᵢ) + α(ρ‖w‖₁ + ½(1−ρ)‖w‖²).
 
@@ -38,20 +39,8 @@ class L1PoissonRegressor(Regressor):
         "l1_ratio": [RATIO],
     }
 
-    def __init__(
-        self,
-        alpha: Any = 1.0,
-        *,
-        l1_ratio: Any = 1.0,
-        fit_intercept: Any = True,
-        max_iter: Any = 20_000,
-        tol: Any = 1e-6,
-    ):
-        self.alpha = alpha
-        self.l1_ratio = l1_ratio
-        self.fit_intercept = fit_intercept
-        self.max_iter = max_iter
-        self.tol = tol
+    alpha: Any = first(1.0)
+    l1_ratio: Any = 1.0
 
     def predict(self, X: Any) -> np.ndarray:
         """Means of new rows, (m,)."""
@@ -74,6 +63,7 @@ class L1PoissonRegressor(Regressor):
         return tags
 
 
+@arguments
 class L1HuberRegressor(Regressor):
     """Huber's loss, n⁻¹ Σᵢ huber(yᵢ − ηᵢ) + α(ρ‖w‖₁ + ½(1−ρ)‖w‖²): outliers count by their size.
 
@@ -97,22 +87,9 @@ class L1HuberRegressor(Regressor):
         "delta": [Interval(Real, 0, None, closed="neither")],
     }
 
-    def __init__(
-        self,
-        alpha: Any = 1.0,
-        *,
-        l1_ratio: Any = 1.0,
-        delta: Any = 1.0,
-        fit_intercept: Any = True,
-        max_iter: Any = 20_000,
-        tol: Any = 1e-6,
-    ):
-        self.alpha = alpha
-        self.l1_ratio = l1_ratio
-        self.delta = delta
-        self.fit_intercept = fit_intercept
-        self.max_iter = max_iter
-        self.tol = tol
+    alpha: Any = first(1.0)
+    l1_ratio: Any = 1.0
+    delta: Any = 1.0
 
     def _loss(self) -> Loss:
         return Huber(float(self.delta))

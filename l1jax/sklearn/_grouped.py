@@ -1,4 +1,4 @@
-"""Group, sparse group and multi-task lasso: features that enter together."""
+"""Group and multi-task penalties: features that enter together."""
 
 from __future__ import annotations
 
@@ -6,42 +6,60 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from .._groups import Groups
 from ..linear import Fit
-from ..penalties import GroupL1, Penalty, SparseGroupL1
-from ._base import NOT_NEGATIVE, RATIO, LinearModel, OfSeveralTargets, Regressor, elastic_net, lasso
+from ..penalties import GroupL1, NonNegativeGroupL1, Penalty, SparseGroupL1
+from ._base import (
+    COORDINATE_DESCENT,
+    NOT_NEGATIVE,
+    RATIO,
+    LinearModel,
+    OfSeveralTargets,
+    Regressor,
+    arguments,
+    elastic_net,
+    first,
+    lasso,
+)
 from ._padding import Data
+from ._paths import enet_path, task_penalty
 
 
+@arguments
 class OfGroups(LinearModel):
     """Models with `groups` (None: each feature by itself) and a weight for each group."""
 
-    groups: Any
-    weights: Any
+    groups: Any = None
+    weights: Any = None
 
-    def _group_penalty(self, data: Data, alpha: float, l1_ratio: float = 0.0) -> Penalty:
+    def _group_penalty(
+        self, data: Data, alpha: Any, l1_ratio: Any = 0.0, positive: Any = False
+    ) -> Penalty:
         """The penalty of the columns of data; those that were added are a group of their own."""
         ids, weights = self._read_groups(data.p)
         count, added = len(weights), data.columns - data.p
         if count == data.p:  # groups of one: this is the lasso, which has faster engines
             prices = (l1_ratio + (1 - l1_ratio) * weights)[ids]
             prices = np.pad(prices, (0, added), constant_values=1.0)
-            return elastic_net(alpha) if (prices == 1).all() else lasso(alpha, prices)
+            is_even = (prices == 1).all()
+            return elastic_net(alpha, 1.0, positive) if is_even else lasso(alpha, prices, positive)
         if added:
             ids, weights = np.append(ids, np.full(added, count)), np.append(weights, 1.0)
         if l1_ratio:
             return SparseGroupL1(float(alpha), ids, float(l1_ratio), weights=weights)
-        return _group_lasso(alpha, ids, weights)
+        kind: Any = NonNegativeGroupL1 if positive else GroupL1
+        return kind(float(alpha), ids, weights)
 
     def _read_groups(self, p: int) -> tuple[np.ndarray, np.ndarray]:
         """The number of the group of each feature, (p,), and the weights of the groups."""
-        ids = np.arange(p) if self.groups is None else np.asarray(self.groups)
+        groups = Groups.of(np.arange(p) if self.groups is None else self.groups)
+        labels, ids = groups.labels, groups.ids
         if ids.shape != (p,):
             raise ValueError(
                 f"groups must hold one id per column of X, shape ({p},), got shape {ids.shape}."
             )
-        labels, ids, sizes = np.unique(ids, return_inverse=True, return_counts=True)
         if self.weights is None:
-            return ids, np.sqrt(sizes)
+            return ids, np.sqrt(groups.sizes)
         weights = np.asarray(self.weights, np.float64)
         if weights.shape != labels.shape or not (weights >= 0).all():
             raise ValueError(
@@ -51,12 +69,13 @@ class OfGroups(LinearModel):
         return ids, weights
 
 
+@arguments
 class GroupLasso(OfGroups, Regressor):
     """Least squares with the penalty α Σ_g √p_g‖β_g‖₂ over groups of p_g features, each in or out whole.
 
-    `groups` (p,): an id of any kind for each feature, in any order (None: each feature by itself,
+    `groups` (p,): an integer or a string for each feature, in any order (None: each by itself,
     which is the lasso). `weights`: one per group, in the order of the sorted ids; the square root
-    of its size unless given. All else as for `Lasso`. Source: Yuan and Lin (2006).
+    of its size unless given. `positive`: β ≥ 0. All else as for `Lasso`. Source: Yuan and Lin (2006).
 
     **Example:**
 
@@ -74,31 +93,19 @@ class GroupLasso(OfGroups, Regressor):
     _parameter_constraints: ClassVar[dict] = {
         **LinearModel._parameter_constraints,
         "alpha": [NOT_NEGATIVE],
-        "groups": ["array-like", None],
+        "groups": ["array-like", Groups, None],
         "weights": ["array-like", None],
+        "positive": ["boolean"],
     }
 
-    def __init__(
-        self,
-        alpha: Any = 1.0,
-        *,
-        groups: Any = None,
-        weights: Any = None,
-        fit_intercept: Any = True,
-        max_iter: Any = 20_000,
-        tol: Any = 1e-6,
-    ):
-        self.alpha = alpha
-        self.groups = groups
-        self.weights = weights
-        self.fit_intercept = fit_intercept
-        self.max_iter = max_iter
-        self.tol = tol
+    alpha: Any = first(1.0)
+    positive: Any = False
 
     def _penalty(self, data: Data) -> Penalty:
-        return self._group_penalty(data, self.alpha)
+        return self._group_penalty(data, self.alpha, positive=self.positive)
 
 
+@arguments
 class SparseGroupLasso(OfGroups, Regressor):
     """Least squares with the penalty α Σ_g [ρ‖β_g‖₁ + (1−ρ)√p_g‖β_g‖₂], ρ = `l1_ratio`.
 
@@ -119,28 +126,15 @@ class SparseGroupLasso(OfGroups, Regressor):
     """
 
     _parameter_constraints: ClassVar[dict] = {
-        **GroupLasso._parameter_constraints,
+        **LinearModel._parameter_constraints,
+        "alpha": [NOT_NEGATIVE],
         "l1_ratio": [RATIO],
+        "groups": ["array-like", Groups, None],
+        "weights": ["array-like", None],
     }
 
-    def __init__(
-        self,
-        alpha: Any = 1.0,
-        *,
-        l1_ratio: Any = 0.5,
-        groups: Any = None,
-        weights: Any = None,
-        fit_intercept: Any = True,
-        max_iter: Any = 20_000,
-        tol: Any = 1e-6,
-    ):
-        self.alpha = alpha
-        self.l1_ratio = l1_ratio
-        self.groups = groups
-        self.weights = weights
-        self.fit_intercept = fit_intercept
-        self.max_iter = max_iter
-        self.tol = tol
+    alpha: Any = first(1.0)
+    l1_ratio: Any = 0.5
 
     def _penalty(self, data: Data) -> Penalty:
         return self._group_penalty(data, self.alpha, self.l1_ratio)
@@ -161,11 +155,6 @@ class OfTasks(OfSeveralTargets, Regressor):
     def _targets(self, y: np.ndarray) -> np.ndarray:
         return y[:, 0] if y.shape[1] == 1 else y
 
-    def _task_penalty(self, data: Data, alpha: float) -> Penalty:
-        if data.y.ndim == 1:  # one target: this is the lasso, which has faster engines
-            return elastic_net(alpha)
-        return _group_lasso(alpha, np.arange(data.columns), np.ones(data.columns))
-
     def _keep(self, fit: Fit, data: Data) -> None:
         super()._keep(fit, data)
         self.coef_, self.intercept_ = np.atleast_2d(self.coef_), np.atleast_1d(self.intercept_)
@@ -176,7 +165,27 @@ class OfTasks(OfSeveralTargets, Regressor):
         return tags
 
 
-class MultiTaskLasso(OfTasks):
+@arguments
+class _OfTasksAtAlpha(OfTasks):
+    """Those of one strength."""
+
+    _parameter_constraints: ClassVar[dict] = {
+        **LinearModel._parameter_constraints,
+        **COORDINATE_DESCENT,
+        "alpha": [NOT_NEGATIVE],
+        "warm_start": ["boolean"],
+    }
+    path = staticmethod(enet_path)
+
+    alpha: Any = first(1.0)
+    copy_X: Any = True
+    warm_start: Any = False
+    random_state: Any = None
+    selection: Any = "cyclic"
+
+
+@arguments
+class MultiTaskLasso(_OfTasksAtAlpha):
     """Least squares for k targets, ½n⁻¹‖Y − XW − b‖² + α Σⱼ‖Wⱼ‖₂: they share their features.
 
     y (n, k); `coef_` (k, p), `intercept_` (k,). All else as for `Lasso`.
@@ -194,28 +203,34 @@ class MultiTaskLasso(OfTasks):
     ```
     """
 
+    def _penalty(self, data: Data) -> Penalty:
+        return task_penalty(data, self.alpha)
+
+
+@arguments
+class MultiTaskElasticNet(_OfTasksAtAlpha):
+    """Least squares for k targets with the penalty α(ρ Σⱼ‖Wⱼ‖₂ + ½(1−ρ)‖W‖²), ρ = `l1_ratio`.
+
+    y (n, k); `coef_` (k, p), `intercept_` (k,); `l1_ratio` in [0, 1]. All else as for `Lasso`.
+
+    **Example:**
+
+    ```python
+    >>> from l1jax.sklearn import MultiTaskElasticNet
+    >>> X, Y = [[0.0, 1.0], [1.0, 0.0], [2.0, 1.0]], [[0.0, 0.0], [1.0, 2.0], [2.0, 4.0]]
+    >>> MultiTaskElasticNet(alpha=0.1).fit(X, Y).coef_.round(3)
+    array([[0.897, 0.   ],
+           [1.794, 0.   ]])
+
+    ```
+    """
+
     _parameter_constraints: ClassVar[dict] = {
-        **LinearModel._parameter_constraints,
-        "alpha": [NOT_NEGATIVE],
+        **_OfTasksAtAlpha._parameter_constraints,
+        "l1_ratio": [RATIO],
     }
 
-    def __init__(
-        self,
-        alpha: Any = 1.0,
-        *,
-        fit_intercept: Any = True,
-        max_iter: Any = 20_000,
-        tol: Any = 1e-6,
-    ):
-        self.alpha = alpha
-        self.fit_intercept = fit_intercept
-        self.max_iter = max_iter
-        self.tol = tol
+    l1_ratio: Any = 0.5
 
     def _penalty(self, data: Data) -> Penalty:
-        return self._task_penalty(data, self.alpha)
-
-
-def _group_lasso(alpha: float, ids: np.ndarray, weights: np.ndarray) -> Penalty:
-    kind: Any = GroupL1
-    return kind(float(alpha), ids, weights)
+        return task_penalty(data, self.alpha, self.l1_ratio)

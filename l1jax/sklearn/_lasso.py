@@ -5,16 +5,56 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import numpy as np
+from sklearn.base import _fit_context
 
 from .. import linear
 from ..linear import Fit
 from ..penalties import Penalty
-from ._base import NOT_NEGATIVE, RATIO, LinearModel, OfSeveralTargets, Regressor, elastic_net, lasso
+from ._base import (
+    COORDINATE_DESCENT,
+    NOT_NEGATIVE,
+    RATIO,
+    LinearModel,
+    OfSeveralTargets,
+    Regressor,
+    arguments,
+    elastic_net,
+    first,
+)
 from ._padding import Data
+from ._paths import enet_path
 
 
+@arguments
 class _OnePerTarget(OfSeveralTargets, Regressor):
     """Models in which each target of y (n, k) is fitted by itself."""
+
+    _parameter_constraints: ClassVar[dict] = {
+        **LinearModel._parameter_constraints,
+        **COORDINATE_DESCENT,
+        "alpha": [NOT_NEGATIVE],
+        "positive": ["boolean"],
+        "precompute": ["boolean", "array-like"],
+        "warm_start": ["boolean"],
+    }
+    path = staticmethod(enet_path)
+
+    alpha: Any = first(1.0)
+    positive: Any = False
+    precompute: Any = False
+    copy_X: Any = True
+    warm_start: Any = False
+    random_state: Any = None
+    selection: Any = "cyclic"
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X: Any, y: Any, sample_weight: Any = None, check_input: bool = True) -> Any:
+        """Fits the model to X (n, p), dense or sparse, and y; `sample_weight` (n,) ≥ 0.
+
+        `check_input` is scikit-learn's: here data are always checked.
+        """
+        del check_input
+        return super().fit(X, y, sample_weight)
 
     def _targets(self, y: np.ndarray) -> np.ndarray:
         return y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
@@ -37,16 +77,19 @@ class _OnePerTarget(OfSeveralTargets, Regressor):
         return None
 
 
+@arguments
 class Lasso(_OnePerTarget):
     """Least squares with an L1 penalty, ½n⁻¹‖y − Xw − b‖² + α‖w‖₁, solved exactly.
 
     `alpha` ≥ 0; `fit_intercept`; `positive`: w ≥ 0; `tol` bounds the duality gap in units of the
     null deviance, `max_iter` the gradient steps where they are needed. Targets y (n,), or (n, k),
-    each then a lasso of its own. Sample weights are normalised to sum one.
+    each then a lasso of its own. Sample weights are normalised to sum one. `precompute`, `copy_X`,
+    `warm_start`, `random_state` and `selection` say how scikit-learn computes: they change nothing.
 
-    Attributes: `coef_` (p,) or (k, p), `intercept_`, `n_iter_`, `dual_gap_` (in the units of the
-    objective), `fit_` (the `l1jax.Fit`; k of them for k targets), `n_features_in_`,
-    `feature_names_in_`. Raises: ValueError that names what is wrong. Source: Tibshirani (1996).
+    Attributes: `coef_` (p,) or (k, p), `sparse_coef_`, `intercept_`, `n_iter_`, `dual_gap_` (in the
+    units of the objective), `fit_` (the `l1jax.Fit`; k of them for k targets), `n_features_in_`,
+    `feature_names_in_`; `path` is `enet_path`. Raises: ValueError that names what is wrong.
+    Source: Tibshirani (1996).
 
     **Example:**
 
@@ -59,32 +102,12 @@ class Lasso(_OnePerTarget):
     ```
     """
 
-    _parameter_constraints: ClassVar[dict] = {
-        **LinearModel._parameter_constraints,
-        "alpha": [NOT_NEGATIVE],
-        "positive": ["boolean"],
-    }
-
-    def __init__(
-        self,
-        alpha: Any = 1.0,
-        *,
-        fit_intercept: Any = True,
-        max_iter: Any = 20_000,
-        tol: Any = 1e-6,
-        positive: Any = False,
-    ):
-        self.alpha = alpha
-        self.fit_intercept = fit_intercept
-        self.max_iter = max_iter
-        self.tol = tol
-        self.positive = positive
-
     def _penalty(self, data: Data) -> Penalty:
         del data
-        return lasso(self.alpha, positive=True) if self.positive else elastic_net(self.alpha)
+        return elastic_net(self.alpha, positive=self.positive)
 
 
+@arguments
 class ElasticNet(_OnePerTarget):
     """Least squares with the penalty α(ρ‖w‖₁ + ½(1−ρ)‖w‖²), ρ = `l1_ratio`, solved exactly.
 
@@ -102,26 +125,12 @@ class ElasticNet(_OnePerTarget):
     """
 
     _parameter_constraints: ClassVar[dict] = {
-        **LinearModel._parameter_constraints,
-        "alpha": [NOT_NEGATIVE],
+        **_OnePerTarget._parameter_constraints,
         "l1_ratio": [RATIO],
     }
 
-    def __init__(
-        self,
-        alpha: Any = 1.0,
-        *,
-        l1_ratio: Any = 0.5,
-        fit_intercept: Any = True,
-        max_iter: Any = 20_000,
-        tol: Any = 1e-6,
-    ):
-        self.alpha = alpha
-        self.l1_ratio = l1_ratio
-        self.fit_intercept = fit_intercept
-        self.max_iter = max_iter
-        self.tol = tol
+    l1_ratio: Any = 0.5
 
     def _penalty(self, data: Data) -> Penalty:
         del data
-        return elastic_net(self.alpha, self.l1_ratio)
+        return elastic_net(self.alpha, self.l1_ratio, self.positive)

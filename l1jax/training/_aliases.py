@@ -13,6 +13,7 @@ import optax
 
 from . import directions
 from ._checks import check_rate
+from ._low_precision import in_float32
 from ._metrics import RMSPropMetric
 from ._proximal import proximal, proximal_after
 
@@ -25,6 +26,8 @@ def prox_sgd(
     accumulator_dtype: Any = None,
     *,
     strength: Any = 1.0,
+    master_weights: bool = False,
+    rounding_key: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """`optax.sgd`, then the prox: w⁺ = prox_{ηR/(1−β)}(w − η m), as momentum β sums 1/(1−β) gradients.
 
@@ -46,7 +49,14 @@ def prox_sgd(
     """
     _check_momentum(momentum)
     direction = directions.sgd(momentum, nesterov, accumulator_dtype)
-    return proximal(learning_rate, penalty, direction, strength=strength)
+    return proximal(
+        learning_rate,
+        penalty,
+        direction,
+        strength=strength,
+        master_weights=master_weights,
+        rounding_key=rounding_key,
+    )
 
 
 def prox_adam(
@@ -60,6 +70,8 @@ def prox_adam(
     *,
     nesterov: bool = False,
     strength: Any = 1.0,
+    master_weights: bool = False,
+    rounding_key: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """`optax.adam`, then the prox in its metric C = √v̂ + ε: for L1 the threshold ηλ/C of each coordinate.
 
@@ -84,7 +96,14 @@ def prox_adam(
     ```
     """
     direction = directions.adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov)
-    return proximal(learning_rate, penalty, direction, strength=strength)
+    return proximal(
+        learning_rate,
+        penalty,
+        direction,
+        strength=strength,
+        master_weights=master_weights,
+        rounding_key=rounding_key,
+    )
 
 
 def prox_adamw(
@@ -100,6 +119,8 @@ def prox_adamw(
     *,
     nesterov: bool = False,
     strength: Any = 1.0,
+    master_weights: bool = False,
+    rounding_key: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """`optax.adamw`, then the prox in Adam's metric; the decay is part of the direction.
 
@@ -109,7 +130,14 @@ def prox_adamw(
     direction = directions.adamw(
         b1, b2, eps, eps_root, mu_dtype, weight_decay, mask, nesterov=nesterov
     )
-    return proximal(learning_rate, penalty, direction, strength=strength)
+    return proximal(
+        learning_rate,
+        penalty,
+        direction,
+        strength=strength,
+        master_weights=master_weights,
+        rounding_key=rounding_key,
+    )
 
 
 def prox_rmsprop(
@@ -125,6 +153,8 @@ def prox_rmsprop(
     bias_correction: bool = False,
     *,
     strength: Any = 1.0,
+    master_weights: bool = False,
+    rounding_key: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """`optax.rmsprop`, then the prox in its metric √(ν + ε), or √ν + ε, or the centred one.
 
@@ -136,7 +166,14 @@ def prox_rmsprop(
     options = (decay, eps, initial_scale, eps_in_sqrt, centered)
     if momentum is None:
         direction = directions.rmsprop(*options, bias_correction=bias_correction)
-        return proximal(learning_rate, penalty, direction, strength=strength)
+        return proximal(
+            learning_rate,
+            penalty,
+            direction,
+            strength=strength,
+            master_weights=master_weights,
+            rounding_key=rounding_key,
+        )
     check_rate(learning_rate, "learning_rate")
     move = optax.rmsprop(
         learning_rate,
@@ -146,9 +183,10 @@ def prox_rmsprop(
         bias_correction=bias_correction,
     )
     metric = RMSPropMetric(decay, eps, eps_in_sqrt, bias_correction)
-    return proximal_after(
+    step = proximal_after(
         move, learning_rate, penalty, metric.diagonal, strength, _steady_trace(momentum, nesterov)
     )
+    return in_float32(step, master_weights, rounding_key)
 
 
 def prox_adagrad(
@@ -158,13 +196,22 @@ def prox_adagrad(
     eps: Any = 1e-7,
     *,
     strength: Any = 1.0,
+    master_weights: bool = False,
+    rounding_key: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """`optax.adagrad`, then the prox in its metric √(Σg² + ε); where the sum is 0 nothing moves.
 
     Args: as `proximal` and `optax.adagrad`. Source: Duchi, Hazan and Singer (2011).
     """
     direction = directions.adagrad(initial_accumulator_value, eps)
-    return proximal(learning_rate, penalty, direction, strength=strength)
+    return proximal(
+        learning_rate,
+        penalty,
+        direction,
+        strength=strength,
+        master_weights=master_weights,
+        rounding_key=rounding_key,
+    )
 
 
 def _check_momentum(momentum: Any) -> None:

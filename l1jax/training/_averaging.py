@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int, PyTree
 
-from ._checks import check_fits, check_penalty, check_rate
+from ._checks import check_fits, check_penalty, check_rate, needs_params
+from ._low_precision import in_float32
 from ._proximal import arrive, at, check_metric, increment, is_none, number, steps_in
 
 
@@ -31,7 +32,12 @@ class FTRLState(NamedTuple):
 
 
 def rda(
-    learning_rate: Any, penalty: Any, *, strength: Any = 1.0
+    learning_rate: Any,
+    penalty: Any,
+    *,
+    strength: Any = 1.0,
+    master_weights: bool = False,
+    rounding_key: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Regularised dual averaging: the prox at the start w₀ of the mean ḡ of all gradients.
 
@@ -61,12 +67,12 @@ def rda(
     def init(params):
         check_fits(default, params)
         # A copy: with donated buffers the parameters themselves are gone after the first step.
-        start = jax.tree.map(lambda p: jnp.array(p, copy=True), params)
+        start = jax.tree.map(_copy, params)
         return RDAState(jnp.zeros([], jnp.int32), _zeros(params), start)
 
     def update(updates, state, params=None, *, penalty=None, **extra_args):
         del extra_args
-        params = _needed(params, "rda")
+        needs_params(params, "rda")
         pen = default if penalty is None else check_penalty(penalty)
         count = increment(state.count)
         total = _add(state.total, updates)
@@ -79,7 +85,8 @@ def rda(
         price = step * number(at(strength, state.count), "strength")
         return arrive(pen, there, updates, params, price), RDAState(count, total, state.start)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    step = optax.GradientTransformationExtraArgs(init, update)
+    return in_float32(step, master_weights, rounding_key)
 
 
 def ftrl_proximal(
@@ -90,6 +97,8 @@ def ftrl_proximal(
     initial_accumulator_value: Any = 0.0,
     *,
     strength: Any = 1.0,
+    master_weights: bool = False,
+    rounding_key: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Follow the proximally regularised leader: Adagrad that charges the penalty of all steps at once.
 
@@ -134,7 +143,7 @@ def ftrl_proximal(
 
     def update(updates, state, params=None, *, penalty=None, **extra_args):
         del extra_args
-        params = _needed(params, "ftrl_proximal")
+        needs_params(params, "ftrl_proximal")
         pen = default if penalty is None else check_penalty(penalty)
         if pen is not None:
             check_metric(pen)
@@ -160,18 +169,27 @@ def ftrl_proximal(
         rate = jnp.where(moves_now, rate, state.rate)
         return moves, FTRLState(count, linear, squares, rate)
 
-    return optax.GradientTransformationExtraArgs(init, update)
-
-
-def _needed(params: Any, name: str) -> Any:
-    if params is None:
-        raise ValueError(f"{name} needs params: call tx.update(grads, state, params).")
-    return params
+    step = optax.GradientTransformationExtraArgs(init, update)
+    return in_float32(step, master_weights, rounding_key)
 
 
 def _zeros(params: PyTree, value: Any = 0.0) -> PyTree:
     """Like params, for sums: in float32 at least, as thousands of gradients overflow float16."""
-    return _map(lambda p: jnp.full_like(_precise(jnp.asarray(p)), value), params)
+
+    def leaf(p: Any) -> Array:
+        p = p if _is_abstract(p) else jnp.asarray(p)
+        return jnp.full_like(p, value, jnp.promote_types(p.dtype, jnp.float32))
+
+    return _map(leaf, params)
+
+
+def _copy(p: Any) -> Any:
+    """A copy; of an abstract parameter, which has no value, itself."""
+    return p if _is_abstract(p) else jnp.array(p, copy=True)
+
+
+def _is_abstract(p: Any) -> bool:
+    return isinstance(p, jax.ShapeDtypeStruct)
 
 
 def _precise(x: Array) -> Array:

@@ -66,6 +66,7 @@ _NORMALISED = {
 }
 _PROX = {"proximal_after", "prox_sgd", "prox_adam", "prox_adamw", "prox_rmsprop", "prox_adagrad"}
 _PROX |= {"proximal", "prox_step", "rda", "ftrl_proximal"}
+_PROX |= {"_with_master_weights", "_with_stochastic_rounding"}
 # Wrappers that average what the proximal step returns.
 _AVERAGES = {"schedule_free", "lookahead"}
 # Their state is Adam's, what they divide by is not.
@@ -116,6 +117,15 @@ def check_fits(penalty: Penalty | None, params: PyTree) -> None:
         return
     shapes = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype), params)
     jax.eval_shape(lambda tree: penalty.prox(tree, 1.0), shapes)
+
+
+def needs_params(params: Any, name: str = "a proximal step") -> None:
+    """Raises where there are no parameters to step from."""
+    if params is None:
+        raise ValueError(
+            f"{name} needs params: call tx.update(grads, state, params), with the params that the update "
+            "will be added to."
+        )
 
 
 def check_direction(direction: Any, metric: Any) -> None:

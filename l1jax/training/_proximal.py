@@ -10,12 +10,20 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.core import Tracer
-from jax.sharding import AxisType, auto_axes
 from jaxtyping import Array, Int, PyTree
 
 from .._group_shrinkage import Recipe
+from .._sharding import in_auto_axes, is_explicit, specs
 from ..penalties._base import Penalty
-from ._checks import check_direction, check_fits, check_penalty, check_rate, plain
+from ._checks import (
+    check_direction,
+    check_fits,
+    check_penalty,
+    check_rate,
+    needs_params,
+    plain,
+)
+from ._low_precision import in_float32
 from ._metrics import has_one_per_coordinate, resolve
 from ._recipes import Recipes
 
@@ -35,6 +43,8 @@ def proximal(
     *,
     metric: Any = "auto",
     strength: Any = 1.0,
+    master_weights: bool = False,
+    rounding_key: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Minimises f + R by steps along a direction C⁻¹m of an optimiser, each followed by the prox in its metric.
 
@@ -50,6 +60,12 @@ def proximal(
     learning rate; `metric`, "auto" for one of `l1jax.directions`, "identity" for the plain
     gradient, an `AdamMetric`, `RMSPropMetric`, `AdagradMetric` or `MomentumMetric`, or a function
     of (state of the direction, params) that returns C like params or one number.
+
+    **Parameters of bfloat16 or float16** lose every change below half of their spacing (in bfloat16 1/512
+    to 1/256 of a parameter), so that small steps never move them. `master_weights=True` keeps a
+    float32 copy of them in the state, from which each step goes and which is rounded to the parameters.
+    `rounding_key`, a key of `jax.random` or a seed, keeps none: it rounds at random, with the right mean.
+    With either, moments and updates of these parameters are float32. Their zeros are zeros.
 
     It must be the last of a chain: what scales its update afterwards undoes its zeros (`check_last`).
     At strength 0 its updates are bit for bit those of the direction (a constraint such as `L1Ball` has
@@ -78,13 +94,19 @@ def proximal(
     if default is not None and has_one_per_coordinate(of_direction):
         check_metric(default)
     move = optax.chain(direction, optax.scale_by_learning_rate(learning_rate))
-    return proximal_after(
+    step = proximal_after(
         move, learning_rate, penalty, lambda state, params: of_direction(state[0], params), strength
     )
+    return in_float32(step, master_weights, rounding_key)
 
 
 def prox_step(
-    learning_rate: Any, penalty: Any, *, strength: Any = 1.0
+    learning_rate: Any,
+    penalty: Any,
+    *,
+    strength: Any = 1.0,
+    master_weights: bool = False,
+    rounding_key: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """The prox alone, for the end of a chain that ends in plain gradient steps: the metric is the identity.
 
@@ -105,13 +127,16 @@ def prox_step(
 
     ```
     """
-    return proximal_after(
+    step = proximal_after(
         optax.identity(), learning_rate, penalty, lambda state, params: 1.0, strength
     )
+    return in_float32(step, master_weights, rounding_key)
 
 
-def cast_gradients() -> optax.GradientTransformation:
+def cast_gradients(dtype: Any = None) -> optax.GradientTransformation:
     """Casts gradients to the dtypes of the parameters; first in a chain, outside of `apply_if_finite`.
+
+    Or to `dtype`: float32, where a step has `master_weights` or a `rounding_key`, whose updates are that.
 
     `optax.apply_if_finite` and `conditionally_mask` choose between the update and zeros of the
     gradient's dtype, and refuse a pair that differs, such as bfloat16 gradients of float32 parameters.
@@ -127,10 +152,9 @@ def cast_gradients() -> optax.GradientTransformation:
     """
 
     def update(updates, state, params=None):
-        if params is None:
-            raise ValueError("cast_gradients needs params: call tx.update(grads, state, params).")
+        needs_params(params, "cast_gradients")
         cast = jax.tree.map(
-            lambda g, p: None if g is None else g.astype(jnp.asarray(p).dtype),
+            lambda g, p: None if g is None else g.astype(dtype or jnp.asarray(p).dtype),
             updates,
             params,
             is_leaf=is_none,
@@ -166,11 +190,7 @@ def proximal_after(
 
     def update(updates, state, params=None, *, penalty=None, **extra_args):
         pen = default if penalty is None else check_penalty(penalty)
-        if params is None:
-            raise ValueError(
-                "a proximal step needs params: call tx.update(grads, state, params), with the params that "
-                "the update will be added to."
-            )
+        needs_params(params)
         now = number(at(learning_rate, state.count), "learning_rate")
         rate, rate_state = rates.update(now, state.rate)
         step = jnp.asarray(rate) * number(at(strength, state.count), "strength")
@@ -233,11 +253,8 @@ def _prox(
     recipe_of: Callable[[int], Recipe | None] | None = None,
 ) -> PyTree:
     """The prox; where axes of a mesh are explicit, the compiler places what it needs within."""
-    shardings = jax.tree.map(lambda z: jax.typeof(z).sharding, there)
-    meshes = [sharding.mesh for sharding in jax.tree.leaves(shardings)]
-    if any(AxisType.Explicit in mesh.axis_types for mesh in meshes):
-        placed: Any = auto_axes(penalty.prox, out_sharding=shardings)
-        return placed(there, step)
+    if is_explicit(there):
+        return in_auto_axes(penalty.prox, there, step, out_sharding=specs(there))
     leaves = jax.tree.leaves(there)
     is_compiled = any(isinstance(z, Tracer) for z in leaves)
     is_mapped = any(getattr(jax.typeof(z), "vma", None) for z in leaves)  # in a shard_map
