@@ -8,6 +8,8 @@ import sys
 import tomllib
 from pathlib import Path
 
+import jax
+
 import l1jax
 
 ROOT = Path(__file__).parents[1]
@@ -52,10 +54,15 @@ def test_the_core_alone_runs_the_first_example_of_the_readme():
     example = re.search(r"## Install.*?```python\n(.*?)```", readme, re.DOTALL)[1]
     hidden = {*LATE, "sklearn", "matplotlib", "polars"}
     program = f"import sys; sys.modules.update(dict.fromkeys({sorted(hidden)}))\n{example}"
+    cache = {
+        "JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    quiet = ["-W", "error", "-W", "ignore:Error reading persistent compilation cache:UserWarning"]
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", program],
+        [sys.executable, *quiet, "-c", program],
         cwd=ROOT,
-        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        env=os.environ | cache | {"JAX_PLATFORMS": "cpu"},
         capture_output=True,
         text=True,
         check=False,

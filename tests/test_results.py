@@ -179,7 +179,11 @@ def test_summaries_say_what_was_found(path, cv):
     for name, value in zip(NAMES, fit.coef, strict=True):
         row = f"\n{name:<11}  {value:>11.5g}"
         assert (row in text) == (value != 0)
-    assert "p-values" in text
+    assert "p-values" in text and "L1" in text and "no intercept" not in text
+    again = l1jax.fit(
+        TABLE, Y, l1jax.L1(0.3), fit_intercept=False, sample_weight=np.arange(N) + 1.0
+    )
+    assert "no intercept, sample_weight\n" in str(again.summary())
     text = str(path.summary())
     assert all(f"{lam:.5g}" in text for lam in path.lams)
     _, first = path.entries()[0]

@@ -47,6 +47,7 @@ def fit_summary(fit: Fit) -> Summary:
     inside = np.flatnonzero(fit.support)
     facts = (
         ("loss", str(fit.loss)),
+        *_options_rows(fit),
         ("strength", f"{float(fit.lam):.6g}"),
         ("features in", f"{len(inside)} of {len(fit.support)}"),
         ("deviance explained", f"{float(fit.deviance_explained):.4f}"),
@@ -59,6 +60,19 @@ def fit_summary(fit: Fit) -> Summary:
     rows = tuple(coefficient_rows(fit, inside))
     coefs = Table("", ("feature", "coefficient"), rows, left=(0,))
     return Summary((Table("Fit", ("", ""), facts, left=(0,)), coefs, Table(_NOTE)))
+
+
+def _options_rows(fit: Fit) -> list[tuple[str, str]]:
+    """The penalty by its name, and what else was asked for."""
+    options = fit.options
+    if options is None:
+        return []
+    asked = ["intercept" if options.fit_intercept else "no intercept"]
+    asked += ["standardized columns"] * options.standardize
+    for name in ("sample_weight", "offset"):
+        asked += [name] * (getattr(options, name) is not None or name in options.not_kept)
+    penalty = [] if options.pen is None else [("penalty", type(options.pen).__name__)]
+    return [*penalty, ("with", ", ".join(asked))]
 
 
 def coefficient_rows(fit: Fit, some: np.ndarray) -> list[tuple[str, str]]:

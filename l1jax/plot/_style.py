@@ -13,7 +13,7 @@ try:
     import matplotlib.pyplot as plt
     from matplotlib.axes import Axes
 except ImportError as error:
-    raise ImportError("l1jax.plot needs matplotlib: pip install 'l1jax[plot]'") from error
+    raise ImportError("l1jax.plot needs matplotlib: pip install matplotlib.") from error
 
 BLACK, GREY = "#000000", "#8a8a8a"
 # Okabe and Ito (2008), in an order in which neighbours differ; their yellow is too pale for a line.
