@@ -191,7 +191,9 @@ def test_groups_that_are_copies_of_others_end_optimal(seed):
     sizes, price = np.linalg.norm(beta, axis=1, keepdims=True), lam * np.sqrt(3)
     descent, active = descent.reshape(10, 3), sizes[:, 0] > 0
     assert active.any()
-    np.testing.assert_allclose(descent[active], price * beta[active] / sizes[active], atol=1e-6 * price)
+    np.testing.assert_allclose(
+        descent[active], price * beta[active] / sizes[active], atol=1e-6 * price
+    )
     assert (np.linalg.norm(descent, axis=1) <= price * (1 + 1e-6)).all()
 
 

@@ -124,6 +124,8 @@ def fit(
             result = _walked(problem, pen_now, tol, inputs.names, columns)
         if result is None or result.status != Status.CONVERGED:
             problem = estimate_smoothness(problem, pen_now)
+            if result is not None:  # short of `tol`, but near
+                start = problem.start_from(result.coef, result.intercept)
             result, _ = solve_best(problem, pen_now, start, tol, max_steps, inputs.names)
         if is_differentiable((data, pen)):
             result = differentiable_fit(result, problem, data, pen)

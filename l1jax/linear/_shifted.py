@@ -110,7 +110,10 @@ class ShiftedMover:
         """The prices of all coordinates."""
         path, unit, now = self.path, self.unit, self.prices.at(lam)
         free = np.zeros(len(unit) - self.size - self.rows)
-        up, down = np.concatenate([now.up, path.up, free]), np.concatenate([now.down, path.down, free])
+        up, down = (
+            np.concatenate([now.up, path.up, free]),
+            np.concatenate([now.down, path.down, free]),
+        )
         quad = np.zeros(len(unit))
         quad[: self.size] = now.quad
         return Form(up / unit, down / unit, quad / unit**2)
