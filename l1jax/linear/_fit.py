@@ -334,10 +334,10 @@ def solve_best(
         return found, point
     if found.status == Status.PRECISION_LIMIT:
         with jax.enable_x64(True):
-            wide = jax.tree.map(_doubled, (problem, pen, point, tol))
-            longer = _solve_and_round(*wide, max_steps, names)
+            data, price, begin, limit = jax.tree.map(_doubled, (problem, pen, point, tol))
+            longer = _solve_and_round(data, price, begin, limit, max_steps, names)
             longer = jax.tree.map(_halved, longer)
-        if longer.status == Status.CONVERGED:
+        if longer.status == Status.CONVERGED or longer.relative_gap < found.relative_gap:
             return longer, point
     return found, point
 
