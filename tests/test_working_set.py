@@ -136,6 +136,40 @@ def test_a_step_that_leads_astray_is_tried_shorter(monkeypatch, loss, shape, see
     assert (np.asarray(path.relative_gaps) <= 1e-10).all()
 
 
+@pytest.mark.parametrize("loss", [l1jax.Huber(), l1jax.SquaredHinge()])
+@pytest.mark.parametrize("seed", range(3))
+def test_losses_of_shifted_rows_are_walked_where_features_are_more(monkeypatch, loss, seed):
+    """Where as many features are in as rows that bend, at strengths far from one another."""
+
+    def no_help(*_, **__):
+        raise AssertionError("the walk left something short of the tolerance")
+
+    monkeypatch.setattr("l1jax.linear._fit.solve_best", no_help)
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(25, 80)) * (rng.random((25, 80)) < 0.4)
+    y, s = X[:, :3].sum(axis=1) + rng.standard_t(2, size=25), rng.uniform(0.2, 2, 25)
+    s[seed] = 0
+    y = y if isinstance(loss, l1jax.Huber) else (y > 0) * 1.0
+    pen = l1jax.L1(weights=np.where(np.arange(80) == 7, 0, 1))
+    options = {"loss": loss, "sample_weight": s}
+    most = float(l1jax.lambda_max(X, y, pen, **options))
+    for share in (0.3, 0.02, 0.002):
+        fit = l1jax.fit(X, y, pen.with_strength(share * most), **options)
+        eta, weight = fit.predict(X, kind="link"), s / s.sum()
+        if isinstance(loss, l1jax.Huber):
+            slope = weight * np.clip(eta - y, -1, 1)
+        else:
+            slope = -2 * weight * (2 * y - 1) * np.maximum(1 - (2 * y - 1) * eta, 0)
+        # It is optimal by definition: slopes balance, and none is over its price.
+        coef, descent = np.asarray(fit.coef), -X.T @ slope
+        price = np.where(np.arange(80) == 7, 0, share * most)
+        assert abs(slope.sum()) <= 1e-9
+        assert (np.abs(descent) <= price + 1e-9).all()
+        np.testing.assert_allclose(
+            descent[coef != 0], (price * np.sign(coef))[coef != 0], atol=1e-9
+        )
+
+
 def test_one_fit_walks_to_its_strength_in_strides(monkeypatch):
     monkeypatch.setattr(_working_set, "_is_small", lambda _: False)
     monkeypatch.setattr(_working_set, "_NEXT_IN_LINE", 2)

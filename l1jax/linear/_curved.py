@@ -55,7 +55,7 @@ class Curved:
         """The null model: the intercept, and the features that are free."""
         return State(features, np.zeros(len(features)), values, self.null_intercept, gradient)
 
-    def mover(self, members: np.ndarray, prices: Prices, at: State, lam: float) -> CurvedMover:
+    def mover(self, members: np.ndarray, prices: Prices, at: State, lam: float) -> Any:
         """What moves on from the solution at `lam` on the columns `members`."""
         return CurvedMover(self, members, prices, at, lam)
 

@@ -129,6 +129,8 @@ def fit(
             result = _walked(problem, pen_now, tol, inputs.names, columns)
         if result is None or result.status != Status.CONVERGED:
             problem = estimate_smoothness(problem, pen_now)
+            if result is not None:  # short of `tol`, but near
+                start = problem.start_from(result.coef, result.intercept)
             result, _ = solve_best(problem, pen_now, start, tol, max_steps, inputs.names)
         if is_differentiable((data, pen)):
             given = in_given_columns(problem, frozen(data), pen_now)
@@ -356,10 +358,10 @@ def solve_best(
         return found, point
     if found.status == Status.PRECISION_LIMIT:
         with jax.enable_x64(True):
-            wide = jax.tree.map(_doubled, (problem, pen, point, tol))
-            longer = _solve_and_round(*wide, max_steps, names)
+            data, price, begin, limit = jax.tree.map(_doubled, (problem, pen, point, tol))
+            longer = _solve_and_round(data, price, begin, limit, max_steps, names)
             longer = jax.tree.map(_halved, longer)
-        if longer.status == Status.CONVERGED:
+        if longer.status == Status.CONVERGED or longer.relative_gap < found.relative_gap:
             return longer, point
     return found, point
 

@@ -165,8 +165,9 @@ def _sequential(
     names: Any,
     progress: bool | None,
     known: Known | None = None,
+    starts: Point | None = None,
 ) -> Path:
-    """One strength after the other, each from the solution before it."""
+    """One strength after the other, each from the solution before it, or from its own of `starts`."""
     del known  # `start` is the same solution
     leaves = jax.tree.leaves((problem, pen, lams, start, tol, max_steps))
     if any(isinstance(leaf, Tracer) for leaf in leaves):
@@ -175,8 +176,10 @@ def _sequential(
     fits: list[Fit] = []
     with progress_bar(len(lams), progress) as bar:
         try:
-            for lam in np.asarray(lams):
+            for i, lam in enumerate(np.asarray(lams)):
                 pen_at = pen.with_strength(lam)
+                if starts is not None:
+                    start = jax.tree.map(operator.itemgetter(i), starts)
                 solved = solve_best(problem, pen_at, start, tol, max_steps, names)
                 one, start = jax.block_until_ready(solved)  # else the loop would run ahead
                 fits.append(one)
@@ -299,8 +302,13 @@ def walking(
         short = np.flatnonzero(np.asarray(fits.status) != Status.CONVERGED)
         if len(short):
             is_lost = walked.num_solved < len(lams)
-            rest = walking(whole, columns=columns) if lines and not is_lost else _sequential
-            again = rest(problem, pen, lams[short], start, tol, max_steps, names, progress)
+            rest = (problem, pen, lams[short], start, tol, max_steps, names, progress)
+            if lines and not is_lost:
+                again = walking(whole, columns=columns)(*rest)
+            else:  # what was found is near, if not near enough
+                near = walked.betas[short], walked.intercepts[short]
+                near = Point(*(jnp.asarray(part, problem.y.dtype) for part in near))
+                again = _sequential(*rest, starts=near)
             fits = _with_some(fits, short, again.fits)
         complete = keep_knots and not len(short) and known is None
         return Path(fits, _knots(problem, walked, biggest, grid) if complete else None)

@@ -14,6 +14,7 @@ Hessian says nothing of what lies behind them.
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ._curved import Curved
@@ -38,7 +39,7 @@ class Shifted(Curved):
     def __init__(self, problem: Problem, gap: float | None = None):
         super().__init__(problem, gap)
         with jax.enable_x64(True):
-            form = self.loss.shifts(self.y, self.s)
+            form = self.loss.shifts(jnp.asarray(self.y), jnp.asarray(self.s))
         assert form is not None  # `is_few_rows` has asked
         self.counts = np.flatnonzero(self.s > 0)
         form = (np.asarray(part, np.float64)[self.counts] for part in form)

@@ -74,7 +74,7 @@ class _Grouped(Penalty):
         form = self.group_form(shape)
         if form is None or len(shape) != 1 or self.groups.num_groups != self.groups.num_features:
             return None
-        price = form.groups.broadcast(form.price + form.l1)
+        price = form.groups.broadcast(jnp.asarray(form.price + form.l1))
         return LinearForm(price, price, jnp.zeros_like(price))
 
     def even(self, squares: Array) -> Array:
