@@ -56,7 +56,6 @@ class GroupPrices:
         self.proportional = all(np.allclose(0.37 * a, b, rtol=1e-6, atol=0) for a, b in pairs)
         parts = [np.asarray(part, np.float64) for part in unit[1:]]
         self._held = held = np.isinf(parts[0])
-        parts += [np.zeros(len(held))] * (3 - len(parts))  # not every form has squares
         self._unit = Cost(*(np.where(held, 0, part) for part in parts))
         self.ids = np.asarray(unit.groups.ids)
         self._sort()

@@ -54,11 +54,13 @@ class LinearForm(NamedTuple):
 
 
 class GroupForm(NamedTuple):
-    """The price of each group's norm (inf: the group is held at zero), and of its features' sizes."""
+    """The prices of each group: of its norm (inf: it is held at zero), of its features' sizes, and of
+    half of the square of its norm."""
 
     groups: Groups
     price: AnyArray  # (G,)
     l1: AnyArray  # (G,)
+    quad: AnyArray  # (G,)
 
 
 class Penalty(eqx.Module):
@@ -156,7 +158,7 @@ class Penalty(eqx.Module):
         return None
 
     def group_form(self, shape: tuple[int, ...]) -> GroupForm | None:
-        """The prices, if R is Σ_g (price_g ‖x_g‖₂ + l1_g ‖x_g‖₁); None (the default) if it is not.
+        """The prices, if R is Σ_g (price_g ‖x_g‖₂ + l1_g ‖x_g‖₁ + ½ quad_g ‖x_g‖₂²); else None, the default.
 
         With it a penalty gets the engine that walks on the groups that matter.
         """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
 import equinox as eqx
 import jax
@@ -12,7 +12,6 @@ from jaxtyping import Array, Bool, Float
 
 from .. import prox
 from .._groups import Groups
-from .._types import AnyArray
 from ._base import GroupForm, LinearForm, Masks, Penalty, no_negative, strength_leaf, weight_leaves
 from ._separable import (
     _below_zero,
@@ -23,15 +22,6 @@ from ._separable import (
     ratio_leaf,
     ridge_or,
 )
-
-
-class SquaredGroupForm(NamedTuple):
-    """A `GroupForm`, and the price of half of the square of each group's norm."""
-
-    groups: Groups
-    price: AnyArray  # (G,)
-    l1: AnyArray  # (G,)
-    quad: AnyArray  # (G,)
 
 
 class _Grouped(Penalty):
@@ -175,10 +165,11 @@ class GroupL1(_Grouped):
             excluded=jnp.broadcast_to(self._spread(self._held(), x), shape),
         )
 
-    def group_form(self, shape: tuple[int, ...]) -> GroupForm:
+    def group_form(self, shape: tuple[int, ...]) -> GroupForm | None:
         price = self._prices(jnp.zeros(shape))
         held = self._held()
-        return GroupForm(self.groups, jnp.where(held, jnp.inf, price), jnp.zeros_like(price))
+        none = jnp.zeros_like(price)
+        return GroupForm(self.groups, jnp.where(held, jnp.inf, price), none, none)
 
     def critical_strength(self, gradient: Array) -> Array:
         return self.dual_norm(gradient)
@@ -326,12 +317,10 @@ class GroupElasticNet(GroupL1):
         shrink = 1 + jnp.asarray(step, z.dtype) * self._spread(self._both(z)[1], z)
         return self._norm().even_prox(z, step) / shrink
 
-    def group_form(self, shape: tuple[int, ...]) -> Any:
-        form = super().group_form(shape)
-        ratio, held = jnp.asarray(self.l1_ratio, form.price.dtype), jnp.isinf(form.price)
-        price = jnp.where(held, 0, form.price)
-        linear = jnp.where(held, jnp.inf, price * ratio)
-        return SquaredGroupForm(form.groups, linear, form.l1, price * (1 - ratio))
+    def group_form(self, shape: tuple[int, ...]) -> GroupForm:
+        linear, quadratic = self._both(jnp.zeros(shape))
+        linear = jnp.where(self._held(), jnp.inf, linear)
+        return GroupForm(self.groups, linear, jnp.zeros_like(linear), quadratic)
 
     def critical_strength(self, gradient: Array) -> Array:
         return ridge_or(self.dual_norm(gradient), self.l1_ratio)
@@ -426,7 +415,8 @@ class SparseGroupL1(_Grouped):
         lam, ratio = jnp.asarray(self._lam(), x.dtype), jnp.asarray(self.l1_ratio, x.dtype)
         price = lam * (1 - ratio) * self._group_weights(x.dtype)
         price = jnp.where(self._held(), jnp.inf, price)
-        return GroupForm(self.groups, price, jnp.full(price.shape, lam * ratio))
+        l1 = jnp.full(price.shape, lam * ratio)
+        return GroupForm(self.groups, price, l1, jnp.zeros_like(l1))
 
     def margin(self, x: Array, gradient: Array) -> Array:
         """The least room left in its price: of a feature in an active group, of a group that is out."""
