@@ -414,5 +414,5 @@ def warn_if_short(status: Any, result: Any, tol: Any, if_interrupted: str = "") 
     warnings.warn(
         f"{what} ended with {status.name}{where}. {advice}",
         convergence_warning(),
-        stacklevel=4,  # `entry_point` is between this call and the user's
+        stacklevel=5,  # two frames of `entry_point` are between this call and the user's
     )
