@@ -21,6 +21,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, column_or_1d, validate_data
 
 from .. import linear
+from .._types import AnyArray
 from ..linear import CrossValidated, Fit, Path
 from ..losses import Logistic, Loss, Multinomial
 from ..penalties import Penalty
@@ -211,9 +212,9 @@ class _Fits(NamedTuple):
 
     coefs: np.ndarray
     intercepts: np.ndarray
-    steps: np.ndarray
-    gaps: np.ndarray
-    status: np.ndarray
+    steps: AnyArray
+    gaps: AnyArray
+    status: AnyArray
 
 
 @arguments
@@ -310,7 +311,7 @@ class LogisticRegressionCV(OfFolds, _Classifier):
 
     def _path(self, data: Data, weights: np.ndarray, l1_ratio: Any, **changed: Any) -> Path:
         """Over the values of C, of the rows that have a weight."""
-        settings = self._settings(data) | {"sample_weight": weights} | changed
+        settings: Any = self._settings(data) | {"sample_weight": weights} | changed
         y = settings.pop("y", data.y)
         lams = strengths(self.Cs_, weights)
         found = linear.path(

@@ -59,8 +59,9 @@ def enet_path(
     ```
     """
     del precompute, Xy, copy_X, coef_init, verbose, check_input, random_state, selection
-    X = check_array(X, accept_sparse="csr", dtype=np.float64)
-    y = check_array(y, ensure_2d=False, dtype=np.float64)
+    read: Any = check_array  # whose defaults are not its types
+    X = read(X, accept_sparse="csr", dtype=np.float64)
+    y = read(y, ensure_2d=False, dtype=np.float64)
     check_consistent_length(X, y)
     if positive and y.ndim == 2:
         raise ValueError("positive=True is not allowed for several targets, y (n, k).")
