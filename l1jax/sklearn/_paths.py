@@ -54,7 +54,7 @@ def enet_path(
     >>> from l1jax.sklearn import enet_path
     >>> alphas, coefs, gaps = enet_path([[0.0], [1.0], [2.0]], [0.0, 1.0, 2.0], alphas=[1.0, 0.1])
     >>> coefs.round(3), bool(gaps.max() < 1e-12)
-    (array([[0.538, 0.938]]), True)
+    (array([[0.538, 0.942]]), True)
 
     ```
     """
