@@ -392,8 +392,9 @@ class LogisticRegressionCV(OfFolds, _Classifier):
         """The attributes as scikit-learn had them first: by class, with the ratios after the Cs."""
         names = self.classes_[1:] if len(self.classes_) == 2 else self.classes_
         some: Any = 0 if self.l1_ratios is None else slice(None)  # one ratio that was not asked for
-        scores = self.scores_.swapaxes(1, 2)[:, :, some]
-        paths = np.moveaxis(self.coefs_paths_, (3, 2), (0, 2))[:, :, :, some]
+        arrays: Any = self.scores_, self.coefs_paths_
+        scores = arrays[0].swapaxes(1, 2)[:, :, some]
+        paths = np.moveaxis(arrays[1], (3, 2), (0, 2))[:, :, :, some]
         self.scores_ = dict.fromkeys(names, scores)
         self.coefs_paths_ = dict(zip(names, paths, strict=True))
         self.n_iter_ = self.n_iter_.swapaxes(1, 2)[None, :, :, some]
