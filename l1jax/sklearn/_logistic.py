@@ -414,7 +414,7 @@ class LogisticRegressionCV(OfFolds, _Classifier):
         weights = data.weights[: data.n] / data.weights.sum()
         return CrossValidated(
             path=self._path(data, data.weights, float(self.l1_ratios_[ratio])),
-            fold_scores=self.scores_[:, ratio],
+            fold_scores=np.asarray(self.scores_)[:, ratio],
             fold_weights=held_out @ weights,
             predictions=predictions[..., 1] if len(self.classes_) == 2 else predictions,
             held_out=held_out,
