@@ -18,7 +18,7 @@ NOTEBOOKS := $(VENV)/.ready-notebooks
 BENCH := $(VENV)/.ready-bench
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-core float32 lint format types doctest doctest-modules doctest-readme examples notebooks bench clean
+.PHONY: help demo test test-core float32 lint format types doctest doctest-modules doctest-readme examples notebooks peers bench clean
 
 help:  ## say what can be made
 	@grep -hE '^[a-z0-9-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## */\t/' | sort | expand -t 12
@@ -68,6 +68,9 @@ examples: $(RUN)  ## run every example in its short form
 notebooks: $(NOTEBOOKS)  ## execute every notebook
 	@printf '%s\n' notebooks/*.ipynb | $(COMPILE_FAST) xargs -P 2 -I {} \
 		$(PY) -m nbconvert --to notebook --execute --output-dir .cache/notebooks {}
+
+peers: $(DEV)  ## run scikit-learn's own tests of linear models against the estimators
+	$(COMPILE_FAST) $(PY) tests/peers/run.py -n auto $(PYTEST_ARGS)
 
 bench: $(BENCH)  ## run the benchmarks
 	$(PY) benchmarks/run.py $(BENCH_ARGS)

@@ -283,6 +283,26 @@ def test_without_a_refit_the_folds_are_averaged(data):
     assert (model.C_, model.l1_ratio_) == (theirs.C_, theirs.l1_ratio_)
 
 
+@pytest.mark.parametrize("ratios", [None, (0.0,)])
+def test_attributes_by_class_are_those_of_scikit_learn(ratios):
+    X, y = load_iris(return_X_y=True)
+    arguments = {"Cs": [0.1, 1.0], "cv": 3, "scoring": "neg_log_loss", "l1_ratios": ratios}
+    arguments["use_legacy_attributes"] = True
+    model = ours.LogisticRegressionCV(**arguments).fit(X, y)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        theirs = linear_model.LogisticRegressionCV(solver="newton-cholesky", tol=1e-10, **arguments)
+        theirs.fit(X, y)
+    for name in ("C_", "l1_ratio_", "n_iter_"):
+        assert np.shape(getattr(model, name)) == np.shape(getattr(theirs, name))
+    assert list(model.scores_) == list(theirs.scores_) == [0, 1, 2]
+    for label in range(3):
+        np.testing.assert_allclose(model.scores_[label], theirs.scores_[label], rtol=1e-6)
+        # Softmax leaves the level of its intercepts open.
+        found, expected = (one.coefs_paths_[label] for one in (model, theirs))
+        np.testing.assert_allclose(found[..., :-1], expected[..., :-1], atol=1e-5)
+
+
 def test_a_fold_without_a_class_gives_it_no_probability():
     X, y = load_iris(return_X_y=True)
     folds = KFold(3)  # the labels are sorted: each fold holds out a class
@@ -647,8 +667,6 @@ def test_the_penalty_may_be_said_in_older_words(small):
         fit(penalty=None, C=3.0)
     with pytest.raises(ValueError, match='solver="liblinear" is for two classes, got 3'):
         ours.LogisticRegression(solver="liblinear").fit(X, np.arange(80) % 3)
-    with pytest.raises(ValueError, match="use_legacy_attributes=True is not served"):
-        ours.LogisticRegressionCV(use_legacy_attributes=True).fit(X, y)
 
 
 def test_survival_times_of_scikit_survival(small):

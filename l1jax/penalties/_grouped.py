@@ -234,8 +234,8 @@ class NonNegativeGroupL1(GroupL1):
         masks = super().masks(shape)
         return Masks(unpenalised=jnp.zeros_like(masks.unpenalised), excluded=masks.excluded)
 
-    def group_form(self, shape: tuple[int, ...]) -> None:
-        del shape
+    def group_form(self, shape: tuple[int, ...]) -> Any:
+        del shape  # prices know of no bounds
 
     def critical_strength(self, gradient: Array) -> Array:
         return super().critical_strength(jnp.minimum(gradient, 0))

@@ -45,8 +45,16 @@ def first(default: Any) -> Any:
     return dataclasses.field(default=default, kw_only=False)
 
 
+class _Estimator(BaseEstimator):
+    """What a fit sets: no arguments."""
+
+    coef_: np.ndarray  # that of one target (p,), of more (k, p)
+    intercept_: Any
+    n_features_in_: int
+
+
 @arguments
-class LinearModel(BaseEstimator):
+class LinearModel(_Estimator):
     """A penalised linear model: subclasses say its loss, its penalty and how targets are read."""
 
     _parameter_constraints: ClassVar[dict] = {
@@ -150,8 +158,6 @@ class LinearModel(BaseEstimator):
 
 class Regressor(RegressorMixin, LinearModel):
     """A model that predicts numbers."""
-
-    coef_: np.ndarray
 
     @property
     def sparse_coef_(self) -> Any:

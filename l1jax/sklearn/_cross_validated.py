@@ -227,7 +227,7 @@ class MultiTaskElasticNetCV(OfTasks, _OfAlphas):
     ```python
     >>> from sklearn.datasets import load_diabetes
     >>> from l1jax.sklearn import MultiTaskElasticNetCV
-    >>> X, y = load_diabetes(return_X_y=True)
+    >>> X = load_diabetes().data * 20
     >>> model = MultiTaskElasticNetCV(l1_ratio=0.9, alphas=[1.0, 0.01], cv=3).fit(X[:, :8], X[:, 8:])
     >>> model.alpha_, model.coef_.shape
     (0.01, (2, 8))

@@ -219,8 +219,8 @@ class MultiTaskElasticNet(_OfTasksAtAlpha):
     >>> from l1jax.sklearn import MultiTaskElasticNet
     >>> X, Y = [[0.0, 1.0], [1.0, 0.0], [2.0, 1.0]], [[0.0, 0.0], [1.0, 2.0], [2.0, 4.0]]
     >>> MultiTaskElasticNet(alpha=0.1).fit(X, Y).coef_.round(3)
-    array([[0.897, 0.   ],
-           [1.794, 0.   ]])
+    array([[0.899, 0.   ],
+           [1.798, 0.   ]])
 
     ```
     """

@@ -21,6 +21,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, column_or_1d, validate_data
 
 from .. import linear
+from .._types import AnyArray
 from ..linear import CrossValidated, Fit, Path
 from ..losses import Logistic, Loss, Multinomial
 from ..penalties import Penalty
@@ -211,9 +212,9 @@ class _Fits(NamedTuple):
 
     coefs: np.ndarray
     intercepts: np.ndarray
-    steps: np.ndarray
-    gaps: np.ndarray
-    status: np.ndarray
+    steps: AnyArray
+    gaps: AnyArray
+    status: AnyArray
 
 
 @arguments
@@ -226,8 +227,8 @@ class LogisticRegressionCV(OfFolds, _Classifier):
     accuracy; with sample weights it gets those of the held-out rows. In each fold C means what it
     means to `LogisticRegression` on the rows that are fitted. `refit=False`: no fit of all rows;
     `coef_`, `intercept_`, `C_` and `l1_ratio_` are then means over the folds of what is best in
-    each. The attributes are those that scikit-learn has with `use_legacy_attributes=False`. All else
-    as for `LogisticRegression`.
+    each. `use_legacy_attributes`: those below as scikit-learn had them first, by class. All else as
+    for `LogisticRegression`.
 
     Attributes, beyond those: `C_`, `l1_ratio_`, `Cs_` (c,), ascending, `l1_ratios_` (r,), `scores_`
     and `n_iter_` (folds, r, c), `coefs_paths_` (folds, r, c, 1 or K, p + 1), with the intercept last
@@ -271,11 +272,6 @@ class LogisticRegressionCV(OfFolds, _Classifier):
         X (n, p), dense or sparse, y (n,), `sample_weight` (n,) ≥ 0; `groups` (n,) go to the
         splitter `cv`.
         """
-        if self.use_legacy_attributes:
-            raise ValueError(
-                "use_legacy_attributes=True is not served: scores_ and coefs_paths_ are the arrays that "
-                "scikit-learn has with use_legacy_attributes=False."
-            )
         data = self._read(X, y, sample_weight)
         self.Cs_ = self._grid()
         self.l1_ratios_ = read_ratios(self._ratio(self.l1_ratios, "l1_ratios"), "l1_ratios")
@@ -301,6 +297,8 @@ class LogisticRegressionCV(OfFolds, _Classifier):
         else:
             self._average(fits)
         self.n_iter_ = np.maximum(steps, 1)
+        if self.use_legacy_attributes:
+            self._arrange_by_class()
         return self
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
@@ -310,7 +308,7 @@ class LogisticRegressionCV(OfFolds, _Classifier):
 
     def _path(self, data: Data, weights: np.ndarray, l1_ratio: Any, **changed: Any) -> Path:
         """Over the values of C, of the rows that have a weight."""
-        settings = self._settings(data) | {"sample_weight": weights} | changed
+        settings: Any = self._settings(data) | {"sample_weight": weights} | changed
         y = settings.pop("y", data.y)
         lams = strengths(self.Cs_, weights)
         found = linear.path(
@@ -390,6 +388,19 @@ class LogisticRegressionCV(OfFolds, _Classifier):
         self.coef_ = np.mean([one.coefs[at] for one, at in pairs], axis=0)
         self.intercept_ = np.mean([one.intercepts[at] for one, at in pairs], axis=0)
 
+    def _arrange_by_class(self) -> None:
+        """The attributes as scikit-learn had them first: by class, with the ratios after the Cs."""
+        names = self.classes_[1:] if len(self.classes_) == 2 else self.classes_
+        some: Any = 0 if self.l1_ratios is None else slice(None)  # one ratio that was not asked for
+        arrays: Any = self.scores_, self.coefs_paths_
+        scores = arrays[0].swapaxes(1, 2)[:, :, some]
+        paths = np.moveaxis(arrays[1], (3, 2), (0, 2))[:, :, :, some]
+        self.scores_ = dict.fromkeys(names, scores)
+        self.coefs_paths_ = dict(zip(names, paths, strict=True))
+        self.n_iter_ = self.n_iter_.swapaxes(1, 2)[None, :, :, some]
+        self.C_ = np.full(len(names), self.C_)
+        self.l1_ratio_ = np.full(len(names), self.l1_ratio_)
+
     def _validated(self, data: Data, folds: list, fits: list[_Fits], ratio: int) -> CrossValidated:
         """The path of all rows at a ratio, with what the folds say of it."""
         held_out = np.stack([_mask(test, data)[: data.n] for _, test in folds])
@@ -403,7 +414,7 @@ class LogisticRegressionCV(OfFolds, _Classifier):
         weights = data.weights[: data.n] / data.weights.sum()
         return CrossValidated(
             path=self._path(data, data.weights, float(self.l1_ratios_[ratio])),
-            fold_scores=self.scores_[:, ratio],
+            fold_scores=np.asarray(self.scores_)[:, ratio],
             fold_weights=held_out @ weights,
             predictions=predictions[..., 1] if len(self.classes_) == 2 else predictions,
             held_out=held_out,

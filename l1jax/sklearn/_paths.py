@@ -54,13 +54,14 @@ def enet_path(
     >>> from l1jax.sklearn import enet_path
     >>> alphas, coefs, gaps = enet_path([[0.0], [1.0], [2.0]], [0.0, 1.0, 2.0], alphas=[1.0, 0.1])
     >>> coefs.round(3), bool(gaps.max() < 1e-12)
-    (array([[0.538, 0.938]]), True)
+    (array([[0.538, 0.942]]), True)
 
     ```
     """
     del precompute, Xy, copy_X, coef_init, verbose, check_input, random_state, selection
-    X = check_array(X, accept_sparse="csr", dtype=np.float64)
-    y = check_array(y, ensure_2d=False, dtype=np.float64)
+    read: Any = check_array  # whose defaults are not its types
+    X = read(X, accept_sparse="csr", dtype=np.float64)
+    y = read(y, ensure_2d=False, dtype=np.float64)
     check_consistent_length(X, y)
     if positive and y.ndim == 2:
         raise ValueError("positive=True is not allowed for several targets, y (n, k).")
