@@ -235,3 +235,10 @@ def test_fits_that_another_penalty_forbids_are_not_taken_up(pen, allowed):
     assert allowed(np.asarray(again.coefs))
     assert (np.asarray(again.relative_gaps) <= 1e-6).all()
     np.testing.assert_allclose(again.coefs, fresh.coefs, atol=1e-6)
+
+
+def test_no_fit_is_said_to_have_converged_above_its_tolerance(diabetes):
+    with pytest.warns(l1jax.ConvergenceWarning, match="PRECISION_LIMIT"):
+        path = l1jax.path(*diabetes, l1jax.L1(), n_lams=10, tol=1e-17)
+    converged = np.asarray(path.status) == l1jax.Status.CONVERGED
+    assert (np.asarray(path.relative_gaps)[converged] <= 1e-17).all() and not converged.all()

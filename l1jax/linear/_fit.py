@@ -130,7 +130,7 @@ def fit(
         if result is None or result.status != Status.CONVERGED:
             problem = estimate_smoothness(problem, pen_now)
             if result is not None:  # short of `tol`, but near
-                start = problem.start_from(*map(jnp.asarray, (result.coef, result.intercept)))
+                start = problem.start_from(jnp.asarray(result.coef), jnp.asarray(result.intercept))
             result, _ = solve_best(problem, pen_now, start, tol, max_steps, inputs.names)
         if is_differentiable((data, pen)):
             given = in_given_columns(problem, frozen(data), pen_now)
