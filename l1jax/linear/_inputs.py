@@ -267,9 +267,14 @@ def check_weights(weights: np.ndarray) -> None:
         raise ValueError("sample_weight sums to zero: at least one row must count.")
 
 
+def default_tolerance(dtype: Any) -> float:
+    """`tol`, unless it is given."""
+    return 1e-6 if dtype == np.float64 else 1e-4
+
+
 def check_tol(tol: Any, dtype: Any) -> Any:
     if tol is None:
-        return np.asarray(1e-6 if dtype == np.float64 else 1e-4, dtype)
+        return np.asarray(default_tolerance(dtype), dtype)
     return check_number(tol, "tol", 0).astype(dtype)
 
 

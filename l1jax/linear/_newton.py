@@ -27,6 +27,9 @@ from ._problem import Point, Problem
 _NULL_STEPS = 50  # of damped Newton: a null model has few coordinates and a smooth loss
 _HALVINGS = 30
 _RIDGE = 1000  # units of rounding, of the curvature along a column
+_REST = (
+    1e-6  # of the gradient that an inexact Newton step may leave (Dembo, Eisenstat, Steihaug, 1982)
+)
 _ROUNDS = 3  # of solving for what a ridge has left
 
 
@@ -65,7 +68,9 @@ def newton_step(
     residual = Point(point.beta - pen.even_prox(z, step), intercept_residual)
     residual = jax.tree.map(jnp.multiply, residual, root)
     rhs = face(_add(jax.tree.map(jnp.negative, residual), hessian(residual), t))
-    u = _conjugate_gradients(problem, system, rhs, attempt)
+    # Of a quadratic one exact step lands; of others each step squares what is wrong at best.
+    rest = 0.0 if problem.loss.is_quadratic else _REST
+    u = _conjugate_gradients(problem, system, rhs, attempt, rest)
     moved = optax.tree.sub(face(u), residual)
     moved = jax.tree.map(jnp.divide, moved, root)
     target = optax.tree.add(point, moved)
@@ -188,15 +193,17 @@ def polish_intercept(problem: Problem, point: Point, fitted: Array | None = None
     return Point(point.beta, point.intercept + shift)
 
 
-def _conjugate_gradients(problem: Problem, system, rhs: Point, attempt: Array) -> Point:
-    """Solves to rounding; a lane that makes no attempt has nothing to solve and takes no step."""
+def _conjugate_gradients(
+    problem: Problem, system, rhs: Point, attempt: Array, rest: float = 0.0
+) -> Point:
+    """Solves but for this share of rhs, or to rounding; a lane that makes no attempt takes no step."""
     n, p = problem.x.shape
     rhs = jax.tree.map(lambda leaf: jnp.where(attempt, leaf, 0), rhs)
     size = optax.tree.norm(rhs)
     safe = jnp.where((size > 0) & jnp.isfinite(size), size, 1)
     rhs = jax.tree.map(lambda leaf: jnp.where(jnp.isfinite(size), leaf / safe, 0), rhs)
     responses = math.prod(problem.responses)
-    tolerance = float(2 * jnp.finfo(problem.y.dtype).eps)
+    tolerance = max(rest, float(2 * jnp.finfo(problem.y.dtype).eps))
     u, _ = cg(system, rhs, tol=tolerance, maxiter=2 * min(n, p) * responses + 50)
     return jax.tree.map(lambda leaf: leaf * safe, u)
 
