@@ -361,7 +361,8 @@ def _norm(flat: Array) -> Array:
 def _simplex(flat: Array, total: Array) -> Array:
     """Projection on {x ≥ 0, Σx = total}, at total = 0 too: relu(x − level), whose level follows from a sort."""
     unit = jnp.where(total > 0, total, 1)
-    scaled = flat / unit
+    # A level common to all says nothing, and next to a large one a total of 1 would be lost.
+    scaled = (flat - jax.lax.stop_gradient(jnp.max(flat))) / unit
     ordered = jnp.sort(jax.lax.stop_gradient(scaled), descending=True)
     counts = jnp.arange(1, flat.size + 1, dtype=flat.dtype)
     last = jnp.count_nonzero(ordered * counts > jnp.cumsum(ordered) - 1)

@@ -13,6 +13,7 @@ from l1jax.linear._curved import CurvedMover
 from l1jax.linear._face import Face
 from l1jax.linear._grouped import GroupedMover
 from l1jax.linear._quadratic import QuadraticMover
+from l1jax.linear._shifted import ShiftedMover
 
 N, P, L = 40, 60, 60
 RNG = np.random.default_rng(11)
@@ -72,7 +73,7 @@ def no_help(monkeypatch):
 def solved(monkeypatch):
     """The strengths that were solved."""
     lams: list[float] = []
-    for mover in (QuadraticMover, GroupedMover, CurvedMover):
+    for mover in (QuadraticMover, GroupedMover, CurvedMover, ShiftedMover):
 
         def to(self, lam, move=mover.to):
             lams.append(lam)

@@ -312,8 +312,8 @@ def test_a_slice_of_a_path_is_a_path():
     assert path[jnp.asarray(2)].lam == path[np.int64(2)].lam == path.lams[2]
     with pytest.raises(IndexError, match="has 6 fits"):
         path[6]
-    for bad in (True, 1.0, [0, 1], "a"):
-        with pytest.raises(TypeError, match="indexed by one whole number|__getitem__"):
+    for bad in (True, 1.0, "a"):
+        with pytest.raises(TypeError, match="indexed by a whole number|__getitem__"):
             path[bad]
     with pytest.raises(TypeError, match="lam must be a number|parameter 'lam'"):
         path.at("a")

@@ -151,7 +151,7 @@ def test_a_loss_of_one_method_fits_and_is_judged_by_its_kkt():
         (l1jax.Logistic(), [-1.0, 1.0], r"\(y \+ 1\) / 2"),
         (l1jax.SquaredHinge(), [-1.0, 1.0], r"SquaredHinge.*\(y \+ 1\) / 2"),
         (l1jax.Poisson(), [0.0, -1.0], "counts >= 0.*row 1"),
-        (l1jax.Huber(), [[1.0]], "SquaredError"),
+        (l1jax.Huber(), [[1.0]], r"shape \(n,\) for Huber.*y\[:, 0\]"),
     ],
 )
 def test_bad_targets_are_named(loss, y, message):

@@ -310,7 +310,10 @@ def test_groups_may_be_called_by_strings():
     assert named.groups.labels.tolist() == ["a", "b", "c"]
     assert named.groups == l1jax.Groups(np.array(["b", "b", "a", "c", "c"], object))
     assert named.groups != numbered.groups
-    with pytest.raises(TypeError, match="an integer or a string per feature, got dtype object"):
+    with pytest.raises(
+        TypeError,
+        match="groups must hold integers or strings, one id per feature, got dtype object",
+    ):
         l1jax.Groups(["a", 1.5, None])
 
 

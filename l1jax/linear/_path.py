@@ -123,6 +123,10 @@ def path(
     max_steps = check_max_steps(max_steps)
     if resume is not None:
         check_resume(resume, lams)
+        if is_traced((inputs.x, inputs.y, inputs.weights, inputs.offset, pen)):
+            raise ValueError(
+                "resume needs concrete data: it cannot be taken up inside jit or vmap."
+            )
         resume = resume.descending()
         lams = np.asarray(resume.lams)
     grid = check_grid(lams, n_lams, lam_min_ratio)
@@ -321,8 +325,6 @@ def _resumed(
     tol: Any, max_steps: Any, names: Any, progress: bool | None,
 ) -> Path:  # fmt: skip
     """An earlier path, certified anew; an engine solves what is missing, from the fit before it."""
-    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((problem, pen, lams))):
-        raise ValueError("resume needs concrete data: it cannot be taken up inside jit or vmap.")
     points = known_points(resume, problem)
     betas, intercepts, steps = map(np.asarray, (points.beta, points.intercept, resume.num_steps))
     solved = Walk(betas, intercepts, steps, len(lams), [])
