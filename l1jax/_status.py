@@ -45,4 +45,9 @@ def convergence_warning() -> type[ConvergenceWarning]:
 def _with(theirs: type | None) -> type[ConvergenceWarning]:
     if theirs is None:
         return ConvergenceWarning
-    return type("ConvergenceWarning", (ConvergenceWarning, theirs), {"__module__": "l1jax"})
+
+    def reduce(self: Warning) -> tuple[type, tuple]:
+        return ConvergenceWarning, self.args  # another process finds this class by its name
+
+    body = {"__module__": "l1jax", "__reduce__": reduce}
+    return type("ConvergenceWarning", (ConvergenceWarning, theirs), body)

@@ -361,14 +361,16 @@ def _norm(flat: Array) -> Array:
 def _simplex(flat: Array, total: Array) -> Array:
     """Projection on {x ≥ 0, Σx = total}, at total = 0 too: relu(x − level), whose level follows from a sort."""
     unit = jnp.where(total > 0, total, 1)
+    # All follows from what was sorted: compiled code may compute x again, and round it otherwise.
+    sizes, places = jax.lax.sort((-flat, jnp.arange(flat.size)), num_keys=1)
     # A level common to all says nothing, and next to a large one a total of 1 would be lost.
-    scaled = (flat - jax.lax.stop_gradient(jnp.max(flat))) / unit
-    ordered = jnp.sort(jax.lax.stop_gradient(scaled), descending=True)
+    ordered = (jax.lax.stop_gradient(sizes[0]) - sizes) / unit
     counts = jnp.arange(1, flat.size + 1, dtype=flat.dtype)
-    last = jnp.count_nonzero(ordered * counts > jnp.cumsum(ordered) - 1)
-    inside = scaled >= ordered[last - 1]
-    level = (jnp.sum(jnp.where(inside, scaled, 0)) - 1) / jnp.sum(inside, dtype=flat.dtype)
-    out = jnp.where(total > 0, jax.nn.relu(scaled - level) * unit, jnp.zeros_like(flat))
+    fixed = jax.lax.stop_gradient(ordered)
+    last = jnp.maximum(jnp.count_nonzero(fixed * counts > jnp.cumsum(fixed) - 1), 1)
+    level = (jnp.sum(jnp.where(counts <= last, ordered, 0)) - 1) / last
+    out = jnp.zeros_like(flat).at[places].set(jax.nn.relu(ordered - level) * unit)
+    out = jnp.where(total > 0, out, jnp.zeros_like(flat))
     return _positive_zeros(jnp.where(jnp.any(jnp.isnan(flat)), jnp.nan, out))
 
 

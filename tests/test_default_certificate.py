@@ -255,6 +255,64 @@ def test_python_numbers_of_ones_own_penalty_keep_their_digits(diabetes):
     assert own.objective <= built_in.objective * (1 + 1e-14)
 
 
+class Box(l1jax.Penalty):
+    """lower ≤ x ≤ upper, without a word on how far outside a point is."""
+
+    lam: float
+    lower: float
+    upper: float
+
+    def value(self, x):
+        return jnp.zeros((), x.dtype)
+
+    def prox(self, z, step=1.0):
+        return jnp.clip(z, self.lower, self.upper)
+
+
+def test_a_box_without_zero_is_solved(diabetes):
+    X, y = diabetes
+    for lower, upper in ((-3.0, -1.0), (60.0, 70.0)):
+        fit = l1jax.fit(X, y, Box(1.0, lower, upper))
+        expected = scipy.optimize.lsq_linear(X, y - y.mean(), (lower, upper), tol=1e-14).x
+        assert fit.status == l1jax.Status.CONVERGED
+        assert fit.relative_gap <= 1e-6
+        # lsq_linear ends at half of the digits of a coefficient.
+        np.testing.assert_allclose(fit.coef, expected, atol=1e-4)
+
+
+class InfiniteBall(l1jax.Penalty):
+    """‖x‖₂ ≤ radius, with a value that is infinite outside: by an ulp that its own prox ends there."""
+
+    lam: float
+    radius: float
+
+    def value(self, x):
+        return jnp.where(jnp.sqrt(jnp.sum(x**2)) <= self.radius, 0.0, jnp.inf)
+
+    def prox(self, z, step=1.0):
+        norm = jnp.sqrt(jnp.sum(z**2))
+        outside = norm > self.radius
+        return jnp.where(outside, z * (self.radius / jnp.where(outside, norm, 1)), z)
+
+
+@pytest.mark.parametrize("radius", [11.0, 20.0, 23.7, 29.0, 31.3])
+@pytest.mark.filterwarnings("ignore::l1jax.ConvergenceWarning")
+def test_a_value_that_is_infinite_gives_no_false_certificate(diabetes, radius):
+    X, y = diabetes
+    fit = l1jax.fit(X, y, InfiniteBall(1.0, radius))
+
+    def shrunk(ridge):
+        return np.linalg.solve(X.T @ X / len(y) + ridge * np.eye(10), X.T @ (y - y.mean()) / len(y))
+
+    ridge = scipy.optimize.brentq(lambda r: np.linalg.norm(shrunk(r)) - radius, 1e-9, 1e3)
+    least = 0.5 * np.mean((y - y.mean() - X @ shrunk(ridge)) ** 2)
+    loss = 0.5 * np.mean((y - fit.predict(X)) ** 2)
+    np.testing.assert_allclose(fit.coef, shrunk(ridge), atol=1e-3)
+    assert loss - least <= 1e-6 * least
+    if fit.status == l1jax.Status.CONVERGED:
+        assert np.isfinite(fit.objective)
+
+
 @pytest.mark.parametrize("lam", [0.7, np.float64(0.7), np.asarray(0.7)])
 def test_numbers_of_ones_own_penalty_take_the_precision_of_the_data(diabetes, lam):
     X, y = (part.astype(np.float32) for part in diabetes)

@@ -280,7 +280,7 @@ def test_folds_that_leave_one_class_to_fit_are_refused():
         ValueError, match="fold 0 leaves no rows of class 0 to fit. Leave folds out"
     ):
         l1jax.cross_validate(X, y, l1jax.L1(), loss=l1jax.Logistic(), folds=y.astype(int))
-    with pytest.raises(ValueError, match="leaves no rows of class . to fit. Leave groups out"):
+    with pytest.raises(ValueError, match="leaves no rows of class . to fit. Take fewer folds"):
         l1jax.cross_validate(X, y, l1jax.L1(), loss=l1jax.Logistic(), groups=y, n_folds=2)
     with pytest.raises(ValueError, match="folds must give the fold of each row, got nan at row 4"):
         folds = np.arange(30.0) % 3

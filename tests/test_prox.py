@@ -278,3 +278,13 @@ def test_a_price_of_zero_has_the_derivative_of_a_price_that_rises():
     net, soft = jax.jacfwd(shrunk, argnums=(0, 1))(0.0, 0.0)
     np.testing.assert_allclose(soft[1], -np.sign(z))
     np.testing.assert_allclose(net[0], -0.5 * np.sign(z) - 0.5 * z)
+
+
+@pytest.mark.float32
+@pytest.mark.parametrize("size", [1.0, 3e7, 1e20])
+def test_projections_of_far_points_lose_no_digits(size):
+    x = jnp.array([1.0, 2 / 3, 0.0], jnp.float32) * jnp.float32(size)
+    expected = [2 / 3, 1 / 3, 0] if size == 1 else [1, 0, 0]
+    # A unit of rounding of numbers near one, or two.
+    np.testing.assert_allclose(l1jax.prox.project_simplex(x), expected, atol=3e-7)
+    np.testing.assert_allclose(l1jax.prox.project_l1_ball(x), expected, atol=3e-7)

@@ -88,6 +88,21 @@ def test_columns_that_hardly_differ_are_least_squares(difference, sparse):
     assert abs(0.5 * own @ own / N - fit.objective) <= rounding * least
 
 
+@pytest.mark.parametrize("difference", [1e-9, 1e-11, 1e-13])
+@pytest.mark.filterwarnings("ignore::l1jax.ConvergenceWarning")
+def test_the_objective_is_that_of_the_coefficients_returned(difference):
+    rng = np.random.default_rng(1)
+    others = rng.normal(size=(N, 6))
+    X = np.column_stack([others, others[:, 0] + difference * rng.normal(size=N)])
+    y = others[:, 0] + rng.normal(size=N)
+    fit = l1jax.fit(X, y, l1jax.L1(0.1, weights=np.array([0.0, 1, 1, 1, 1, 1, 0])))
+    coef, intercept = (np.asarray(part, np.longdouble) for part in (fit.coef, fit.intercept))
+    residual = y - X.astype(np.longdouble) @ coef - intercept
+    objective = 0.5 * np.mean(residual**2) + 0.1 * np.abs(coef[1:6]).sum()
+    # Each product with a coefficient of 1/difference is rounded.
+    assert abs(float(fit.objective) - float(objective)) <= 100 * np.finfo(float).eps / difference
+
+
 def test_equal_columns_share_their_coefficient():
     X, y, _ = quadratic_trend(1)
     X[:, 0] = X[:, 1]

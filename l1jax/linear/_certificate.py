@@ -40,7 +40,8 @@ class Certificate(eqx.Module):
     @property
     def measure(self) -> Float[Array, ""]:
         """What `tol` bounds: the relative gap where there is one, else the relative kkt."""
-        return jnp.where(jnp.isfinite(self.relative_gap), self.relative_gap, self.relative_kkt)
+        found = jnp.where(jnp.isfinite(self.relative_gap), self.relative_gap, self.relative_kkt)
+        return jnp.where(jnp.isfinite(self.objective), found, jnp.inf)
 
 
 def certify(
@@ -94,6 +95,7 @@ def certify(
     deviance = loss.deviance(y, eta, s)
     # Far out all is rounding. But no point is nearer to the optimum than it is to the null model.
     above = deviance + objective_pen - (problem.null_deviance + pen.value(problem.null.beta))
+    above = jnp.where(is_inside(pen, problem.null.beta), above, -jnp.inf)
     gap = jnp.where(above > gap, above, gap)
     gap = jnp.where(is_inside(pen, beta) & is_known & ~jnp.isnan(gap), gap, jnp.inf)
 

@@ -134,7 +134,16 @@ def cross_validate(
     y = np.asarray(inputs.y)
     weights = np.asarray(inputs.weights)
     which = splits(y, loss, n_folds, folds, groups, n_repeats, seed, weights)
-    given = "folds" if folds is not None else "groups" if groups is not None else None
+    in_time = isinstance(folds, str)
+    given = (
+        "time"
+        if in_time
+        else "folds"
+        if folds is not None
+        else "groups"
+        if groups is not None
+        else None
+    )
     check_splits(which, y, loss, weights, given)
     with precision(inputs.wants_x64):
         scored = read_score(score, higher_is_better, loss, y, np.shape(inputs.offset))

@@ -401,9 +401,15 @@ def warn_if_short(status: Any, result: Any, tol: Any, if_interrupted: str = "") 
         return
     first = int(short[0])
     status = Status(int(statuses[first]))
+    objective = np.atleast_1d(np.asarray(getattr(result, "objective", 0.0)))
     what = f"{len(short)} of {len(statuses)} fits" if len(statuses) > 1 else "The fit"
     measures = {"relative gap": result.relative_gap, "relative kkt": result.relative_kkt}
     where, advice = "", _ADVICE[status]
+    if status == Status.PRECISION_LIMIT and np.isposinf(objective[min(first, objective.size - 1)]):
+        advice = (
+            "The penalty is infinite at what its prox returns: let the value of a constraint be 0, and "
+            "its `violation` say how far a point is outside."
+        )
     if status == Status.INTERRUPTED:
         measures, advice = {}, if_interrupted or advice
     for name, values in measures.items():

@@ -118,6 +118,8 @@ def _advice(total: int, given: str | None) -> str:
         )
     if given is None:
         return "Pass another seed."
+    if given != "folds":
+        return "Take fewer folds, so that each leaves more rows, or merge rare classes."
     return f"Leave {given} out, and the {total} of them are spread evenly over random folds."
 
 

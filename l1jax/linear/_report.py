@@ -56,11 +56,15 @@ def report(
     # gains is added to the gap, so that the bound is of what is returned.
     balanced = polish_intercept(problem, returned, fitted)
     found = certify(problem, pen, balanced, fitted, known.descent, absorb)
-    lost = jnp.maximum(problem.smooth(returned, fitted) - problem.smooth(balanced, fitted), 0)
+    seen = fitted
+    if problem.basis is not None:
+        seen = problem.basis.fitted(problem.x, returned.beta, coef)
+    more = problem.smooth(returned, seen) - problem.smooth(balanced, fitted)
+    lost = jnp.maximum(more, 0)
     found = eqx.tree_at(
         lambda c: (c.objective, c.gap, c.deviance),
         found,
-        (found.objective + lost, found.gap + lost, found.deviance + lost),
+        (found.objective + more, found.gap + lost, found.deviance + more),
     )
     relative = found.relative_gap + jnp.where(problem.is_trivial, 0, lost / problem.null_deviance)
     found = eqx.tree_at(lambda c: c.relative_gap, found, relative)

@@ -149,7 +149,7 @@ def solve(problem: Problem, pen: Penalty, init: Point, tol: Array, max_steps: Ar
         return round_, is_done(round_)
 
     init = _inside(problem, pen, init)
-    worse = ~(objective(init) <= objective(problem.null))
+    worse = ~(objective(init) <= objective(problem.null)) & is_inside(pen, problem.null.beta)
     init = _where(problem.is_trivial | worse, problem.null, init)
     far = jnp.asarray(jnp.inf, problem.y.dtype)
     first = _Round(

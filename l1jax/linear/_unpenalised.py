@@ -10,6 +10,7 @@ gives the coefficients of least norm.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -33,6 +34,7 @@ class UnpenalisedBasis(eqx.Module):
     at: Int[AnyArray, " m"]
     mean: Float[AnyArray, " m"]  # μ: 0 without an intercept
     deviations: Float[AnyArray, " m"]  # of the columns as given
+    columns: Float[AnyArray, "n m"]  # X_U − 1μᵀ
     to_columns: Float[AnyArray, "m m"]  # T, with columns of zeros beyond the rank
     from_columns: Float[AnyArray, "m m"]  # T⁻¹, likewise; the pseudo-inverse
 
@@ -41,6 +43,11 @@ class UnpenalisedBasis(eqx.Module):
         some = jnp.matmul(self.to_columns, coef[self.at], precision="highest")
         moved = jnp.matmul(self.mean, some, precision="highest")
         return coef.at[self.at].set(some), intercept - moved
+
+    def fitted(self, x: Any, beta: Array, coef: Array) -> Array:
+        """Xβ by the columns as given, which is what a user sees of these coefficients."""
+        others = x.dot(beta.at[self.at].set(0))
+        return others + jnp.matmul(self.columns, coef[self.at], precision="highest")
 
     def from_data(self, coef: Array, intercept: Array) -> tuple[Array, Array]:
         """Coefficients of the basis, from those of the columns as given."""
@@ -78,6 +85,7 @@ def in_orthonormal_basis(data: Data, problem: Problem) -> tuple[Data, Unpenalise
         at,
         mean.astype(data.y.dtype),
         np.where(deviations > 0, deviations, 1).astype(data.y.dtype),
+        centred.astype(data.y.dtype),
         (scale[:, None] * right.T * inverse).astype(data.y.dtype),
         (np.where(counts, values, 0)[:, None] * right * size).astype(data.y.dtype),
     )

@@ -99,7 +99,7 @@ class Penalty(eqx.Module):
 
     @abc.abstractmethod
     def value(self, x: PyTree) -> Array:
-        """R(x), a scalar. A constraint is worth 0 everywhere and reports `violation` beside it."""
+        """R(x), a scalar. A constraint is worth 0 everywhere, since rounding puts points outside."""
 
     @abc.abstractmethod
     def prox(self, z: PyTree, step: Any = 1.0) -> PyTree:
@@ -124,8 +124,10 @@ class Penalty(eqx.Module):
         return f"{type(self).__name__}({', '.join(shown)})"
 
     def violation(self, x: PyTree) -> Array:
-        """How far x is outside of the domain of R: 0 for a penalty that is finite everywhere."""
-        return jnp.zeros((), _dtype(x))
+        """How far x is outside of the domain of R: by default from what a prox of step 0 makes of it."""
+        moved = jax.tree.map(jnp.subtract, x, self.prox(x, jnp.zeros((), _dtype(x))))
+        sizes = [jnp.max(jnp.abs(leaf), initial=0) for leaf in jax.tree.leaves(moved)]
+        return jnp.max(jnp.stack(sizes)) if sizes else jnp.zeros((), _dtype(x))
 
     def with_strength(self, lam: Any) -> Penalty:
         """The same penalty with another strength; `lam` may be a tracer."""
@@ -212,13 +214,21 @@ class Penalty(eqx.Module):
             new = self.prox(x + t * v, t)
             distance = jnp.max(jnp.abs(x - new), initial=0) / t
             longer = jnp.minimum(_GROWTH * t, _step_over(0 * size, 0))
-            return new, longer, count + 1, distance <= rounding
+            return new, longer, count + 1, distance
 
         first = _step_over(size, _SHORTEST)
         most = min((_longest(v.dtype) - _SHORTEST) // 2, _MOST)
-        start = (jnp.zeros_like(v), first, jnp.zeros((), jnp.int32), jnp.zeros((), bool))
-        x, _, _, found = jax.lax.while_loop(lambda c: ~c[3] & (c[2] < most), step, start)
-        return jnp.where(found, jnp.sum(x * v) - self.value(x), jnp.inf).astype(v.dtype)
+        far = jnp.asarray(jnp.inf, v.dtype)
+        start = (jnp.zeros_like(v), first, jnp.zeros((), jnp.int32), far)
+
+        def is_far(carry):
+            return ~(carry[3] <= rounding) & (carry[2] < most)
+
+        x, _, _, distance = jax.lax.while_loop(is_far, step, start)
+        # R*(u) = ⟨x, u⟩ − R(x) for a u as near as `distance`.
+        found = jnp.sum(x * v) + distance * jnp.sum(jnp.abs(x)) - self.value(x)
+        is_known = (distance <= rounding) & (found > -jnp.inf)
+        return jnp.where(is_known, found, jnp.inf).astype(v.dtype)
 
     def _is_in_ball(self, v: Array) -> Bool[Array, ""]:
         """Whether prox(v) = 0, on the edge as well.

@@ -10,6 +10,7 @@ from sklearn.utils.validation import _check_sample_weight, check_array, column_o
 
 from ..linear._scores import c_index
 from ..losses import Cox, Loss
+from ..losses._cox import survival_columns
 from ..penalties import Penalty
 from ._base import NOT_NEGATIVE, RATIO, LinearModel, Regressor, arguments, elastic_net, first
 from ._padding import Data
@@ -72,18 +73,8 @@ class CoxRegressor(Regressor):
 
 
 def _columns(y: Any) -> Any:
-    """(time, event) of a structured array, as of scikit-survival: the event is the field of booleans."""
-    fields = getattr(getattr(y, "dtype", None), "fields", None)
-    if fields is None:
-        return y
-    events = [name for name, (dtype, *_) in fields.items() if dtype.kind == "b"]
-    times = [name for name, (dtype, *_) in fields.items() if dtype.kind in "iuf"]
-    if len(fields) != 2 or len(events) != 1 or len(times) != 1:
-        raise ValueError(
-            "y as a structured array must have two fields, a boolean for whether the event was seen and "
-            f"a number for its time; got {y.dtype}."
-        )
-    return np.stack([y[times[0]], y[events[0]]], axis=1).astype(np.float64)
+    """(time, event) of a structured array, as of scikit-survival; all else as it is."""
+    return survival_columns(y) if getattr(getattr(y, "dtype", None), "names", None) else y
 
 
 def _times(y: np.ndarray) -> np.ndarray:

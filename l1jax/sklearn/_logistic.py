@@ -385,6 +385,11 @@ class LogisticRegressionCV(OfFolds, _Classifier):
         self.C_ = float(np.mean(self.Cs_[places]))
         self.l1_ratio_ = float(np.mean(self.l1_ratios_[[ratio for _, ratio in best]]))
         pairs = list(zip(chosen, places, strict=True))
+        if not all(np.isfinite(one.intercepts[at]).all() for one, at in pairs):
+            raise ValueError(
+                "refit=False takes the mean over the folds, and some of them have no row of some class to "
+                "fit: let cv be StratifiedKFold, or refit=True."
+            )
         self.coef_ = np.mean([one.coefs[at] for one, at in pairs], axis=0)
         self.intercept_ = np.mean([one.intercepts[at] for one, at in pairs], axis=0)
 

@@ -127,7 +127,12 @@ def _nearest(x: Array, dtype: Any) -> Array:
     if x.dtype == dtype:
         return x
     info = jnp.finfo(dtype)
-    return jax.lax.reduce_precision(x, info.nexp, info.nmant)
+    normal = jax.lax.reduce_precision(x, info.nexp, info.nmant)
+    if info.tiny <= jnp.finfo(x.dtype).tiny:
+        return normal
+    # `reduce_precision` takes what lies below the normal numbers to zero, where spacing is even.
+    spacing = float(info.smallest_subnormal)
+    return jnp.where(jnp.abs(x) < float(info.tiny), jnp.round(x / spacing) * spacing, normal)
 
 
 def stochastic_round(key: Array, x: Array, dtype: Any) -> Array:
