@@ -702,6 +702,9 @@ def _look_at(case: Case, lam: float, said: dict[str, np.ndarray], steps: int) ->
         objective = the.objective(beta, intercept, lam)
     eps = float(np.finfo(case.kind.dtype).eps)
     noise = 200 * eps * _size(the, beta, intercept, lam) + np.finfo(case.kind.dtype).tiny
+    # Of residuals that are rounding themselves, their squares.
+    largest = max(float(np.max(np.abs(part), initial=0)) for part in (the.y, the.offset))
+    noise += (10 * eps * largest) ** 2
     if not abs(objective - float(said["objective"])) <= noise:
         faults.append(f"objective is {objective:.9g}, said {float(said['objective']):.9g}")
     better, level, lowest = the.descend(beta, intercept, lam, steps)

@@ -10,7 +10,7 @@ PROBLEMS = 25  # of each kind
 KINDS = [
     Kind((30, 30), "squared", "group", "float64", "fit", True, True),
     Kind((12, 30), "huber", "l1", "float32", "fit", False, False),
-    Kind((12, 30), "several", "sparse group", "float64", "path", True, False),
+    Kind((12, 30), "several", "sparse group", "float64", "fit", True, False),
     Kind((30, 12), "logistic", "weighted l1", "float32", "path", True, True),
     Kind((12, 30), "hinge", "non-negative", "float64", "fit", True, False),
     Kind((30, 12), "poisson", "elastic net", "float64", "fit", True, True),

@@ -24,6 +24,7 @@ from sklearn.utils.estimator_checks import check_estimator, estimator_checks_gen
 
 import l1jax
 from l1jax import sklearn as ours
+from l1jax._status import convergence_warning
 from l1jax.sklearn._padding import padded
 
 # Ours, beside the one of scikit-learn whose checks it must pass. Checks fit 90 times: grids are small.
@@ -741,3 +742,18 @@ def test_groups_of_rows_stay_together(small):
 def test_what_cannot_be_is_said(small, estimator, y, message):
     with pytest.raises(ValueError, match=message):
         estimator.fit(small[0], small[1] if y is None else y)
+
+
+def test_a_warning_of_convergence_passes_between_processes():
+    issued = convergence_warning()
+    assert issued is not l1jax.ConvergenceWarning  # scikit-learn's is a base of it
+    again = pickle.loads(pickle.dumps(issued("short")))
+    assert isinstance(again, l1jax.ConvergenceWarning) and again.args == ("short",)
+
+
+def test_a_mean_over_folds_needs_every_class_in_each():
+    X = np.random.default_rng(0).normal(size=(30, 2))
+    y = np.repeat([0, 1, 2], 10)
+    model = ours.LogisticRegressionCV(Cs=[1.0], cv=KFold(3), refit=False)
+    with pytest.raises(ValueError, match="refit=False takes the mean over the folds"):
+        model.fit(X, y)

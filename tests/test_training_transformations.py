@@ -185,6 +185,13 @@ def rounded(x, dtype):
     return np.asarray(x, np.float32).astype(dtype)
 
 
+def test_master_weights_keep_what_lies_below_the_normal_numbers_of_float16():
+    w = jnp.array([3e-5, -4e-5, 6e-8, 0.5], jnp.float16)
+    tx = l1jax.prox_sgd(1e-3, l1jax.L1(1e-9), master_weights=True)
+    u, _ = tx.update(jnp.zeros_like(w), tx.init(w), w)
+    np.testing.assert_array_equal(optax.apply_updates(w, u), w)
+
+
 @LOW
 @every_factory
 def test_master_weights_are_training_in_float32_then_rounded(name, low):
