@@ -199,7 +199,7 @@ def _solve(fun, init, pen, args, solver, tol, max_steps, has_aux, history) -> So
     dtype = scalar_dtype(init)
     tol = jnp.asarray(tol, dtype)
     step = None if solver.step is None else jnp.asarray(solver.step, dtype)
-    invalid = ~(tol >= 0) | (max_steps < 1) | ~_all_nonnegative(getattr(pen, pen.strength, None))
+    invalid = ~(tol >= 0) | (max_steps < 1) | ~_all_nonnegative(pen.strength_value)
     if step is not None:
         invalid |= ~((step > 0) & jnp.isfinite(step))
 

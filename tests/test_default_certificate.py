@@ -280,6 +280,35 @@ def test_a_box_without_zero_is_solved(diabetes):
         np.testing.assert_allclose(fit.coef, expected, atol=1e-4)
 
 
+class Limits(l1jax.Penalty):
+    """A penalty without a strength."""
+
+    upper: float
+
+    def value(self, x):
+        return jnp.zeros((), x.dtype)
+
+    def prox(self, z, step=1.0):
+        return jnp.clip(z, 0, self.upper)
+
+
+def test_a_penalty_without_a_strength_is_fitted(diabetes):
+    X, y = diabetes
+    fit = l1jax.fit(X, y, Limits(20.0))
+    assert fit.status == l1jax.Status.CONVERGED and np.isnan(fit.lam)
+    expected = scipy.optimize.lsq_linear(X, y - y.mean(), (0, 20), tol=1e-14).x
+    np.testing.assert_allclose(fit.coef, expected, atol=1e-4)
+
+
+class Unset(Lasso):
+    lam: float | None = None
+
+
+def test_a_strength_that_is_missing_is_asked_for(diabetes):
+    with pytest.raises(ValueError, match="Unset has no lam yet"):
+        l1jax.fit(*diabetes, Unset())
+
+
 class InfiniteBall(l1jax.Penalty):
     """‖x‖₂ ≤ radius, with a value that is infinite outside: by an ulp that its own prox ends there."""
 

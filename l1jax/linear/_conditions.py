@@ -67,7 +67,8 @@ class LinearConditions(Conditions):
         trivial = self.setting.is_trivial
         null_deviance = jnp.where(trivial, 1, _lowest(self.setting.null, null))
         explained = jnp.where(trivial, 0, 1 - q.deviance(x) / null_deviance)
-        lam = jnp.asarray(getattr(self.pen, self.pen.strength))
+        strength = self.pen.strength_value
+        lam = jnp.asarray(jnp.nan if strength is None else strength)
         objective = q.smooth(x) + self.pen.value(self._everywhere(x.beta))
         return self._everywhere(coef), intercept, lam, objective, explained
 

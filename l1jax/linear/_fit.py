@@ -217,7 +217,7 @@ def _walked(
     problem: Problem, pen: Penalty, tol: Any, names: Any, columns: GramColumns | None
 ) -> Fit | None:
     """What the walk finds, certified; None where it loses its way."""
-    lam = float(np.asarray(getattr(pen, pen.strength)))
+    lam = float(np.asarray(pen.strength_value))
     found = walk_to(problem, pen, lam, float(critical(problem, pen)), columns)
     if not found.num_solved:
         return None
@@ -335,8 +335,7 @@ def remaining_gradient(problem: Problem) -> Array:
 _ADVICE = {
     Status.MAX_STEPS: "Raise max_steps (max_iter of an estimator), standardise the columns, or accept "
     "a larger tol.",
-    Status.PRECISION_LIMIT: "Rounding allows no more: standardise the columns, use float64, or "
-    "accept a larger tol.",
+    Status.PRECISION_LIMIT: "Rounding allows no more: standardise the columns or accept a larger tol.",
     Status.NOT_FINITE: "Objective and gradient overflow: bring the columns to smaller scales.",
     Status.INVALID_INPUT: "Some argument holds a value that fit refuses, such as a negative or NaN "
     "strength, weight or tol.",
@@ -405,6 +404,8 @@ def warn_if_short(status: Any, result: Any, tol: Any, if_interrupted: str = "") 
     what = f"{len(short)} of {len(statuses)} fits" if len(statuses) > 1 else "The fit"
     measures = {"relative gap": result.relative_gap, "relative kkt": result.relative_kkt}
     where, advice = "", _ADVICE[status]
+    if status == Status.PRECISION_LIMIT and np.asarray(result.relative_gap).dtype != np.float64:
+        advice += " float64 has more digits."
     if status == Status.PRECISION_LIMIT and np.isposinf(objective[min(first, objective.size - 1)]):
         advice = (
             "The penalty is infinite at what its prox returns: let the value of a constraint be 0, and "

@@ -307,7 +307,7 @@ def _checked_penalty(pen: Penalty, shape: tuple[int, ...], has_strength: bool) -
 
     Lets it speak: its own sentences about a missing strength or lengths that do not fit.
     """
-    strength = getattr(pen, pen.strength, None)
+    strength = pen.strength_value
     if has_strength and strength is not None and np.ndim(strength) != 0:
         raise ValueError(
             f"{pen.strength} must be one number, got shape {np.shape(strength)}: fit a grid with "
@@ -322,7 +322,15 @@ def _checked_penalty(pen: Penalty, shape: tuple[int, ...], has_strength: bool) -
     case = (structure, tuple(map(np.shape, leaves)), tuple(map(type, leaves)), shape, x64_is_on())
     if case not in _HEARD:
         for method in (example.value, example.prox):
-            jax.eval_shape(method, jax.ShapeDtypeStruct(shape, jnp.result_type(float)))
+            try:
+                jax.eval_shape(method, jax.ShapeDtypeStruct(shape, jnp.result_type(float)))
+            except TypeError:
+                if has_strength and strength is None and hasattr(pen, pen.strength):
+                    raise ValueError(
+                        f"{type(pen).__name__} has no {pen.strength} yet: pass it, or "
+                        "pen.with_strength(0.1)."
+                    ) from None
+                raise
         _HEARD.add(case)
     return pen
 

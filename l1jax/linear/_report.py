@@ -78,7 +78,7 @@ def report(
     return Fit(
         coef=coef,
         intercept=intercept,
-        lam=jnp.asarray(getattr(pen, pen.strength, jnp.nan), problem.y.dtype),
+        lam=strength_or_nan(pen, problem.y.dtype),
         objective=found.objective,
         gap=found.gap,
         relative_gap=found.relative_gap,
@@ -92,6 +92,11 @@ def report(
         feature_names=names,
         several_responses=bool(problem.responses),
     )
+
+
+def strength_or_nan(pen: Penalty, dtype: Any) -> Array:
+    """The strength of a penalty; NaN where it has none."""
+    return jnp.asarray(jnp.nan if pen.strength_value is None else pen.strength_value, dtype)
 
 
 report_one = eqx.filter_jit(report)

@@ -129,6 +129,11 @@ class Penalty(eqx.Module):
         sizes = [jnp.max(jnp.abs(leaf), initial=0) for leaf in jax.tree.leaves(moved)]
         return jnp.max(jnp.stack(sizes)) if sizes else jnp.zeros((), _dtype(x))
 
+    @property
+    def strength_value(self) -> Any:
+        """The strength; None where it is not set, or the penalty has none."""
+        return getattr(self, self.strength, None)
+
     def with_strength(self, lam: Any) -> Penalty:
         """The same penalty with another strength; `lam` may be a tracer."""
         if not hasattr(self, self.strength):
@@ -143,7 +148,7 @@ class Penalty(eqx.Module):
 
     def is_valid(self) -> Bool[Array, ""]:
         """Whether its numbers are what an eager call would accept; for those that are traced."""
-        strength = jnp.asarray(getattr(self, self.strength, 0.0))
+        strength = jnp.asarray(0.0 if self.strength_value is None else self.strength_value)
         return jnp.all((strength >= 0) & jnp.isfinite(strength))
 
     def masks(self, shape: tuple[int, ...]) -> Masks:
@@ -283,9 +288,10 @@ class Penalty(eqx.Module):
 
         At 0 a solution is at a knot: it has a derivative to either side, and they differ.
         """
+        if self.strength_value is None:
+            return jnp.full((), jnp.nan, gradient.dtype)
         out = jnp.where(x == 0, gradient, 0)
-        strength = jnp.asarray(getattr(self, self.strength, jnp.nan), gradient.dtype)
-        return strength - self.critical_strength(out)
+        return jnp.asarray(self.strength_value, gradient.dtype) - self.critical_strength(out)
 
     def even(self, squares: Array) -> Array:
         """The least metric that is no less than this one, and in which `even_prox` has its simplest form."""
