@@ -260,6 +260,8 @@ def test_a_layer_is_emptied_only_when_every_scale_is_zero():
         "sparsity/emptied": 1,
         "sparsity/params/zeros": 1.0,
     }
+    batch = jax.vmap(l1jax.sparsity)({"a": jnp.zeros((3, 2)), "b": jnp.eye(3)[:, :2]})
+    assert batch.emptied == ("a",)  # b in one lane only
     assert l1jax.sparsity(jnp.zeros(2)).emptied == (
         "params",
     )  # a bias may well be: no penalty did it

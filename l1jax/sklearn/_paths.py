@@ -23,6 +23,7 @@ def enet_path(
     *,
     l1_ratio: Any = 0.5,
     eps: Any = 1e-3,
+    n_alphas: Any = "deprecated",
     alphas: Any = _COUNT,
     precompute: Any = "auto",
     Xy: Any = None,
@@ -41,6 +42,7 @@ def enet_path(
 
     X (n, p), dense or sparse; y (n,), or (n, k) for the multi-task elastic net. `alphas`: how many
     strengths, log-spaced down to `eps` times the least at which all is zero, or the strengths.
+    `n_alphas` is scikit-learn's older name for how many.
     `positive`: coefficients ≥ 0, for one target. `tol` and `max_iter` as for `ElasticNet`.
     `precompute`, `Xy`, `copy_X`, `coef_init`, `verbose`, `check_input`, `random_state` and
     `selection` say how scikit-learn computes: they change nothing.
@@ -58,6 +60,8 @@ def enet_path(
 
     ```
     """
+    if not (n_alphas is None or isinstance(n_alphas, str)) and alphas is _COUNT:
+        alphas = n_alphas
     del precompute, Xy, copy_X, coef_init, verbose, check_input, random_state, selection
     read: Any = check_array  # whose defaults are not its types
     X = read(X, accept_sparse="csr", dtype=np.float64)

@@ -160,14 +160,14 @@ def _placed_like(x: Array) -> dict[str, Any]:
 def _read_key(key: Any) -> Array:
     if isinstance(key, int | np.integer) and not isinstance(key, bool):
         return jax.random.key(int(key))
-    if not isinstance(key, jax.Array) or not (
-        jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or key.dtype == jnp.uint32
-    ):
-        raise TypeError(
-            "rounding_key must be a key of jax.random or a whole number, got "
-            f"{key!r}. (In optax.inject_hyperparams name it in static_args.)"
-        )
-    return key
+    if isinstance(key, jax.Array):
+        is_typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+        if (is_typed and key.ndim == 0) or (key.dtype == jnp.uint32 and key.ndim == 1):
+            return key
+    raise TypeError(
+        "rounding_key must be one key of jax.random or a whole number, got "
+        f"{key!r}. (In optax.inject_hyperparams name it in static_args.)"
+    )
 
 
 def _is_low(leaf: Any) -> bool:

@@ -35,9 +35,13 @@ class Sparsity(Shown, eqx.Module):
 
     @property
     def emptied(self) -> tuple[str, ...]:
-        """The paths of which every entry is zero: a layer of no weights or scales passes on a constant."""
-        full = zip(self.paths, np.asarray(self.zeros), self.sizes, strict=True)
-        return tuple(path for path, zeros, size in full if zeros == size > 0)
+        """The paths of which every entry is zero: a layer of no weights or scales passes on a constant.
+
+        Of a batch those that are so in every lane.
+        """
+        zeros, sizes = np.asarray(self.zeros), np.asarray(self.sizes)
+        gone = ((zeros == sizes) & (sizes > 0)).reshape(-1, len(self.paths)).all(axis=0)
+        return tuple(path for path, is_gone in zip(self.paths, gone, strict=True) if is_gone)
 
     def scalars(self, prefix: str = "sparsity") -> dict[str, Array]:
         """Fractions of zeros (and of zero groups) for a logger, in all and by path, and emptied paths."""
