@@ -80,7 +80,6 @@ def in_orthonormal_basis(data: Data, problem: Problem) -> tuple[Data, Unpenalise
     eps = np.finfo(data.y.dtype).eps
     counts = values > max(columns.shape) * eps * values[0]
     inverse = np.where(counts, 1 / np.where(counts, values, 1), 0)
-    size = np.where(size > 0, size, 0)
     basis = UnpenalisedBasis(
         at,
         mean.astype(data.y.dtype),
@@ -90,6 +89,8 @@ def in_orthonormal_basis(data: Data, problem: Problem) -> tuple[Data, Unpenalise
         (np.where(counts, values, 0)[:, None] * right * size).astype(data.y.dtype),
     )
     q = (centred * scale) @ (right.T * inverse)
+    if _is_centred(data):  # rounding of a short direction is no small share of it
+        q -= s @ q
     x = _with_columns(data.x, at, q.astype(data.y.dtype))
     return dataclasses.replace(data, x=x), basis
 
