@@ -99,8 +99,8 @@ def test_the_objective_is_that_of_the_coefficients_returned(difference):
     coef, intercept = (np.asarray(part, np.longdouble) for part in (fit.coef, fit.intercept))
     residual = y - X.astype(np.longdouble) @ coef - intercept
     objective = 0.5 * np.mean(residual**2) + 0.1 * np.abs(coef[1:6]).sum()
-    # Each product with a coefficient of 1/difference is rounded.
-    assert abs(float(fit.objective) - float(objective)) <= 100 * np.finfo(float).eps / difference
+    # What rounding hides of it is a part of the gap.
+    assert abs(float(fit.objective) - float(objective)) <= float(fit.gap)
 
 
 def test_equal_columns_share_their_coefficient():

@@ -61,6 +61,9 @@ def report(
         seen = problem.basis.fitted(problem.x, returned.beta, coef)
     more = problem.smooth(returned, seen) - problem.smooth(balanced, fitted)
     lost = jnp.maximum(more, 0)
+    if problem.basis is not None:
+        slope = problem.loss.gradient(problem.y, problem.eta(returned, seen), problem.s)
+        lost += jnp.sum(jnp.abs(slope) * problem.basis.rounding(coef))
     found = eqx.tree_at(
         lambda c: (c.objective, c.gap, c.deviance),
         found,

@@ -49,6 +49,11 @@ class UnpenalisedBasis(eqx.Module):
         others = x.dot(beta.at[self.at].set(0))
         return others + jnp.matmul(self.columns, coef[self.at], precision="highest")
 
+    def rounding(self, coef: Array) -> Array:
+        """How far rounding may take Xβ: large coefficients of nearly equal columns cancel."""
+        sizes = jnp.matmul(jnp.abs(self.columns), jnp.abs(coef[self.at]), precision="highest")
+        return jnp.finfo(coef.dtype).eps * sizes
+
     def from_data(self, coef: Array, intercept: Array) -> tuple[Array, Array]:
         """Coefficients of the basis, from those of the columns as given."""
         some = coef[self.at]
