@@ -318,7 +318,7 @@ def test_what_keeps_small_steps_is_named_once_and_is_what_it_says():
     for make in FACTORIES.values():
         with pytest.raises(ValueError, match="not both"):
             make(0.1, PEN, master_weights=True, rounding_key=1)
-        with pytest.raises(TypeError, match="rounding_key must be a key"):
+        with pytest.raises(TypeError, match="rounding_key must be one key"):
             make(0.1, PEN, rounding_key=0.5)
         with pytest.raises(TypeError, match="master_weights"):
             make(0.1, PEN, master_weights=jnp.float32)
