@@ -26,9 +26,9 @@ from sklearn.linear_model import LassoCV, lasso_path
 import certificate
 import l1jax
 import report
-from l1jax.linear import _cross_validate
-from l1jax.linear._fold_grams import FoldGrams
-from l1jax.linear._moments import Compressed
+from l1jax.linear.engines.active_set._gram_compression import Compressed
+from l1jax.linear.selection import _cross_validate
+from l1jax.linear.selection._fold_grams import FoldGrams
 from problems import Problem, make
 from run import adelie_python, has_glmnet
 

@@ -130,22 +130,24 @@ def derivative_alone(X, y, found, weight):
 
     The first is a function of λ that JAX traces; the second is the compiled function that it calls.
     """
-    from l1jax.linear import _derivative
     from l1jax.linear._fit import data_of, prepare_inputs
-    from l1jax.linear._inputs import read
+    from l1jax.linear.data._inputs import read
+    from l1jax.linear.derivatives import _differentiable
 
     inputs = read(X, y, l1jax.L1(1.0), l1jax.SquaredError(), None, None)
     problem = prepare_inputs(inputs, inputs.pen, inputs.loss, False, False)
     given = data_of(inputs, inputs.loss, False, False)
 
     def inner(lam):
-        return weight @ _derivative.differentiable_fit(found, problem, given, l1jax.L1(lam)).coef
+        return (
+            weight @ _differentiable.differentiable_fit(found, problem, given, l1jax.L1(lam)).coef
+        )
 
     calls = []
-    program = _derivative._columns
-    _derivative._columns = lambda *args: calls.append(args) or program(*args)
+    program = _differentiable._columns
+    _differentiable._columns = lambda *args: calls.append(args) or program(*args)
     jax.grad(inner)(float(found.lam))
-    _derivative._columns = program
+    _differentiable._columns = program
     problem, tree, known, (place,), (_, *rest), at = calls[0]
 
     problem, known, rest, at = jax.device_put((problem, known, rest, at))

@@ -1,12 +1,10 @@
 """l1jax: sparse optimisation in JAX. Describe a penalty once; train with it, fit with it, certify with it."""
 
 from . import prox
-from ._criteria import SURE, CrossValidation, HeldOut
 from ._groups import Groups
-from ._minimize import FISTA, ISTA, Solution, minimize
 from ._saving import load
 from ._status import ConvergenceWarning, Status
-from ._tune import Tuned, tune
+from .composite._minimize import FISTA, ISTA, Solution, minimize
 from .linear import (
     CrossValidated,
     Fit,
@@ -70,6 +68,8 @@ from .training import (
     sparsity,
     strength_warmup,
 )
+from .tuning._criteria import SURE, CrossValidation, HeldOut
+from .tuning._tune import Tuned, tune
 
 __version__ = "0.1.0"
 

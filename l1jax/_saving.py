@@ -11,24 +11,35 @@ from typing import Any
 
 import numpy as np
 
-from . import losses, penalties
 from ._groups import Groups
 from ._tracing import is_traced
-from .linear import CrossValidated, Fit, Path
-from .linear._options import FitOptions
-from .linear._results import Knots
-from .losses import Loss
-from .penalties import Penalty
 
 _FORMAT = 3
 _BROKEN = (EOFError, zipfile.BadZipFile, zlib.error)  # what is no archive, or not all of one
-_KINDS: dict[str, type] = {
-    kind.__name__: kind for kind in (Fit, Path, Knots, CrossValidated, FitOptions)
-}
+_KINDS: dict[str, type] = {}  # the classes that a file may hold, by name
+_RESULTS: list[type] = []  # those of them that a file may hold alone
+_BASES: dict[str, type] = {}  # "loss" and "penalty": classes that users derive from
 
 
-def save(result: Fit | Path | CrossValidated, file: Any) -> None:
-    """What the methods `save` of results do."""
+def savable(*kinds: type) -> None:
+    """Enters classes, all of whose fields are arrays, static settings or savable themselves."""
+    for kind in kinds:
+        assert _KINDS.setdefault(kind.__name__, kind) is kind, f"two classes {kind.__name__}"
+
+
+def savable_result(kind: type) -> None:
+    """Enters a class that `load` returns."""
+    savable(kind)
+    _RESULTS.append(kind)
+
+
+def extensible(role: str, base: type) -> None:
+    """Enters the base class of losses or penalties, of which users have classes of their own."""
+    _BASES[role] = base
+
+
+def save(result: Any, file: Any) -> None:
+    """Writes a `Fit`, `Path` or `CrossValidated`: the methods `save` of results."""
     if is_traced(result):
         raise ValueError("save needs concrete values: it cannot run inside jit or vmap.")
     arrays: dict[str, np.ndarray] = {}
@@ -53,7 +64,7 @@ def _take_apart(value: Any, at: tuple[str, ...], arrays: dict[str, np.ndarray]) 
     if isinstance(value, Groups):
         arrays[".".join(at)] = value.labels[value.ids]
         return "groups"
-    if isinstance(value, Penalty) and not _is_ours(type(value)):
+    if isinstance(value, _BASES["penalty"]) and not _is_ours(type(value)):
         return None  # a class of the user's own: nothing that is loaded asks it anything
     if not dataclasses.is_dataclass(value):
         arrays[".".join(at)] = np.asarray(value)
@@ -74,11 +85,10 @@ def _name_of(kind: type) -> str:
 
 
 def _is_ours(kind: type) -> bool:
-    homes = (getattr(home, kind.__name__, None) for home in (losses, penalties))
-    return kind in _KINDS.values() or kind in homes
+    return _KINDS.get(kind.__name__) is kind
 
 
-def load(file: Any, loss: Loss | None = None) -> Any:
+def load(file: Any, loss: Any = None) -> Any:
     """The `Fit`, `Path` or `CrossValidated` that `save` wrote, bit for bit; its arrays are NumPy's.
 
     `file`: a name, or an open binary file. `loss`: the loss, where it is a class of your own.
@@ -105,7 +115,7 @@ def load(file: Any, loss: Loss | None = None) -> Any:
     return _load(file, name, loss)
 
 
-def _load(file: Any, name: str, loss: Loss | None) -> Any:
+def _load(file: Any, name: str, loss: Any) -> Any:
     version, found = _FORMAT, None
     try:
         with np.load(file, allow_pickle=False) as contents:
@@ -121,7 +131,7 @@ def _load(file: Any, name: str, loss: Loss | None) -> Any:
     if version != _FORMAT:
         message = f"the file{name} has format {version}, this version of l1jax reads {_FORMAT}."
         raise ValueError(message)
-    if not isinstance(found, Fit | Path | CrossValidated):
+    if not isinstance(found, tuple(_RESULTS)):
         raise ValueError(f"the file{name} holds no result of l1jax: save writes them.")
     return found
 
@@ -130,9 +140,7 @@ class _UnknownLoss(Exception):
     """A loss that is a class of the user's own."""
 
 
-def _put_together(
-    about: Any, at: tuple[str, ...], arrays: dict[str, np.ndarray], loss: Loss | None
-) -> Any:
+def _put_together(about: Any, at: tuple[str, ...], arrays: dict[str, np.ndarray], loss: Any) -> Any:
     """What `_take_apart` took apart; with this loss, if one is given."""
     if about is None:
         return None
@@ -143,12 +151,13 @@ def _put_together(
     if isinstance(about, list):
         return tuple(_put_together(one, (*at, str(i)), arrays, loss) for i, one in enumerate(about))
     kind = _KINDS.get(about["kind"])
+    if loss is not None and (kind is None or issubclass(kind, _BASES["loss"])):
+        return loss
     if kind is None:
-        kind = _penalty(about["kind"])
-    if kind is None:
-        if loss is not None:
-            return loss
-        kind = _loss(about["kind"])
+        raise _UnknownLoss(
+            f"the loss of this file is {about['kind']}, which is not one of l1jax: pass it, as in "
+            f"l1jax.load(file, loss={about['kind'].rpartition('.')[2]}(...))."
+        )
     parts = {
         name: _put_together(part, (*at, name), arrays, loss)
         for name, part in about["parts"].items()
@@ -168,18 +177,3 @@ def _made(kind: type, fields: dict[str, Any]) -> Any:
     for name, value in fields.items():
         object.__setattr__(made, name, value)
     return made
-
-
-def _penalty(name: str) -> type[Penalty] | None:
-    kind = getattr(penalties, name, None)
-    return kind if isinstance(kind, type) and issubclass(kind, Penalty) else None
-
-
-def _loss(name: str) -> type[Loss]:
-    kind = getattr(losses, name, None)
-    if not (isinstance(kind, type) and issubclass(kind, Loss)):
-        raise _UnknownLoss(
-            f"the loss of this file is {name}, which is not one of l1jax: pass it, as in "
-            f"l1jax.load(file, loss={name.rpartition('.')[2]}(...))."
-        )
-    return kind

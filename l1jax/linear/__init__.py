@@ -1,13 +1,18 @@
-"""Penalised linear models: the data matrix, the problem, its certificate, the engines."""
+"""Penalised linear models: `fit`, `path`, and how a strength is selected.
 
-from ._adaptive import adaptive_weights
-from ._cross_validate import cross_validate
-from ._cross_validated import CrossValidated
+Rooms, each of which may import those before it: `data`, `model`, `host`, `results`, `derivatives`
+and `engines`, the verbs `_fit` and `_path`, `selection`. May import all but `tuning`, `sklearn` and `plot`.
+"""
+
 from ._fit import fit, lambda_max
-from ._information import InformationCriterion, information_criterion
 from ._path import path
-from ._relaxed import relax
-from ._results import Fit, Path
+from .results._fit import Fit
+from .results._path import Path
+from .selection._adaptive import adaptive_weights
+from .selection._cross_validate import cross_validate
+from .selection._cross_validated import CrossValidated
+from .selection._information import InformationCriterion, information_criterion
+from .selection._relaxed import relax
 
 __all__ = [
     "CrossValidated",

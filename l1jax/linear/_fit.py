@@ -13,16 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from .._minimize_checks import show_shape
+from .._checks import show_shape
 from .._status import Status, convergence_warning
 from .._tracing import frozen, is_differentiable, is_traced
 from .._types import AnyArray
 from ..losses import Loss, SquaredError
 from ..penalties import Penalty
-from ._columns import GramColumns
-from ._derivative import differentiable_fit, differentiable_gradient
-from ._entry import entry_point
-from ._inputs import (
+from .data._inputs import (
     Inputs,
     check_max_steps,
     check_tol,
@@ -31,15 +28,19 @@ from ._inputs import (
     read,
     x_dtype,
 )
-from ._matrix import rows
-from ._moments import compress
-from ._options import options_of
-from ._problem import Data, Point, Problem, prepare, with_smoothness
-from ._report import report, report_one
-from ._results import Fit
-from ._solve import Outcome, solve
-from ._unpenalised import in_orthonormal_basis
-from ._working_set import can_walk, walk_to
+from .data._matrix import rows
+from .derivatives._differentiable import differentiable_fit, differentiable_gradient
+from .engines._gradient import solve
+from .engines.active_set._gram_compression import compress
+from .engines.active_set._working_set import can_walk, walk_to
+from .host._columns import GramColumns
+from .host._entry_point import entry_point
+from .model._null_model import prepare
+from .model._problem import Data, Outcome, Point, Problem, with_smoothness
+from .model._unpenalised import in_orthonormal_basis
+from .results._certified import report, report_one
+from .results._fit import Fit
+from .results._options import options_of
 
 _SQUARED_ERROR = SquaredError()
 WALKS = ("working_set", "covariance", "homotopy")

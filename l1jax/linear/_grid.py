@@ -11,11 +11,11 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array
 
-from .._minimize_checks import check_number
+from .._checks import check_number
 from .._tracing import frozen, is_traced
 from ..penalties import Penalty
 from ._fit import critical_strength, remaining_gradient
-from ._problem import Problem
+from .model._problem import Problem
 
 
 def check_grid(lams: Any, n_lams: int, ratio: float | None) -> Any:

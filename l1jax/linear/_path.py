@@ -14,13 +14,11 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
+from .._progress import advance, progress_bar
 from .._status import Status
 from .._tracing import frozen, is_differentiable, is_traced
 from ..losses import Loss
 from ..penalties import Penalty
-from ._columns import GramColumns
-from ._derivative import differentiable_fit, moving_parts, with_parts
-from ._entry import entry_point
 from ._fit import (
     _SQUARED_ERROR,
     WALKS,
@@ -36,15 +34,20 @@ from ._fit import (
     warn_if_short,
 )
 from ._grid import check_grid, make_grid
-from ._inputs import check_max_steps, check_tol, give_back, precision, read, x_dtype
-from ._options import FitOptions, check_same_options, options_of
-from ._problem import Data, Point, Problem, with_smoothness
-from ._progress import advance, progress_bar
-from ._report import report_path
-from ._results import Fit, Knots, Path
-from ._state import Knot
-from ._unfinished import Known, check_resume, known_points, unreached
-from ._working_set import Walk, has_knots, walk
+from .data._inputs import check_max_steps, check_tol, give_back, precision, read, x_dtype
+from .derivatives._differentiable import differentiable_fit, moving_parts, with_parts
+from .engines.active_set._working_set import has_knots, walk
+from .host._columns import GramColumns
+from .host._entry_point import entry_point
+from .host._path_solution import Knot, PathSolution
+from .model._problem import Data, Point, Problem, with_smoothness
+from .results._certified import report_path
+from .results._fit import Fit
+from .results._fitted_with import check_same_options
+from .results._options import FitOptions, options_of
+from .results._path import Path
+from .results._records import Knots
+from .results._resume import Known, check_resume, known_points, unreached
 
 _CAUTION = 0.5  # share of `tol` that a line may use up: its gap is measured in the middle
 
@@ -327,7 +330,7 @@ def _resumed(
     """An earlier path, certified anew; an engine solves what is missing, from the fit before it."""
     points = known_points(resume, problem)
     betas, intercepts, steps = map(np.asarray, (points.beta, points.intercept, resume.num_steps))
-    solved = Walk(betas, intercepts, steps, len(lams), [])
+    solved = PathSolution(betas, intercepts, steps, len(lams), [])
     fits = report_path(problem, pen, lams, solved, tol, names)
     missing = np.flatnonzero(np.asarray(fits.status) != Status.CONVERGED)
     if not len(missing):
@@ -348,7 +351,7 @@ def _with_some(fits: Fit, some: np.ndarray, others: Fit) -> Fit:
     return jax.tree.map(lambda all_, new: jnp.asarray(all_).at[some].set(new), fits, others)
 
 
-def _knots(problem: Problem, walked: Walk, critical: float, lams: np.ndarray) -> Knots:
+def _knots(problem: Problem, walked: PathSolution, critical: float, lams: np.ndarray) -> Knots:
     """The knots on the user's scale, between the start of the path and the end of the grid."""
     null = np.asarray(problem.null.beta)
     ends = [Knot(max(critical, lams[0]), np.flatnonzero(null), null[null != 0])]

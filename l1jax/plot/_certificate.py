@@ -9,8 +9,8 @@ import numpy as np
 
 from ..linear import Path
 from ..linear._fit import prepare_inputs
-from ..linear._inputs import precision, read
-from ..linear._results import check_of_these_data
+from ..linear.data._inputs import precision, read
+from ..linear.results._records import check_of_these_data
 from ..penalties import L1, Penalty
 from ._style import (
     BLACK,

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .._tune import Tuned
+from ..tuning._tune import Tuned
 from ._style import COLOURS, GREY, Axes, axes_or_new, falling
 
 

@@ -1,5 +1,7 @@
 """Estimators for scikit-learn: its names and habits, the certified fits of l1jax.
 
+May import the public names of `linear`, `losses` and `penalties`.
+
 Parameters and attributes are called as in scikit-learn and mean the same: a program that uses its
 `Lasso` goes on working with this one. Every argument of the estimator of the same name is taken.
 Those that say how scikit-learn computes (`selection`, `random_state`, `precompute`, `copy_X`,

@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_array, column_or_1d, validate_data
 
-from ..linear._scores import c_index
+from ..linear.selection._scores import c_index
 from ..losses import Cox, Loss
 from ..losses._cox import survival_columns
 from ..penalties import Penalty

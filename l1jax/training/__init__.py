@@ -1,4 +1,7 @@
-"""Training: proximal steps as optax transformations, with zeros that are zeros."""
+"""Training: proximal steps as optax transformations, with zeros that are zeros.
+
+May import `penalties`, `losses` and the ground floor.
+"""
 
 from . import directions
 from ._aliases import prox_adagrad, prox_adam, prox_adamw, prox_rmsprop, prox_sgd

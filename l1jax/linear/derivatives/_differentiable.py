@@ -1,0 +1,183 @@
+"""Fits with their derivatives: by the data, the strength, weights and offsets, the numbers in a loss."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array
+
+from ..._tracing import frozen, is_differentiable, is_traced
+from ...implicit._derivative import answer, as_arrays
+from ...penalties import Penalty
+from ..model._problem import Data, Point, Problem
+from ..results._fit import Fit
+from ._conditions import (
+    Free,
+    LinearConditions,
+    NullGradient,
+    framed,
+    look_at,
+    places,
+    setting_of,
+    step_of,
+)
+
+_FEW = 4  # numbers by which derivatives are columns
+
+
+def differentiable_fit(found: Fit, problem: Problem, data: Data, pen: Penalty) -> Fit:
+    """The same numbers; coefficients, intercept, objective and deviance with their derivatives.
+
+    `gap` and `kkt` are constants: they measure the solve, not the model.
+    """
+    found = frozen(found)
+    by_all = functools.partial(_with_derivatives, moving_parts(found), found, problem)
+    leaves, tree = jax.tree.flatten((data, pen))
+    few = _FewNumbers.among(leaves)
+    if few is None:
+        return with_parts(found, by_all(data, pen))
+    return with_parts(found, _by_few_numbers(by_all, found, problem, tree, few))
+
+
+def _with_derivatives(
+    values: Any, found: Fit, problem: Problem, data: Data, pen: Penalty
+) -> tuple[Any, ...]:
+    """The moving parts, whatever it is that has derivatives."""
+    return answer(values, *_conditions(found, problem, data, pen))
+
+
+def moving_parts(fit: Fit) -> tuple[Any, ...]:
+    """What of a fit has derivatives."""
+    return fit.coef, fit.intercept, fit.lam, fit.objective, fit.deviance_explained
+
+
+def with_parts(fit: Fit, parts: tuple[Any, ...]) -> Fit:
+    return eqx.tree_at(moving_parts, fit, parts)
+
+
+def differentiable_gradient(problem: Problem, data: Data, pen: Penalty) -> Array:
+    """The gradient of the null model, with its derivatives."""
+    setting = setting_of(problem, frozen(pen))
+    step = step_of(problem, frozen(pen))
+    conditions = NullGradient(data, Free(setting.free), step, setting, None)
+    return answer(problem.null_gradient, problem.null, conditions)
+
+
+def _conditions(
+    found: Fit, problem: Problem, data: Data, pen: Penalty
+) -> tuple[Point, LinearConditions]:
+    """A solution and what it satisfies; on the features that can move, where values are known."""
+    look = look_at(problem, frozen(data), found.coef, found.intercept, frozen(pen))
+    everything = LinearConditions(data, pen, look.step, look.setting, None)
+    if is_traced((look, data, pen)):
+        return look.point, everything
+    at = places(np.asarray(look.moving))
+    point, step, setting, frame = framed(look, at)
+    return point, LinearConditions(data, pen, step, setting, frame)
+
+
+def _inside(found: Fit) -> np.ndarray:
+    """Which features are in, (p,); on the host."""
+    coef = np.asarray(found.coef) != 0
+    return coef.reshape(len(coef), -1).any(axis=1)
+
+
+class _FewNumbers(NamedTuple):
+    """Numbers by which there are derivatives, among leaves of which all values are known."""
+
+    known: list[Any]
+    which: tuple[int, ...]
+    numbers: tuple[Any, ...]
+
+    @classmethod
+    def among(cls, leaves: list[Any]) -> _FewNumbers | None:
+        """Those of these leaves; None where there are more, or arrays, or values are not known."""
+        which = tuple(i for i, leaf in enumerate(leaves) if isinstance(leaf, Tracer))
+        numbers = tuple(leaves[i] for i in which)
+        if not 0 < len(which) <= _FEW or any(np.shape(number) != () for number in numbers):
+            return None
+        known = [as_arrays(frozen(leaf)) if isinstance(leaf, Tracer) else leaf for leaf in leaves]
+        if any(isinstance(known[i], Tracer) for i in which):
+            return None
+        return cls(known, which, numbers)
+
+
+def _by_few_numbers(
+    by_all: Callable[..., Any], found: Fit, problem: Problem, tree: Any, few: _FewNumbers
+) -> tuple[Any, ...]:
+    """The moving parts, differentiated by a few numbers: a column for each, from one compiled call.
+
+    A derivative of the derivative, and a solution on whose edge other features can move, take the
+    way of all.
+    """
+    values = as_arrays(moving_parts(found))
+
+    @jax.custom_jvp
+    def parts(*numbers: Any) -> Any:
+        del numbers
+        return values
+
+    @parts.defjvp
+    def move(numbers: Any, moves: Any) -> Any:
+        if not is_differentiable(numbers):
+            at = places(_inside(found))
+            columns, is_enough = _columns(problem, tree, few.known, few.which, values, at)
+            if is_enough:
+                return values, _combined(columns, moves)
+        return jax.jvp(
+            lambda *numbers: by_all(*_replaced(tree, few.known, few.which, numbers)),
+            numbers,
+            moves,
+        )
+
+    return parts(*few.numbers)
+
+
+@jax.jit
+def _combined(columns: list[Any], moves: tuple[Array, ...]) -> Any:
+    """Σ column·move, as one function: each costs by itself under a derivative."""
+
+    def combine(*each: Array) -> Array:
+        terms = [
+            column * move.astype(column.dtype) for column, move in zip(each, moves, strict=True)
+        ]
+        return functools.reduce(jnp.add, terms)
+
+    return jax.tree.map(combine, *columns)
+
+
+def _replaced(
+    tree: Any, leaves: list[Any], which: tuple[int, ...], numbers: Any
+) -> tuple[Data, Penalty]:
+    leaves = list(leaves)
+    for i, number in zip(which, numbers, strict=True):
+        leaves[i] = number
+    return jax.tree.unflatten(tree, leaves)
+
+
+@eqx.filter_jit
+def _columns(
+    problem: Problem, tree: Any, known: list[Any], which: tuple[int, ...], values: Any, at: Any
+) -> tuple[Any, Array]:
+    """How the moving parts move with each number; and whether no other feature can move."""
+    data, pen = jax.tree.unflatten(tree, known)
+    coef, intercept, *_ = values
+    look = look_at(problem, data, coef, intercept, pen)
+    point, step, setting, frame = framed(look, at)
+    inside = jnp.zeros_like(look.moving).at[at].set(True, mode="drop")
+
+    def move(i: int) -> Any:
+        def parts_at(number: Array) -> Any:
+            data, pen = _replaced(tree, known, (i,), (number,))
+            return answer(values, point, LinearConditions(data, pen, step, setting, frame))
+
+        return jax.jvp(parts_at, (known[i],), (jnp.ones_like(known[i]),))[1]
+
+    return [move(i) for i in which], ~jnp.any(look.moving & ~inside)

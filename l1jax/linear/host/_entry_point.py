@@ -1,0 +1,24 @@
+"""What surrounds every public call on data: one thread, and axes of a mesh that the compiler places."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+from ..._sharding import in_auto_axes
+from ._threads import one_thread
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def entry_point(function: Callable[P, R]) -> Callable[P, R]:
+    """A public function whose engines work on the host; one may call another."""
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        with one_thread():
+            return in_auto_axes(function, *args, **kwargs)
+
+    return call

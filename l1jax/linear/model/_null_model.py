@@ -1,0 +1,51 @@
+"""The null model: intercept and unpenalised features only, and what follows from it."""
+
+from __future__ import annotations
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from ..._tracing import frozen
+from ...losses import Loss
+from ...penalties import Penalty
+from ..data._matrix import rows
+from ._newton import fit_free
+from ._problem import ROUNDING, Data, Problem, arrange, structural_masks
+
+
+def prepare(data: Data, pen: Penalty) -> Problem:
+    """The problem on the solver's scale, with its null model."""
+    problem = arrange(data)
+    return with_null(problem, frozen(problem), frozen(pen))
+
+
+def with_null(problem: Problem, fixed: Problem, pen: Penalty) -> Problem:
+    """The problem with its null model, found at the values that the data have now."""
+    x, y, s, loss, zero = fixed.x, fixed.y, fixed.s, fixed.loss, fixed.null
+    free = structural_masks(pen, zero.beta.shape).unpenalised & rows(fixed.norms > 0, zero.beta)
+    null = fit_free(fixed, zero, free)
+    eta = fixed.eta(null)
+    gradient = x.rdot(loss.gradient(y, eta, s))
+    deviance = loss.deviance(y, eta, s)
+    rounding = _rounding(loss, y, eta, s, fixed.level)
+    unpenalised = jnp.all(free.reshape(free.shape[0], -1), axis=1)
+    return eqx.tree_at(
+        lambda q: (q.null, q.null_gradient, q.null_deviance, q.is_trivial, q.unpenalised),
+        problem,
+        (null, gradient, deviance, deviance <= rounding, unpenalised),
+    )
+
+
+def _rounding(loss: Loss, y: Array, eta: Array, s: Array, level: Array) -> Array:
+    """The deviance that rounding leaves: of residuals, and of y when its level was taken off.
+
+    An error δ of y costs δ²/h and one of η costs hδ², where the loss has the curvature h per row.
+    """
+    eps = jnp.finfo(y.dtype).eps
+    curvature = jnp.ones((), y.dtype)
+    if loss.smoothness is None and y.shape == eta.shape:
+        curvature = jnp.maximum(loss.curvature(y, eta, jnp.ones_like(s)), 1)
+        curvature = jnp.where(jnp.isfinite(curvature), curvature, 1)
+    squares = jnp.sum(rows(s, y) * y**2 / curvature) + jnp.sum(rows(s, eta) * curvature * eta**2)
+    return (100 * eps) ** 2 * squares + (ROUNDING * eps) ** 2 * jnp.sum(level**2)

@@ -1,0 +1,237 @@
+"""A penalised linear model, ready to be solved: the data on the solver's scale, and its null model.
+
+minimise over (β, b):   Σᵢ sᵢ loss(yᵢ, x̃ᵢᵀβ + b + offsetᵢ) + R(β),    X̃ = (X − 1μᵀ) diag(1/σ)
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from ..._tracing import frozen, known
+from ..._types import AnyArray
+from ...losses import Loss
+from ...penalties import Penalty
+from ..data._matrix import rows, standardise
+
+ROUNDING = 4  # units of it that equal numbers may differ by
+_POWER_STEPS = 12  # of power iteration; backtracking repairs what it underestimates
+
+
+class Point(eqx.Module):
+    """Coefficients on the solver's scale, and the intercept that goes with centred columns."""
+
+    beta: Float[Array, "..."]  # (p, *k); () where it holds one step for all
+    intercept: Float[Array, "*k"]
+
+
+class Outcome(eqx.Module):
+    """What a solve returns, on the solver's scale."""
+
+    point: Point
+    num_steps: Int[Array, ""]
+    status: Int[Array, ""]
+
+
+class Problem(eqx.Module):
+    """Data, loss and null model; everything about a fit that does not depend on the strength."""
+
+    x: Any
+    y: Float[Array, "n ..."]  # encoded by the loss: mostly like η
+    s: Float[Array, " n"]
+    offset: Float[Array, "n *k"]
+    loss: Loss
+    mean: Float[Array, " p"]
+    inverse_scale: Float[Array, " p"]
+    level: Float[Array, "*k"]  # taken off y beforehand, where the intercept gives it back
+    norms: Float[Array, " p"]  # √Σ sᵢ x̃ᵢⱼ²
+    smoothness: Float[Array, ""]  # largest curvature in the metric; 1 until `with_smoothness`
+    null: Point  # intercept and unpenalised features only
+    null_gradient: Float[Array, "p *k"]
+    null_deviance: Float[Array, ""]
+    is_trivial: Bool[Array, ""]  # the null model fits to rounding: nothing is left to explain
+    is_valid: Bool[Array, ""]  # False where a traced input holds what an eager call refuses
+    unpenalised: Bool[Array, " p"]  # features of the null model, whatever the strength
+    basis: Any  # an `UnpenalisedBasis` in place of some columns of the data, or None
+    fit_intercept: bool = eqx.field(static=True)
+
+    @property
+    def responses(self) -> tuple[int, ...]:
+        """() or (k,): the shape of an intercept."""
+        return self.offset.shape[1:]
+
+    @property
+    def deviations(self) -> Float[AnyArray, " p"]:
+        """σ of the columns as they were given, where they are standardised; 1 of a constant one."""
+        host = known(self.inverse_scale)  # NumPy where it can be: there is nothing to dispatch
+        found = 1 / (self.inverse_scale if host is None else np.asarray(host))
+        if self.basis is not None:  # only where all is concrete
+            found[self.basis.at] = self.basis.deviations
+        return found
+
+    def eta(self, point: Point, fitted: Array | None = None) -> Float[Array, "n *k"]:
+        """The linear predictor; `fitted` is Xβ, where it is known: XLA repeats a sparse product."""
+        known = self.x.dot(point.beta) if fitted is None else fitted
+        return known + point.intercept + self.offset
+
+    def smooth(self, point: Point, fitted: Array | None = None) -> Float[Array, ""]:
+        return self.loss.value(self.y, self.eta(point, fitted), self.s)
+
+    def deviance(self, point: Point) -> Float[Array, ""]:
+        return self.loss.deviance(self.y, self.eta(point), self.s)
+
+    def metric(self, pen: Penalty) -> Point:
+        """The diagonal metric of the solver: squared column norms, where the penalty's prox allows."""
+        squares = self.norms**2
+        floor = jnp.finfo(squares.dtype).tiny * 1e8
+        squares = jnp.where(squares > floor, squares, 1)
+        if pen.metric == "diagonal":
+            beta = squares.reshape(squares.shape + (1,) * len(self.responses))
+            beta = pen.even(jnp.broadcast_to(beta, (*squares.shape, *self.responses)))
+        else:
+            beta = jnp.max(squares)
+        return Point(beta, jnp.ones(self.responses, self.y.dtype))
+
+    def to_user(self, point: Point) -> tuple[Array, Array]:
+        """Coefficients and intercept on the scale of the data as given."""
+        coef = rows(self.inverse_scale, point.beta) * point.beta
+        moved = jnp.matmul(self.mean, coef, precision="highest")
+        intercept = self.level + (point.intercept - moved)
+        if self.basis is not None:
+            coef, intercept = self.basis.to_data(coef, intercept)
+        return coef, self.loss.identify(intercept)
+
+    def from_user(self, coef: Array, intercept: Array) -> Point:
+        if self.basis is not None:
+            coef, intercept = self.basis.from_data(coef, intercept)
+        beta = coef / rows(self.inverse_scale, coef)
+        moved = jnp.matmul(self.mean, coef, precision="highest")
+        return Point(beta, self.loss.identify((intercept - self.level) + moved))
+
+    def start_from(self, coef: Array, intercept: Array) -> Point:
+        """Some fit on the user's scale as a point to start from, whatever problem it was of."""
+        point = self.from_user(coef, intercept)
+        beta = jnp.where(rows(self.norms > 0, point.beta), point.beta, 0)
+        none = jnp.zeros_like(point.intercept)
+        return Point(beta, point.intercept if self.fit_intercept else none)
+
+
+class Data(eqx.Module):
+    """What enters a fit, as it was given; `weights` need not sum to one yet."""
+
+    x: Any
+    y: Float[AnyArray, "n ..."]
+    weights: Float[AnyArray, " n"]
+    offset: Float[AnyArray, "n *k"]
+    loss: Loss
+    fit_intercept: bool = eqx.field(static=True)
+    standardize: bool = eqx.field(static=True)
+
+
+def arrange(data: Data, level: Any = None) -> Problem:
+    """The problem without its null model: what derivatives by the data go through.
+
+    `level` is what is taken off y, where that is known already.
+    """
+    x, y, weights, offset, loss = data.x, data.y, data.weights, data.offset, data.loss
+    biggest = frozen(jnp.max(weights))
+    is_valid = (biggest > 0) & jnp.all(weights >= 0) & jnp.isfinite(biggest)
+    weights = jnp.where(is_valid, weights / jnp.where(is_valid, biggest, 1), 1)
+    s = weights / jnp.sum(weights)
+    # A row that does not count may hold anything: 0 is a target of every loss.
+    counts = rows(s > 0, y)
+    y, offset = jnp.where(counts, y, 0), jnp.where(rows(s > 0, offset), offset, 0)
+    # Where no level matters, that of the columns does not: centred ones keep more digits.
+    centre = data.fit_intercept or not loss.has_intercept
+    fit_intercept = data.fit_intercept and loss.has_intercept
+    x, mean, inverse_scale, norms = standardise(x, s, centre=centre, scale=data.standardize)
+    is_valid &= jnp.all(jnp.isfinite(norms)) & jnp.all(jnp.isfinite(offset))
+    is_valid &= jnp.all(loss.accepts(y) | ~counts)
+
+    responses = offset.shape[1:]
+    has_level = fit_intercept and loss.is_of_residuals
+    if level is None:
+        # Far from zero, every sum over the rows would lose the digits that the residuals have.
+        # Whatever is taken off comes back: to derivatives it is a constant.
+        level = jnp.zeros(responses, y.dtype)
+        if has_level:
+            level = frozen(loss).polish_intercept(frozen(y), frozen(offset), frozen(s))
+    if has_level:
+        y = jnp.where(counts, y - level, 0)
+        # The mean of n equal numbers may miss them by n units of rounding.
+        rest = frozen(y)
+        highest = jnp.max(jnp.where(counts, rest, -jnp.inf), axis=0)
+        lowest = jnp.min(jnp.where(counts, rest, jnp.inf), axis=0)
+        unit = jnp.finfo(y.dtype).eps * jnp.abs(level)
+        is_constant = highest - lowest <= ROUNDING * unit
+        is_constant &= jnp.maximum(highest, -lowest) <= (ROUNDING + len(y)) * unit
+        y = y - jnp.where(is_constant, rest, 0)
+    shape = (norms.shape[0], *responses)
+    zero = Point(jnp.zeros(shape, y.dtype), jnp.zeros(responses, y.dtype))
+    return Problem(
+        x=x,
+        y=y,
+        s=s,
+        offset=offset,
+        loss=loss,
+        mean=mean,
+        inverse_scale=inverse_scale,
+        level=level,
+        norms=norms,
+        smoothness=jnp.ones((), y.dtype),
+        null=zero,
+        null_gradient=zero.beta,
+        null_deviance=jnp.ones((), y.dtype),
+        is_trivial=jnp.zeros((), bool),
+        is_valid=is_valid,
+        unpenalised=jnp.zeros(norms.shape, bool),
+        basis=None,
+        fit_intercept=fit_intercept,
+    )
+
+
+def structural_masks(pen: Penalty, shape: tuple[int, ...]) -> Any:
+    """The masks at strength one: what weights of 0 and inf say, whatever the strength is."""
+    if hasattr(pen, pen.strength):
+        pen = pen.with_strength(1.0)
+    return pen.masks(shape)
+
+
+def with_smoothness(problem: Problem, pen: Penalty) -> Problem:
+    """The problem with its smoothness, which only engines that take gradient steps need.
+
+    The largest eigenvalue of C^{-1/2} X̃ᵀ diag(s) X̃ C^{-1/2}, times the loss's curvature bound; where
+    that has none, with its curvature at the null model in place of both: a first guess, in its units.
+    """
+    metric = problem.metric(pen)
+    p = problem.norms.shape[0]
+    scale = (
+        jnp.sqrt(metric.beta)
+        if jnp.ndim(metric.beta) == 0
+        else jnp.sqrt(metric.beta).reshape(p, -1)[:, 0]
+    )
+    bound, weights = problem.loss.smoothness, problem.s
+    if bound is None:
+        curvature = problem.loss.curvature(problem.y, problem.eta(problem.null), problem.s)
+        weights = jnp.max(curvature.reshape(weights.shape[0], -1), axis=1)
+        weights = jnp.where(jnp.isfinite(weights), weights, problem.s)
+    start = jnp.sin(1.0 + jnp.arange(p)).astype(problem.y.dtype)
+
+    def power(_, carry):
+        u, _ = carry
+        image = problem.x.rdot(weights * problem.x.dot(u / scale)) / scale
+        size = jnp.sqrt(jnp.sum(image**2))
+        return image / jnp.where(size > 0, size, 1), size
+
+    norm = jnp.sqrt(jnp.sum(start**2))
+    _, largest = jax.lax.fori_loop(
+        0, _POWER_STEPS, power, (start / norm, jnp.ones((), problem.y.dtype))
+    )
+    largest = jnp.where(largest > 0, largest, 1)
+    largest = largest * jnp.asarray(1.0 if bound is None else bound, largest.dtype)
+    return eqx.tree_at(lambda q: q.smoothness, problem, largest)

@@ -1,0 +1,166 @@
+"""The fields of fits and paths, and what follows from them alone: what tables and data frames show."""
+
+from __future__ import annotations
+
+from typing import Any, Generic, TypeVar
+
+import equinox as eqx
+import numpy as np
+from jaxtyping import Bool
+
+from ..._saving import savable
+from ..._types import AnyArray
+from ...losses import Loss
+from ._options import FitOptions
+
+
+class FitRecord(eqx.Module):
+    """The fields of a `Fit`."""
+
+    coef: AnyArray
+    intercept: AnyArray
+    lam: Any
+    objective: AnyArray
+    gap: AnyArray
+    relative_gap: AnyArray
+    kkt: AnyArray
+    relative_kkt: AnyArray
+    margin: AnyArray
+    deviance_explained: AnyArray
+    num_steps: AnyArray
+    status: AnyArray
+    loss: Loss
+    feature_names: tuple[str, ...] | None = eqx.field(static=True)
+    several_responses: bool = eqx.field(static=True)
+    options: FitOptions | None = None
+
+    @property
+    def support(self) -> Bool[AnyArray, "... p"]:
+        """Which features are in: their coefficient (for some response) is not zero."""
+        inside: Any = abs(self.coef) > 0  # NaN, of a fit that was not reached, is not in
+        return inside.any(axis=-1) if self.several_responses else inside
+
+    @property
+    def n_nonzero(self) -> AnyArray:
+        """How many features are in."""
+        return self.support.sum(axis=-1)
+
+
+AFit = TypeVar("AFit", bound=FitRecord)
+
+
+class Knots(eqx.Module):
+    """Where the active set of a path changes: the path is straight between these strengths.
+
+    `lams` (K,), descending, from the start of the path to the end of the grid; `coefs` (K, p) and
+    `intercepts` (K,) on the scale of the data.
+    """
+
+    lams: AnyArray
+    coefs: AnyArray
+    intercepts: AnyArray
+
+    def __len__(self) -> int:
+        return self.lams.shape[0]
+
+    def at(self, lam: float) -> tuple[Any, Any]:
+        """Coefficients and intercept at a strength between the first and the last knot."""
+        lams = np.asarray(self.lams)
+        after = int(np.clip(np.searchsorted(-lams, -lam), 1, len(lams) - 1))
+        step = lams[after - 1] - lams[after]
+        share = (lams[after - 1] - lam) / step if step > 0 else 0.0
+
+        def between(values: AnyArray) -> Any:
+            return values[after - 1] + share * (values[after] - values[after - 1])
+
+        return between(self.coefs), between(self.intercepts)
+
+
+class PathRecord(eqx.Module, Generic[AFit]):
+    """The fields of a `Path`, and arrays over its grid."""
+
+    fits: AFit
+    knots: Knots | None = None
+
+    @property
+    def lams(self) -> AnyArray:
+        """The strengths, (L,), descending."""
+        return self.fits.lam
+
+    @property
+    def coefs(self) -> AnyArray:
+        """Coefficients on the scale of the data, (L, p) or (L, p, k)."""
+        return self.fits.coef
+
+    @property
+    def intercepts(self) -> AnyArray:
+        """Intercepts, (L,) or (L, k)."""
+        return self.fits.intercept
+
+    @property
+    def objectives(self) -> AnyArray:
+        """Loss plus penalty at each fit, (L,)."""
+        return self.fits.objective
+
+    @property
+    def gaps(self) -> AnyArray:
+        """Bounds on how far each objective is above its minimum, (L,)."""
+        return self.fits.gap
+
+    @property
+    def relative_gaps(self) -> AnyArray:
+        """The gaps in units of the null deviance, (L,)."""
+        return self.fits.relative_gap
+
+    @property
+    def n_nonzero(self) -> AnyArray:
+        """How many features are in, (L,)."""
+        return self.fits.n_nonzero
+
+    @property
+    def deviance_explained(self) -> AnyArray:
+        """The share of the null deviance that each fit explains, (L,).
+
+        For squared error it is R², where the null model is the intercept: features that are not
+        penalised belong to the null model.
+        """
+        return self.fits.deviance_explained
+
+    @property
+    def num_steps(self) -> AnyArray:
+        """Steps that each solve took, (L,)."""
+        return self.fits.num_steps
+
+    @property
+    def status(self) -> AnyArray:
+        """A number of `l1jax.Status` for each fit, (L,)."""
+        return self.fits.status
+
+    @property
+    def feature_names(self) -> tuple[str, ...] | None:
+        """The names of the columns, where the data had any."""
+        return self.fits.feature_names
+
+    def __len__(self) -> int:
+        return self.lams.shape[0]
+
+    def entries(self) -> list[tuple[int, int]]:
+        """(grid index, feature): when each feature first comes in, in that order."""
+        inside = np.asarray(self.fits.support)
+        firsts = [
+            (int(np.argmax(inside[:, j])), j) for j in range(inside.shape[1]) if inside[:, j].any()
+        ]
+        sizes = np.abs(np.asarray(self.coefs)).reshape(*inside.shape, -1).max(axis=-1)
+        return sorted(firsts, key=lambda pair: (pair[0], -sizes[pair[0], pair[1]]))
+
+
+savable(Knots)
+
+
+def check_of_these_data(path: Any, shape: tuple[int, ...], name: str = "path") -> None:
+    """Raises where the coefficients of a path are not of this shape."""
+    if np.shape(path.coefs)[1:] != shape:
+        raise ValueError(
+            f"{name} must be a path of these data, with coefficients of shape {shape} for each "
+            f"strength, got {np.shape(path.coefs)[1:]}."
+        )

@@ -1,0 +1,63 @@
+"""A path that was stopped before its end: what it holds, and where it goes on."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool
+
+from ..._status import Status
+from ..model._problem import Point, Problem
+from ._fit import Fit
+from ._path import Path
+from ._records import check_of_these_data
+
+_KEPT = {"lam", "num_steps", "status", "loss", "feature_names", "several_responses", "options"}
+
+
+class Known(NamedTuple):
+    """The solution at some strength, on the solver's scale, to walk on from."""
+
+    lam: float
+    point: Point
+
+
+def unreached(fits: Fit, where: Bool[np.ndarray, " L"]) -> Fit:
+    """The fits, those at `where` said not to be there: status INTERRUPTED, no steps, NaN."""
+
+    def blank(name: str, blank_: Any) -> Array:
+        values = jnp.asarray(getattr(fits, name))
+        lanes = jnp.asarray(where).reshape(where.shape + (1,) * (values.ndim - 1))
+        return jnp.where(lanes, jnp.asarray(blank_, values.dtype), values)
+
+    names = {field.name for field in dataclasses.fields(Fit)} - _KEPT
+    numbers = {name: blank(name, jnp.nan) for name in names}
+    status = blank("status", Status.INTERRUPTED)
+    return dataclasses.replace(fits, num_steps=blank("num_steps", 0), status=status, **numbers)
+
+
+def check_resume(resume: Any, lams: Any) -> None:
+    if not isinstance(resume, Path):
+        raise TypeError(
+            f"resume must be a path, such as l1jax.load(file) gives back, got {type(resume).__name__}."
+        )
+    if lams is not None:
+        raise ValueError("resume brings its own grid: leave lams out.")
+
+
+def known_points(resume: Path, problem: Problem) -> Point:
+    """The fits of an earlier path on the solver's scale; zeros where it has none.
+
+    Only shapes are checked here: whether they are fits of these data is for the certificate to say.
+    """
+    check_of_these_data(resume, problem.null.beta.shape, "resume")
+    dtype = problem.y.dtype
+    coefs, intercepts = (
+        jnp.asarray(np.nan_to_num(np.asarray(values)), dtype)
+        for values in (resume.coefs, resume.intercepts)
+    )
+    return jax.vmap(problem.start_from)(coefs, intercepts)

@@ -1,0 +1,145 @@
+"""Fits and paths as tables to look at."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..._status import Status
+from ..._tables import Summary, Table
+from ..._tracing import frozen, is_traced
+from ._records import FitRecord, PathRecord
+
+_FEATURES = 20  # shown of a fit
+_FITS = 12  # shown of a path
+_NOTE = (
+    "Coefficients are shrunk, and their features chosen by the same data: standard errors and p-values "
+    "of least squares do not hold for them."
+)
+
+
+def fit_table(fit: FitRecord) -> Table:
+    """The features that are in, with their coefficients; those that matter least may be left out."""
+    if is_traced(fit) or np.ndim(fit.status):
+        return Table(f"Fit(coef of shape {fit.coef.shape}, status {fit.status})")
+    fit = frozen(fit)
+    support = np.asarray(fit.support)
+    names = names_of(fit)
+    inside = np.flatnonzero(support)
+    rows = coefficient_rows(fit, inside[:_FEATURES])
+    if len(inside) > _FEATURES:
+        rows.append((f"... {len(inside) - _FEATURES} more", ""))
+    title = (
+        f"Fit: {len(inside)} of {len(names)} features in, {Status(int(fit.status)).name}, relative gap "
+        f"{float(fit.relative_gap):.1e}, deviance explained {_share(fit.deviance_explained)}"
+    )
+    return Table(title, ("feature", "coefficient"), tuple(rows), left=(0,))
+
+
+def fit_summary(fit: FitRecord) -> Summary:
+    """What was fitted and how well, and every coefficient that is in."""
+    if is_traced(fit) or np.ndim(fit.status):
+        return Summary((fit_table(fit),))
+    fit = frozen(fit)
+    inside = np.flatnonzero(fit.support)
+    facts = (
+        ("loss", str(fit.loss)),
+        *_options_rows(fit),
+        ("strength", f"{float(fit.lam):.6g}"),
+        ("features in", f"{len(inside)} of {len(fit.support)}"),
+        ("deviance explained", f"{float(fit.deviance_explained):.4f}"),
+        ("objective", f"{float(fit.objective):.6g}"),
+        ("gap", f"{float(fit.gap):.1e}"),
+        ("relative gap", f"{float(fit.relative_gap):.1e}"),
+        ("relative kkt", f"{float(fit.relative_kkt):.1e}"),
+        ("status", f"{Status(int(fit.status)).name}, {int(fit.num_steps)} steps"),
+    )
+    rows = tuple(coefficient_rows(fit, inside))
+    coefs = Table("", ("feature", "coefficient"), rows, left=(0,))
+    return Summary((Table("Fit", ("", ""), facts, left=(0,)), coefs, Table(_NOTE)))
+
+
+def _options_rows(fit: FitRecord) -> list[tuple[str, str]]:
+    """The penalty by its name, and what else was asked for."""
+    options = fit.options
+    if options is None:
+        return []
+    asked = ["intercept" if options.fit_intercept else "no intercept"]
+    asked += ["standardized columns"] * options.standardize
+    for name in ("sample_weight", "offset"):
+        asked += [name] * (getattr(options, name) is not None or name in options.not_kept)
+    penalty = [] if options.pen is None else [("penalty", type(options.pen).__name__)]
+    return [*penalty, ("with", ", ".join(asked))]
+
+
+def coefficient_rows(fit: FitRecord, some: np.ndarray) -> list[tuple[str, str]]:
+    """The intercept and the coefficients of some features, by name."""
+    names = names_of(fit)
+    rows = [("(intercept)", _number(fit.intercept))]
+    return rows + [(names[j], _number(fit.coef[j])) for j in some]
+
+
+def names_of(fit: FitRecord) -> tuple[str, ...]:
+    """The names of the features: x0, x1, ... where the data had none."""
+    return fit.feature_names or tuple(f"x{j}" for j in range(fit.support.shape[-1]))
+
+
+def choices_table(fits: dict[str, FitRecord]) -> Table:
+    """The coefficients of several fits side by side, of the features that are in any."""
+    inside = np.flatnonzero(np.any([np.asarray(fit.support) for fit in fits.values()], axis=0))
+    columns = [coefficient_rows(fit, inside) for fit in fits.values()]
+    rows = tuple((row[0][0], *(cell for _, cell in row)) for row in zip(*columns, strict=True))
+    return Table("Coefficients", ("feature", *fits), rows, left=(0,))
+
+
+def path_summary(path: PathRecord) -> Summary:
+    """Every fit, and which features enter where."""
+    if is_traced(path):
+        return Summary((path_table(path),))
+    names, entries = names_of(path.fits), path.entries()
+    first = {at for at, _ in entries}
+    rows = tuple(
+        (f"{float(path.lams[at]):.5g}", ", ".join(names[j] for i, j in entries if i == at))
+        for at in sorted(first)
+    )
+    entering = Table(
+        "Features by the strength at which they first come in", ("lam", "features"), rows, (1,)
+    )
+    return Summary((path_table(path, len(path)), entering))
+
+
+def path_table(path: PathRecord, most: int = _FITS) -> Table:
+    """Some of the fits, from the first to the last."""
+    if is_traced(path):
+        return Table(f"Path(coefs of shape {path.coefs.shape})")
+    path = frozen(path)
+    shown = np.unique(np.linspace(0, len(path) - 1, min(len(path), most)).astype(int))
+    rows = [
+        (
+            f"{float(path.lams[i]):.5g}",
+            str(int(path.n_nonzero[i])),
+            _share(path.deviance_explained[i]),
+            f"{float(path.relative_gaps[i]):.1e}",
+            Status(int(path.status[i])).name,
+        )
+        for i in shown
+    ]
+    title = f"Path: {len(path)} fits ({len(shown)} shown)"
+    unfinished = int(np.sum(np.asarray(path.status) == Status.INTERRUPTED))
+    if unfinished:
+        title += f", unfinished: {unfinished} not reached"
+    header = ("lam", "features", "explained", "rel. gap", "status")
+    return Table(title, header, tuple(rows), left=(4,))
+
+
+def _share(value: Any) -> str:
+    """Three digits; what rounding has left below zero is zero."""
+    return f"{round(float(value), 3) + 0.0:.3f}"
+
+
+def _number(value: Any) -> str:
+    value = np.asarray(value) + 0.0  # no −0
+    if value.ndim == 0:
+        return f"{float(value):.5g}"
+    return np.array2string(value, precision=5, threshold=6)

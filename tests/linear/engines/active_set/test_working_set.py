@@ -1,0 +1,377 @@
+"""The exact walk: against the gradient engine, on ties and duplicates, and on what it must not touch."""
+
+import contextlib
+
+import chex
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.sparse
+from hypothesis import given
+from hypothesis import strategies as st
+from threadpoolctl import ThreadpoolController
+
+import l1jax
+from l1jax.linear import _path
+from l1jax.linear._fit import prepare_inputs
+from l1jax.linear.data._inputs import read
+from l1jax.linear.engines.active_set import _working_set
+from l1jax.linear.host import _threads
+from l1jax.linear.host._entry_point import entry_point
+from l1jax.linear.host._threads import one_thread
+from l1jax.linear.results import _certified
+
+N, P = 40, 60
+RNG = np.random.default_rng(11)
+X = RNG.standard_normal((N, P)) * np.geomspace(0.1, 10, P) + 0.5
+X[:, 7] = X[:, 3]  # a duplicate
+X[:, 9] = 0.3 * X[:, 1] - 0.2 * X[:, 2]  # and a column that depends on others
+X[:, 11] = 2.0
+Y = X[:, :6] @ np.array([1.0, -1.0, 0.5, 0.2, 0.0, -0.3]) + RNG.standard_normal(N)
+WEIGHTS = RNG.uniform(0.5, 2, P)
+WEIGHTS[[4, 5]] = 0
+WEIGHTS[[0, 20]] = np.inf
+PENALTIES = {
+    "l1": l1jax.L1(),
+    "weighted l1": l1jax.L1(weights=WEIGHTS),
+    "elastic net": l1jax.ElasticNet(l1_ratio=0.6),
+    "weighted elastic net": l1jax.ElasticNet(l1_ratio=0.6, weights=WEIGHTS),
+    "nonnegative": l1jax.NonNegativeL1(),
+}
+EVERYTHING = {
+    "standardize": True,
+    "sample_weight": RNG.uniform(0.2, 2, N),
+    "offset": RNG.standard_normal(N),
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "name"),
+    [
+        *(
+            ("dense", options, name)
+            for options in ({}, {"fit_intercept": False}, EVERYTHING)
+            for name in PENALTIES
+        ),
+        *(("sparse", EVERYTHING, name) for name in PENALTIES),
+        ("sparse", {"fit_intercept": False}, "weighted elastic net"),
+    ],
+)
+def test_the_walk_alone_meets_a_tight_tolerance(monkeypatch, kind, options, name):
+    def no_help(*_, **__):
+        raise AssertionError("the walk left something short of the tolerance")
+
+    monkeypatch.setattr(_path, "_sequential", no_help)
+    # Working sets smaller than the problem, so that columns must be found outside of them.
+    monkeypatch.setattr(_working_set, "_is_small", lambda _: False)
+    monkeypatch.setattr(_working_set, "_NEXT_IN_LINE", 2)
+    data = scipy.sparse.csr_array(X) if kind == "sparse" else X
+    path = l1jax.path(
+        data, Y, PENALTIES[name], n_lams=40, tol=1e-10, engine="working_set", **options
+    )
+    assert (np.asarray(path.status) == l1jax.Status.CONVERGED).all()
+    assert (np.asarray(path.relative_gaps) <= 1e-10).all()
+    coefs = np.asarray(path.coefs)
+    assert not np.signbit(coefs[coefs == 0]).any()
+    if options.get("fit_intercept", True):  # a constant column says what the intercept says
+        assert (coefs[:, 11] == 0).all()
+    if name.startswith("weighted"):
+        assert (coefs[:, [0, 20]] == 0).all() and (coefs[:, [4, 5]] != 0).all()
+
+
+CURVED = {
+    "logistic": (l1jax.Logistic(), (Y > 0).astype(float)),
+    "poisson": (l1jax.Poisson(), np.round(np.exp(Y / 2))),
+    "huber": (l1jax.Huber(0.5), Y),
+}
+
+
+@pytest.mark.parametrize("loss", CURVED)
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("dense", "l1"),
+        ("dense", "weighted elastic net"),
+        ("dense", "nonnegative"),
+        ("sparse", "weighted elastic net"),
+    ],
+)
+def test_other_losses_are_walked_too(monkeypatch, loss, name, kind):
+    def no_help(*_, **__):
+        raise AssertionError("the walk left something short of the tolerance")
+
+    monkeypatch.setattr(_path, "_sequential", no_help)
+    monkeypatch.setattr(_working_set, "_is_small", lambda _: False)
+    monkeypatch.setattr(_working_set, "_NEXT_IN_LINE", 2)
+    data = scipy.sparse.csr_array(X) if kind == "sparse" else X
+    form, target = CURVED[loss]
+    options = {"loss": form, "n_lams": 15, "lam_min_ratio": 0.05, "tol": 1e-10, **EVERYTHING}
+    path = l1jax.path(data, target, PENALTIES[name], engine="working_set", **options)
+    assert (np.asarray(path.status) == l1jax.Status.CONVERGED).all()
+    assert (np.asarray(path.relative_gaps) <= 1e-10).all()
+    assert int(np.max(path.num_steps)) <= 40
+
+
+@pytest.mark.parametrize(
+    ("loss", "shape", "seed"),
+    [
+        (l1jax.Poisson(), (30, 60), 3),
+        (l1jax.Huber(), (40, 40), 5),
+        (l1jax.SquaredHinge(), (60, 30), 2),
+    ],
+)
+def test_a_step_that_leads_astray_is_tried_shorter(monkeypatch, loss, shape, seed):
+    """Few strengths, far from one another: each is reached, by way of some between them."""
+
+    def no_help(*_, **__):
+        raise AssertionError("the walk left something short of the tolerance")
+
+    monkeypatch.setattr(_path, "_sequential", no_help)
+    rng = np.random.default_rng(seed)
+    table = rng.normal(size=shape)
+    eta = table[:, 0] - 0.5 * table[:, 1]
+    target = {
+        "Poisson": lambda: rng.poisson(np.exp(2 + 1.5 * eta)),
+        "Huber": lambda: eta + rng.standard_cauchy(len(eta)),
+        "SquaredHinge": lambda: eta + rng.logistic(size=len(eta)) > 0,
+    }[type(loss).__name__]()
+    path = l1jax.path(table, target * 1.0, l1jax.L1(), loss=loss, n_lams=5)
+    assert (np.asarray(path.relative_gaps) <= 1e-10).all()
+
+
+@pytest.mark.parametrize("loss", [l1jax.Huber(), l1jax.SquaredHinge()])
+@pytest.mark.parametrize("seed", range(3))
+def test_losses_of_shifted_rows_are_walked_where_features_are_more(monkeypatch, loss, seed):
+    """Where as many features are in as rows that bend, at strengths far from one another."""
+
+    def no_help(*_, **__):
+        raise AssertionError("the walk left something short of the tolerance")
+
+    monkeypatch.setattr("l1jax.linear._fit.solve_best", no_help)
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(25, 80)) * (rng.random((25, 80)) < 0.4)
+    y, s = X[:, :3].sum(axis=1) + rng.standard_t(2, size=25), rng.uniform(0.2, 2, 25)
+    s[seed] = 0
+    y = y if isinstance(loss, l1jax.Huber) else (y > 0) * 1.0
+    pen = l1jax.L1(weights=np.where(np.arange(80) == 7, 0, 1))
+    options = {"loss": loss, "sample_weight": s}
+    most = float(l1jax.lambda_max(X, y, pen, **options))
+    for share in (0.3, 0.02, 0.002):
+        fit = l1jax.fit(X, y, pen.with_strength(share * most), **options)
+        eta, weight = fit.predict(X, kind="link"), s / s.sum()
+        if isinstance(loss, l1jax.Huber):
+            slope = weight * np.clip(eta - y, -1, 1)
+        else:
+            slope = -2 * weight * (2 * y - 1) * np.maximum(1 - (2 * y - 1) * eta, 0)
+        # It is optimal by definition: slopes balance, and none is over its price.
+        coef, descent = np.asarray(fit.coef), -X.T @ slope
+        price = np.where(np.arange(80) == 7, 0, share * most)
+        assert abs(slope.sum()) <= 1e-9
+        assert (np.abs(descent) <= price + 1e-9).all()
+        np.testing.assert_allclose(
+            descent[coef != 0], (price * np.sign(coef))[coef != 0], atol=1e-9
+        )
+
+
+def test_one_fit_walks_to_its_strength_in_strides(monkeypatch):
+    monkeypatch.setattr(_working_set, "_is_small", lambda _: False)
+    monkeypatch.setattr(_working_set, "_NEXT_IN_LINE", 2)
+    for lam in (0.3, 0.01, 0.0):
+        walked = l1jax.fit(X[:, :7], Y, l1jax.L1(lam), engine="working_set", tol=1e-12)
+        stepped = l1jax.fit(X[:, :7], Y, l1jax.L1(lam), engine="fista", tol=1e-12)
+        np.testing.assert_allclose(walked.coef, stepped.coef, atol=1e-9)
+    with pytest.raises(ValueError, match='engine="working_set" needs'):
+        l1jax.fit(X, Y, l1jax.Ridge(1.0), engine="working_set")
+
+
+def test_covariance_and_homotopy_are_the_same_path():
+    paths = [
+        l1jax.path(X, Y, l1jax.L1(), n_lams=12, engine=engine)
+        for engine in ("working_set", "covariance", "homotopy")
+    ]
+    assert [path.knots is None for path in paths] == [True, True, False]
+    for path in paths[1:]:
+        np.testing.assert_allclose(path.fits.objective, paths[0].fits.objective, rtol=1e-12)
+
+
+def test_between_its_knots_a_path_is_straight():
+    some = np.delete(X, [7, 9, 11], axis=1)  # unique coefficients
+    weights = np.delete(WEIGHTS, [7, 9, 11])
+    for pen in (l1jax.L1(weights=weights), l1jax.NonNegativeL1()):
+        path = l1jax.path(some, Y, pen, n_lams=5, engine="homotopy", standardize=True)
+        knots = path.knots
+        lams = np.asarray(knots.lams)
+        assert (np.diff(lams) <= 0).all() and len(path[1:].knots) == len(knots)
+        for lam in (lams[:-1] + lams[1:])[::4] / 2:
+            exact = l1jax.fit(some, Y, pen.with_strength(lam), standardize=True, tol=1e-13)
+            between = path.at(lam)
+            np.testing.assert_allclose(between.coef, exact.coef, atol=1e-9)
+            np.testing.assert_allclose(between.intercept, exact.intercept, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("engine", "arguments", "message"),
+    [
+        ("homotopy", {"pen": l1jax.ElasticNet()}, "straight between its knots"),
+        ("covariance", {"pen": l1jax.L1(), "loss": l1jax.Huber()}, "needs SquaredError"),
+        ("covariance", {"pen": l1jax.Ridge(), "lams": [1.0]}, "prices per coordinate"),
+        ("homotopy", {"pen": l1jax.GroupL1(groups=[0, 0, 1, 1, 2])}, "straight between its knots"),
+    ],
+)
+def test_what_an_engine_cannot_do_is_an_error(engine, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        l1jax.path(X[:, :5], Y, engine=engine, **arguments)
+
+
+@pytest.mark.parametrize("name", PENALTIES)
+def test_it_gives_the_coefficients_of_the_gradient_engine(name):
+    some = np.delete(X, [7, 9, 11], axis=1)  # unique coefficients
+    pen = PENALTIES[name]
+    if name.startswith("weighted"):
+        pen = type(pen)(**_other_fields(pen), weights=np.delete(WEIGHTS, [7, 9, 11]))
+    walked = l1jax.path(some, Y, pen, n_lams=15, engine="working_set", standardize=True)
+    stepped = l1jax.path(some, Y, pen, n_lams=15, engine="sequential", standardize=True, tol=1e-13)
+    np.testing.assert_allclose(walked.lams, stepped.lams, rtol=1e-12)
+    np.testing.assert_allclose(walked.coefs, stepped.coefs, atol=1e-7)
+    np.testing.assert_allclose(walked.intercepts, stepped.intercepts, atol=1e-6)
+
+
+def _other_fields(pen):
+    return {"l1_ratio": pen.l1_ratio} if isinstance(pen, l1jax.ElasticNet) else {}
+
+
+@given(
+    st.lists(st.lists(st.integers(-2, 2), min_size=6, max_size=6), min_size=2, max_size=8),
+    st.integers(0, 1000),
+    st.booleans(),
+)
+def test_ties_and_dependent_columns_end_certified(rows, seed, fit_intercept):
+    data = np.array(rows, float)
+    y = np.random.default_rng(seed).integers(-3, 4, len(data)).astype(float)
+    lams = np.array([2.0, 1.0, 0.5, 0.25, 0.1, 0.01])
+    path = l1jax.path(data, y, l1jax.L1(), lams=lams, fit_intercept=fit_intercept)
+    assert np.isfinite(path.coefs).all()
+    assert (np.asarray(path.relative_gaps) <= 1e-6).all()
+    assert (np.asarray(path.status) == l1jax.Status.CONVERGED).all()
+
+
+def test_the_grid_may_end_at_zero():
+    path = l1jax.path(X, Y, l1jax.L1(), lams=[1.0, 0.1, 0.0], engine="working_set")
+    # The objective there is ½·(the error)², and the gap is held to 1e-6 of the null deviance.
+    assert path[2].relative_gap <= 1e-6
+    np.testing.assert_allclose(path[2].predict(X), Y, atol=1e-5)
+    tall = l1jax.path(X[:, :6], Y, l1jax.L1(), lams=[1.0, 0.0], engine="working_set")
+    design = np.column_stack([np.ones(N), X[:, :6]])
+    np.testing.assert_allclose(tall.coefs[1], np.linalg.lstsq(design, Y)[0][1:], atol=1e-9)
+
+
+def test_it_compiles_once_for_any_values(monkeypatch):
+    counted = chex.assert_max_traces(_certified.report, n=1)
+    monkeypatch.setattr(_certified, "report", counted)
+    chex.clear_trace_counter()
+    for change in (1.0, 2.0):
+        l1jax.path(change * X[:17], Y[:17] + change, l1jax.L1(), n_lams=7, engine="working_set")
+
+
+def test_problems_that_it_does_not_serve_go_to_another_engine():
+    few = X[:, :5]
+    labels = (Y > 0).astype(float)
+    ridge = l1jax.path(few, Y, l1jax.Ridge(), lams=[1.0, 0.1])
+    groups = l1jax.GroupL1(groups=[0, 0, 1, 1, 2])
+    logistic = l1jax.path(few, labels, groups, n_lams=2, loss=l1jax.Logistic())
+    for path in (ridge, logistic):
+        assert (np.asarray(path.status) == l1jax.Status.CONVERGED).all()
+    for arguments in (
+        {"pen": l1jax.Ridge(), "lams": [1.0]},
+        {"pen": groups, "loss": l1jax.Logistic()},
+    ):
+        with pytest.raises(ValueError, match="working_set"):
+            l1jax.path(few, labels, engine="working_set", **arguments)
+
+
+@pytest.mark.float32
+def test_float32_data_are_walked_in_float64():
+    path = l1jax.path(jnp.asarray(X, jnp.float32), Y, l1jax.L1(), n_lams=10, engine="working_set")
+    assert path.coefs.dtype == jnp.float32
+    assert (np.asarray(path.relative_gaps) <= 1e-4).all()
+
+
+def blas_threads():
+    found = ThreadpoolController().select(user_api="blas")
+    return [library.num_threads for library in found.lib_controllers]
+
+
+def test_small_products_take_one_thread_and_give_the_others_back():
+    before = blas_threads()
+    with one_thread(), one_thread():
+        assert set(blas_threads()) == {1}
+    with pytest.raises(ZeroDivisionError), one_thread():
+        1 / 0  # noqa: B018
+    assert blas_threads() == before
+
+
+CALLS = {
+    "fit": lambda X, y: l1jax.fit(X, y, l1jax.L1(0.1)),
+    "path": lambda X, y: l1jax.path(X, y, l1jax.L1(), n_lams=4),
+    "lambda_max": lambda X, y: l1jax.lambda_max(X, y, l1jax.L1()),
+    "cross_validate": lambda X, y: l1jax.cross_validate(X, y, l1jax.L1(), n_lams=4, n_folds=3),
+    "nested": lambda X, y: entry_point(lambda: CALLS["fit"](X, y))(),
+    "bad": lambda X, y: l1jax.fit(X, y[:3], l1jax.L1(0.1)),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_public_call_sets_the_number_of_threads_once(name, monkeypatch):
+    calls = []
+    controller = _threads._controller()
+
+    class Counting:
+        def limit(self, **arguments):
+            calls.append(arguments)
+            return controller.limit(**arguments)
+
+    monkeypatch.setattr(_threads, "_controller", Counting)
+    rng, before = np.random.default_rng(0), blas_threads()
+    X = rng.normal(size=(20, 6))
+    with pytest.raises(ValueError) if name == "bad" else contextlib.nullcontext():
+        CALLS[name](X, X[:, 0] + rng.normal(size=20))
+    assert calls == [{"limits": 1, "user_api": "blas"}]
+    assert blas_threads() == before
+
+
+def test_large_products_are_those_of_numpy_in_parts(monkeypatch):
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(7, 40)), np.asfortranarray(rng.normal(size=(40, 11)))
+    monkeypatch.setattr(_threads, "_LARGE", 0)
+    for cores in (1, 3, 64):
+        monkeypatch.setattr(_threads, "num_cores", lambda cores=cores: cores)
+        out, square = np.empty((7, 11)), np.empty((11, 11), order="F")
+        assert _threads.matmul(a, b, out=out) is out and _threads.gram(b, out=square) is square
+        for found, exact in ((out, a @ b), (_threads.matmul(a, b), a @ b), (square, b.T @ b)):
+            np.testing.assert_allclose(found, exact, rtol=1e-12, atol=1e-13)
+        np.testing.assert_array_equal(_threads.gram(b[:5]), b[:5].T @ b[:5])  # too short for parts
+
+
+def test_on_an_accelerator_it_is_chosen_where_faces_stay_small(monkeypatch):
+    X = np.random.default_rng(0).normal(size=(9, 6))
+    inputs = read(X, X[:, 0], l1jax.L1(), l1jax.SquaredError(), None, None, has_strength=False)
+    problem = prepare_inputs(inputs, inputs.pen, inputs.loss, True, False)
+    monkeypatch.setattr("jax.default_backend", lambda: "gpu")
+    for largest, engine in ((6, "working_set"), (5, "parallel")):
+        monkeypatch.setattr("l1jax.linear._fit._LARGEST_FACE", largest)
+        assert _path.choose_engine("auto", problem, l1jax.L1()) == engine
+    assert _path.choose_engine("working_set", problem, l1jax.L1()) == "working_set"
+
+
+def test_a_column_that_becomes_cheaper_takes_the_place_of_its_double():
+    from l1jax.linear.engines.active_set._quadratic_program import Face
+
+    prices, stops = np.array([1.0, 3.0]), []
+    face = Face(np.ones((2, 2)), np.ones(2), prices, prices, np.array([0]), np.ones(1), np.ones(1))
+    cheaper = np.array([1.0, 0.5])
+    assert face.follow(np.zeros(2), cheaper, cheaper, stops) == 1
+    (stop,) = stops  # both cost 1 there, and either may hold the coefficient
+    assert stop.share == pytest.approx(0.8)
+    np.testing.assert_allclose(stop.x, [0, 1], atol=1e-15)
+    np.testing.assert_allclose(face.x, [0, 1.5], atol=1e-15)
+    np.testing.assert_allclose(face.gradient, 0.5, atol=1e-15)
