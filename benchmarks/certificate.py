@@ -58,7 +58,7 @@ def null_deviance(problem: Problem) -> float:
     return 0.5 * float(np.mean(problem.y**2)) if problem.loss == "squared" else float(np.log(2))
 
 
-def critical_strength(problem: Problem) -> float:
+def lambda_max(problem: Problem) -> float:
     """λmax: the least strength at which all coefficients are zero."""
     theta = dual_residual(problem, np.zeros((len(problem.y), 1)))
     v = (problem.X.T @ theta)[:, 0] / len(problem.y)

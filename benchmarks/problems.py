@@ -48,7 +48,7 @@ class Problem:
 
 def with_grid(problem: Problem, ratio: float, n_lams: int) -> Problem:
     """The problem with log-spaced strengths from λmax down to λmax·ratio."""
-    biggest = certificate.critical_strength(problem)
+    biggest = certificate.lambda_max(problem)
     return dataclasses.replace(problem, lams=np.geomspace(biggest, biggest * ratio, n_lams))
 
 

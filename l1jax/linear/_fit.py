@@ -28,14 +28,13 @@ from .data._inputs import (
     read,
     x_dtype,
 )
-from .data._matrix import rows
 from .derivatives._differentiable import differentiable_fit, differentiable_gradient
 from .engines._gradient import solve
 from .engines.active_set._gram_compression import compress
-from .engines.active_set._working_set import can_walk, walk_to
+from .engines.active_set._working_set import follow_to, supports
 from .host._columns import GramColumns
 from .host._entry_point import entry_point
-from .model._null_model import prepare
+from .model._null_model import compiled_lambda_max, prepare
 from .model._problem import Data, Outcome, Point, Problem, with_smoothness
 from .model._unpenalised import in_orthonormal_basis
 from .results._certified import report, report_one
@@ -180,20 +179,20 @@ def lambda_max(
             given = in_given_columns(problem, frozen(data), frozen(pen))
             gradient = differentiable_gradient(given, data, pen)
             problem = eqx.tree_at(lambda q: q.null_gradient, problem, gradient)
-        return give_back(critical(problem, pen), inputs.wants_x64)
+        return give_back(compiled_lambda_max(problem, pen), inputs.wants_x64)
 
 
 def walks(engine: str, problem: Problem, pen: Penalty, name: str = "working_set") -> bool:
     """Whether the engine asked for is the walk, or the choice is left to us and it is the best."""
     if engine == "working_set":
-        if not can_walk(problem, pen):
+        if not supports(problem, pen):
             raise ValueError(
                 f'engine="{name}" needs concrete data, and a penalty with prices per coordinate '
                 "such as L1 (one response) or, for SquaredError, per group such as GroupL1; leave "
                 'engine="auto" for all else.'
             )
         return True
-    return engine == "auto" and may_walk(engine, problem.x.shape) and can_walk(problem, pen)
+    return engine == "auto" and may_walk(engine, problem.x.shape) and supports(problem, pen)
 
 
 def may_walk(engine: str, shape: tuple[int, int]) -> bool:
@@ -219,7 +218,7 @@ def _walked(
 ) -> Fit | None:
     """What the walk finds, certified; None where it loses its way."""
     lam = float(np.asarray(pen.strength_value))
-    found = walk_to(problem, pen, lam, float(critical(problem, pen)), columns)
+    found = follow_to(problem, pen, lam, float(compiled_lambda_max(problem, pen)), columns)
     if not found.num_solved:
         return None
     dtype = problem.y.dtype
@@ -322,17 +321,6 @@ def solve_and_report(
     return report(problem, pen, outcome, tol, names), outcome.point
 
 
-def critical_strength(problem: Problem, pen: Penalty) -> Array:
-    """λmax: the critical strength of the null model's gradient."""
-    return pen.critical_strength(remaining_gradient(problem))
-
-
-def remaining_gradient(problem: Problem) -> Array:
-    """The gradient of the null model, on the columns that count; 0 where it explains everything."""
-    counts = rows(problem.norms > 0, problem.null_gradient)
-    return jnp.where(counts & ~problem.is_trivial, problem.null_gradient, 0)
-
-
 _ADVICE = {
     Status.MAX_STEPS: "Raise max_steps (max_iter of an estimator), standardise the columns, or accept "
     "a larger tol.",
@@ -346,7 +334,6 @@ _ADVICE = {
 
 solve_one = eqx.filter_jit(solve_and_report)
 estimate_smoothness = eqx.filter_jit(with_smoothness)
-critical = eqx.filter_jit(critical_strength)
 
 
 def solve_best(

@@ -14,7 +14,7 @@ from jaxtyping import Array
 from .._checks import check_number
 from .._tracing import frozen, is_traced
 from ..penalties import Penalty
-from ._fit import critical_strength, remaining_gradient
+from .model._null_model import gradient_to_explain, null_lambda_max
 from .model._problem import Problem
 
 
@@ -66,9 +66,9 @@ def make_grid(
 
 @eqx.filter_jit
 def _automatic_grid(problem: Problem, pen: Penalty, n_lams: int, ratio: float) -> Array:
-    biggest = critical_strength(problem, pen)
+    biggest = null_lambda_max(problem, pen)
     # Where nothing is left to explain every strength gives the null model: any grid will do.
-    nothing = (biggest == 0) & ~jnp.any(remaining_gradient(problem) != 0)
+    nothing = (biggest == 0) & ~jnp.any(gradient_to_explain(problem) != 0)
     biggest = jax.lax.stop_gradient(jnp.where(nothing, 1, biggest))
     powers = jnp.linspace(0, 1, n_lams, dtype=biggest.dtype)
     return biggest * jnp.asarray(ratio, biggest.dtype) ** powers

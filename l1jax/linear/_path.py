@@ -22,7 +22,6 @@ from ..penalties import Penalty
 from ._fit import (
     _SQUARED_ERROR,
     WALKS,
-    critical,
     data_of,
     estimate_smoothness,
     in_given_columns,
@@ -40,6 +39,7 @@ from .engines.active_set._working_set import has_knots, walk
 from .host._columns import GramColumns
 from .host._entry_point import entry_point
 from .host._path_solution import Knot, PathSolution
+from .model._null_model import compiled_lambda_max
 from .model._problem import Data, Point, Problem, with_smoothness
 from .results._certified import report_path
 from .results._fit import Fit
@@ -282,7 +282,7 @@ def walking(
     def engine(
         problem, pen, lams, start, tol, max_steps, names, progress, known: Known | None = None
     ) -> Path:
-        biggest = float(critical(problem, pen))
+        biggest = float(compiled_lambda_max(problem, pen))
         grid = np.asarray(lams, np.float64)
         walked = walk(
             problem,

@@ -86,7 +86,7 @@ class Penalty(eqx.Module):
     ...         return self.lam * jnp.sum(2 * jnp.maximum(x, 0) + jnp.maximum(-x, 0))
     ...     def prox(self, z, step=1.0):
     ...         return relu(z - 2 * step * self.lam) - relu(-z - step * self.lam)
-    >>> float(Tilted(0.5).critical_strength(jnp.array([3.0, -1.0])))
+    >>> float(Tilted(0.5).lambda_max(jnp.array([3.0, -1.0])))
     3.0
 
     ```
@@ -172,7 +172,7 @@ class Penalty(eqx.Module):
         del shape
         return None
 
-    def critical_strength(self, gradient: Array) -> Array:
+    def lambda_max(self, gradient: Array) -> Array:
         """λmax: the least strength at which x = 0 is optimal where the smooth part has this gradient.
 
         By default found by bisection on prox(−gradient) == 0, to rounding. Never below the true
@@ -291,7 +291,7 @@ class Penalty(eqx.Module):
         if self.strength_value is None:
             return jnp.full((), jnp.nan, gradient.dtype)
         out = jnp.where(x == 0, gradient, 0)
-        return jnp.asarray(self.strength_value, gradient.dtype) - self.critical_strength(out)
+        return jnp.asarray(self.strength_value, gradient.dtype) - self.lambda_max(out)
 
     def even(self, squares: Array) -> Array:
         """The least metric that is no less than this one, and in which `even_prox` has its simplest form."""

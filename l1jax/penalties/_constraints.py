@@ -51,7 +51,7 @@ class L1Ball(Penalty):
         norm = total(jnp.sum(jnp.abs(leaf)) for leaf in jax.tree.leaves(x))
         return jnp.maximum(norm - jnp.asarray(self._tau(), norm.dtype), 0)
 
-    def critical_strength(self, gradient: Array) -> Array:
+    def lambda_max(self, gradient: Array) -> Array:
         """The radius at which nothing is left: 0, whatever the gradient."""
         return jnp.zeros((), gradient.dtype)
 

@@ -171,7 +171,7 @@ class GroupL1(_Grouped):
         none = jnp.zeros_like(price)
         return GroupForm(self.groups, jnp.where(held, jnp.inf, price), none, none)
 
-    def critical_strength(self, gradient: Array) -> Array:
+    def lambda_max(self, gradient: Array) -> Array:
         return self.dual_norm(gradient)
 
     def dual_norm(self, gradient: Array) -> Array:
@@ -237,8 +237,8 @@ class NonNegativeGroupL1(GroupL1):
     def group_form(self, shape: tuple[int, ...]) -> Any:
         del shape  # prices know of no bounds
 
-    def critical_strength(self, gradient: Array) -> Array:
-        return super().critical_strength(jnp.minimum(gradient, 0))
+    def lambda_max(self, gradient: Array) -> Array:
+        return super().lambda_max(jnp.minimum(gradient, 0))
 
     def conjugate(self, v: Array) -> Array:
         return super().conjugate(jnp.maximum(v, 0))
@@ -322,7 +322,7 @@ class GroupElasticNet(GroupL1):
         linear = jnp.where(self._held(), jnp.inf, linear)
         return GroupForm(self.groups, linear, jnp.zeros_like(linear), quadratic)
 
-    def critical_strength(self, gradient: Array) -> Array:
+    def lambda_max(self, gradient: Array) -> Array:
         return ridge_or(self.dual_norm(gradient), self.l1_ratio)
 
     def conjugate(self, v: Array) -> Array:

@@ -99,7 +99,7 @@ class _Separable(Penalty):
         w = jnp.broadcast_to(w, x.shape)
         return w, (w > 0) & ~jnp.broadcast_to(excluded, x.shape)
 
-    def critical_strength(self, gradient: Array) -> Array:
+    def lambda_max(self, gradient: Array) -> Array:
         return self.dual_norm(gradient)
 
     def dual_norm(self, gradient: Array) -> Array:
@@ -193,7 +193,7 @@ class NonNegativeL1(_Separable):
         masks = super().masks(shape)
         return Masks(unpenalised=jnp.zeros_like(masks.unpenalised), excluded=masks.excluded)
 
-    def critical_strength(self, gradient: Array) -> Array:
+    def lambda_max(self, gradient: Array) -> Array:
         return super().dual_norm(jnp.minimum(gradient, 0))
 
     def linear_form(self, shape: tuple[int, ...]) -> LinearForm:
@@ -259,7 +259,7 @@ class ElasticNet(_Separable):
         out = prox.prox_elastic_net(z, self._lam(), self.l1_ratio, step, self.weights)
         return self._hold(out)
 
-    def critical_strength(self, gradient: Array) -> Array:
+    def lambda_max(self, gradient: Array) -> Array:
         return ridge_or(self.dual_norm(gradient), self.l1_ratio)
 
     def linear_form(self, shape: tuple[int, ...]) -> LinearForm:
@@ -327,8 +327,8 @@ class NonNegativeElasticNet(ElasticNet):
         masks = super().masks(shape)
         return Masks(unpenalised=jnp.zeros_like(masks.unpenalised), excluded=masks.excluded)
 
-    def critical_strength(self, gradient: Array) -> Array:
-        return super().critical_strength(jnp.minimum(gradient, 0))
+    def lambda_max(self, gradient: Array) -> Array:
+        return super().lambda_max(jnp.minimum(gradient, 0))
 
     def linear_form(self, shape: tuple[int, ...]) -> LinearForm:
         up, _, quad = super().linear_form(shape)
@@ -386,7 +386,7 @@ class Ridge(_Separable):
     def prox(self, z: PyTree, step: Any = 1.0) -> PyTree:
         return self._hold(prox.prox_ridge(z, self._lam(), step, self.weights))
 
-    def critical_strength(self, gradient: Array) -> Array:
+    def lambda_max(self, gradient: Array) -> Array:
         return ridge_or(self.dual_norm(gradient), 0.0)
 
     def linear_form(self, shape: tuple[int, ...]) -> LinearForm:

@@ -251,7 +251,7 @@ def test_all_zero_parameters_are_explained_by_the_critical_strength():  # jaxopt
     X, y = data(n=100)
     y = (y > 0).astype(float)
     zero = jnp.zeros(20)
-    critical = l1jax.L1().critical_strength(jax.grad(logistic)(zero, X, y))
+    critical = l1jax.L1().lambda_max(jax.grad(logistic)(zero, X, y))
     above, below = (
         minimize(logistic, zero, l1jax.L1(c * critical), args=(X, y)).params for c in (1.001, 0.99)
     )

@@ -124,7 +124,7 @@ def test_with_nothing_done_the_interrupt_goes_through(monkeypatch, name):
 
     X, y, pen, options = CASES[name]
     monkeypatch.setattr("l1jax.linear._path.solve_best", stop)
-    monkeypatch.setattr("l1jax.linear.engines.active_set._least_squares.Quadratic.mover", stop)
+    monkeypatch.setattr("l1jax.linear.engines.active_set._least_squares.LeastSquares.mover", stop)
     with pytest.raises(KeyboardInterrupt):
         l1jax.path(X, y, pen, n_lams=L, lam_min_ratio=0.01, **options)
 

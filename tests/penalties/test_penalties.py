@@ -93,8 +93,8 @@ def test_defaults_of_the_dual_ball_equal_their_overrides(name, v):
 @given(g=vectors)
 def test_the_default_critical_strength_equals_its_override(name, g):
     pen = ALL[name]
-    exact = call(type(pen).critical_strength, pen, g)
-    found = call(Penalty.critical_strength, pen, g)
+    exact = call(type(pen).lambda_max, pen, g)
+    found = call(Penalty.lambda_max, pen, g)
     np.testing.assert_allclose(found, exact, rtol=1e-12, atol=1e-15)
     assert (call(_prox_at, pen, exact * (1 + 1e-12), -g) == 0).all()
     if exact > 1e-3:
@@ -107,7 +107,7 @@ def test_the_edge_of_the_dual_ball_is_found_where_it_is_rounded_otherwise(larges
     scale = pen.dual_scale(v)
     np.testing.assert_allclose(scale, 0.7 / largest, rtol=1e-14)
     assert 0 <= pen.conjugate(scale * v) <= 1e-30  # steps over the edge are rounding, squared
-    np.testing.assert_allclose(pen.critical_strength(v), largest, rtol=1e-14)
+    np.testing.assert_allclose(pen.lambda_max(v), largest, rtol=1e-14)
 
 
 def _prox_at(pen, lam, z):

@@ -49,3 +49,17 @@ def _rounding(loss: Loss, y: Array, eta: Array, s: Array, level: Array) -> Array
         curvature = jnp.where(jnp.isfinite(curvature), curvature, 1)
     squares = jnp.sum(rows(s, y) * y**2 / curvature) + jnp.sum(rows(s, eta) * curvature * eta**2)
     return (100 * eps) ** 2 * squares + (ROUNDING * eps) ** 2 * jnp.sum(level**2)
+
+
+def null_lambda_max(problem: Problem, pen: Penalty) -> Array:
+    """λmax: the critical strength of the null model's gradient."""
+    return pen.lambda_max(gradient_to_explain(problem))
+
+
+def gradient_to_explain(problem: Problem) -> Array:
+    """The gradient of the null model, on the columns that count; 0 where it explains everything."""
+    counts = rows(problem.norms > 0, problem.null_gradient)
+    return jnp.where(counts & ~problem.is_trivial, problem.null_gradient, 0)
+
+
+compiled_lambda_max = eqx.filter_jit(null_lambda_max)

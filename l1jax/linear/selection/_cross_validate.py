@@ -31,7 +31,7 @@ from .._grid import check_grid, make_grid
 from .._path import ENGINES, batch, choose_engine, engine_for, shared
 from ..data._inputs import Inputs, check_max_steps, check_tol, give_back, precision, read, x_dtype
 from ..engines.active_set._gram_compression import can_compress
-from ..engines.active_set._working_set import can_walk
+from ..engines.active_set._working_set import supports
 from ..host._columns import GramColumns, host_rows
 from ..host._entry_point import entry_point
 from ..model._null_model import prepare
@@ -220,7 +220,7 @@ class _Solver(NamedTuple):
     def path(self, problem: Problem, columns: GramColumns | None = None) -> Path:
         """Over the grid; raises KeyboardInterrupt where it was stopped."""
         engine = self.engine
-        walks = columns is not None or engine not in WALKS or can_walk(problem, self.pen)
+        walks = columns is not None or engine not in WALKS or supports(problem, self.pen)
         # Where nothing is left to explain there is nowhere to walk.
         run = engine_for(engine, columns) if walks else ENGINES["sequential"]
         start = start_point(problem, None)

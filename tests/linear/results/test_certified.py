@@ -100,7 +100,7 @@ def selective(monkeypatch):
 
 def test_a_path_takes_no_product_with_a_sparse_matrix_but_its_looks(monkeypatch, selective):
     taken, looks = [], []
-    rdot, gradients = HostSparse.rdot, _working_set.Quadratic.gradients
+    rdot, gradients = HostSparse.rdot, _working_set.LeastSquares.gradients
 
     def counted(self, residuals, out):
         taken.append(residuals.shape[1])
@@ -111,7 +111,7 @@ def test_a_path_takes_no_product_with_a_sparse_matrix_but_its_looks(monkeypatch,
         gradients(self, states, out)
 
     monkeypatch.setattr(HostSparse, "rdot", counted)
-    monkeypatch.setattr(_working_set.Quadratic, "gradients", looked)
+    monkeypatch.setattr(_working_set.LeastSquares, "gradients", looked)
     path = l1jax.path(scipy.sparse.csc_array(X), Y, l1jax.L1(), n_lams=25)
     assert taken == looks and sum(looks) >= 25
     assert (np.asarray(path.relative_gaps) <= 1e-12).all()

@@ -13,12 +13,12 @@ import numpy as np
 from scipy.linalg import get_lapack_funcs
 
 from ...host._columns import GramPart
-from ._state import Lost
+from ._state import NumericalBreakdown
 
 _potrf, _potrs = get_lapack_funcs(("potrf", "potrs"), dtype=np.float64)
 
 
-class Bordered:
+class BorderedCholesky:
     """Solves with Q + diag(ridge) on a face that changes."""
 
     def __init__(
@@ -45,7 +45,7 @@ class Bordered:
         scale = square.diagonal().copy()
         self.factor, failed = _potrf(square.T, lower=1, overwrite_a=1, clean=0)
         if failed or (self.factor.diagonal() ** 2 <= least * scale).any():
-            raise Lost
+            raise NumericalBreakdown
 
     def change(self, leaving: np.ndarray, entering: np.ndarray) -> None:
         """Takes coordinates from the face and adds others to it."""

@@ -23,7 +23,7 @@ from ...host._columns import GramColumns
 from ...host._threads import gram
 from ...model._null_model import with_null
 from ...model._problem import Data, Point, Problem
-from ._working_set import can_walk, has_group_prices, has_prices
+from ._working_set import has_group_weights, has_penalty_weights, supports
 
 _TALL = 2  # rows per column, from where on
 _MANY_COLUMNS = 2000  # a Gram matrix of 32 MB
@@ -178,7 +178,7 @@ class Compressed(NamedTuple):
             fit_intercept=False,
         )
         problem = _with_null(problem, problem, pen)
-        return (problem, KnownGram(problem, self.products, 0.0)) if can_walk(problem, pen) else None
+        return (problem, KnownGram(problem, self.products, 0.0)) if supports(problem, pen) else None
 
 
 def compress(data: Data, pen: Penalty) -> tuple[Problem, KnownGram] | None:
@@ -203,7 +203,9 @@ def can_compress(data: Data, pen: Penalty) -> bool:
     dense = isinstance(data.x, DenseMatrix) and data.x.array.dtype == np.float64
     tall = n >= _TALL * (p + 1) and p <= _MANY_COLUMNS
     one = data.loss.is_quadratic and data.y.ndim == 1
-    return dense and tall and one and (has_prices(pen, (p,)) or has_group_prices(pen, (p,)))
+    return (
+        dense and tall and one and (has_penalty_weights(pen, (p,)) or has_group_weights(pen, (p,)))
+    )
 
 
 def _root(products: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ from scipy.linalg import get_blas_funcs, get_lapack_funcs
 from scipy.sparse import csr_array
 
 from ._group_weights import Layout
-from ._state import Lost
+from ._state import NumericalBreakdown
 
 _STIFFEST = 1e10  # curvature of a norm, in units of the diagonal of Q
 _BY_TYPE: dict[str, dict[str, Any]] = {
@@ -173,7 +173,7 @@ def _cholesky(matrix: np.ndarray) -> np.ndarray:
     matrix = matrix if matrix.flags.f_contiguous else matrix.T
     factor, failed = _BY_TYPE[matrix.dtype.char]["potrf"](matrix, lower=1, overwrite_a=1, clean=0)
     if failed or not np.isfinite(factor.diagonal()).all():  # of NaN, not every LAPACK says so
-        raise Lost
+        raise NumericalBreakdown
     return factor
 
 

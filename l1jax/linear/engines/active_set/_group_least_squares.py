@@ -8,16 +8,16 @@ import numpy as np
 
 from ...host._columns import GramColumns
 from ._group_hessian import ByGram, ByRows
-from ._group_newton import ENOUGH, GroupModel
-from ._group_weights import GroupPrices
-from ._state import Lost, State
+from ._group_newton import ENOUGH, GroupNewton
+from ._group_weights import GroupWeights
+from ._state import NumericalBreakdown, State
 
 _SHARE = 0.01  # of a gap that its groups may miss their prices by: they add up to about the gap
 _MANY = 2  # times as many columns as rows: their Gram matrix is larger than it is worth
 _HALVINGS = 4  # of a move on which Newton's method is lost
 
 
-class Grouped:
+class GroupLeastSquares:
     """Follows the solutions of squared error from one strength to the next."""
 
     def __init__(self, columns: GramColumns, gap: float | None = None):
@@ -30,10 +30,10 @@ class Grouped:
         return State(features, signs, values, self.columns.centre, gradient)
 
     def mover(
-        self, members: np.ndarray, prices: GroupPrices, at: State, lam: float
-    ) -> GroupedMover:
+        self, members: np.ndarray, prices: GroupWeights, at: State, lam: float
+    ) -> GroupSolver:
         """What moves on from the solution at `lam` on the columns `members`."""
-        return GroupedMover(self, members, prices, at, lam)
+        return GroupSolver(self, members, prices, at, lam)
 
     def hessian(self, places: np.ndarray) -> ByGram | ByRows:
         """The form in which a product with it is cheaper."""
@@ -52,18 +52,23 @@ class Grouped:
         self.columns.gradients([(state.features, state.values) for state in states], out)
 
 
-class GroupedMover:
+class GroupSolver:
     """Moves the solution on some columns from one strength to another."""
 
     def __init__(
-        self, path: Grouped, members: np.ndarray, prices: GroupPrices, at: State, lam: float
+        self,
+        path: GroupLeastSquares,
+        members: np.ndarray,
+        prices: GroupWeights,
+        at: State,
+        lam: float,
     ):
         self.intercept, self.members, self.prices = path.columns.centre, members, prices.of(members)
         places = path.columns.require(members[self.prices.order])
         self.shape = (len(members), *at.values.shape[1:])
         flat = (len(members), -1)
         x = self._laid_out(at)
-        self.model = GroupModel(
+        self.model = GroupNewton(
             path.hessian(places),
             path.columns.linear[places].reshape(flat),
             self.prices.layout,
@@ -114,7 +119,7 @@ class GroupedMover:
             guess = z + (lam - self.lam) / (self.lam - there) * (z - old)
         try:
             steps = self.model.move_to(self.prices.at(lam), guess)
-        except Lost:
+        except NumericalBreakdown:
             if not halvings:
                 raise
             self.model.stand(self.prices.at(self.lam), x)

@@ -16,7 +16,7 @@ import numpy as np
 
 from ._group_hessian import ByGram, ByRows, Solve
 from ._group_weights import Cost, Layout
-from ._state import Lost
+from ._state import NumericalBreakdown
 
 _STEPS = 200
 _EQUAL = 1e-14  # share of an objective that is rounding
@@ -33,7 +33,7 @@ _RIDGES = (1e-10, 1e-7, 1e-4)  # of the diagonal of Q, tried in turn where it is
 _FIRST = 1e-3  # share of a prox step with which a group enters
 
 
-class GroupModel:
+class GroupNewton:
     """The solution at some prices, and what it takes to move on to others.
 
     Its features lie group by group, as `layout` says; `x` has a column for each response.
@@ -75,7 +75,7 @@ class GroupModel:
                 return count
             self.is_exact |= stuck and was_stuck and is_fresh  # once may be a guess from afar
             is_fresh = self._step(error > _FAST * last or (is_fresh and last > _FAR))
-        raise Lost
+        raise NumericalBreakdown
 
     def stand(self, cost: Cost, x: np.ndarray) -> None:
         """Stands at the solution x of these prices."""
@@ -184,13 +184,13 @@ class GroupModel:
         layout = Layout.of(self.layout.ids[support])
         arguments = (support, layout, self.u[support], bend[support, 0], self.quad[support, 0])
         if self.ridges and not self.is_exact:
-            with suppress(Lost):
+            with suppress(NumericalBreakdown):
                 factor = self.hessian.factorise(*arguments, self.ridges[0], is_exact=False)
                 if np.isfinite(factor(residual)).all():
                     return factor
             self.is_exact = True  # single precision has a short range
         while self.ridges:
-            with suppress(Lost):
+            with suppress(NumericalBreakdown):
                 return self.hessian.factorise(*arguments, self.ridges[0], is_exact=True)
             self.ridges = self.ridges[1:]
         return None

@@ -41,7 +41,7 @@ class Cost(NamedTuple):
     quad: np.ndarray  # (g,)
 
 
-class GroupPrices:
+class GroupWeights:
     """The group form of a penalty at any strength; it must be proportional to it.
 
     The features need not lie group by group: `order` sorts them so.
@@ -87,7 +87,7 @@ class GroupPrices:
     def excluded(self) -> np.ndarray:
         return self._held[self.ids]
 
-    def of(self, some: np.ndarray) -> GroupPrices:
+    def of(self, some: np.ndarray) -> GroupWeights:
         """The prices of some features, whose order is their own."""
         part = copy.copy(self)
         part.ids = self.ids[some]

@@ -33,7 +33,7 @@ class End(NamedTuple):
     descent: np.ndarray  # −∇L of the working set
 
 
-class Bridges:
+class PathInterpolation:
     """Solves as few strengths of a block as lines can join at a gap of `enough`."""
 
     def __init__(self, enough: float, by_log: bool):

@@ -6,14 +6,14 @@ import numpy as np
 
 from ...host._columns import GramColumns
 from ...host._path_solution import Knot
-from ._penalty_weights import Prices
+from ._penalty_weights import PenaltyWeights
 from ._quadratic_program import Face, Stop
 from ._state import State
 
 _HALVINGS = 4  # of a leap that is too far
 
 
-class Quadratic:
+class LeastSquares:
     """Follows the solutions of squared error from one strength to the next."""
 
     def __init__(self, columns: GramColumns, keep_knots: bool = False):
@@ -25,19 +25,23 @@ class Quadratic:
         signs = np.zeros(len(features))
         return State(features, signs, values, self.columns.centre, gradient)
 
-    def mover(self, members: np.ndarray, prices: Prices, at: State, lam: float) -> QuadraticMover:
+    def mover(
+        self, members: np.ndarray, prices: PenaltyWeights, at: State, lam: float
+    ) -> LeastSquaresSolver:
         """What moves on from the solution at `lam` on the columns `members`."""
-        return QuadraticMover(self, members, prices, at, lam)
+        return LeastSquaresSolver(self, members, prices, at, lam)
 
     def gradients(self, states: list[State], out: np.ndarray) -> None:
         """−∇L of all columns at each of the states, into `out` (B, p, *k)."""
         self.columns.gradients([(state.features, state.values) for state in states], out)
 
 
-class QuadraticMover:
+class LeastSquaresSolver:
     """Moves the solution on some columns from one strength to another."""
 
-    def __init__(self, path: Quadratic, members: np.ndarray, prices: Prices, at: State, lam: float):
+    def __init__(
+        self, path: LeastSquares, members: np.ndarray, prices: PenaltyWeights, at: State, lam: float
+    ):
         places = path.columns.require(members)
         self.intercept, self.keep_knots = path.columns.centre, path.keep_knots
         self.members, self.prices = members, prices.of(members)

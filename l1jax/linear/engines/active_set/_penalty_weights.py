@@ -25,13 +25,13 @@ def linear_form(pen: Penalty, lam: Any, shape: tuple[int, ...]) -> Any:
     return pen.with_strength(lam).linear_form(shape)
 
 
-class Prices:
+class PenaltyWeights:
     """The linear form of a penalty at any strength; evaluated once where it is proportional to it."""
 
     def __init__(self, pen: Penalty, p: int):
         def evaluate(lam: float) -> Form:
             form = linear_form(pen, np.asarray(lam), (p,))
-            assert form is not None  # `can_walk` has asked
+            assert form is not None  # `supports` has asked
             return Form(*(np.asarray(price, np.float64) for price in form))
 
         self._evaluate = evaluate
@@ -51,7 +51,7 @@ class Prices:
     def excluded(self) -> np.ndarray:
         return np.isinf(self._unit.up) & np.isinf(self._unit.down)
 
-    def of(self, some: np.ndarray) -> Prices:
+    def of(self, some: np.ndarray) -> PenaltyWeights:
         """The prices of some coordinates."""
         part = copy.copy(self)
         part._unit = Form(*(price[some] for price in self._unit))

@@ -19,9 +19,9 @@ from ...._types import AnyArray
 from ....losses import Loss
 from ...host._columns import Columns
 from ...model._problem import Problem
-from ._penalty_weights import Form, Prices
+from ._penalty_weights import Form, PenaltyWeights
 from ._quadratic_program import Face
-from ._state import Lost, State
+from ._state import NumericalBreakdown, State
 
 _CORRECTIONS = 30
 _HALVINGS = 40
@@ -36,7 +36,7 @@ _TINY = 1e-300  # of a price, where its share is asked for
 _FLOOR = 1e-7  # an error below this share may be all that rounding lets one see
 
 
-class Curved:
+class ProxNewton:
     """Follows the solutions of a smooth convex loss from one strength to the next."""
 
     def __init__(self, problem: Problem, gap: float | None = None):
@@ -55,9 +55,9 @@ class Curved:
         """The null model: the intercept, and the features that are free."""
         return State(features, np.zeros(len(features)), values, self.null_intercept, gradient)
 
-    def mover(self, members: np.ndarray, prices: Prices, at: State, lam: float) -> Any:
+    def mover(self, members: np.ndarray, prices: PenaltyWeights, at: State, lam: float) -> Any:
         """What moves on from the solution at `lam` on the columns `members`."""
-        return CurvedMover(self, members, prices, at, lam)
+        return ProxNewtonSolver(self, members, prices, at, lam)
 
     def gradients(self, states: list[State], out: np.ndarray) -> None:
         """−∇L of all columns at each of the states, into `out` (B, p)."""
@@ -65,7 +65,7 @@ class Curved:
         self.columns.matrix.rdot(-slopes, out)
 
     def gap(
-        self, part: Any, prices: Prices, lam: float, beta: np.ndarray, intercept: float
+        self, part: Any, prices: PenaltyWeights, lam: float, beta: np.ndarray, intercept: float
     ) -> float:
         """The duality gap of a point on the columns of `part`."""
         eta = part.dot(beta) + intercept + self.offset
@@ -129,10 +129,12 @@ def _fenchel_gap(loss: Loss, y: Any, eta: Any, share: Any, s: Any) -> AnyArray:
     return loss.fenchel_gap(y, eta, share, s)
 
 
-class CurvedMover:
+class ProxNewtonSolver:
     """Moves the solution on some columns from one strength to another."""
 
-    def __init__(self, path: Curved, members: np.ndarray, prices: Prices, at: State, lam: float):
+    def __init__(
+        self, path: ProxNewton, members: np.ndarray, prices: PenaltyWeights, at: State, lam: float
+    ):
         places = path.columns.require(members)
         self.members, self.prices = members, prices.of(members)
         self.model = _Model(path, path.columns.matrix.part(places), self.prices.at(lam))
@@ -168,7 +170,7 @@ class _Model:
     Its coordinates are the members of the working set and, where there is one, the intercept.
     """
 
-    def __init__(self, curved: Curved, part, form: Form):
+    def __init__(self, curved: ProxNewton, part, form: Form):
         self.curved, self.part = curved, part
         self.size = part.x.shape[1]
         self.form = self._extended(form)
@@ -236,9 +238,9 @@ class _Model:
                 )
                 self.face.hold()
                 return
-            except Lost:  # rows without curvature left nothing to hold on to
+            except NumericalBreakdown:  # rows without curvature left nothing to hold on to
                 continue
-        raise Lost
+        raise NumericalBreakdown
 
     def _hessian(self, curvature: np.ndarray, least: np.ndarray) -> np.ndarray:
         """With the curvature of each row, but at least so much."""
@@ -291,7 +293,7 @@ class _Model:
             before, face = self.x, (self.face.face.copy(), self.face.signs.copy())
             try:
                 self.face.move(self.truth - self.face.gradient, form.up, form.down)
-            except Lost:  # the Hessian was too flat to hold on to; its bound is not
+            except NumericalBreakdown:  # the Hessian was too flat to hold on to; its bound is not
                 least = self._stiffen(*face, least, np.inf)
                 self.face.move(self.truth - self.face.gradient, form.up, form.down)
             self.x = self.face.x
@@ -314,12 +316,12 @@ class _Model:
             if slow:
                 self._rebuild(self.face.face.copy(), self.face.signs.copy())
             objective, error, fresh, least = lower, new, slow, 0.0
-        raise Lost
+        raise NumericalBreakdown
 
     def _stiffen(self, members: np.ndarray, signs: np.ndarray, least: Any, more: Any) -> Any:
         """A Hessian of more curvature than the one that led too far; returns what it was raised to."""
         if np.isinf(least).all():
-            raise Lost
+            raise NumericalBreakdown
         least = np.maximum(least, more)
         self._rebuild(members, signs, least)
         return least

@@ -18,8 +18,8 @@ import numpy as np
 from scipy.linalg import get_blas_funcs, get_lapack_funcs
 
 from ...host._columns import GramPart
-from ._bordered_cholesky import Bordered
-from ._state import Lost
+from ._bordered_cholesky import BorderedCholesky
+from ._state import NumericalBreakdown
 
 _SLOW = 1e-10  # a gradient that closes in on its price more slowly than this counts as parallel
 _DEPENDENT = 1e-9  # a column with less than this share of itself outside of the face depends on it
@@ -94,7 +94,7 @@ class Face:
         self._has_inverse = inverse is not None
         if inverse is not None:
             self._inverse[:m, :m] = inverse
-        self._factor: Bordered | None = None  # which has followed the face too
+        self._factor: BorderedCholesky | None = None  # which has followed the face too
 
     @property
     def face(self) -> np.ndarray:
@@ -126,12 +126,12 @@ class Face:
         """A copy of the inverse, where a walk has left one."""
         return self.inverse.copy() if self._has_inverse else None
 
-    def hold(self) -> Bordered:
+    def hold(self) -> BorderedCholesky:
         """Q on the face, factored; raises `Lost` where it is singular."""
         if self._factor is None or len(self._factor.border) > _WIDEST:
             order = np.argsort(self.face)
             members, square = self.face[order], self._square(order)
-            self._factor = Bordered(self.hessian, self.ridge, members, square, _DEPENDENT)
+            self._factor = BorderedCholesky(self.hessian, self.ridge, members, square, _DEPENDENT)
         return self._factor
 
     def move(self, shift: np.ndarray, up: np.ndarray, down: np.ndarray) -> int:
@@ -179,7 +179,7 @@ class Face:
                     break
                 changed += last
                 self._change(wrong, entering)
-        except (Lost, np.linalg.LinAlgError):
+        except (NumericalBreakdown, np.linalg.LinAlgError):
             pass
         self.gradient, self._has_inverse = gradient, has_inverse
         self._return(*before)
@@ -272,7 +272,7 @@ class Face:
             done += step
             knots += 1
             if knots > limit:
-                raise Lost
+                raise NumericalBreakdown
             if event == "leave":
                 j = int(face[coordinate])
                 self._leave(coordinate)
@@ -344,7 +344,7 @@ class Face:
             self._leave(k)
             u, pivot = self._pivot(j)
             if pivot <= least:
-                raise Lost
+                raise NumericalBreakdown
         self._append(j, sign, u, pivot, value)
 
     def _pivot(self, j: int) -> tuple[np.ndarray, float]:
@@ -434,7 +434,7 @@ class Face:
         if m:
             factor, failed = _potrf(some.T, lower=1, overwrite_a=1)
             if failed:
-                raise Lost
+                raise NumericalBreakdown
             self._inverse[:m, :m] = _mirrored(_potri(factor, lower=1, overwrite_c=1)[0])
         self._has_inverse = True
 

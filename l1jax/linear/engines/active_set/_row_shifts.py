@@ -19,8 +19,8 @@ import numpy as np
 
 from ...host._threads import one_thread
 from ...model._problem import Problem
-from ._penalty_weights import Form, Prices
-from ._prox_newton import Curved
+from ._penalty_weights import Form, PenaltyWeights
+from ._prox_newton import ProxNewton
 from ._quadratic_program import Face
 from ._state import State
 
@@ -33,7 +33,7 @@ def is_few_rows(problem: Problem) -> bool:
     return n <= min(p, _MANY_ROWS) and problem.loss.shifts(problem.y, problem.s) is not None
 
 
-class Shifted(Curved):
+class RowShifts(ProxNewton):
     """Follows the solutions from one strength to the next."""
 
     def __init__(self, problem: Problem, gap: float | None = None):
@@ -46,19 +46,23 @@ class Shifted(Curved):
         self.curvature, self.target, self.up, self.down = form
         self.target = self.target - self.offset[self.counts]
 
-    def mover(self, members: np.ndarray, prices: Prices, at: State, lam: float) -> ShiftedMover:
+    def mover(
+        self, members: np.ndarray, prices: PenaltyWeights, at: State, lam: float
+    ) -> RowShiftSolver:
         """What moves on from the solution at `lam` on the columns `members`."""
-        return ShiftedMover(self, members, prices, at, lam)
+        return RowShiftSolver(self, members, prices, at, lam)
 
 
-class ShiftedMover:
+class RowShiftSolver:
     """Moves the solution on some columns from one strength to another.
 
     Its coordinates are the columns, the shifts of the rows that count, and the intercept, where there is
     one; each is in units in which its diagonal entry of the Hessian is one.
     """
 
-    def __init__(self, path: Shifted, members: np.ndarray, prices: Prices, at: State, lam: float):
+    def __init__(
+        self, path: RowShifts, members: np.ndarray, prices: PenaltyWeights, at: State, lam: float
+    ):
         self.path, self.members, self.prices = path, members, prices.of(members)
         self.part = path.columns.matrix.part(path.columns.require(members))
         self.size, self.rows = len(members), len(path.counts)

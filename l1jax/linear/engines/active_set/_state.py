@@ -9,7 +9,7 @@ import numpy as np
 from ...host._path_solution import Knot
 
 
-class Lost(Exception):
+class NumericalBreakdown(Exception):
     """Rounding has led the walk astray; another solver must take over."""
 
 

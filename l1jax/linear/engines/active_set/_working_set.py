@@ -1,6 +1,6 @@
 """The engine that walks a path on the few columns that matter.
 
-A walk (`Quadratic`, `Curved`) sees the active columns and those next in line. The gradients of all
+A walk (`LeastSquares`, `ProxNewton`) sees the active columns and those next in line. The gradients of all
 columns are looked at once per block of strengths, in one product; where a column outside of the
 working set passes its price, it joins, and the block is walked again from there. Everything here
 runs on the host, where sizes may change, and in float64.
@@ -23,14 +23,14 @@ from ...host._path_solution import Knot, PathSolution
 from ...host._zero_copy import aligned
 from ...model._problem import Problem
 from ...results._resume import Known
-from ._group_least_squares import Grouped
-from ._group_weights import GroupPrices
-from ._interpolation import Bridges
-from ._least_squares import Quadratic
-from ._penalty_weights import Prices, linear_form
-from ._prox_newton import Curved
-from ._row_shifts import Shifted, is_few_rows
-from ._state import Lost, State
+from ._group_least_squares import GroupLeastSquares
+from ._group_weights import GroupWeights
+from ._interpolation import PathInterpolation
+from ._least_squares import LeastSquares
+from ._penalty_weights import PenaltyWeights, linear_form
+from ._prox_newton import ProxNewton
+from ._row_shifts import RowShifts, is_few_rows
+from ._state import NumericalBreakdown, State
 
 _BLOCK = 10  # strengths per look at all columns
 _WHOLE_BLOCK = 25  # ... where all of them are in the working set
@@ -49,7 +49,7 @@ _FAR = 1e-10  # ... and beyond this there are none
 _ONE = np.ones(())
 
 
-def can_walk(problem: Problem, pen: Penalty) -> bool:
+def supports(problem: Problem, pen: Penalty) -> bool:
     """Whether the walk serves this problem: prices with a corner at 0, and a loss to go with them."""
     leaves = jax.tree.leaves((problem, pen))
     if any(isinstance(leaf, Tracer) for leaf in leaves):
@@ -58,10 +58,12 @@ def can_walk(problem: Problem, pen: Penalty) -> bool:
     if not problem.is_valid or problem.is_trivial or nothing:
         return False
     shape = problem.null.beta.shape
-    return has_prices(pen, shape) or (problem.loss.is_quadratic and has_group_prices(pen, shape))
+    return has_penalty_weights(pen, shape) or (
+        problem.loss.is_quadratic and has_group_weights(pen, shape)
+    )
 
 
-def has_prices(pen: Penalty, shape: tuple[int, ...]) -> bool:
+def has_penalty_weights(pen: Penalty, shape: tuple[int, ...]) -> bool:
     """Whether coefficients of this shape have prices each by itself."""
     if len(shape) != 1 or not pen.convex or not hasattr(pen, pen.strength):
         return False
@@ -72,13 +74,13 @@ def has_prices(pen: Penalty, shape: tuple[int, ...]) -> bool:
     return not ((up == 0) & (down == 0) & (quad > 0)).any()
 
 
-def has_group_prices(pen: Penalty, shape: tuple[int, ...]) -> bool:
+def has_group_weights(pen: Penalty, shape: tuple[int, ...]) -> bool:
     """Whether coefficients of this shape have prices group by group."""
     if not pen.convex or not hasattr(pen, pen.strength):
         return False
     if pen.with_strength(1.0).group_form(shape) is None:
         return False
-    prices = GroupPrices(pen, shape)
+    prices = GroupWeights(pen, shape)
     if prices.has_ridges:
         return False
     return prices.proportional and (len(shape) == 1 or not prices.is_separable)
@@ -90,7 +92,7 @@ def has_knots(problem: Problem, pen: Penalty) -> bool:
     form = linear_form(pen, _ONE, shape)
     if form is None:
         return False
-    straight = not np.asarray(form.quad).any() and Prices(pen, shape[0]).proportional
+    straight = not np.asarray(form.quad).any() and PenaltyWeights(pen, shape[0]).proportional
     return bool(problem.loss.is_quadratic and straight)
 
 
@@ -118,7 +120,9 @@ def walk(
     `gap`: the relative gap at which strengths may lie on lines between solved ones; all are solved
     unless it is given.
     """
-    walker = _Walker(problem, pen, lams, critical, whole, keep_knots, columns, keep_gradients, gap)
+    walker = _Follower(
+        problem, pen, lams, critical, whole, keep_knots, columns, keep_gradients, gap
+    )
     if begin is not None:
         walker.stand_at(begin)
     interrupted = False
@@ -127,7 +131,7 @@ def walk(
             while not walker.is_done:
                 count = walker.go_on()
                 advance(bar, count, walker.lam, len(walker.at.features))
-        except Lost:
+        except NumericalBreakdown:
             pass
         except KeyboardInterrupt:
             if not may_stop:
@@ -136,7 +140,7 @@ def walk(
     return walker.result(interrupted)
 
 
-class _Walker:
+class _Follower:
     """Goes down the grid block by block, and notes what it finds."""
 
     def __init__(
@@ -161,7 +165,9 @@ class _Walker:
 
         self.bridges, is_quadratic = None, problem.loss.is_quadratic
         if gap is not None and prices.proportional and (is_quadratic or not prices.free.any()):
-            self.bridges = Bridges(gap * float(problem.null_deviance), by_log=not is_quadratic)
+            self.bridges = PathInterpolation(
+                gap * float(problem.null_deviance), by_log=not is_quadratic
+            )
             # Rounded coefficients have other gradients than lines between those that were seen.
             keep_gradients &= problem.y.dtype == np.float64
         # Of other losses they are not exactly those of what is returned.
@@ -194,12 +200,15 @@ class _Walker:
             block = block[:1] if on_grid else self.lam + share * (block[:1] - self.lam)
         try:
             count = self._advance(block, on_grid)
-        except Lost:
+        except NumericalBreakdown:
             # Without lines the next strength is what it was lost on the way to.
             least = 2 if self.bridges is None else 1
             self.losses, self.caution = self.losses + 1, max(self.caution + 1, least)
             self.is_easy = False
-            if not isinstance(self.path, Curved) or max(self.losses / 4, self.caution) > _CAUTION:
+            if (
+                not isinstance(self.path, ProxNewton)
+                or max(self.losses / 4, self.caution) > _CAUTION
+            ):
                 raise
             return 0
         if self.lam != before:  # two good steps in a row are followed by a longer one
@@ -303,7 +312,7 @@ def _until_lost(mover: Any, block: np.ndarray) -> list[tuple[int, State]]:
     for i, lam in enumerate(block):
         try:
             found.append((i, mover.to(lam)))
-        except Lost:
+        except NumericalBreakdown:
             if not found:
                 raise
             break
@@ -321,14 +330,14 @@ def _way(
     shape = problem.null.beta.shape
     if problem.loss.is_quadratic and columns is None:
         columns = GramColumns(problem)
-    if not has_prices(pen, shape):
-        assert columns is not None  # `can_walk` has asked
-        return Grouped(columns, gap), GroupPrices(pen, shape)
-    prices = Prices(pen, shape[0])
+    if not has_penalty_weights(pen, shape):
+        assert columns is not None  # `supports` has asked
+        return GroupLeastSquares(columns, gap), GroupWeights(pen, shape)
+    prices = PenaltyWeights(pen, shape[0])
     if columns is None:
-        follow = Shifted if is_few_rows(problem) else Curved
+        follow = RowShifts if is_few_rows(problem) else ProxNewton
         return follow(problem, gap), prices
-    return Quadratic(columns, keep_knots), prices
+    return LeastSquares(columns, keep_knots), prices
 
 
 def _there(problem: Problem, prices: Any, begin: Known, null: State) -> State:
@@ -350,7 +359,7 @@ def _there(problem: Problem, prices: Any, begin: Known, null: State) -> State:
     )
 
 
-def walk_to(
+def follow_to(
     problem: Problem,
     pen: Penalty,
     lam: float,
@@ -360,7 +369,7 @@ def walk_to(
     """The solution at one strength: the walk goes there in strides that working sets can follow."""
     if columns is not None:
         return walk(problem, pen, np.array([lam]), critical, whole=True, columns=columns)
-    is_exact = has_prices(pen, problem.null.beta.shape) and problem.loss.is_quadratic
+    is_exact = has_penalty_weights(pen, problem.null.beta.shape) and problem.loss.is_quadratic
     if (_is_small(problem) and is_exact) or lam >= critical:
         return walk(problem, pen, np.array([lam]), critical)
     near, far = max(lam, _NEAR * critical), max(lam, _FAR * critical)

@@ -9,8 +9,8 @@ import l1jax
 from l1jax.linear import _fit, _path
 from l1jax.linear.engines.active_set import _group_least_squares, _working_set
 from l1jax.linear.engines.active_set._group_hessian import ByGram, ByRows
-from l1jax.linear.engines.active_set._group_newton import GroupModel
-from l1jax.linear.engines.active_set._group_weights import GroupPrices, Layout
+from l1jax.linear.engines.active_set._group_newton import GroupNewton
+from l1jax.linear.engines.active_set._group_weights import GroupWeights, Layout
 
 N, P, TALL = 40, 60, 150
 RNG = np.random.default_rng(5)
@@ -125,12 +125,12 @@ def test_a_block_goes_on_in_the_direction_of_the_one_before(monkeypatch):
         path = l1jax.path(X_TALL[:N], Y_TALL[:N], pen, n_lams=100)
         return np.asarray(path.num_steps)[::10].sum()  # those at which blocks begin
 
-    make, going_on = _group_least_squares.GroupedMover.__init__, steps()
+    make, going_on = _group_least_squares.GroupSolver.__init__, steps()
 
     def forgetful(self, path, members, prices, at, lam):
         make(self, path, members, prices, at._replace(before=None), lam)
 
-    monkeypatch.setattr(_group_least_squares.GroupedMover, "__init__", forgetful)
+    monkeypatch.setattr(_group_least_squares.GroupSolver, "__init__", forgetful)
     assert going_on < steps()
 
 
@@ -220,7 +220,7 @@ def test_both_forms_of_the_hessian_solve_the_same_system():
 
 def test_prices_of_groups():
     pen = l1jax.SparseGroupL1(groups=[4, 2, 4, 7], l1_ratio=0.5, weights=[2.0, 0.0, np.inf])
-    prices = GroupPrices(pen, (4,))
+    prices = GroupWeights(pen, (4,))
     assert prices.excluded.tolist() == [False, False, False, True] and not prices.free.any()
     assert prices.whole(np.array([0])).tolist() == [0, 2]
     # Price 1 of the norm and ½ of each feature; a group of weight 0 has the latter alone.
@@ -253,7 +253,7 @@ def test_numbers_out_of_the_range_of_single_precision_are_walked(monkeypatch, as
     path = l1jax.path(X, y, pen, n_lams=5)
     assert asked and not any(asked)
     asked.clear()
-    monkeypatch.setattr(GroupModel, "_sweep", no_sweep)
+    monkeypatch.setattr(GroupNewton, "_sweep", no_sweep)
     far = l1jax.path(of_x * X, of_y * y, pen, n_lams=5)  # powers of two change no digit
     assert asked[:2] == [False, True]
     np.testing.assert_allclose(of_x / of_y * np.asarray(far.coefs), path.coefs, atol=1e-9)

@@ -9,12 +9,12 @@ import scipy.sparse
 import l1jax
 from l1jax.linear import _path
 from l1jax.linear.engines.active_set import _quadratic_program, _working_set
-from l1jax.linear.engines.active_set._group_least_squares import GroupedMover
-from l1jax.linear.engines.active_set._interpolation import Bridges
-from l1jax.linear.engines.active_set._least_squares import QuadraticMover
-from l1jax.linear.engines.active_set._prox_newton import CurvedMover
+from l1jax.linear.engines.active_set._group_least_squares import GroupSolver
+from l1jax.linear.engines.active_set._interpolation import PathInterpolation
+from l1jax.linear.engines.active_set._least_squares import LeastSquaresSolver
+from l1jax.linear.engines.active_set._prox_newton import ProxNewtonSolver
 from l1jax.linear.engines.active_set._quadratic_program import Face
-from l1jax.linear.engines.active_set._row_shifts import ShiftedMover
+from l1jax.linear.engines.active_set._row_shifts import RowShiftSolver
 from l1jax.linear.results import _certified
 
 N, P, L = 40, 60, 60
@@ -75,7 +75,7 @@ def no_help(monkeypatch):
 def solved(monkeypatch):
     """The strengths that were solved."""
     lams: list[float] = []
-    for mover in (QuadraticMover, GroupedMover, CurvedMover, ShiftedMover):
+    for mover in (LeastSquaresSolver, GroupSolver, ProxNewtonSolver, RowShiftSolver):
 
         def to(self, lam, move=mover.to):
             lams.append(lam)
@@ -119,7 +119,7 @@ def test_every_strength_is_solved_unless_a_tolerance_is_given(solved):
 
 
 def test_lines_that_are_too_long_are_walked_again(monkeypatch, solved):
-    monkeypatch.setattr(Bridges, "_gap", lambda *_: 0.0)
+    monkeypatch.setattr(PathInterpolation, "_gap", lambda *_: 0.0)
     path = l1jax.path(X, Y, l1jax.L1(), n_lams=L, tol=1e-6)
     assert (np.asarray(path.status) == l1jax.Status.CONVERGED).all()
     assert (np.asarray(path.relative_gaps) <= 1e-6).all()
@@ -231,7 +231,7 @@ def test_a_line_is_feasible_and_its_gap_is_what_its_features_pay_too_much():
 
 
 def test_lines_are_as_long_as_their_gaps_allow():
-    bridges = Bridges(1e-3, by_log=False)
+    bridges = PathInterpolation(1e-3, by_log=False)
     bridges._learn(1, 0.0)
     assert bridges.length == 2
     bridges._learn(2, 1e-6)

@@ -6,9 +6,9 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from l1jax.linear.engines.active_set import _quadratic_program
-from l1jax.linear.engines.active_set._bordered_cholesky import Bordered
+from l1jax.linear.engines.active_set._bordered_cholesky import BorderedCholesky
 from l1jax.linear.engines.active_set._quadratic_program import Face
-from l1jax.linear.engines.active_set._state import Lost
+from l1jax.linear.engines.active_set._state import NumericalBreakdown
 
 W = 15
 SEEDS = st.integers(0, 10_000)
@@ -153,7 +153,7 @@ def test_a_bordered_factor_solves_as_its_face_changes(seed):
     Q, ridge = A.T @ A, rng.random(W)
     full = Q + np.diag(ridge)
     members = rng.permutation(W)[: rng.integers(0, 8)]
-    factor = Bordered(Q, ridge, members, full[np.ix_(members, members)])
+    factor = BorderedCholesky(Q, ridge, members, full[np.ix_(members, members)])
     for _ in range(6):
         leaving = members[rng.random(len(members)) < 0.3]
         entering = np.setdiff1d(np.arange(W), members)[:: rng.integers(2, 5)]
@@ -166,9 +166,9 @@ def test_a_bordered_factor_solves_as_its_face_changes(seed):
 
 def test_coordinates_that_depend_on_each_other_have_no_factor():
     Q = np.ones((2, 2))
-    with pytest.raises(Lost):
-        Bordered(Q, np.zeros(2), np.array([0, 1]), Q.copy(), 1e-9)
-    Bordered(Q, np.ones(2), np.array([0, 1]), Q + np.eye(2), 1e-9)
+    with pytest.raises(NumericalBreakdown):
+        BorderedCholesky(Q, np.zeros(2), np.array([0, 1]), Q.copy(), 1e-9)
+    BorderedCholesky(Q, np.ones(2), np.array([0, 1]), Q + np.eye(2), 1e-9)
 
 
 def test_what_a_walk_has_barred_for_a_moment_may_enter_by_a_leap():
