@@ -13,16 +13,17 @@ import scipy.linalg
 
 from ..._checks import check_number
 from ..._status import Status
-from .._fit import prepare_inputs, warn_if_short
 from ..data._inputs import give_back, precision, read
 from ..engines.active_set._prox_newton import ProxNewton
 from ..host._columns import Columns
 from ..host._entry_point import entry_point
+from ..model._prepare import prepare_inputs
 from ..model._problem import Point, Problem
 from ..results._fit import Fit
 from ..results._fitted_with import options_for
 from ..results._path import Path
 from ..results._records import check_of_these_data
+from ..results._warning import warn_if_short
 from ._information import NO_PRICE
 
 _STEPS = 50  # of Newton
