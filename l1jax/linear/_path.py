@@ -35,7 +35,11 @@ from ._fit import (
 from ._grid import check_grid, make_grid
 from .data._inputs import check_max_steps, check_tol, give_back, precision, read, x_dtype
 from .derivatives._differentiable import differentiable_fit, moving_parts, with_parts
-from .engines.active_set._working_set import has_knots, walk
+from .engines.active_set._working_set import (
+    FollowerOptions,
+    follow_path,
+    has_knots,
+)
 from .host._columns import GramColumns
 from .host._entry_point import entry_point
 from .host._path_solution import Knot, PathSolution
@@ -284,20 +288,18 @@ def walking(
     ) -> Path:
         biggest = float(compiled_lambda_max(problem, pen))
         grid = np.asarray(lams, np.float64)
-        walked = walk(
-            problem,
-            pen,
-            grid,
-            biggest,
-            progress,
-            whole,
-            keep_knots,
-            columns,
-            known,
-            may_stop=True,
+        allowed = _CAUTION * float(tol) if lines and not isinstance(tol, Tracer) else None
+        options = FollowerOptions(
+            progress=progress,
+            all_columns=whole,
+            keep_knots=keep_knots,
+            columns=columns,
+            start=known,
+            catch_interrupt=True,
             keep_gradients=True,
-            gap=_CAUTION * float(tol) if lines and not isinstance(tol, Tracer) else None,
+            interpolation_gap=allowed,
         )
+        walked = follow_path(problem, pen, grid, biggest, options)
         if walked.interrupted and not walked.num_solved:
             raise KeyboardInterrupt
         try:
