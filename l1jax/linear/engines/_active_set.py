@@ -18,7 +18,7 @@ from ..results._records import Knots
 from ..results._resume import unreached
 from ._engine import Engine, Plan, with_some
 from .active_set._state import NumericalBreakdown
-from .active_set._working_set import follow_to, has_knots, supports, walk
+from .active_set._working_set import FollowerOptions, follow_path, follow_to, has_knots, supports
 
 _MOST = 600  # rows or columns up to which the host is faster than an accelerator's gradient steps
 _FRACTION = 0.5  # of `tol` that a line may use up: its gap is measured in the middle
@@ -72,20 +72,17 @@ class WorkingSet(Engine):
         if single and self.all_columns is None:
             return follow_to(plan.problem, plan.pen, float(lams[0]), lambda_max, plan.gram)
         interpolate = plan.interpolate and not self.keeps_knots
-        return walk(
-            plan.problem,
-            plan.pen,
-            lams,
-            lambda_max,
-            plan.progress,
-            self.all_columns if plan.gram is None else True,
-            self.keeps_knots,
-            plan.gram,
-            plan.known,
-            may_stop=True,
+        options = FollowerOptions(
+            progress=plan.progress,
+            all_columns=self.all_columns if plan.gram is None else True,
+            keep_knots=self.keeps_knots,
+            columns=plan.gram,
+            start=plan.known,
+            catch_interrupt=True,
             keep_gradients=True,
-            gap=_FRACTION * float(plan.tol) if interpolate else None,
+            interpolation_gap=_FRACTION * float(plan.tol) if interpolate else None,
         )
+        return follow_path(plan.problem, plan.pen, lams, lambda_max, options)
 
 
 class Covariance(WorkingSet):
