@@ -178,7 +178,7 @@ def lambda_max(
         if is_differentiable((data, pen)):
             given = in_given_columns(problem, frozen(data), frozen(pen))
             gradient = differentiable_gradient(given, data, pen)
-            problem = eqx.tree_at(lambda q: q.null_gradient, problem, gradient)
+            problem = eqx.tree_at(lambda q: q.null.gradient, problem, gradient)
         return give_back(compiled_lambda_max(problem, pen), inputs.wants_x64)
 
 
@@ -203,13 +203,13 @@ def may_walk(engine: str, shape: tuple[int, int]) -> bool:
 
 def is_trivial(problem: Problem) -> bool:
     """Whether the data are concrete, and the null model explains them to rounding."""
-    return not is_traced(problem) and bool(problem.is_trivial)
+    return not is_traced(problem) and bool(problem.null.is_trivial)
 
 
 def _at_null(problem: Problem, pen: Penalty, tol: Any, names: Any) -> Fit:
     """The null model, certified."""
     converged = jnp.asarray(Status.CONVERGED, jnp.int32)
-    outcome = Outcome(problem.null, jnp.zeros((), jnp.int32), converged)
+    outcome = Outcome(problem.null.point, jnp.zeros((), jnp.int32), converged)
     return report_one(problem, pen, outcome, tol, names)
 
 
@@ -292,12 +292,12 @@ def data_of(inputs: Inputs, loss: Loss, fit_intercept: bool, standardize: bool) 
 def start_point(problem: Problem, init: Any) -> Point:
     """The null model, or what the user gives: a `Fit`, or coefficients."""
     if init is None:
-        return problem.null
+        return problem.null.point
     if isinstance(init, Fit):
         coef, intercept = init.coef, init.intercept
     else:
-        coef, intercept = init, problem.null.intercept
-    shape = problem.null.beta.shape
+        coef, intercept = init, problem.null.point.intercept
+    shape = problem.coef_shape
     coef = coef if hasattr(coef, "dtype") else np.asarray(coef)
     if np.shape(coef) != shape or coef.dtype.kind not in "fiu":
         raise ValueError(

@@ -353,7 +353,7 @@ def _with_some(fits: Fit, some: np.ndarray, others: Fit) -> Fit:
 
 def _knots(problem: Problem, walked: PathSolution, critical: float, lams: np.ndarray) -> Knots:
     """The knots on the user's scale, between the start of the path and the end of the grid."""
-    null = np.asarray(problem.null.beta)
+    null = np.asarray(problem.null.point.beta)
     ends = [Knot(max(critical, lams[0]), np.flatnonzero(null), null[null != 0])]
     last = np.flatnonzero(walked.betas[-1])
     ends.append(Knot(lams[-1], last, walked.betas[-1][last]))

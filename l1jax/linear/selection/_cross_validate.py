@@ -243,7 +243,7 @@ class _Solver(NamedTuple):
 def _every_fold(data, pen, weights, lams, tol, max_steps, names) -> Fit:
     def fold(weights: Array) -> Fit:
         problem = prepare(dataclasses.replace(data, weights=weights), pen)
-        return batch(problem, pen, lams, problem.null, tol, max_steps, names)
+        return batch(problem, pen, lams, problem.null.point, tol, max_steps, names)
 
     return jax.vmap(fold)(weights)
 
