@@ -163,19 +163,19 @@ def lambda_max(
         if is_differentiable((data, pen)):
             given = in_given_columns(problem, frozen(data), frozen(pen))
             gradient = differentiable_gradient(given, data, pen)
-            problem = eqx.tree_at(lambda q: q.null_gradient, problem, gradient)
+            problem = eqx.tree_at(lambda q: q.null.gradient, problem, gradient)
         return give_back(compiled_lambda_max(problem, pen), inputs.wants_x64)
 
 
 def start_point(problem: Problem, init: Any) -> Point:
     """The null model, or what the user gives: a `Fit`, or coefficients."""
     if init is None:
-        return problem.null
+        return problem.null.point
     if isinstance(init, Fit):
         coef, intercept = init.coef, init.intercept
     else:
-        coef, intercept = init, problem.null.intercept
-    shape = problem.null.beta.shape
+        coef, intercept = init, problem.null.point.intercept
+    shape = problem.coef_shape
     coef = coef if hasattr(coef, "dtype") else np.asarray(coef)
     if np.shape(coef) != shape or coef.dtype.kind not in "fiu":
         raise ValueError(

@@ -337,12 +337,12 @@ def test_what_rounding_hides_never_makes_a_gap_smaller(monkeypatch):
     X, y = rng.standard_normal((12, 20)), rng.standard_normal(12)
     inputs = read(X, y, l1jax.L1(0.1), l1jax.SquaredError(), None, None)
     problem = prepare_inputs(inputs, inputs.pen, inputs.loss, True, False)
-    point = Point(jnp.asarray(1e6 * rng.standard_normal(20)), problem.null.intercept)
+    point = Point(jnp.asarray(1e6 * rng.standard_normal(20)), problem.null.point.intercept)
 
     def objective(point):
         return float(problem.smooth(point) + inputs.pen.value(point.beta))
 
-    above = objective(point) - objective(problem.null)
+    above = objective(point) - objective(problem.null.point)
 
     def project(problem, pen, bend, dual, *others):
         return dataclasses.replace(dual, v=0 * dual.v, cost=jnp.full((), -2 * above, dual.v.dtype))

@@ -122,12 +122,12 @@ def _is_null(problem: Problem) -> bool:
     """Whether the null model is the solution at every strength: it explains all, or no column varies."""
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(problem)):
         return False
-    return bool(problem.is_trivial) or not np.any(np.asarray(problem.norms))
+    return bool(problem.null.is_trivial) or not np.any(np.asarray(problem.norms))
 
 
 def _null_path(plan: Plan) -> Path:
     """The null model at every strength, certified."""
-    null, count = plan.problem.null, len(plan)
+    null, count = plan.problem.null.point, len(plan)
 
     def repeated(leaf: Any) -> np.ndarray:
         return np.repeat(np.asarray(leaf)[None], count, axis=0)
@@ -138,7 +138,7 @@ def _null_path(plan: Plan) -> Path:
 def _knots(plan: Plan, solution: PathSolution, lambda_max: float) -> Knots:
     """The knots on the user's scale, between the start of the path and the end of the grid."""
     problem, lams = plan.problem, np.asarray(plan.lams)
-    null = np.asarray(problem.null.beta)
+    null = np.asarray(problem.null.point.beta)
     first = Knot(max(lambda_max, lams[0]), np.flatnonzero(null), null[null != 0])
     support = np.flatnonzero(solution.betas[-1])
     knots = [first, *solution.knots, Knot(lams[-1], support, solution.betas[-1][support])]

@@ -145,7 +145,7 @@ def cross_validate(
         problem, gram = problems.of_all()
         grid = make_grid(problem, inputs.pen, grid, n_lams, lam_min_ratio, inputs.x.shape)
         plan = Plan(
-            problem, inputs.pen, grid, problem.null, tol, max_steps, inputs.names, gram=gram
+            problem, inputs.pen, grid, problem.null.point, tol, max_steps, inputs.names, gram=gram
         )
         options = options_of(inputs, data, problem, sample_weight, offset)
         solver = _FoldSolver(plan, choose_engine(engine, plan), options)
@@ -220,7 +220,7 @@ class _FoldSolver:
 
     def path(self, problem: Problem, gram: GramColumns | None = None) -> Path:
         """Returns the path over the grid. Raises: KeyboardInterrupt where it was stopped."""
-        plan = dataclasses.replace(self.plan, problem=problem, gram=gram, start=problem.null)
+        plan = dataclasses.replace(self.plan, problem=problem, gram=gram, start=problem.null.point)
         is_supported = gram is not None or self.engine.supports(plan) is None
         found = solve_plan(self.engine if is_supported else ENGINES["fista"], plan)
         if (np.asarray(found.status) == Status.INTERRUPTED).any():
@@ -244,7 +244,7 @@ def _every_fold(
 ) -> Fit:
     def fold(weights: AnyArray) -> Fit:
         problem = prepare(dataclasses.replace(data, weights=weights), pen)
-        return batched(problem, pen, lams, problem.null, tol, max_steps, names)
+        return batched(problem, pen, lams, problem.null.point, tol, max_steps, names)
 
     return jax.vmap(fold)(weights)
 

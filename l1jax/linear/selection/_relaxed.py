@@ -76,7 +76,7 @@ def relax(
     inputs = read(X, y, NO_PRICE, path.fits.loss, options.sample_weight, options.offset)
     with precision(inputs.wants_x64):
         problem = prepare_inputs(inputs, inputs.pen, inputs.loss, options.fit_intercept, False)
-        check_of_these_data(path, problem.null.beta.shape)
+        check_of_these_data(path, problem.coef_shape)
         (fits,) = relaxed(problem, path.fits, (gamma,))
         fits = dataclasses.replace(fits, options=options)
         found = give_back(Path(fits), inputs.wants_x64)
@@ -143,11 +143,11 @@ def blend(problem: Problem, fits: Fit, other: tuple, gamma: float) -> Fit:
 @eqx.filter_jit
 def _explained(problem: Problem, coefs: jax.Array, intercepts: jax.Array) -> jax.Array:
     saturated = problem.loss.saturated(problem.y, problem.s)
-    null = jnp.where(problem.is_trivial, 1, problem.null_deviance)
+    null = jnp.where(problem.null.is_trivial, 1, problem.null.deviance)
 
     def lane(coef: jax.Array, intercept: jax.Array) -> jax.Array:
         deviance = problem.smooth(problem.from_user(coef, intercept)) - saturated
-        return jnp.where(problem.is_trivial, 0, 1 - deviance / null)
+        return jnp.where(problem.null.is_trivial, 0, 1 - deviance / null)
 
     return jax.vmap(lane)(coefs, intercepts)
 
@@ -157,7 +157,7 @@ class _Newton:
 
     def __init__(self, problem: Problem):
         self.problem, self.columns, self.curved = problem, Columns(problem), ProxNewton(problem)
-        slope = np.abs(np.asarray(problem.null_gradient)).max(initial=0)
+        slope = np.abs(np.asarray(problem.null.gradient)).max(initial=0)
         self.enough = _ENOUGH * float(slope)
 
     def solve(self, coef: np.ndarray, intercept: float) -> tuple[Any, Any, int]:

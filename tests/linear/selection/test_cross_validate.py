@@ -120,7 +120,7 @@ def test_the_problem_of_a_difference_of_gram_matrices_is_that_of_the_rows(
         points = [q.from_user(jnp.asarray(coef), jnp.zeros(())) for q in (found, wanted)]
         best = [  # with the best intercept: that of the found problem is in its rows
             Point(points[0].beta, jnp.zeros(())),
-            Point(points[1].beta, wanted.null.intercept),
+            Point(points[1].beta, wanted.null.point.intercept),
         ]
         ours, theirs = (certify(q, pen, point) for q, point in zip((found, wanted), best))  # noqa: B905
         for field in ("objective", "gap", "relative_gap", "kkt", "relative_kkt", "deviance"):

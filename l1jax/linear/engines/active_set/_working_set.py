@@ -55,9 +55,9 @@ def supports(problem: Problem, pen: Penalty) -> bool:
     if any(isinstance(leaf, Tracer) for leaf in leaves):
         return False
     nothing = np.max(np.asarray(problem.norms)) == 0
-    if not problem.is_valid or problem.is_trivial or nothing:
+    if not problem.is_valid or problem.null.is_trivial or nothing:
         return False
-    shape = problem.null.beta.shape
+    shape = problem.coef_shape
     return has_penalty_weights(pen, shape) or (
         problem.loss.is_quadratic and has_group_weights(pen, shape)
     )
@@ -88,7 +88,7 @@ def has_group_weights(pen: Penalty, shape: tuple[int, ...]) -> bool:
 
 def has_knots(problem: Problem, pen: Penalty) -> bool:
     """Whether the path of a problem that can be walked is straight between its knots."""
-    shape = problem.null.beta.shape
+    shape = problem.coef_shape
     form = linear_form(pen, _ONE, shape)
     if form is None:
         return False
@@ -159,8 +159,8 @@ class _Follower:
         self.problem, self.lams = problem, lams
         self.whole = whole = _is_small(problem) if whole is None else whole
         self.path, self.prices = path, prices = _way(problem, pen, columns, keep_knots, gap)
-        self.null = np.asarray(problem.null.beta, np.float64)
-        gradient = -np.asarray(problem.null_gradient, np.float64)
+        self.null = np.asarray(problem.null.point.beta, np.float64)
+        gradient = -np.asarray(problem.null.gradient, np.float64)
         self.floor = _FLOOR * np.abs(gradient).max(
             initial=0
         )  # of a price, where its share is asked for
@@ -176,7 +176,7 @@ class _Follower:
         self.bridges, is_quadratic = None, problem.loss.is_quadratic
         if gap is not None and prices.proportional and (is_quadratic or not prices.free.any()):
             self.bridges = PathInterpolation(
-                gap * float(problem.null_deviance), by_log=not is_quadratic
+                gap * float(problem.null.deviance), by_log=not is_quadratic
             )
             # Rounded coefficients have other gradients than lines between those that were seen.
             keep_gradients &= problem.y.dtype == np.float64
@@ -337,7 +337,7 @@ def _way(
     gap: float | None,
 ) -> tuple[Any, Any]:
     """What follows the solutions of this problem, and the prices that it follows them by."""
-    shape = problem.null.beta.shape
+    shape = problem.coef_shape
     if problem.loss.is_quadratic and columns is None:
         columns = GramColumns(problem)
     if not has_penalty_weights(pen, shape):
@@ -380,7 +380,7 @@ def follow_to(
     if columns is not None:
         options = FollowerOptions(all_columns=True, columns=columns)
         return follow_path(problem, pen, np.array([lam]), lambda_max, options)
-    is_exact = has_penalty_weights(pen, problem.null.beta.shape) and problem.loss.is_quadratic
+    is_exact = has_penalty_weights(pen, problem.coef_shape) and problem.loss.is_quadratic
     if (_is_small(problem) and is_exact) or lam >= lambda_max:
         return follow_path(problem, pen, np.array([lam]), lambda_max)
     near, far = max(lam, _NEAR * lambda_max), max(lam, _FAR * lambda_max)
