@@ -92,7 +92,7 @@ class Problem(eqx.Module):
         squares = jnp.where(squares > floor, squares, 1)
         if pen.metric == "diagonal":
             beta = squares.reshape(squares.shape + (1,) * len(self.responses))
-            beta = pen.even(jnp.broadcast_to(beta, (*squares.shape, *self.responses)))
+            beta = pen.uniform_metric(jnp.broadcast_to(beta, (*squares.shape, *self.responses)))
         else:
             beta = jnp.max(squares)
         return Point(beta, jnp.ones(self.responses, self.y.dtype))
