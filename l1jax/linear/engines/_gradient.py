@@ -75,7 +75,7 @@ def solve(problem: Problem, pen: Penalty, init: Point, tol: Array, max_steps: Ar
 
     def prox(z: Point, step: Point) -> Point:
         return Point(
-            pen.even_prox(z.beta, step.beta),
+            pen.uniform_prox(z.beta, step.beta),
             z.intercept if problem.fit_intercept else jnp.zeros_like(z.intercept),
         )
 

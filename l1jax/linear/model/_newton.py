@@ -45,7 +45,7 @@ def newton_step(
     slope = problem.loss.gradient(problem.y, eta, problem.s)
     bend = problem.loss.hessian(problem.y, eta, problem.s)
     z = point.beta - step * problem.x.rdot(slope)
-    push = pen.tangent(z, step)
+    push = pen.prox_jacobian(z, step)
 
     free = pen.masks(point.beta.shape).unpenalised
 
@@ -65,7 +65,7 @@ def newton_step(
         return face(curved)
 
     intercept_residual = t * _free(problem, jnp.sum(slope, axis=0))
-    residual = Point(point.beta - pen.even_prox(z, step), intercept_residual)
+    residual = Point(point.beta - pen.uniform_prox(z, step), intercept_residual)
     residual = jax.tree.map(jnp.multiply, residual, root)
     rhs = face(_add(jax.tree.map(jnp.negative, residual), hessian(residual), t))
     # Of a quadratic one exact step lands; of others each step squares what is wrong at best.
