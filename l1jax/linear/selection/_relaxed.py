@@ -101,7 +101,10 @@ def relaxed(problem: Problem, fits: Fit, gammas: tuple[float, ...]) -> list[Fit]
 
 
 def unpenalised(problem: Problem, fits: Fit) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns the unpenalised fit of the features of each fit: coefficients (L, p) and intercepts (L,) on the user's scale, statuses."""
+    """Returns the unpenalised fits of the features of each fit, on the user's scale.
+
+    Coefficients (L, p), intercepts (L,) and statuses (L,).
+    """
     if problem.y.ndim > 1 or fits.several_responses:
         raise ValueError("A relaxed path needs one response.")
     newton = _Newton(problem)
