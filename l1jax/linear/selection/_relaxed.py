@@ -15,7 +15,7 @@ from ..._checks import check_number
 from ..._status import Status
 from .._fit import prepare_inputs, warn_if_short
 from ..data._inputs import give_back, precision, read
-from ..engines.active_set._prox_newton import ProxNewton
+from ..engines.active_set._host_loss import HostLoss
 from ..host._columns import Columns
 from ..host._entry_point import entry_point
 from ..model._problem import Point, Problem
@@ -155,7 +155,7 @@ class _Newton:
     """Unpenalised fits of some of the columns, on the host."""
 
     def __init__(self, problem: Problem):
-        self.problem, self.columns, self.curved = problem, Columns(problem), ProxNewton(problem)
+        self.problem, self.columns, self.curved = problem, Columns(problem), HostLoss(problem)
         slope = np.abs(np.asarray(problem.null_gradient)).max(initial=0)
         self.enough = _ENOUGH * float(slope)
 
