@@ -143,9 +143,10 @@ def arrange(data: Data, level: Any = None) -> Problem:
     is_valid = (biggest > 0) & jnp.all(weights >= 0) & jnp.isfinite(biggest)
     weights = jnp.where(is_valid, weights / jnp.where(is_valid, biggest, 1), 1)
     s = weights / jnp.sum(weights)
-    # A row that does not count may hold anything: 0 is a target of every loss.
+    # A row of weight 0 may hold anything.
     counts = rows(s > 0, y)
-    y, offset = jnp.where(counts, y, 0), jnp.where(rows(s > 0, offset), offset, 0)
+    y = jnp.where(counts, y, frozen(loss).neutral_target(frozen(y), frozen(s)))
+    offset = jnp.where(rows(s > 0, offset), offset, 0)
     # Where no level matters, that of the columns does not: centred ones keep more digits.
     centre = data.fit_intercept or not loss.has_intercept
     fit_intercept = data.fit_intercept and loss.has_intercept
