@@ -67,7 +67,7 @@ class _Round(eqx.Module):
 
 def solve(problem: Problem, pen: Penalty, init: Point, tol: Array, max_steps: Array) -> Outcome:
     """Solves to `tol`, then tries to land exactly; returns the best certified point it saw."""
-    metric = problem.metric(pen)
+    metric, max_step = problem.metric(pen), problem.max_step(pen)
     eps = jnp.finfo(problem.y.dtype).eps
     # Who asks for less than is usual is not made to wait for more.
     wants_exact = tol <= default_tolerance(problem.y.dtype)
@@ -83,7 +83,7 @@ def solve(problem: Problem, pen: Penalty, init: Point, tol: Array, max_steps: Ar
         return problem.smooth(point) + pen.value(point.beta)
 
     def fista(state: ProxGradState) -> ProxGradState:
-        return advance(problem.smooth, prox, state, metric=metric)
+        return advance(problem.smooth, prox, state, metric=metric, max_step=max_step)
 
     def examine(point: Point) -> _Candidate:
         fitted = problem.x.dot(point.beta)

@@ -67,7 +67,9 @@ def certify(
     is_tiny = jnp.abs(gradient) <= noise * rows(problem.norms, gradient)
     plain = _DualPoint(-gradient, slope, jnp.zeros((), eta.dtype), jnp.zeros((), bool))
     is_known = jnp.ones((), bool)
-    if absorb:
+    if not pen.convex:  # there is no gap
+        dual = plain
+    elif absorb:
         dual = _project(problem, pen, loss.hessian(y, eta, s), plain, is_tiny, noise)
     else:
         dual = plain
@@ -99,7 +101,7 @@ def certify(
     gap = jnp.where(above > gap, above, gap)
     gap = jnp.where(is_inside(pen, beta) & is_known & ~jnp.isnan(gap), gap, jnp.inf)
 
-    step = 1 / problem.metric(pen).beta
+    step = 1 / problem.limited_metric(pen, 1.0).beta
     kkt = jnp.max(pen.distance(beta, gradient, step), initial=0)
     if problem.fit_intercept:
         kkt = jnp.maximum(kkt, intercept_slope)

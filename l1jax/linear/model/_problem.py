@@ -15,8 +15,10 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ..._tracing import frozen, known
 from ..._types import AnyArray
+from ...composite._step import limited
 from ...losses import Loss
 from ...penalties import Penalty
+from ...penalties._base import longest_step
 from ..data._matrix import rows, standardise
 
 ROUNDING = 4  # units of it that equal numbers may differ by
@@ -96,6 +98,15 @@ class Problem(eqx.Module):
         else:
             beta = jnp.max(squares)
         return Point(beta, jnp.ones(self.responses, self.y.dtype))
+
+    def max_step(self, pen: Penalty) -> Point:
+        """The longest steps that the prox of the penalty allows; the intercept has no limit."""
+        dtype = self.y.dtype
+        return Point(longest_step(pen, dtype), jnp.full((), jnp.inf, dtype))
+
+    def limited_metric(self, pen: Penalty, curvature: Any) -> Point:
+        """The metric, raised to where the steps 1/(curvature C) are no longer than the prox allows."""
+        return limited(self.metric(pen), curvature, self.max_step(pen))
 
     def to_user(self, point: Point) -> tuple[Array, Array]:
         """Coefficients and intercept on the scale of the data as given."""
