@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from .._types import AnyArray
 from ._strata import Strata, of_classes
 
 _NEWTON_STEPS = 100  # a safeguarded step at least halves the bracket, and mostly does far better
@@ -174,10 +175,10 @@ class Loss(eqx.Module):
         """No minimiser is looked for beyond: where it is at infinity, the slope is rounding here."""
         return 4 * jnp.max(jnp.abs(eta), initial=0) - 4 * jnp.log(jnp.finfo(eta.dtype).eps)
 
-    def neutral_target(self, y: Array, s: Float[Array, " n"]) -> Float[Array, "*k"]:
+    def neutral_target(self, y: AnyArray, s: AnyArray) -> AnyArray:
         """Returns a target that the loss accepts, for rows of weight 0, whose own may be anything.
 
-        By default that of the row with the largest weight; y is encoded and of shape (n, *k).
+        By default that of the row with the largest weight s. Shapes: y, encoded, (n, *k); s (n,); it (*k,).
         """
         return y[s.argmax()]
 

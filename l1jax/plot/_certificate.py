@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..linear import Path
-from ..linear._fit import prepare_inputs
 from ..linear.data._inputs import precision, read
+from ..linear.model._prepare import prepare_inputs
 from ..linear.results._records import check_of_these_data
 from ..penalties import L1, Penalty
 from ._style import (
@@ -89,7 +89,7 @@ def _pulls(path: Path, X: Any, y: Any, pen: Penalty, intercept, standardize, wei
     inputs = read(X, y, pen, path.fits.loss, weight, offset, has_strength=False)
     with precision(inputs.wants_x64):
         problem = prepare_inputs(inputs, inputs.pen, inputs.loss, intercept, standardize)
-        shape = problem.null.beta.shape
+        shape = problem.coef_shape
         check_of_these_data(path, shape)
         rows = []
         for fit in (path[i] for i in range(len(path))):

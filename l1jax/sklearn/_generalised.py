@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from numbers import Real
 from typing import Any, ClassVar
 
 import numpy as np
 from sklearn.metrics import d2_tweedie_score
-from sklearn.utils._param_validation import Interval
 
 from ..losses import Huber, Loss, Poisson
 from ..penalties import Penalty
-from ._base import NOT_NEGATIVE, RATIO, LinearModel, Regressor, arguments, elastic_net, first
+from ._base import (
+    NOT_NEGATIVE,
+    POSITIVE,
+    RATIO,
+    LinearModel,
+    Regressor,
+    arguments,
+    elastic_net,
+    first,
+)
 from ._padding import Data
 
 
@@ -84,7 +91,7 @@ class L1HuberRegressor(Regressor):
 
     _parameter_constraints: ClassVar[dict] = {
         **L1PoissonRegressor._parameter_constraints,
-        "delta": [Interval(Real, 0, None, closed="neither")],
+        "delta": [POSITIVE],
     }
 
     alpha: Any = first(1.0)

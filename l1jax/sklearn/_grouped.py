@@ -20,6 +20,7 @@ from ._base import (
     elastic_net,
     first,
     lasso,
+    numbers,
 )
 from ._padding import Data
 from ._paths import enet_path, task_penalty
@@ -60,10 +61,10 @@ class OfGroups(LinearModel):
             )
         if self.weights is None:
             return ids, np.sqrt(groups.sizes)
-        weights = np.asarray(self.weights, np.float64)
-        if weights.shape != labels.shape or not (weights >= 0).all():
+        weights = numbers(self.weights, "weights", NOT_NEGATIVE)
+        if weights.shape != labels.shape:
             raise ValueError(
-                f"weights must hold one number >= 0 per group, in the order of their sorted ids, shape "
+                f"weights must hold one number per group, in the order of their sorted ids, shape "
                 f"({len(labels)},), got {self.weights!r}."
             )
         return ids, weights

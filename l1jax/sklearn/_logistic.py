@@ -25,10 +25,11 @@ from .._types import AnyArray
 from ..linear import CrossValidated, Fit, Path
 from ..losses import Logistic, Loss, Multinomial
 from ..penalties import Penalty
-from ._base import RATIO, LinearModel, arguments, elastic_net, first
-from ._cross_validated import OfFolds, read_ratios
+from ._base import POSITIVE, RATIO, LinearModel, arguments, elastic_net, first, numbers
+from ._cross_validated import OfFolds
 from ._padding import Data
 
+_INVERSE_STRENGTH = Interval(Real, 0, None, closed="right")  # infinite: no penalty
 _SOLVERS = {"lbfgs", "liblinear", "newton-cg", "newton-cholesky", "sag", "saga"}
 
 
@@ -40,7 +41,7 @@ class _Classifier(LinearClassifierMixin, SparseCoefMixin, LinearModel):
         **LinearModel._parameter_constraints,
         "class_weight": [dict, StrOptions({"balanced"}), None],
         "dual": ["boolean"],
-        "intercept_scaling": [Interval(Real, 0, None, closed="neither")],
+        "intercept_scaling": [POSITIVE],
         "n_jobs": [Integral, None],
         "penalty": [StrOptions({"l1", "l2", "elasticnet", "deprecated"}), None],
         "random_state": ["random_state"],
@@ -139,6 +140,8 @@ class _Classifier(LinearClassifierMixin, SparseCoefMixin, LinearModel):
         """The mixing ratio, or several: what `penalty` says, where it says one."""
         said = {"l1": 1.0, "l2": 0.0}.get(self.penalty)
         if said is None:
+            if given is None and self.penalty == "elasticnet":
+                raise ValueError(f'{name} must be given with penalty="elasticnet", got None.')
             return 0.0 if given is None else given
         if given is not None and not np.isin(given, (0.0, said)).all():
             warnings.warn(
@@ -185,7 +188,7 @@ class LogisticRegression(_Classifier):
 
     _parameter_constraints: ClassVar[dict] = {
         **_Classifier._parameter_constraints,
-        "C": [Interval(Real, 0, None, closed="right")],
+        "C": [_INVERSE_STRENGTH],
         "l1_ratio": [RATIO, None],
         "warm_start": ["boolean"],
     }
@@ -221,7 +224,8 @@ class _Fits(NamedTuple):
 class LogisticRegressionCV(OfFolds, _Classifier):
     """A `LogisticRegression` whose `C` is chosen by cross-validation, and its `l1_ratio` if asked.
 
-    `Cs`: values of C, or how many of them between 1e-4 and 1e4. `l1_ratios`: one or several ratios.
+    `Cs`: values of C, or how many of them between 1e-4 and 1e4. `l1_ratios`: one or several ratios;
+    0 unless given.
     `cv`: as everywhere in scikit-learn; 5 folds with the classes spread evenly, unless given.
     `scoring`: any scorer of scikit-learn by its name, a function of (estimator, X, y), or None for
     accuracy; with sample weights it gets those of the held-out rows. In each fold C means what it
@@ -260,7 +264,7 @@ class LogisticRegressionCV(OfFolds, _Classifier):
     }
 
     Cs: Any = 10
-    l1_ratios: Any = (0.0,)
+    l1_ratios: Any = None
     scoring: Any = "neg_log_loss"
     refit: Any = True
     use_legacy_attributes: Any = False
@@ -274,7 +278,7 @@ class LogisticRegressionCV(OfFolds, _Classifier):
         """
         data = self._read(X, y, sample_weight)
         self.Cs_ = self._grid()
-        self.l1_ratios_ = read_ratios(self._ratio(self.l1_ratios, "l1_ratios"), "l1_ratios")
+        self.l1_ratios_ = numbers(self._ratio(self.l1_ratios, "l1_ratios"), "l1_ratios", RATIO)
         folds = [(_mask(train, data), test) for train, test in self._splits(data, groups)]
         fits = [
             [self._fold(data, np.where(train, data.weights, 0), ratio) for ratio in self.l1_ratios_]
@@ -434,10 +438,7 @@ class LogisticRegressionCV(OfFolds, _Classifier):
         """The values of C, ascending: strengths descend."""
         if isinstance(self.Cs, Integral):
             return np.logspace(-4, 4, int(self.Cs))
-        Cs = np.asarray(self.Cs, np.float64)
-        if Cs.ndim != 1 or not Cs.size or not (Cs > 0).all():
-            raise ValueError(f"Cs must be a list of numbers > 0, got {self.Cs!r}.")
-        return np.sort(Cs)
+        return np.sort(numbers(self.Cs, "Cs", _INVERSE_STRENGTH))
 
 
 def strengths(C: Any, weights: np.ndarray) -> Any:

@@ -141,8 +141,10 @@ def solve(problem: Problem, pen: Penalty, init: Point, tol: Array, max_steps: Ar
         return round_, is_done(round_)
 
     init = _inside(problem, pen, init)
-    worse = ~(objective(init) <= objective(problem.null)) & is_inside(pen, problem.null.beta)
-    init = _where(problem.is_trivial | worse, problem.null, init)
+    worse = ~(objective(init) <= objective(problem.null.point)) & is_inside(
+        pen, problem.null.point.beta
+    )
+    init = _where(problem.null.is_trivial | worse, problem.null.point, init)
     far = jnp.asarray(jnp.inf, problem.y.dtype)
     first = _Round(
         state=start(init, problem.smoothness),

@@ -96,8 +96,8 @@ def certify(
         gap = jnp.asarray(jnp.inf, eta.dtype)
     deviance = loss.deviance(y, eta, s)
     # Far out all is rounding. But no point is nearer to the optimum than it is to the null model.
-    above = deviance + objective_pen - (problem.null_deviance + pen.value(problem.null.beta))
-    above = jnp.where(is_inside(pen, problem.null.beta), above, -jnp.inf)
+    above = deviance + objective_pen - (problem.null.deviance + pen.value(problem.null.point.beta))
+    above = jnp.where(is_inside(pen, problem.null.point.beta), above, -jnp.inf)
     gap = jnp.where(above > gap, above, gap)
     gap = jnp.where(is_inside(pen, beta) & is_known & ~jnp.isnan(gap), gap, jnp.inf)
 
@@ -105,13 +105,13 @@ def certify(
     kkt = jnp.max(pen.distance(beta, gradient, step), initial=0)
     if problem.fit_intercept:
         kkt = jnp.maximum(kkt, intercept_slope)
-    yardstick = pen.dual_norm(problem.null_gradient)
+    yardstick = pen.dual_norm(problem.null.gradient)
     return Certificate(
         objective=loss.value(y, eta, s) + objective_pen,
         gap=gap,
-        relative_gap=_relative(gap, problem.null_deviance, problem.is_trivial),
+        relative_gap=_relative(gap, problem.null.deviance, problem.null.is_trivial),
         kkt=kkt,
-        relative_kkt=_relative(kkt, yardstick, problem.is_trivial),
+        relative_kkt=_relative(kkt, yardstick, problem.null.is_trivial),
         deviance=deviance,
         margin=pen.margin(beta, gradient),
     )
@@ -146,7 +146,7 @@ def _project(
     was rounding, unless they are nearly collinear and rounding hides what a large change of them would
     gain. Features are free by their weights, or where the penalty has no price for rounding.
     """
-    is_unpenalised = jnp.broadcast_to(rows(problem.unpenalised, dual.v), dual.v.shape)
+    is_unpenalised = jnp.broadcast_to(rows(problem.null.unpenalised, dual.v), dual.v.shape)
 
     def move(carry: tuple[Array, _DualPoint]) -> tuple[Array, _DualPoint]:
         _, dual = carry

@@ -13,16 +13,17 @@ import scipy.linalg
 
 from ..._checks import check_number
 from ..._status import Status
-from .._fit import prepare_inputs, warn_if_short
 from ..data._inputs import give_back, precision, read
 from ..engines.active_set._prox_newton import ProxNewton
 from ..host._columns import Columns
 from ..host._entry_point import entry_point
+from ..model._prepare import prepare_inputs
 from ..model._problem import Point, Problem
 from ..results._fit import Fit
 from ..results._fitted_with import options_for
 from ..results._path import Path
 from ..results._records import check_of_these_data
+from ..results._warning import warn_if_short
 from ._information import NO_PRICE
 
 _STEPS = 50  # of Newton
@@ -75,7 +76,7 @@ def relax(
     inputs = read(X, y, NO_PRICE, path.fits.loss, options.sample_weight, options.offset)
     with precision(inputs.wants_x64):
         problem = prepare_inputs(inputs, inputs.pen, inputs.loss, options.fit_intercept, False)
-        check_of_these_data(path, problem.null.beta.shape)
+        check_of_these_data(path, problem.coef_shape)
         (fits,) = relaxed(problem, path.fits, (gamma,))
         fits = dataclasses.replace(fits, options=options)
         found = give_back(Path(fits), inputs.wants_x64)
@@ -142,11 +143,11 @@ def blend(problem: Problem, fits: Fit, other: tuple, gamma: float) -> Fit:
 @eqx.filter_jit
 def _explained(problem: Problem, coefs: jax.Array, intercepts: jax.Array) -> jax.Array:
     saturated = problem.loss.saturated(problem.y, problem.s)
-    null = jnp.where(problem.is_trivial, 1, problem.null_deviance)
+    null = jnp.where(problem.null.is_trivial, 1, problem.null.deviance)
 
     def lane(coef: jax.Array, intercept: jax.Array) -> jax.Array:
         deviance = problem.smooth(problem.from_user(coef, intercept)) - saturated
-        return jnp.where(problem.is_trivial, 0, 1 - deviance / null)
+        return jnp.where(problem.null.is_trivial, 0, 1 - deviance / null)
 
     return jax.vmap(lane)(coefs, intercepts)
 
@@ -156,7 +157,7 @@ class _Newton:
 
     def __init__(self, problem: Problem):
         self.problem, self.columns, self.curved = problem, Columns(problem), ProxNewton(problem)
-        slope = np.abs(np.asarray(problem.null_gradient)).max(initial=0)
+        slope = np.abs(np.asarray(problem.null.gradient)).max(initial=0)
         self.enough = _ENOUGH * float(slope)
 
     def solve(self, coef: np.ndarray, intercept: float) -> tuple[Any, Any, int]:

@@ -36,7 +36,7 @@ class Layout(NamedTuple):
 class Cost(NamedTuple):
     """Σ_g price_g ‖b_g‖₂ + l1_g ‖b_g‖₁ + ½ quad_g ‖b_g‖₂², for the groups of some features."""
 
-    price: np.ndarray  # (g,)
+    weight: np.ndarray  # (g,)
     l1: np.ndarray  # (g,)
     quad: np.ndarray  # (g,)
 

@@ -47,8 +47,8 @@ class ProxNewton:
         self.y, self.s = (np.asarray(v, np.float64) for v in (problem.y, problem.s))
         self.offset = np.asarray(problem.offset, np.float64)
         self.fit_intercept = problem.fit_intercept
-        self.null_intercept = float(problem.null.intercept)
-        self.enough = _ENOUGH * float(np.abs(np.asarray(problem.null_gradient)).max(initial=0))
+        self.null_intercept = float(problem.null.point.intercept)
+        self.enough = _ENOUGH * float(np.abs(np.asarray(problem.null.gradient)).max(initial=0))
         self.share = 0.0 if gap is None else _SHARE * gap  # of a price, which is enough as well
 
     def start(self, features: np.ndarray, values: np.ndarray, gradient: np.ndarray) -> State:
