@@ -295,15 +295,21 @@ class Penalty(eqx.Module):
         """
         return jnp.abs(x - self.prox(x - step * gradient, step)) / step
 
-    def margin(self, x: Array, gradient: Array) -> Array:
-        """How far the strength may fall, at this gradient, before what is zero in x leaves it.
+    def margin(self, x: Array, gradient: Array, curvature: Array) -> Array:
+        """Returns the least change of λ at which a coefficient enters or leaves, if each moves by itself.
 
-        At 0 a solution is at a knot: it has a derivative to either side, and they differ.
+        `gradient` and `curvature`, like x, are those of the smooth part along each coefficient. Out, one
+        enters where λ falls to its own λmax; in, it leaves where λ rises by λ·curvature·|x|/|gradient|. At 0
+        a solution is at a knot, where its derivatives to either side differ. NaN for an unset strength.
         """
         if self.strength_value is None:
             return jnp.full((), jnp.nan, gradient.dtype)
-        out = jnp.where(x == 0, gradient, 0)
-        return jnp.asarray(self.strength_value, gradient.dtype) - self.lambda_max(out)
+        lam = jnp.asarray(self.strength_value, gradient.dtype)
+        enters = self.lambda_max(jnp.where(x == 0, gradient, 0))
+        size = jnp.abs(gradient)
+        moves = (x != 0) & (size > 0)
+        rise = lam * curvature * jnp.abs(x) / jnp.where(moves, size, 1)
+        return nearest_knot(lam, enters, jnp.where(moves, lam + rise, jnp.inf))
 
     def uniform_metric(self, squares: Array) -> Array:
         """Returns the least diagonal metric ≥ this one in which `uniform_prox` has its closed form.
@@ -320,6 +326,16 @@ class Penalty(eqx.Module):
     def prox_jacobian(self, z: Array, step: Any = 1.0) -> Callable[[Array], Array]:
         """Returns the Jacobian of `uniform_prox` at z as a map u -> J u, self-adjoint in the metric 1/step."""
         return jax.linearize(lambda point: self.uniform_prox(point, step), z)[1]
+
+
+def nearest_knot(lam: Any, enters: Array, leaves: Array) -> Array:
+    """Returns the distance from λ to the largest λ ≤ it of `enters` or the least λ ≥ it of `leaves`.
+
+    Both per coefficient or group: 0 in `enters` of what is in, inf in `leaves` of what is out.
+    """
+    lam = jnp.asarray(lam, enters.dtype)
+    falls = lam - jnp.max(enters, initial=0)
+    return jnp.minimum(falls, jnp.min(leaves, initial=jnp.inf) - lam)
 
 
 def longest_step(pen: Penalty, dtype: Any) -> Array:
