@@ -62,12 +62,15 @@ def certify(
     slope = loss.gradient(y, eta, s)
     gradient = problem.x.rdot(slope) if descent is None else -descent
     null_size = jnp.sqrt(jnp.sum(slope**2 / jnp.where(rows(s, slope) > 0, rows(s, slope), 1)))
-    spread = jnp.sum(jnp.abs(loss.curvature(y, eta, s) * eta), axis=0)
+    curvature = loss.curvature(y, eta, s)
+    spread = jnp.sum(jnp.abs(curvature * eta), axis=0)
     noise = _ROUNDING * jnp.finfo(eta.dtype).eps * (null_size + jnp.max(spread))
     is_tiny = jnp.abs(gradient) <= noise * rows(problem.norms, gradient)
     plain = _DualPoint(-gradient, slope, jnp.zeros((), eta.dtype), jnp.zeros((), bool))
     is_known = jnp.ones((), bool)
-    if absorb:
+    if not pen.convex:  # there is no gap
+        dual = plain
+    elif absorb:
         dual = _project(problem, pen, loss.hessian(y, eta, s), plain, is_tiny, noise)
     else:
         dual = plain
@@ -99,7 +102,7 @@ def certify(
     gap = jnp.where(above > gap, above, gap)
     gap = jnp.where(is_inside(pen, beta) & is_known & ~jnp.isnan(gap), gap, jnp.inf)
 
-    step = 1 / problem.metric(pen).beta
+    step = 1 / problem.limited_metric(pen, 1.0).beta
     kkt = jnp.max(pen.distance(beta, gradient, step), initial=0)
     if problem.fit_intercept:
         kkt = jnp.maximum(kkt, intercept_slope)
@@ -111,8 +114,14 @@ def certify(
         kkt=kkt,
         relative_kkt=_relative(kkt, yardstick, problem.null.is_trivial),
         deviance=deviance,
-        margin=pen.margin(beta, gradient),
+        margin=pen.margin(beta, gradient, _curvature_of_columns(problem, beta, curvature)),
     )
+
+
+def _curvature_of_columns(problem: Problem, beta: Array, curvature: Array) -> Array:
+    """The curvature of L along each coefficient, with the mean of that of the rows; exact for squared error."""
+    of_rows = jnp.sum(curvature.reshape(len(curvature), *beta.shape[1:]), axis=0)
+    return jnp.broadcast_to(rows(problem.norms, beta) ** 2 * of_rows, beta.shape)
 
 
 def is_inside(pen: Penalty, beta: Array) -> Array:

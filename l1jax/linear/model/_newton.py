@@ -37,7 +37,7 @@ def newton_step(
     problem: ScaledData, pen: Penalty, point: Point, curvature: Array, attempt: Bool[Array, ""]
 ) -> Point:
     """The Newton step from `point` on its face; `point` itself where `attempt` is false."""
-    metric = problem.metric(pen)
+    metric = problem.limited_metric(pen, curvature)
     root = jax.tree.map(jnp.sqrt, metric)
     t = 1 / curvature
     step = t / metric.beta
