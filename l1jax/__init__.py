@@ -18,6 +18,7 @@ from .linear import (
     path,
     relax,
 )
+from .linear.data._matrix import DataMatrix
 from .losses import (
     Cox,
     Huber,
@@ -85,6 +86,7 @@ __all__ = [
     "Cox",
     "CrossValidated",
     "CrossValidation",
+    "DataMatrix",
     "ElasticNet",
     "Fit",
     "GroupElasticNet",

@@ -26,7 +26,6 @@ from .data._inputs import (
     give_back,
     precision,
     read,
-    x_dtype,
 )
 from .derivatives._differentiable import differentiable_fit, differentiable_gradient
 from .engines._gradient import solve
@@ -36,7 +35,7 @@ from .host._columns import GramColumns
 from .host._entry_point import entry_point
 from .model._null_model import compiled_lambda_max, prepare
 from .model._problem import Data, Outcome, Point, Problem, with_smoothness
-from .model._unpenalised import in_orthonormal_basis
+from .model._unpenalised_basis import in_orthonormal_basis
 from .results._certified import report, report_one
 from .results._fit import Fit
 from .results._options import options_of
@@ -115,7 +114,7 @@ def fit(
         )
     inputs = read(X, y, pen, loss, sample_weight, offset, init, tol, max_steps)
     pen, loss = inputs.pen, inputs.loss
-    tol = check_tol(tol, x_dtype(inputs.x))
+    tol = check_tol(tol, inputs.x.dtype)
     max_steps = check_max_steps(max_steps)
     with precision(inputs.wants_x64):
         data = data_of(inputs, loss, fit_intercept, standardize)

@@ -33,7 +33,7 @@ from ._fit import (
     warn_if_short,
 )
 from ._grid import check_grid, make_grid
-from .data._inputs import check_max_steps, check_tol, give_back, precision, read, x_dtype
+from .data._inputs import check_max_steps, check_tol, give_back, precision, read
 from .derivatives._differentiable import differentiable_fit, moving_parts, with_parts
 from .engines.active_set._working_set import has_knots, walk
 from .host._columns import GramColumns
@@ -122,7 +122,7 @@ def path(
     pen, loss = inputs.pen, inputs.loss
     if engine not in ("auto", *ENGINES):
         raise ValueError(f"engine must be one of {['auto', *ENGINES]}, got {engine!r}.")
-    tol_is_given, tol = tol is not None, check_tol(tol, x_dtype(inputs.x))
+    tol_is_given, tol = tol is not None, check_tol(tol, inputs.x.dtype)
     max_steps = check_max_steps(max_steps)
     if resume is not None:
         check_resume(resume, lams)

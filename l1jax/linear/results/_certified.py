@@ -12,8 +12,7 @@ from jaxtyping import Array, Float
 
 from ..._status import Status
 from ...penalties import Penalty
-from ..data._matrix import SparseMatrix
-from ..host._columns import Columns, HostSparse
+from ..host._columns import Columns
 from ..host._path_solution import PathSolution
 from ..host._zero_copy import aligned, share
 from ..model._certificate import certify
@@ -144,7 +143,7 @@ def _lanes(problem: Problem, pen: Penalty, inputs: Any, tol: Any, names: Any, ab
     if known.fitted is not None and not absorb:
         batch = _share_of(count)
     else:
-        batch = _LANES if isinstance(problem.x, SparseMatrix) else count
+        batch = count if problem.x.batches_products else _LANES
     return jax.lax.map(lane, inputs, batch_size=batch)
 
 
@@ -161,7 +160,7 @@ def _host_products(
     descent = solution.gradients
     if descent is not None:
         descent = descent.astype(betas.dtype, copy=False)
-    by_host = isinstance(problem.x, SparseMatrix) and jax.default_backend() == "cpu"
+    by_host = not problem.x.batches_products and jax.default_backend() == "cpu"
     if problem.responses or not (by_host or descent is not None):
         return Products(descent=descent)
     columns = solution.columns or Columns(problem)
@@ -169,13 +168,11 @@ def _host_products(
     fitted = aligned((len(betas), len(columns.s)), betas.dtype)
     fitted[:] = columns.matrix.part_of(at).dot(columns.returned(at, betas[:, at].T)).T
     if descent is None:
-        x = columns.matrix
-        assert isinstance(x, HostSparse)
         descent = aligned(betas.shape, betas.dtype)
         for begin in range(0, len(betas), _TURN):
             some = slice(begin, begin + _TURN)
             slopes = np.asarray(_slopes(problem, intercepts[some], fitted[some]), np.float64)
-            x.rdot(np.ascontiguousarray(-slopes.T), descent[some])
+            columns.matrix.rdot(np.ascontiguousarray(-slopes.T), descent[some])
     return Products(fitted, descent)
 
 

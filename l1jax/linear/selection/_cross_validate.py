@@ -29,14 +29,14 @@ from .._fit import (
 )
 from .._grid import check_grid, make_grid
 from .._path import ENGINES, batch, choose_engine, engine_for, shared
-from ..data._inputs import Inputs, check_max_steps, check_tol, give_back, precision, read, x_dtype
+from ..data._inputs import Inputs, check_max_steps, check_tol, give_back, precision, read
 from ..engines.active_set._gram_compression import can_compress
 from ..engines.active_set._working_set import supports
-from ..host._columns import GramColumns, host_rows
+from ..host._columns import GramColumns
 from ..host._entry_point import entry_point
 from ..model._null_model import prepare
 from ..model._problem import Data, Problem
-from ..model._unpenalised import in_orthonormal_basis
+from ..model._unpenalised_basis import in_orthonormal_basis
 from ..results._fit import Fit
 from ..results._options import FitOptions, options_of
 from ..results._path import Path
@@ -131,7 +131,7 @@ def cross_validate(
             "l1jax.fit over sample_weight."
         )
     pen, loss = inputs.pen, inputs.loss
-    tol, max_steps = check_tol(tol, x_dtype(inputs.x)), check_max_steps(max_steps)
+    tol, max_steps = check_tol(tol, inputs.x.dtype), check_max_steps(max_steps)
     grid = check_grid(lams, n_lams, lam_min_ratio)
     y = np.asarray(inputs.y)
     weights = np.asarray(inputs.weights)
@@ -260,7 +260,7 @@ class _HeldOut:
         self.y, self.offset = np.asarray(inputs.y), np.asarray(inputs.offset)
         self.weights = np.asarray(inputs.weights) / np.sum(inputs.weights)
         self.loss, self.score, self.which = inputs.loss, score, which
-        self.rows = host_rows(inputs.x)
+        self.x = inputs.x.to_host()
         self.is_started = False
 
     def look(self, i: int, fits: Fit) -> tuple[np.ndarray, np.ndarray]:
@@ -294,15 +294,13 @@ class _HeldOut:
     def predictors(self, rows: np.ndarray, fits: Fit) -> np.ndarray:
         """η of some rows by every fit, (m, L, *k), by the columns that any of them uses."""
         coefs = np.asarray(fits.coef)
-        some = self.rows[np.flatnonzero(rows)]
         used = np.flatnonzero(coefs.any(axis=tuple(i for i in range(coefs.ndim) if i != 1)))
         if 2 * len(used) > coefs.shape[1]:  # to pick them would cost more than it saves
             used = np.arange(coefs.shape[1])
-        else:
-            some = some[:, used]
         columns = np.moveaxis(coefs[:, used], 1, 0)
         shape = columns.shape[1:]
-        eta = (some @ columns.reshape(len(used), math.prod(shape))).reshape(-1, *shape)
+        columns = columns.reshape(len(used), math.prod(shape))
+        eta = self.x.rows_dot(np.flatnonzero(rows), used, columns).reshape(-1, *shape)
         eta += np.asarray(fits.intercept)
         eta += self.offset[rows][:, None]
         return eta.astype(self.offset.dtype, copy=False)

@@ -10,8 +10,8 @@ from jax.experimental.sparse import BCOO
 import l1jax
 from l1jax.linear._fit import prepare_inputs
 from l1jax.linear.data._inputs import read
+from l1jax.linear.data._sparse import HostSparse
 from l1jax.linear.engines.active_set import _working_set
-from l1jax.linear.host._columns import HostSparse
 from l1jax.linear.host._path_solution import PathSolution
 from l1jax.linear.host._zero_copy import aligned, share
 from l1jax.linear.results import _certified
@@ -50,9 +50,10 @@ def report(problem, **known):
 def test_products_on_the_host_are_those_of_the_standardised_matrix(
     monkeypatch, fit_intercept, standardize
 ):
-    monkeypatch.setattr("l1jax.linear.host._columns._BLOCK", 7)  # the last block is smaller
+    monkeypatch.setattr("l1jax.linear.data._sparse._BLOCK", 7)  # the last block is smaller
     options = {"fit_intercept": fit_intercept, "standardize": standardize}
-    host = HostSparse(problem_of(scipy.sparse.csr_array(X), **options))
+    host = problem_of(scipy.sparse.csr_array(X), **options).x.to_host()
+    assert isinstance(host, HostSparse)
     assert len(host.blocks) == 6
     weights = WEIGHTS / WEIGHTS.sum()
     means = weights @ X

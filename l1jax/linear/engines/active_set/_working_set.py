@@ -17,7 +17,6 @@ from jax.core import Tracer
 
 from ...._progress import advance, progress_bar
 from ....penalties import Penalty
-from ...data._matrix import DenseMatrix
 from ...host._columns import GramColumns
 from ...host._path_solution import Knot, PathSolution
 from ...host._zero_copy import aligned
@@ -395,7 +394,7 @@ def _strides(begin: float, end: float, stride: float) -> np.ndarray:
 def _is_small(problem: Problem) -> bool:
     """Whether the Gram matrix of all columns costs less than looking for those that matter."""
     n, p = problem.x.shape
-    is_tall = isinstance(problem.x, DenseMatrix) and _TALL * p <= n and p <= _MANY_COLUMNS
+    is_tall = problem.x.as_array() is not None and _TALL * p <= n and p <= _MANY_COLUMNS
     return p <= _ALL_COLUMNS or (is_tall and problem.loss.is_quadratic)
 
 
