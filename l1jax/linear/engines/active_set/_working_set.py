@@ -301,7 +301,7 @@ class _Follower:
             interrupted,
             self.seen if is_complete else None,
             self.path.columns,
-            has_free=bool(self.prices.free.any()) or self.lams[-1] == 0,
+            has_unpenalised=bool(self.prices.free.any()) or self.lams[-1] == 0,
         )
 
 
