@@ -7,15 +7,18 @@ from ._status import ConvergenceWarning, Status
 from .composite._minimize import FISTA, ISTA, Solution, minimize
 from .linear import (
     CrossValidated,
+    Engine,
     Fit,
     InformationCriterion,
     Path,
+    Plan,
     adaptive_weights,
     cross_validate,
     fit,
     information_criterion,
     lambda_max,
     path,
+    register_engine,
     relax,
 )
 from .linear.data._matrix import DataMatrix
@@ -88,6 +91,7 @@ __all__ = [
     "CrossValidation",
     "DataMatrix",
     "ElasticNet",
+    "Engine",
     "Fit",
     "GroupElasticNet",
     "GroupL1",
@@ -105,6 +109,7 @@ __all__ = [
     "NonNegativeL1",
     "Path",
     "Penalty",
+    "Plan",
     "Poisson",
     "RMSPropMetric",
     "Ridge",
@@ -141,6 +146,7 @@ __all__ = [
     "prox_step",
     "proximal",
     "rda",
+    "register_engine",
     "relax",
     "sparsity",
     "strength_warmup",

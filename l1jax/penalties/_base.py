@@ -46,7 +46,7 @@ class Masks(NamedTuple):
 
 
 class LinearForm(NamedTuple):
-    """The prices of each coordinate: per unit above zero, per unit below, and of its square's half."""
+    """The penalty weights of each coordinate, λ included: of xⱼ⁺, of xⱼ⁻ and of ½xⱼ² (inf: excluded)."""
 
     up: AnyArray
     down: AnyArray
@@ -54,11 +54,10 @@ class LinearForm(NamedTuple):
 
 
 class GroupForm(NamedTuple):
-    """The prices of each group: of its norm (inf: it is held at zero), of its features' sizes, and of
-    half of the square of its norm."""
+    """The penalty weights of each group, λ included: of ‖x_g‖₂ (inf: excluded), of ‖x_g‖₁ and of ½‖x_g‖₂²."""
 
     groups: Groups
-    price: AnyArray  # (G,)
+    weight: AnyArray  # (G,)
     l1: AnyArray  # (G,)
     quad: AnyArray  # (G,)
 
@@ -157,17 +156,17 @@ class Penalty(eqx.Module):
         return Masks(unpenalised=nothing, excluded=nothing)
 
     def linear_form(self, shape: tuple[int, ...]) -> LinearForm | None:
-        """The prices, if R is Σⱼ upⱼ xⱼ⁺ + downⱼ xⱼ⁻ + ½ quadⱼ xⱼ²; None (the default) if it is not.
+        """Returns the weights if R is Σⱼ upⱼ xⱼ⁺ + downⱼ xⱼ⁻ + ½ quadⱼ xⱼ²; None (the default) if it is not.
 
-        With it a penalty gets the engines that walk from knot to knot.
+        With it a penalty gets the homotopy and the active-set engines.
         """
         del shape
         return None
 
     def group_form(self, shape: tuple[int, ...]) -> GroupForm | None:
-        """The prices, if R is Σ_g (price_g ‖x_g‖₂ + l1_g ‖x_g‖₁ + ½ quad_g ‖x_g‖₂²); else None, the default.
+        """Returns the weights if R is Σ_g (weight_g ‖x_g‖₂ + l1_g ‖x_g‖₁ + ½ quad_g ‖x_g‖₂²); else None.
 
-        With it a penalty gets the engine that walks on the groups that matter.
+        With it a penalty gets the active-set engine for groups.
         """
         del shape
         return None
@@ -293,18 +292,21 @@ class Penalty(eqx.Module):
         out = jnp.where(x == 0, gradient, 0)
         return jnp.asarray(self.strength_value, gradient.dtype) - self.lambda_max(out)
 
-    def even(self, squares: Array) -> Array:
-        """The least metric that is no less than this one, and in which `even_prox` has its simplest form."""
+    def uniform_metric(self, squares: Array) -> Array:
+        """Returns the least diagonal metric ≥ this one in which `uniform_prox` has its closed form.
+
+        For groups that is one entry per group: the block soft threshold in place of a root. By default the
+        metric itself.
+        """
         return squares
 
-    def even_prox(self, z: Array, step: Any = 1.0) -> Array:
-        """`prox`, where 1/step is such a metric."""
+    def uniform_prox(self, z: Array, step: Any = 1.0) -> Array:
+        """Returns `prox`, where 1/step is a uniform metric."""
         return self.prox(z, step)
 
-    def tangent(self, z: Array, step: Any = 1.0) -> Any:
-        """The derivative of `even_prox` at z, as a function u -> J u. Self-adjoint in the metric 1/step."""
-        _, push = jax.linearize(lambda point: self.even_prox(point, step), z)
-        return push
+    def prox_jacobian(self, z: Array, step: Any = 1.0) -> Callable[[Array], Array]:
+        """Returns the Jacobian of `uniform_prox` at z as a map u -> J u, self-adjoint in the metric 1/step."""
+        return jax.linearize(lambda point: self.uniform_prox(point, step), z)[1]
 
 
 def _step_over(size: Array, exponent: int) -> Array:

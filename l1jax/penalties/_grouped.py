@@ -64,10 +64,10 @@ class _Grouped(Penalty):
         form = self.group_form(shape)
         if form is None or len(shape) != 1 or self.groups.num_groups != self.groups.num_features:
             return None
-        price = form.groups.broadcast(jnp.asarray(form.price + form.l1))
+        price = form.groups.broadcast(jnp.asarray(form.weight + form.l1))
         return LinearForm(price, price, jnp.zeros_like(price))
 
-    def even(self, squares: Array) -> Array:
+    def uniform_metric(self, squares: Array) -> Array:
         """One step for each group: the block soft threshold, instead of the root of an equation."""
         return jnp.broadcast_to(self._spread(self._largest(squares), squares), squares.shape)
 
@@ -149,7 +149,7 @@ class GroupL1(_Grouped):
         weights = self._group_weights(z.dtype)
         return self._hold(prox.prox_group_l1(z, self._lam(), self.groups, step, weights))
 
-    def even_prox(self, z: Array, step: Any = 1.0) -> Array:
+    def uniform_prox(self, z: Array, step: Any = 1.0) -> Array:
         if jnp.ndim(step) == 0:
             return self.prox(z, step)
         weights = self._group_weights(z.dtype) * self._largest(step)
@@ -223,8 +223,8 @@ class NonNegativeGroupL1(GroupL1):
     def prox(self, z: Array, step: Any = 1.0) -> Array:
         return super().prox(prox.project_nonnegative(z), step)
 
-    def even_prox(self, z: Array, step: Any = 1.0) -> Array:
-        return super().even_prox(prox.project_nonnegative(z), step)
+    def uniform_prox(self, z: Array, step: Any = 1.0) -> Array:
+        return super().uniform_prox(prox.project_nonnegative(z), step)
 
     def violation(self, x: Array) -> Array:
         return jnp.maximum(_below_zero(x), super().violation(x))
@@ -313,9 +313,9 @@ class GroupElasticNet(GroupL1):
             return self._norm().prox(z, step) / shrink
         return self._norm().prox(z / shrink, step / shrink)  # the square, completed
 
-    def even_prox(self, z: Array, step: Any = 1.0) -> Array:
+    def uniform_prox(self, z: Array, step: Any = 1.0) -> Array:
         shrink = 1 + jnp.asarray(step, z.dtype) * self._spread(self._both(z)[1], z)
-        return self._norm().even_prox(z, step) / shrink
+        return self._norm().uniform_prox(z, step) / shrink
 
     def group_form(self, shape: tuple[int, ...]) -> GroupForm:
         linear, quadratic = self._both(jnp.zeros(shape))
@@ -392,7 +392,7 @@ class SparseGroupL1(_Grouped):
         out = prox.prox_sparse_group_l1(z, self._lam(), self.groups, self.l1_ratio, step, weights)
         return self._hold(out)
 
-    def even_prox(self, z: Array, step: Any = 1.0) -> Array:
+    def uniform_prox(self, z: Array, step: Any = 1.0) -> Array:
         if jnp.ndim(step) == 0:
             return self.prox(z, step)
         lam, ratio = jnp.asarray(self._lam(), z.dtype), jnp.asarray(self.l1_ratio, z.dtype)

@@ -328,9 +328,9 @@ def test_a_warm_start_needs_fewer_steps(data):
 def test_what_rounding_hides_never_makes_a_gap_smaller(monkeypatch):
     # At such coefficients all gradients are rounding, and what they hide is what conjugate gradients
     # make of it: whatever they say, the point is no nearer to the optimum than to the null model.
-    from l1jax.linear._fit import prepare_inputs
     from l1jax.linear.data._inputs import read
     from l1jax.linear.model import _certificate
+    from l1jax.linear.model._prepare import prepare_inputs
     from l1jax.linear.model._problem import Point
 
     rng = np.random.default_rng(0)
@@ -353,8 +353,8 @@ def test_what_rounding_hides_never_makes_a_gap_smaller(monkeypatch):
 
 
 def test_columns_that_stay_as_they_are_are_not_copied():
-    from l1jax.linear._fit import prepare_inputs
     from l1jax.linear.data._inputs import read
+    from l1jax.linear.model._prepare import prepare_inputs
 
     X = jnp.asarray(np.random.default_rng(0).standard_normal((6, 3)))
     inputs = read(X, X[:, 0], l1jax.L1(0.1), l1jax.SquaredError(), None, None)

@@ -88,10 +88,10 @@ class LinearConditions(Conditions):
         frame = self.frame
         if frame is None:
             return self._with_intercept(
-                self.pen.even_prox(z.beta, self._prox_step(self.step.beta)), z
+                self.pen.uniform_prox(z.beta, self._prox_step(self.step.beta)), z
             )
         beta = frame.z.at[frame.at].set(z.beta, mode="drop")
-        beta = self.pen.even_prox(beta, self._prox_step(frame.step))
+        beta = self.pen.uniform_prox(beta, self._prox_step(frame.step))
         return self._with_intercept(beta.at[frame.at].get(mode="fill", fill_value=0), z)
 
     def _with_intercept(self, beta: Array, z: Point) -> Point:

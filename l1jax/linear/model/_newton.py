@@ -35,7 +35,7 @@ def newton_step(
     slope = data.loss.gradient(data.y, eta, data.s)
     loss_hessian = data.loss.hessian(data.y, eta, data.s)
     z = point.beta - step * data.x.rdot(slope)
-    prox_jacobian = pen.tangent(z, step)
+    prox_jacobian = pen.prox_jacobian(z, step)
     unpenalised = pen.masks(point.beta.shape).unpenalised
 
     def jacobian(u: Point) -> Point:
@@ -54,7 +54,7 @@ def newton_step(
 
     # 1. F, in coordinates where the metric is the identity.
     intercept_residual = t * only_if_fitted(data, jnp.sum(slope, axis=0))
-    residual = Point(point.beta - pen.even_prox(z, step), intercept_residual)
+    residual = Point(point.beta - pen.uniform_prox(z, step), intercept_residual)
     residual = jax.tree.map(jnp.multiply, residual, root)
     # 2. The system for u. Of a quadratic one exact step lands; of others each squares the error at best.
     rhs = jacobian(add(jax.tree.map(jnp.negative, residual), hessian(residual), t))

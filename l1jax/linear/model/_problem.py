@@ -85,7 +85,7 @@ class ScaledData(eqx.Module):
         squares = jnp.where(squares > floor, squares, 1)
         if pen.metric == "diagonal":
             beta = squares.reshape(squares.shape + (1,) * len(self.responses))
-            beta = pen.even(jnp.broadcast_to(beta, self.coef_shape))
+            beta = pen.uniform_metric(jnp.broadcast_to(beta, self.coef_shape))
         else:
             beta = jnp.max(squares)
         return Point(beta, jnp.ones(self.responses, self.y.dtype))

@@ -114,7 +114,7 @@ class GroupNewton:
 
     def _objective(self, x: np.ndarray, gradient: np.ndarray) -> float:
         smooth = -0.5 * np.vdot(x, self.linear + gradient)
-        paid = self.cost.price @ self.layout.norms(x)
+        paid = self.cost.weight @ self.layout.norms(x)
         paid += np.sum(self.l1 * np.abs(x)) + 0.5 * np.sum(self.quad * x**2)
         return float(smooth + paid)
 
@@ -145,7 +145,7 @@ class GroupNewton:
 
     def _error(self) -> float:
         """The largest residual of a group, as a share of its price."""
-        total = self.cost.price + self.cost.l1
+        total = self.cost.weight + self.cost.l1
         least = max(total.max(initial=0), _LEAST * np.abs(self.linear).max(initial=0), _TINY)
         sizes = self.layout.norms(self._residual())
         return float((sizes / np.where(total > 0, total, least)).max(initial=0))
@@ -204,7 +204,7 @@ class GroupNewton:
             scale = self.scale[some]
             z = x[some] + scale * mover.gradient(some)
             z = z - np.clip(z, -scale * self.l1[some], scale * self.l1[some])
-            least, size = scale[0, 0] * self.cost.price[g], np.sqrt(np.sum(z**2))
+            least, size = scale[0, 0] * self.cost.weight[g], np.sqrt(np.sum(z**2))
             shrink = 1 + scale * self.quad[some]
             move = (z * (1 - least / size) / shrink if size > least else 0 * z) - x[some]
             x[some] += move

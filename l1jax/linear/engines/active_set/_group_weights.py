@@ -36,7 +36,7 @@ class Layout(NamedTuple):
 class Cost(NamedTuple):
     """Σ_g price_g ‖b_g‖₂ + l1_g ‖b_g‖₁ + ½ quad_g ‖b_g‖₂², for the groups of some features."""
 
-    price: np.ndarray  # (g,)
+    weight: np.ndarray  # (g,)
     l1: np.ndarray  # (g,)
     quad: np.ndarray  # (g,)
 
@@ -74,14 +74,14 @@ class GroupWeights:
     @property
     def free(self) -> np.ndarray:
         """Which features have no price for leaving zero."""
-        is_free = (self._unit.price == 0) & (self._unit.l1 == 0) & ~self._held
+        is_free = (self._unit.weight == 0) & (self._unit.l1 == 0) & ~self._held
         return is_free[self.ids]
 
     @property
     def has_ridges(self) -> bool:
         """Whether a group has a price for its square alone: it is never zero."""
         unit = self._unit
-        return bool(((unit.price == 0) & (unit.l1 == 0) & (unit.quad > 0)).any())
+        return bool(((unit.weight == 0) & (unit.l1 == 0) & (unit.quad > 0)).any())
 
     @property
     def excluded(self) -> np.ndarray:
@@ -108,13 +108,13 @@ class GroupWeights:
         """R(β) + R*(g) − ⟨β, g⟩, for gradients that are over their prices only where squares have one."""
         now, sorted_beta, sums = self.at(lam), beta[self.order], self.layout.sums
         norms = self.layout.norms(sorted_beta)
-        paid = now.price @ norms + 0.5 * now.quad @ norms**2
+        paid = now.weight @ norms + 0.5 * now.quad @ norms**2
         if now.l1.any():
             paid += now.l1 @ sums(np.abs(sorted_beta))
         if now.quad.any():
             rest = np.abs(gradient[self.order])
             rest = np.maximum(rest.reshape(len(rest), -1) - now.l1[self.layout.ids, None], 0)
-            over = np.maximum(self.layout.norms(rest) - now.price, 0)
+            over = np.maximum(self.layout.norms(rest) - now.weight, 0)
             paid += 0.5 * np.divide(over**2, now.quad, where=now.quad > 0, out=0 * over).sum()
         return float(paid - np.vdot(beta, gradient))
 
@@ -132,13 +132,13 @@ class GroupWeights:
         now, sums = self.at(lam), self.layout.norms
         gradient = np.abs(gradient[self.order])
         gradient = gradient.reshape(len(gradient), -1)
-        total = np.maximum(now.price + now.l1, floor)
+        total = np.maximum(now.weight + now.l1, floor)
         rest = np.maximum(gradient - now.l1[self.layout.ids, None], 0)
-        over = (sums(rest) - now.price) / total
+        over = (sums(rest) - now.weight) / total
         if now.l1.any():  # where the whole group is below `l1`, all are as far over: these bounds
             counts = np.diff(np.append(self.layout.starts, len(gradient))) * gradient.shape[1]
             peaks = np.maximum.reduceat(gradient.max(axis=1), self.layout.starts)
-            spread = np.maximum(now.price + now.l1 * np.sqrt(counts), floor)
+            spread = np.maximum(now.weight + now.l1 * np.sqrt(counts), floor)
             nearest = np.maximum(peaks / total, sums(gradient) / spread) - 1
             over = np.where(over > 0, over, np.minimum(np.maximum(over, nearest), 0))
         out = np.empty(len(gradient))

@@ -9,7 +9,7 @@ runs on the host, where sizes may change, and in float64.
 from __future__ import annotations
 
 import itertools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -95,56 +95,66 @@ def has_knots(problem: Problem, pen: Penalty) -> bool:
     return bool(problem.loss.is_quadratic and straight)
 
 
-def walk(
+class FollowerOptions(NamedTuple):
+    """What a path follower is asked for, beside the solutions on the grid."""
+
+    progress: bool | None = False  # show a bar; None: in a terminal
+    all_columns: bool | None = None  # take them all into the working set; None: where it is cheaper
+    keep_knots: bool = False
+    columns: GramColumns | None = None  # of squared error, where their Gram matrix is known
+    start: Known | None = None  # a solution below λmax to start from; None: the null model
+    catch_interrupt: bool = False  # Ctrl-C ends the path, which keeps what is solved
+    keep_gradients: bool = False  # of all columns at all λ, where these are computed anyway
+    interpolation_gap: float | None = None  # relative gap at which λ may be interpolated
+
+
+_DEFAULTS = FollowerOptions()
+
+
+def follow_path(
     problem: Problem,
     pen: Penalty,
     lams: np.ndarray,
-    critical: float,
-    progress: bool | None = False,
-    whole: bool | None = None,
-    keep_knots: bool = False,
-    columns: GramColumns | None = None,
-    begin: Known | None = None,
-    may_stop: bool = False,
-    keep_gradients: bool = False,
-    gap: float | None = None,
+    lambda_max: float,
+    options: FollowerOptions = _DEFAULTS,
 ) -> PathSolution:
-    """Solves a penalty of linear or group form at descending strengths.
+    """Returns the solutions at descending λ, for a penalty of linear or group form.
 
-    `critical` is the strength at which nothing but the free features is in: the walk starts there,
-    or from the solution `begin` at a lower one. `may_stop` says that Ctrl-C ends it, with what is
-    solved. `whole` says whether all columns are the working set (None: where that is cheaper).
-    `keep_gradients`: of all columns at all strengths, where the walk looks at them anyway.
-    `columns` are those of squared error, where their Gram matrix is known.
-    `gap`: the relative gap at which strengths may lie on lines between solved ones; all are solved
-    unless it is given.
+    `lambda_max` is the λ at which only the unpenalised features are in the model: the path starts
+    there, or at the solution `options.start` at a lower λ. Every λ is solved, unless
+    `options.interpolation_gap` allows interpolation between those that are.
     """
-    walker = _Follower(
-        problem, pen, lams, critical, whole, keep_knots, columns, keep_gradients, gap
-    )
-    if begin is not None:
-        walker.stand_at(begin)
+    follower = _Follower(problem, pen, lams, lambda_max, options)
+    if options.start is not None:
+        follower.start_from(options.start)
     interrupted = False
-    with progress_bar(len(lams), progress) as bar:
+    with progress_bar(len(lams), options.progress) as bar:
         try:
-            while not walker.is_done:
-                count = walker.go_on()
-                advance(bar, count, walker.lam, len(walker.at.features))
+            while not follower.is_done:
+                count = follower.advance()
+                advance(bar, count, follower.lam, len(follower.at.features))
         except NumericalBreakdown:
             pass
         except KeyboardInterrupt:
-            if not may_stop:
+            if not options.catch_interrupt:
                 raise
             interrupted = True
-    return walker.result(interrupted)
+    return follower.result(interrupted)
 
 
 class _Follower:
     """Goes down the grid block by block, and notes what it finds."""
 
     def __init__(
-        self, problem, pen, lams, critical, whole, keep_knots, columns, keep_gradients, gap
+        self,
+        problem: Problem,
+        pen: Penalty,
+        lams: np.ndarray,
+        lambda_max: float,
+        options: FollowerOptions,
     ):
+        whole, keep_knots, columns = options.all_columns, options.keep_knots, options.columns
+        keep_gradients, gap = options.keep_gradients, options.interpolation_gap
         self.problem, self.lams = problem, lams
         self.whole = whole = _is_small(problem) if whole is None else whole
         self.path, self.prices = path, prices = _way(problem, pen, columns, keep_knots, gap)
@@ -156,7 +166,7 @@ class _Follower:
         self.alive = (np.asarray(problem.norms) > 0) & ~prices.excluded
         features = np.flatnonzero(prices.free & self.alive)
         gradient[features] = 0
-        self.lam = max(critical, lams[0])
+        self.lam = max(lambda_max, lams[0])
         self.at = path.start(features, self.null[features], gradient)
         self.done, self.patience, self.extra = 0, _PATIENCE, np.zeros(0, int)
         # 1: one strength at a time, 2: a half of the way to the next, 3: a quarter ...
@@ -182,12 +192,12 @@ class _Follower:
         """Whether all is solved, or nothing more will be."""
         return self.done == len(self.lams) or not self.patience
 
-    def stand_at(self, known: Known) -> None:
+    def start_from(self, known: Known) -> None:
         """Begins at a solution that is known."""
         self.at = _there(self.problem, self.prices, known, self.at)
         self.lam = known.lam
 
-    def go_on(self) -> int:
+    def advance(self) -> int:
         """One block: its strengths up to the first violation; returns how many.
 
         Where a curved loss leads astray the block is shorter, and steps end between two strengths.
@@ -362,22 +372,23 @@ def follow_to(
     problem: Problem,
     pen: Penalty,
     lam: float,
-    critical: float,
+    lambda_max: float,
     columns: GramColumns | None = None,
 ) -> PathSolution:
-    """The solution at one strength: the walk goes there in strides that working sets can follow."""
+    """The solution at one strength: follows the path to it, in strides that working sets can follow."""
     if columns is not None:
-        return walk(problem, pen, np.array([lam]), critical, whole=True, columns=columns)
+        options = FollowerOptions(all_columns=True, columns=columns)
+        return follow_path(problem, pen, np.array([lam]), lambda_max, options)
     is_exact = has_penalty_weights(pen, problem.coef_shape) and problem.loss.is_quadratic
-    if (_is_small(problem) and is_exact) or lam >= critical:
-        return walk(problem, pen, np.array([lam]), critical)
-    near, far = max(lam, _NEAR * critical), max(lam, _FAR * critical)
-    lams = _strides(critical, near, _LONG_STRIDE if _is_small(problem) else _STRIDE)
+    if (_is_small(problem) and is_exact) or lam >= lambda_max:
+        return follow_path(problem, pen, np.array([lam]), lambda_max)
+    near, far = max(lam, _NEAR * lambda_max), max(lam, _FAR * lambda_max)
+    lams = _strides(lambda_max, near, _LONG_STRIDE if _is_small(problem) else _STRIDE)
     if far < near:
         lams = np.append(lams, _strides(near, far, _LONG_STRIDE))
     if lam < far:
         lams = np.append(lams, lam)
-    found = walk(problem, pen, lams, critical)
+    found = follow_path(problem, pen, lams, lambda_max)
     complete = found.num_solved == len(lams)
     return PathSolution(
         found.betas[-1:], found.intercepts[-1:], found.num_steps.sum(keepdims=True), complete, []
