@@ -17,7 +17,7 @@ from ..losses import Loss
 from ..penalties import Penalty
 from ._fit import _SQUARED_ERROR, start_point
 from ._grid import check_grid, make_grid
-from .data._inputs import check_max_steps, check_tol, give_back, precision, read, x_dtype
+from .data._inputs import check_max_steps, check_tol, give_back, precision, read
 from .derivatives._differentiable import differentiable_fit, moving_parts, with_parts
 from .engines._engine import (
     Engine,
@@ -110,7 +110,7 @@ def path(
     inputs = read(X, y, pen, loss, sample_weight, offset, *others, has_strength=False)
     pen, loss = inputs.pen, inputs.loss
     check_engine(engine)
-    tol_is_given, tol = tol is not None, check_tol(tol, x_dtype(inputs.x))
+    tol_is_given, tol = tol is not None, check_tol(tol, inputs.x.dtype)
     max_steps = check_max_steps(max_steps)
     if resume is not None:
         check_resume(resume, lams)

@@ -17,7 +17,8 @@ from ..._tracing import frozen, is_traced
 from ...losses import Loss
 from ...penalties import Penalty
 from ._frames import is_frame, is_polars, label_advice, only_column, read_frame, read_series
-from ._matrix import DenseMatrix, SparseMatrix
+from ._matrix import DataMatrix, DenseMatrix
+from ._sparse import SparseMatrix
 
 # Penalties, by structure and shapes, that had nothing to say: to ask takes 5 ms.
 _HEARD: set[Any] = set()
@@ -26,7 +27,7 @@ _HEARD: set[Any] = set()
 class Inputs(NamedTuple):
     """Data ready for the solver, and how its answer is to be given back."""
 
-    x: Any  # DenseMatrix or SparseMatrix
+    x: DataMatrix
     y: Any
     weights: Any
     offset: Any
@@ -59,7 +60,7 @@ def read(
         )
     x, names = read_matrix(X)
     n, p = x.shape
-    dtype, wants_x64 = x_dtype(x), False
+    dtype, wants_x64 = x.dtype, False
     if dtype == np.float64 and not x64_is_on():
         data = jax.tree.leaves((x, y, sample_weight, offset))
         rest = jax.tree.leaves((pen, loss, others))
@@ -67,7 +68,7 @@ def read(
         wants_x64 &= not any(isinstance(leaf, Tracer) for leaf in rest)
         if not wants_x64:
             dtype = np.dtype(np.float32)
-            x = jax.tree.map(lambda leaf: leaf.astype(dtype) if leaf.dtype.kind == "f" else leaf, x)
+            x = x.astype(dtype)
 
     for name, values in (("y", y), ("sample_weight", sample_weight), ("offset", offset)):
         _check_index(X, values, name)
@@ -127,8 +128,31 @@ def read_targets(y: Any, loss: Loss) -> Any:
     return y if getattr(y.dtype, "names", None) is None else loss.read_fields(y)
 
 
-def read_matrix(X: Any) -> tuple[Any, tuple[str, ...] | None]:
+def _check_operator(x: DataMatrix) -> DataMatrix:
+    """A matrix of a user's own kind: its entries cannot be checked, but what it says of itself can."""
+    kind = type(x).__name__
+    shape = x.shape
+    if len(shape) != 2 or not all(
+        isinstance(size, int | np.integer) and size > 0 for size in shape
+    ):
+        raise ValueError(
+            f"{kind}.shape must be (n, p) with at least one row and column, got {shape}."
+        )
+    if np.dtype(x.dtype) not in (np.float32, np.float64):
+        raise TypeError(f"{kind}.dtype must be float32 or float64, got {x.dtype}.")
+    for leaf in jax.tree.leaves(x):
+        if not isinstance(leaf, np.ndarray | jax.Array):
+            raise TypeError(
+                f"{kind} must hold arrays, got {leaf!r} in a field: declare it as "
+                "equinox.field(static=True)."
+            )
+    return x
+
+
+def read_matrix(X: Any) -> tuple[DataMatrix, tuple[str, ...] | None]:
     """X as an operator, and the names of its columns where it has them."""
+    if isinstance(X, DataMatrix):
+        return _check_operator(X), None
     names, fill = None, ""
     if is_frame(X):
         names = tuple(str(name) for name in X.columns)
@@ -141,10 +165,11 @@ def read_matrix(X: Any) -> tuple[Any, tuple[str, ...] | None]:
     is_sparse = is_scipy or isinstance(X, jax_sparse.BCOO)
     X = X if is_sparse else _as_array(X, "X")
     if not is_sparse and X.ndim == 0:
-        raise TypeError(
-            f"X must be a matrix of numbers, got {X.item()!r}. A file is read first, for example with "
-            "pandas.read_csv."
-        )
+        given = X.item()
+        advice = "A file is read first, for example with pandas.read_csv."
+        if hasattr(given, "shape"):
+            advice = "An operator is a subclass of l1jax.DataMatrix."
+        raise TypeError(f"X must be a matrix of numbers, got {given!r}. {advice}")
     if X.ndim != 2:
         hint = " One feature is a column: X[:, None]." if X.ndim == 1 else ""
         raise ValueError(f"X must be a matrix of shape (n, p), got shape {X.shape}.{hint}")
@@ -183,7 +208,7 @@ def _read_scipy(X: Any) -> SparseMatrix:
     data = np.asarray(coo.data, _float_dtype(coo.data, "X"))
     rows, cols = coo.row.astype(np.int32), coo.col.astype(np.int32)
     _check_entries(data, rows, cols)
-    return SparseMatrix(data, rows, cols, None, None, (int(coo.shape[0]), int(coo.shape[1])))
+    return SparseMatrix(data, rows, cols, (int(coo.shape[0]), int(coo.shape[1])))
 
 
 def _read_bcoo(X: jax_sparse.BCOO) -> SparseMatrix:
@@ -197,7 +222,7 @@ def _read_bcoo(X: jax_sparse.BCOO) -> SparseMatrix:
     data = data.astype(_float_dtype(data, "X"))
     if not is_traced(data):
         _check_entries(np.asarray(frozen(data)), rows, cols)
-    return SparseMatrix(data, rows, cols, None, None, (int(X.shape[0]), int(X.shape[1])))
+    return SparseMatrix(data, rows, cols, (int(X.shape[0]), int(X.shape[1])))
 
 
 def _check_entries(data: np.ndarray, rows: Any, cols: Any) -> None:
@@ -206,10 +231,6 @@ def _check_entries(data: np.ndarray, rows: Any, cols: Any) -> None:
         at = int(bad[0])
         raise ValueError(f"X must be finite, got {data[at]} at row {rows[at]}, column {cols[at]}.")
     check_scale(data, "X")
-
-
-def x_dtype(x: Any) -> Any:
-    return np.dtype((x.array if isinstance(x, DenseMatrix) else x.data).dtype)
 
 
 def _is_harmless(array: np.ndarray) -> bool:

@@ -15,7 +15,6 @@ from jaxtyping import Array, Bool, Float, Int
 from ...implicit._dense import direct
 from ...implicit._derivative import Conditions, ConjugateGradients, Solver, solution
 from ...penalties import Penalty
-from ..data._matrix import DenseMatrix
 from ..model._problem import Data, Point, Problem, ScaledData, arrange, structural_masks
 
 _SMALL = 64  # features for which there is always room
@@ -53,8 +52,7 @@ class LinearConditions(Conditions):
         """The data on the solver's scale, and on the features of the frame."""
         data = self.data
         if self.frame is not None:
-            some = DenseMatrix(data.x.columns(self.frame.at))
-            data = dataclasses.replace(data, x=some)
+            data = dataclasses.replace(data, x=data.x.part(self.frame.at))
         return arrange(data, self.setting.level)
 
     def answer(self, x: Point) -> Any:
@@ -234,8 +232,9 @@ def _matrix(conditions: LinearConditions, x: Point) -> Float[Array, "m m"]:
 
     identity = jnp.eye(root.size, dtype=root.dtype)
     q = conditions.problem
-    if isinstance(q.x, DenseMatrix) and not q.responses:  # one product, in place of two
-        columns = jnp.column_stack([q.x.array, jnp.ones_like(q.s)]) / root
+    array = q.x.as_array()
+    if array is not None and not q.responses:  # one product, in place of two
+        columns = jnp.column_stack([array, jnp.ones_like(q.s)]) / root
         bent = jax.vmap(q.loss.hessian(q.y, q.eta(x), q.s), 1, 1)(columns)
         forward = identity - jnp.matmul(columns.T, bent, precision="highest")
     else:

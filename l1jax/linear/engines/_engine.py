@@ -22,7 +22,7 @@ from ..host._columns import GramColumns
 from ..host._path_solution import PathSolution
 from ..model._prepare import prepare_data
 from ..model._problem import Data, Point, Problem
-from ..model._unpenalised import in_orthonormal_basis
+from ..model._unpenalised_basis import in_orthonormal_basis
 from ..results._certified import report_path
 from ..results._fit import Fit
 from ..results._path import Path

@@ -17,8 +17,9 @@ from ...composite._step import ProxGradState, advance, start
 from ...penalties import Penalty
 from ..data._inputs import default_tolerance
 from ..model._certificate import certify, is_inside
-from ..model._newton import identified, newton_step, polish_intercept
+from ..model._newton import newton_step
 from ..model._problem import Outcome, Point, Problem
+from ..model._unpenalised_newton import identified, polish_intercept
 
 _FIRST_PERIOD = 10  # FISTA steps before the first certificate
 _LONGEST_PERIOD = 320
@@ -93,7 +94,7 @@ class _Method(NamedTuple):
     tol: Array
     max_steps: Array
     metric: Point
-    max_step: Array  # of the prox
+    max_step: Point  # of the prox
 
     @property
     def wants_exact(self) -> Array:

@@ -10,7 +10,6 @@ from ..._tracing import frozen
 from ...losses import Loss
 from ...penalties import Penalty
 from ..data._matrix import rows
-from ._newton import fit_free
 from ._problem import (
     ROUNDING,
     Data,
@@ -21,6 +20,7 @@ from ._problem import (
     arrange,
     structural_masks,
 )
+from ._unpenalised_newton import fit_unpenalised
 
 
 def prepare(data: Data, pen: Penalty) -> Problem:
@@ -38,7 +38,7 @@ def fit_null(data: ScaledData, pen: Penalty) -> NullModel:
     y, s, loss = data.y, data.s, data.loss
     zero = jnp.zeros(data.coef_shape, y.dtype)
     free = structural_masks(pen, zero.shape).unpenalised & rows(data.norms > 0, zero)
-    null = fit_free(data, Point(zero, jnp.zeros(data.responses, y.dtype)), free)
+    null = fit_unpenalised(data, Point(zero, jnp.zeros(data.responses, y.dtype)), free)
     eta = data.eta(null)
     deviance = loss.deviance(y, eta, s)
     return NullModel(

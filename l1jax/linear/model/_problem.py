@@ -20,7 +20,8 @@ from ...composite._step import limited
 from ...losses import Loss
 from ...penalties import Penalty
 from ...penalties._base import longest_step
-from ..data._matrix import rows, standardise
+from ..data._matrix import DataMatrix, rows
+from ..data._standardise import standardise
 
 ROUNDING = 4  # units of it that equal numbers may differ by
 _POWER_STEPS = 12  # of power iteration; backtracking repairs what it underestimates
@@ -44,7 +45,7 @@ class Outcome(eqx.Module):
 class ScaledData(eqx.Module):
     """The data of a fit on the solver's scale: everything that no penalty has a say in."""
 
-    x: Any  # X̃, centred and scaled as asked
+    x: DataMatrix  # X̃, centred and scaled as asked
     y: Float[Array, "n ..."]  # encoded by the loss: mostly like η
     s: Float[Array, " n"]
     offset: Float[Array, "n *k"]
@@ -171,7 +172,7 @@ class Problem(ScaledData):
 class Data(eqx.Module):
     """What enters a fit, as it was given; `weights` need not sum to one yet."""
 
-    x: Any
+    x: DataMatrix
     y: Float[AnyArray, "n ..."]
     weights: Float[AnyArray, " n"]
     offset: Float[AnyArray, "n *k"]

@@ -19,7 +19,7 @@ from ...losses import Loss
 from ...penalties import Penalty
 from .._fit import _SQUARED_ERROR
 from .._grid import check_grid, make_grid
-from ..data._inputs import Inputs, check_max_steps, check_tol, give_back, precision, read, x_dtype
+from ..data._inputs import Inputs, check_max_steps, check_tol, give_back, precision, read
 from ..engines._engine import (
     ENGINES,
     Engine,
@@ -36,7 +36,7 @@ from ..host._entry_point import entry_point
 from ..model._null_model import prepare
 from ..model._prepare import data_of, prepare_inputs
 from ..model._problem import Data, Problem
-from ..model._unpenalised import in_orthonormal_basis
+from ..model._unpenalised_basis import in_orthonormal_basis
 from ..results._fit import Fit
 from ..results._options import FitOptions, options_of
 from ..results._path import Path
@@ -132,7 +132,7 @@ def cross_validate(
             "cross_validate needs concrete data: under jit or grad use l1jax.tune, or jax.vmap of "
             "l1jax.fit over sample_weight."
         )
-    tol, max_steps = check_tol(tol, x_dtype(inputs.x)), check_max_steps(max_steps)
+    tol, max_steps = check_tol(tol, inputs.x.dtype), check_max_steps(max_steps)
     grid = check_grid(lams, n_lams, lam_min_ratio)
     which = _checked_splits(inputs, n_folds, folds, groups, n_repeats, seed)
     with precision(inputs.wants_x64):

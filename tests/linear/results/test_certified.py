@@ -9,10 +9,10 @@ from jax.experimental.sparse import BCOO
 
 import l1jax
 from l1jax.linear.data._inputs import read
+from l1jax.linear.data._sparse import HostSparse
 from l1jax.linear.engines.active_set import _working_set
-from l1jax.linear.host._columns import HostSparse
 from l1jax.linear.host._path_solution import PathSolution
-from l1jax.linear.host._zero_copy import aligned, share
+from l1jax.linear.host._zero_copy import aligned, zero_copy
 from l1jax.linear.model._prepare import prepare_inputs
 from l1jax.linear.results import _certified
 
@@ -41,7 +41,7 @@ def report(problem, **known):
         columns.require(np.arange(P))
         looks = np.empty((L, P))
         columns.gradients([(np.flatnonzero(beta), beta[beta != 0]) for beta in betas], looks)
-        walk = walk._replace(gradients=looks, columns=columns)
+        walk = walk._replace(neg_gradients=looks, columns=columns)
     return _certified.report_path(problem, l1jax.L1(), jnp.geomspace(1, 0.01, L), walk, 1e-6, None)
 
 
@@ -50,9 +50,10 @@ def report(problem, **known):
 def test_products_on_the_host_are_those_of_the_standardised_matrix(
     monkeypatch, fit_intercept, standardize
 ):
-    monkeypatch.setattr("l1jax.linear.host._columns._BLOCK", 7)  # the last block is smaller
+    monkeypatch.setattr("l1jax.linear.data._sparse._BLOCK", 7)  # the last block is smaller
     options = {"fit_intercept": fit_intercept, "standardize": standardize}
-    host = HostSparse(problem_of(scipy.sparse.csr_array(X), **options))
+    host = problem_of(scipy.sparse.csr_array(X), **options).x.to_host()
+    assert isinstance(host, HostSparse)
     assert len(host.blocks) == 6
     weights = WEIGHTS / WEIGHTS.sum()
     means = weights @ X
@@ -160,7 +161,7 @@ def test_single_precision_is_certified_by_looks_too(monkeypatch, selective, make
 def test_what_is_aligned_is_shared_and_not_copied():
     array = aligned((300, 7), np.float64)
     array[:] = 1
-    assert share(array).unsafe_buffer_pointer() == array.ctypes.data
+    assert zero_copy(array).unsafe_buffer_pointer() == array.ctypes.data
 
 
 def test_entries_that_jax_filled_up_with_are_none():

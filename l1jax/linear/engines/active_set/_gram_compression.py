@@ -16,11 +16,11 @@ import numpy as np
 from jax.core import Tracer
 from scipy.linalg import get_lapack_funcs
 
+from ...._threads import gram
 from ....losses import Loss
 from ....penalties import Penalty
 from ...data._matrix import DenseMatrix
 from ...host._columns import GramColumns
-from ...host._threads import gram
 from ...model._null_model import with_null
 from ...model._problem import Data, Problem, ScaledData
 from ._working_set import has_group_weights, has_penalty_weights, supports
@@ -97,7 +97,7 @@ class TallRows:
             np.asarray(v, np.float64) for v in (data.weights, data.y, data.offset)
         )
         self.fit_intercept, self.standardize = data.fit_intercept, data.standardize
-        self.x = np.asarray(data.x.array, np.float64)
+        self.x = np.asarray(data.x.as_array(), np.float64)
         self.s = weights / weights.sum()
         self.level = float(self.s @ (y - offset)) if data.fit_intercept else 0.0
         self.target = y - offset - self.level
@@ -192,7 +192,7 @@ def can_compress(data: Data, pen: Penalty) -> bool:
         return False
     if data.standardize and not data.fit_intercept:
         return False
-    dense = isinstance(data.x, DenseMatrix) and data.x.array.dtype == np.float64
+    dense = data.x.as_array() is not None and data.x.dtype == np.float64
     tall = n >= _TALL * (p + 1) and p <= _MANY_COLUMNS
     one = data.loss.is_quadratic and data.y.ndim == 1
     return (

@@ -11,7 +11,7 @@ import numpy as np
 
 from ...._types import AnyArray
 from ....losses import Loss
-from ...host._columns import DensePart, SparsePart
+from ...data._host import HostColumns
 from ...model._problem import Problem
 from ._protocols import PenaltyWeights
 
@@ -54,7 +54,7 @@ class HostLoss:
 
     def duality_gap(
         self,
-        part: DensePart | SparsePart,
+        part: HostColumns,
         weights: PenaltyWeights,
         lam: float,
         beta: np.ndarray,

@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ...host._columns import Columns, DensePart, SparsePart
+from ...data._host import HostColumns
+from ...host._columns import Columns
 from ...model._problem import Problem
 from ._active_set import ActiveSet
 from ._host_loss import HostLoss
@@ -126,7 +127,7 @@ class _Model:
 
     program: QuadraticProgram
 
-    def __init__(self, path: ProxNewton, part: DensePart | SparsePart, form: CoordinateForm):
+    def __init__(self, path: ProxNewton, part: HostColumns, form: CoordinateForm):
         self.path, self.part, self.loss = path, part, path.loss
         self.size = len(form.up)
         self.form = self._with_intercept(form)

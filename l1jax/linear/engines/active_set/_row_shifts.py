@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ...host._threads import one_thread
+from ...._threads import one_thread
 from ...model._problem import Problem
 from ._active_set import ActiveSet
 from ._path_point import PathPoint

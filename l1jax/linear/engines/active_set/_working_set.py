@@ -17,7 +17,6 @@ from jax.core import Tracer
 
 from ...._progress import advance, progress_bar
 from ....penalties import Penalty
-from ...data._matrix import DenseMatrix
 from ...host._columns import GramColumns
 from ...host._path_solution import Knot, PathSolution
 from ...host._zero_copy import aligned
@@ -360,7 +359,7 @@ class _Follower:
             interrupted,
             self.all_neg_gradients if is_complete else None,
             self.path.columns,
-            has_free=bool(self.weights.unpenalised.any()) or self.lams[-1] == 0,
+            has_unpenalised=bool(self.weights.unpenalised.any()) or self.lams[-1] == 0,
         )
 
 
@@ -419,7 +418,7 @@ def _known_point(
 def takes_all_columns(problem: Problem) -> bool:
     """Returns whether the Gram matrix of all columns costs less than searching for those that matter."""
     n, p = problem.x.shape
-    is_tall = isinstance(problem.x, DenseMatrix) and _TALL * p <= n and p <= _MAX_TALL_COLUMNS
+    is_tall = problem.x.as_array() is not None and _TALL * p <= n and p <= _MAX_TALL_COLUMNS
     return p <= OPTIONS.max_columns or (is_tall and problem.loss.is_quadratic)
 
 

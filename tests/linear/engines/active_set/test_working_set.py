@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from threadpoolctl import ThreadpoolController
 
 import l1jax
+from l1jax import _threads
+from l1jax._threads import one_thread
 from l1jax.linear.data._inputs import read
 from l1jax.linear.engines._engine import Plan, choose_engine
 from l1jax.linear.engines._gradient_steps import Sequential
 from l1jax.linear.engines.active_set import _working_set
-from l1jax.linear.host import _threads
 from l1jax.linear.host._entry_point import entry_point
-from l1jax.linear.host._threads import one_thread
 from l1jax.linear.model._prepare import prepare_inputs
 from l1jax.linear.results import _certified
 

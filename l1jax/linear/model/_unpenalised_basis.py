@@ -10,7 +10,6 @@ gives the coefficients of least norm.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -19,7 +18,7 @@ from jaxtyping import Array, Float, Int
 
 from ..._tracing import is_traced
 from ..._types import AnyArray
-from ..data._matrix import DenseMatrix, SparseMatrix
+from ..data._matrix import DataMatrix
 from ._problem import Data, Problem
 
 _WELL_CONDITIONED = 30  # of columns of equal size: up to here, their own Gram matrix will do
@@ -44,7 +43,7 @@ class UnpenalisedBasis(eqx.Module):
         moved = jnp.matmul(self.mean, some, precision="highest")
         return coef.at[self.at].set(some), intercept - moved
 
-    def fitted(self, x: Any, beta: Array, coef: Array) -> Array:
+    def fitted(self, x: DataMatrix, beta: Array, coef: Array) -> Array:
         """Xβ by the columns as given, which is what a user sees of these coefficients."""
         others = x.dot(beta.at[self.at].set(0))
         return others + jnp.matmul(self.columns, coef[self.at], precision="highest")
@@ -96,29 +95,9 @@ def in_orthonormal_basis(data: Data, problem: Problem) -> tuple[Data, Unpenalise
     q = (centred * scale) @ (right.T * inverse)
     if _is_centred(data):  # rounding of a short direction is no small share of it
         q -= s @ q
-    x = _with_columns(data.x, at, q.astype(data.y.dtype))
+    x = data.x.with_columns(at, q.astype(data.y.dtype))
     return dataclasses.replace(data, x=x), basis
 
 
 def _is_centred(data: Data) -> bool:
     return data.fit_intercept or not data.loss.has_intercept
-
-
-def _with_columns(
-    x: DenseMatrix | SparseMatrix, at: np.ndarray, columns: np.ndarray
-) -> DenseMatrix | SparseMatrix:
-    """The matrix with these columns in place of its own."""
-    if isinstance(x, DenseMatrix):
-        array = np.array(x.array)
-        array[:, at] = columns
-        return DenseMatrix(array)
-    data, rows, cols = (np.asarray(part) for part in (x.data, x.rows, x.cols))
-    stays = ~np.isin(cols, at)
-    n = x.shape[0]
-    new_rows = np.tile(np.arange(n, dtype=rows.dtype), len(at))
-    return dataclasses.replace(
-        x,
-        data=np.concatenate([data[stays], columns.T.ravel()]),
-        rows=np.concatenate([rows[stays], new_rows]),
-        cols=np.concatenate([cols[stays], np.repeat(at, n).astype(cols.dtype)]),
-    )
