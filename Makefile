@@ -61,7 +61,8 @@ doctest-modules: $(DEV)
 	JAX_ENABLE_X64=1 $(COMPILE_FAST) $(PYTEST) -n auto --doctest-modules l1jax
 
 doctest-pages: $(DEV)
-	JAX_ENABLE_X64=1 $(COMPILE_FAST) $(PY) .ci/pages.py README.md CONTRIBUTING.md docs/*.md docs/*/*.md
+	@printf '%s\n' README.md CONTRIBUTING.md docs/*.md docs/coming-from/*.md docs/how-to/*.md | \
+		JAX_ENABLE_X64=1 $(COMPILE_FAST) xargs -P 2 -n 10 $(PY) .ci/pages.py
 
 examples: $(RUN)  ## run every example in its short form
 	@printf '%s\n' examples/*.py | MPLBACKEND=agg $(COMPILE_FAST) xargs -P 2 -I {} $(PY) {} --short

@@ -77,7 +77,7 @@ def notebook_page(notebook):
     )
     text = re.sub(r"\$\$(.+?)\$\$", lambda m: convert(m[1], display="block"), text, flags=re.DOTALL)
     text = re.sub(r"\$([^$\n]+)\$", lambda m: convert(m[1]), text)
-    pictures = {f"gallery/{name}": data for name, data in sorted(resources["outputs"].items())}
+    pictures = {f"gallery/{name}": data for name, data in resources["outputs"].items()}
     cover = {f"gallery/{folder}.png": next(iter(pictures.values()))}
     return {f"gallery/{folder}.md": text} | pictures | cover
 
@@ -108,7 +108,7 @@ class LinkNames(Treeprocessor):
             for place, child in enumerate(list(parent)):
                 name = child.tag == "code" and self.NAME.match(child.text or "")
                 if name and name[0] not in MODULES:
-                    link = etree.Element("autoref", identifier=name[0])
+                    link = etree.Element("autoref", identifier=ENTRIES.get(name[0], name[0]))
                     link.tail, child.tail = child.tail, None
                     parent.remove(child)
                     link.append(child)
@@ -119,6 +119,9 @@ class LinkNames(Treeprocessor):
 MODULES = {
     f"l1jax.{name}" for name in ("prox", "losses", "training", "sklearn", "plot", "directions")
 }
+
+# A module of the package has the same name: the entry is that of the function.
+ENTRIES = {"l1jax.penalties": "l1jax.training.penalties"}
 
 
 class LinkedNames(Extension):
