@@ -74,7 +74,7 @@ notebooks: $(NOTEBOOKS)  ## execute every notebook
 # Nothing is fetched, no code is run: API pages are made from docstrings, notebooks shown as they are.
 docs: $(DOCS)  ## build the documentation in .cache/site; a warning is an error
 	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet
-	@echo "the documentation: .cache/site/index.html"
+	@echo "the documentation: .cache/site/index.html (to search in it: $(PY) -m http.server -d .cache/site)"
 
 dist:  ## build the sdist and the wheel in dist, and try each with the core dependencies alone
 	@PYTHON=$(PYTHON) .ci/dist

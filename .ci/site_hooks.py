@@ -6,6 +6,7 @@ entry in the API reference; the strict build fails where there is no such entry.
 """
 
 import ast
+import posixpath
 import re
 import xml.etree.ElementTree as etree
 from pathlib import Path
@@ -43,19 +44,31 @@ def on_files(files, config):
     return files
 
 
+def on_page_markdown(markdown, page, config, files):
+    """Makes links of pages in docs/, which hold in the repository, hold on the site."""
+    del config, files
+    uri = page.file.src_uri
+    if page.file.generated_by:
+        return markdown
+    return relocate(markdown, f"docs/{posixpath.dirname(uri)}", posixpath.dirname(uri))
+
+
 def shared_pages():
-    """Pages that are a Markdown file of the repository, with links that hold on the site."""
+    """Pages that are a Markdown file of the repository."""
     for page, source in PAGES.items():
-        file = ROOT / source
-        folder = file.parent
+        text = (ROOT / source).read_text(encoding="utf-8")
+        yield page, relocate(text, posixpath.dirname(source), "")
 
-        def relocate(match, folder=folder):
-            target, _, anchor = match[1].partition("#")
-            path = (folder / target).resolve().relative_to(ROOT).as_posix()
-            return f"]({site_path(path)}{'#' * bool(anchor)}{anchor})"
 
-        text = file.read_text(encoding="utf-8")
-        yield page, re.sub(r"\]\((?!https?:|#)([^)]+)\)", relocate, text)
+def relocate(text, folder, site_folder):
+    """Turns links from a folder of the repository into links from a folder of the site."""
+
+    def move(match):
+        target, anchor = match[1], match[2] or ""
+        path = site_path(posixpath.normpath(posixpath.join(folder, target)))
+        return f"]({posixpath.relpath(path, site_folder or '.')}{anchor})"
+
+    return re.sub(r"\]\((?!https?:)([^)#\s]+)(#[^)]*)?\)", move, text)
 
 
 def site_path(path):

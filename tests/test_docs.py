@@ -63,7 +63,9 @@ def test_every_entry_of_the_reference_is_public():
 @pytest.mark.parametrize("pattern", ["notebooks/*.ipynb", "examples/*.py"])
 def test_the_gallery_links_every_notebook_and_example_in_order(pattern):
     gallery = (DOCS / "gallery" / "index.md").read_text(encoding="utf-8")
-    places = [gallery.find(f"]({file.stem}.md)") for file in sorted(ROOT.glob(pattern))]
+    places = [
+        gallery.find(f"](../../{file.relative_to(ROOT)})") for file in sorted(ROOT.glob(pattern))
+    ]
     assert min(places) >= 0
     if pattern.startswith("notebooks"):
         assert places == sorted(places)
