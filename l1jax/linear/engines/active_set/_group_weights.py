@@ -53,7 +53,7 @@ class GroupWeights:
 
     def __init__(self, pen: Penalty, shape: tuple[int, ...]):
         unit, other = (pen.with_strength(lam).group_form(shape) for lam in (1.0, 0.37))
-        assert unit is not None  # `has_group_weights` has asked
+        assert unit is not None  # by `has_group_weights`
         assert other is not None
         pairs = zip(unit[1:], other[1:], strict=True)
         self.proportional = all(np.allclose(0.37 * a, b, rtol=1e-6, atol=0) for a, b in pairs)
@@ -131,7 +131,7 @@ class GroupWeights:
         rest = np.maximum(sizes - layout.broadcast(now.l1), 0)
         over = (layout.norms(rest) - now.norm) / total
         if now.l1.any():
-            # Where a whole group is below `l1`, all would be as far over: rank by these bounds.
+            # Where a whole group is below `l1`, all violations would be equal: these bounds rank them.
             counts = np.diff(np.append(layout.starts, len(sizes))) * sizes.shape[1]
             peaks = np.maximum.reduceat(sizes.max(axis=1), layout.starts)
             largest = np.maximum(now.norm + now.l1 * np.sqrt(counts), floor)
