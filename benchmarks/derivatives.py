@@ -130,9 +130,9 @@ def derivative_alone(X, y, found, weight):
 
     The first is a function of λ that JAX traces; the second is the compiled function that it calls.
     """
-    from l1jax.linear._fit import data_of, prepare_inputs
     from l1jax.linear.data._inputs import read
     from l1jax.linear.derivatives import _differentiable
+    from l1jax.linear.model._prepare import data_of, prepare_inputs
 
     inputs = read(X, y, l1jax.L1(1.0), l1jax.SquaredError(), None, None)
     problem = prepare_inputs(inputs, inputs.pen, inputs.loss, False, False)

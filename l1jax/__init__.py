@@ -7,15 +7,18 @@ from ._status import ConvergenceWarning, Status
 from .composite._minimize import FISTA, ISTA, Solution, minimize
 from .linear import (
     CrossValidated,
+    Engine,
     Fit,
     InformationCriterion,
     Path,
+    Plan,
     adaptive_weights,
     cross_validate,
     fit,
     information_criterion,
     lambda_max,
     path,
+    register_engine,
     relax,
 )
 from .losses import (
@@ -86,6 +89,7 @@ __all__ = [
     "CrossValidated",
     "CrossValidation",
     "ElasticNet",
+    "Engine",
     "Fit",
     "GroupElasticNet",
     "GroupL1",
@@ -103,6 +107,7 @@ __all__ = [
     "NonNegativeL1",
     "Path",
     "Penalty",
+    "Plan",
     "Poisson",
     "RMSPropMetric",
     "Ridge",
@@ -139,6 +144,7 @@ __all__ = [
     "prox_step",
     "proximal",
     "rda",
+    "register_engine",
     "relax",
     "sparsity",
     "strength_warmup",

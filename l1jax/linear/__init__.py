@@ -6,6 +6,7 @@ and `engines`, the verbs `_fit` and `_path`, `selection`. May import all but `tu
 
 from ._fit import fit, lambda_max
 from ._path import path
+from .engines._engine import Engine, Plan, register_engine
 from .results._fit import Fit
 from .results._path import Path
 from .selection._adaptive import adaptive_weights
@@ -16,14 +17,17 @@ from .selection._relaxed import relax
 
 __all__ = [
     "CrossValidated",
+    "Engine",
     "Fit",
     "InformationCriterion",
     "Path",
+    "Plan",
     "adaptive_weights",
     "cross_validate",
     "fit",
     "information_criterion",
     "lambda_max",
     "path",
+    "register_engine",
     "relax",
 ]

@@ -35,6 +35,7 @@ _SHORTEST = -20
 _GROWTH = 4.0
 _MOST = 60
 _FOUND = 32
+_BELOW_LIMIT = 0.9  # of `max_step`: at the limit itself a prox may divide by zero
 EDGE = 8  # units of rounding by which a point on the edge of the dual ball may lie outside of it
 
 
@@ -46,7 +47,7 @@ class Masks(NamedTuple):
 
 
 class LinearForm(NamedTuple):
-    """The prices of each coordinate: per unit above zero, per unit below, and of its square's half."""
+    """The penalty weights of each coordinate, λ included: of xⱼ⁺, of xⱼ⁻ and of ½xⱼ² (inf: excluded)."""
 
     up: AnyArray
     down: AnyArray
@@ -54,11 +55,10 @@ class LinearForm(NamedTuple):
 
 
 class GroupForm(NamedTuple):
-    """The prices of each group: of its norm (inf: it is held at zero), of its features' sizes, and of
-    half of the square of its norm."""
+    """The penalty weights of each group, λ included: of ‖x_g‖₂ (inf: excluded), of ‖x_g‖₁ and of ½‖x_g‖₂²."""
 
     groups: Groups
-    price: AnyArray  # (G,)
+    weight: AnyArray  # (G,)
     l1: AnyArray  # (G,)
     quad: AnyArray  # (G,)
 
@@ -67,8 +67,9 @@ class Penalty(eqx.Module):
     """A penalty R on an array or a pytree of arrays: R(x), its prox, and what follows from them.
 
     A subclass must define `value` and `prox`. It names the field that holds its strength in the
-    class attribute `strength` (`"lam"` unless said), says `convex = False` if it is not convex, and
-    `metric = "diagonal"` if its `prox` also accepts a step per coordinate.
+    class attribute `strength` (`"lam"` unless said), says `convex = False` if it is not convex, with
+    `max_step` if its prox takes no longer ones, and `metric = "diagonal"` if its `prox` also accepts
+    a step per coordinate.
 
     The default certificate rests on one fact: u = (z - x)/t is a subgradient of R at x = prox_tR(z),
     and there the conjugate is known exactly, R*(u) = <x, u> - R(x). For a penalty with R(t x) = t R(x),
@@ -130,6 +131,15 @@ class Penalty(eqx.Module):
         return jnp.max(jnp.stack(sizes)) if sizes else jnp.zeros((), _dtype(x))
 
     @property
+    def max_step(self) -> Any:
+        """The number below which all steps of `prox` must be: γ where R + ‖x‖²/(2γ) is convex; inf by default.
+
+        Beyond, `prox` has no unique value. All solvers keep to it; the default certificate of a convex
+        penalty takes steps of any length.
+        """
+        return float("inf")
+
+    @property
     def strength_value(self) -> Any:
         """The strength; None where it is not set, or the penalty has none."""
         return getattr(self, self.strength, None)
@@ -157,17 +167,17 @@ class Penalty(eqx.Module):
         return Masks(unpenalised=nothing, excluded=nothing)
 
     def linear_form(self, shape: tuple[int, ...]) -> LinearForm | None:
-        """The prices, if R is Σⱼ upⱼ xⱼ⁺ + downⱼ xⱼ⁻ + ½ quadⱼ xⱼ²; None (the default) if it is not.
+        """Returns the weights if R is Σⱼ upⱼ xⱼ⁺ + downⱼ xⱼ⁻ + ½ quadⱼ xⱼ²; None (the default) if it is not.
 
-        With it a penalty gets the engines that walk from knot to knot.
+        With it a penalty gets the homotopy and the active-set engines.
         """
         del shape
         return None
 
     def group_form(self, shape: tuple[int, ...]) -> GroupForm | None:
-        """The prices, if R is Σ_g (price_g ‖x_g‖₂ + l1_g ‖x_g‖₁ + ½ quad_g ‖x_g‖₂²); else None, the default.
+        """Returns the weights if R is Σ_g (weight_g ‖x_g‖₂ + l1_g ‖x_g‖₁ + ½ quad_g ‖x_g‖₂²); else None.
 
-        With it a penalty gets the engine that walks on the groups that matter.
+        With it a penalty gets the active-set engine for groups.
         """
         del shape
         return None
@@ -180,7 +190,9 @@ class Penalty(eqx.Module):
         """
 
         def is_null(lam):
-            return jnp.all(self.with_strength(lam).prox(-gradient) == 0)
+            pen = self.with_strength(lam)
+            step = jnp.minimum(1.0, longest_step(pen, gradient.dtype))
+            return jnp.all(pen.prox(-step * gradient, step) == 0)
 
         biggest = jnp.max(jnp.abs(gradient), initial=0)
         start = jnp.where(biggest > 0, biggest, 1).astype(gradient.dtype)
@@ -283,28 +295,56 @@ class Penalty(eqx.Module):
         """
         return jnp.abs(x - self.prox(x - step * gradient, step)) / step
 
-    def margin(self, x: Array, gradient: Array) -> Array:
-        """How far the strength may fall, at this gradient, before what is zero in x leaves it.
+    def margin(self, x: Array, gradient: Array, curvature: Array) -> Array:
+        """Returns the least change of λ at which a coefficient enters or leaves, if each moves by itself.
 
-        At 0 a solution is at a knot: it has a derivative to either side, and they differ.
+        `gradient` and `curvature`, like x, are those of the smooth part along each coefficient. Out, one
+        enters where λ falls to its own λmax; in, it leaves where λ rises by λ·curvature·|x|/|gradient|. At 0
+        a solution is at a knot, where its derivatives to either side differ. NaN for an unset strength.
         """
         if self.strength_value is None:
             return jnp.full((), jnp.nan, gradient.dtype)
-        out = jnp.where(x == 0, gradient, 0)
-        return jnp.asarray(self.strength_value, gradient.dtype) - self.lambda_max(out)
+        lam = jnp.asarray(self.strength_value, gradient.dtype)
+        enters = self.lambda_max(jnp.where(x == 0, gradient, 0))
+        size = jnp.abs(gradient)
+        moves = (x != 0) & (size > 0)
+        rise = lam * curvature * jnp.abs(x) / jnp.where(moves, size, 1)
+        return nearest_knot(lam, enters, jnp.where(moves, lam + rise, jnp.inf))
 
-    def even(self, squares: Array) -> Array:
-        """The least metric that is no less than this one, and in which `even_prox` has its simplest form."""
+    def uniform_metric(self, squares: Array) -> Array:
+        """Returns the least diagonal metric ≥ this one in which `uniform_prox` has its closed form.
+
+        For groups that is one entry per group: the block soft threshold in place of a root. By default the
+        metric itself.
+        """
         return squares
 
-    def even_prox(self, z: Array, step: Any = 1.0) -> Array:
-        """`prox`, where 1/step is such a metric."""
+    def uniform_prox(self, z: Array, step: Any = 1.0) -> Array:
+        """Returns `prox`, where 1/step is a uniform metric."""
         return self.prox(z, step)
 
-    def tangent(self, z: Array, step: Any = 1.0) -> Any:
-        """The derivative of `even_prox` at z, as a function u -> J u. Self-adjoint in the metric 1/step."""
-        _, push = jax.linearize(lambda point: self.even_prox(point, step), z)
-        return push
+    def prox_jacobian(self, z: Array, step: Any = 1.0) -> Callable[[Array], Array]:
+        """Returns the Jacobian of `uniform_prox` at z as a map u -> J u, self-adjoint in the metric 1/step."""
+        return jax.linearize(lambda point: self.uniform_prox(point, step), z)[1]
+
+
+def nearest_knot(lam: Any, enters: Array, leaves: Array) -> Array:
+    """Returns the distance from λ to the largest λ ≤ it of `enters` or the least λ ≥ it of `leaves`.
+
+    Both per coefficient or group: 0 in `enters` of what is in, inf in `leaves` of what is out.
+    """
+    lam = jnp.asarray(lam, enters.dtype)
+    falls = lam - jnp.max(enters, initial=0)
+    return jnp.minimum(falls, jnp.min(leaves, initial=jnp.inf) - lam)
+
+
+def longest_step(pen: Penalty, dtype: Any) -> Array:
+    """Returns the longest step that solvers give to the prox of this penalty, somewhat below its limit."""
+    if callable(pen.max_step):
+        raise TypeError(
+            f"{type(pen).__name__}.max_step must be a number: write @property above it."
+        )
+    return _BELOW_LIMIT * jnp.asarray(pen.max_step, dtype)
 
 
 def _step_over(size: Array, exponent: int) -> Array:

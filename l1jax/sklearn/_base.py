@@ -1,4 +1,4 @@
-"""What all estimators share: the reading of data, one call of `l1jax.fit`, scikit-learn's attributes."""
+"""The base of all estimators: it reads data, calls `l1jax.fit`, and sets scikit-learn's attributes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from scipy import sparse
 from sklearn.base import BaseEstimator, RegressorMixin, _fit_context
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._param_validation import Interval, InvalidParameterError, StrOptions
 from sklearn.utils.extmath import safe_sparse_dot
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
@@ -21,6 +21,7 @@ from ..penalties import L1, ElasticNet, NonNegativeElasticNet, NonNegativeL1, Pe
 from ._padding import Data, padded
 
 NOT_NEGATIVE = Interval(Real, 0, None, closed="left")
+POSITIVE = Interval(Real, 0, None, closed="neither")
 RATIO = Interval(Real, 0, 1, closed="both")
 
 _SQUARED_ERROR = SquaredError()
@@ -43,6 +44,15 @@ def arguments(cls: type) -> type:
 def first(default: Any) -> Any:
     """An argument that may be given by position."""
     return dataclasses.field(default=default, kw_only=False)
+
+
+def numbers(given: Any, name: str, range: Interval) -> np.ndarray:
+    """One number or several in a range, as an array (n,) in float64."""
+    found = np.atleast_1d(np.asarray(given))
+    is_list = found.ndim == 1 and found.size and found.dtype.kind in "iuf"
+    if not is_list or not all(one in range for one in found.tolist()):
+        raise InvalidParameterError(f"{name} must be numbers, each {range}; got {given!r}.")
+    return found.astype(np.float64)
 
 
 class _Estimator(BaseEstimator):

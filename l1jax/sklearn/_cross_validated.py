@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any, ClassVar
 
 import numpy as np
 from sklearn.base import _fit_context, is_classifier
 from sklearn.model_selection import check_cv
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._param_validation import StrOptions
 
 from .. import linear
 from .._groups import Groups
 from ..linear import CrossValidated, Path
 from ..penalties import Penalty
-from ._base import COORDINATE_DESCENT, RATIO, LinearModel, Regressor, arguments, elastic_net
+from ._base import (
+    COORDINATE_DESCENT,
+    RATIO,
+    LinearModel,
+    Regressor,
+    arguments,
+    elastic_net,
+    numbers,
+)
 from ._grouped import OfGroups, OfTasks
 from ._padding import Data
-from ._paths import enet_path, lasso_path, strengths, task_penalty
+from ._paths import GRID, enet_path, lasso_path, strengths, task_penalty
 
 
 @arguments
@@ -50,8 +58,7 @@ class _OfAlphas(OfFolds, Regressor):
     _parameter_constraints: ClassVar[dict] = {
         **OfFolds._parameter_constraints,
         **COORDINATE_DESCENT,
-        "eps": [Interval(Real, 0, 1, closed="neither")],
-        "alphas": [Interval(Integral, 1, None, closed="left"), "array-like", None],
+        **GRID,
     }
 
     eps: Any = 1e-3
@@ -187,7 +194,7 @@ class ElasticNetCV(_OfOneTarget):
     l1_ratio: Any = 0.5
 
     def _ratios(self) -> np.ndarray:
-        return read_ratios(self.l1_ratio, "l1_ratio")
+        return numbers(self.l1_ratio, "l1_ratio", RATIO)
 
 
 @arguments
@@ -244,7 +251,7 @@ class MultiTaskElasticNetCV(OfTasks, _OfAlphas):
     l1_ratio: Any = 0.5
 
     def _ratios(self) -> np.ndarray:
-        return read_ratios(self.l1_ratio, "l1_ratio")
+        return numbers(self.l1_ratio, "l1_ratio", RATIO)
 
     def _penalty_at(self, data: Data, l1_ratio: Any) -> Penalty:
         return task_penalty(data, 1.0, l1_ratio)
@@ -282,11 +289,3 @@ class GroupLassoCV(OfGroups, _OfAlphas):
     def _penalty_at(self, data: Data, l1_ratio: Any) -> Penalty:
         del l1_ratio
         return self._group_penalty(data, 1.0, positive=self.positive)
-
-
-def read_ratios(ratios: Any, name: str) -> np.ndarray:
-    """One or several mixing ratios, checked."""
-    found = np.atleast_1d(np.asarray(ratios, np.float64))
-    if found.ndim != 1 or not found.size or not ((found >= 0) & (found <= 1)).all():
-        raise ValueError(f"{name} must be a number in [0, 1], or a list of such; got {ratios!r}.")
-    return found

@@ -20,6 +20,7 @@ from ._base import (
     elastic_net,
     first,
     lasso,
+    numbers,
 )
 from ._padding import Data
 from ._paths import enet_path, task_penalty
@@ -39,10 +40,14 @@ class OfGroups(LinearModel):
         ids, weights = self._read_groups(data.p)
         count, added = len(weights), data.columns - data.p
         if count == data.p:  # groups of one: this is the lasso, which has faster engines
-            prices = (l1_ratio + (1 - l1_ratio) * weights)[ids]
-            prices = np.pad(prices, (0, added), constant_values=1.0)
-            is_even = (prices == 1).all()
-            return elastic_net(alpha, 1.0, positive) if is_even else lasso(alpha, prices, positive)
+            per_column = (l1_ratio + (1 - l1_ratio) * weights)[ids]
+            per_column = np.pad(per_column, (0, added), constant_values=1.0)
+            is_plain = (per_column == 1).all()
+            return (
+                elastic_net(alpha, 1.0, positive)
+                if is_plain
+                else lasso(alpha, per_column, positive)
+            )
         if added:
             ids, weights = np.append(ids, np.full(added, count)), np.append(weights, 1.0)
         if l1_ratio:
@@ -60,10 +65,10 @@ class OfGroups(LinearModel):
             )
         if self.weights is None:
             return ids, np.sqrt(groups.sizes)
-        weights = np.asarray(self.weights, np.float64)
-        if weights.shape != labels.shape or not (weights >= 0).all():
+        weights = numbers(self.weights, "weights", NOT_NEGATIVE)
+        if weights.shape != labels.shape:
             raise ValueError(
-                f"weights must hold one number >= 0 per group, in the order of their sorted ids, shape "
+                f"weights must hold one number per group, in the order of their sorted ids, shape "
                 f"({len(labels)},), got {self.weights!r}."
             )
         return ids, weights

@@ -25,10 +25,11 @@ from .._types import AnyArray
 from ..linear import CrossValidated, Fit, Path
 from ..losses import Logistic, Loss, Multinomial
 from ..penalties import Penalty
-from ._base import RATIO, LinearModel, arguments, elastic_net, first
-from ._cross_validated import OfFolds, read_ratios
+from ._base import POSITIVE, RATIO, LinearModel, arguments, elastic_net, first, numbers
+from ._cross_validated import OfFolds
 from ._padding import Data
 
+_INVERSE_STRENGTH = Interval(Real, 0, None, closed="right")  # infinite: no penalty
 _SOLVERS = {"lbfgs", "liblinear", "newton-cg", "newton-cholesky", "sag", "saga"}
 
 
@@ -40,7 +41,7 @@ class _Classifier(LinearClassifierMixin, SparseCoefMixin, LinearModel):
         **LinearModel._parameter_constraints,
         "class_weight": [dict, StrOptions({"balanced"}), None],
         "dual": ["boolean"],
-        "intercept_scaling": [Interval(Real, 0, None, closed="neither")],
+        "intercept_scaling": [POSITIVE],
         "n_jobs": [Integral, None],
         "penalty": [StrOptions({"l1", "l2", "elasticnet", "deprecated"}), None],
         "random_state": ["random_state"],
@@ -139,6 +140,8 @@ class _Classifier(LinearClassifierMixin, SparseCoefMixin, LinearModel):
         """The mixing ratio, or several: what `penalty` says, where it says one."""
         said = {"l1": 1.0, "l2": 0.0}.get(self.penalty)
         if said is None:
+            if given is None and self.penalty == "elasticnet":
+                raise ValueError(f'{name} must be given with penalty="elasticnet", got None.')
             return 0.0 if given is None else given
         if given is not None and not np.isin(given, (0.0, said)).all():
             warnings.warn(
@@ -157,7 +160,7 @@ class LogisticRegression(_Classifier):
     in [0, 1]: 1 is the lasso, and 0, which is scikit-learn's default too, the ridge. `penalty` says
     the same in scikit-learn's older words: "l1", "l2", "elasticnet" with `l1_ratio`, None for none.
     The intercept is not penalised. `class_weight`: a dict, or "balanced" for weights in inverse
-    proportion to how often a class is seen. Several classes are fitted together, with a column of
+    proportion to how often a class is present. Several classes are fitted together, with a column of
     coefficients each. `tol` and `max_iter` as for `Lasso`; the strength in its terms is
     1 / (C Σ sᵢ).
 
@@ -185,7 +188,7 @@ class LogisticRegression(_Classifier):
 
     _parameter_constraints: ClassVar[dict] = {
         **_Classifier._parameter_constraints,
-        "C": [Interval(Real, 0, None, closed="right")],
+        "C": [_INVERSE_STRENGTH],
         "l1_ratio": [RATIO, None],
         "warm_start": ["boolean"],
     }
@@ -221,8 +224,9 @@ class _Fits(NamedTuple):
 class LogisticRegressionCV(OfFolds, _Classifier):
     """A `LogisticRegression` whose `C` is chosen by cross-validation, and its `l1_ratio` if asked.
 
-    `Cs`: values of C, or how many of them between 1e-4 and 1e4. `l1_ratios`: one or several ratios.
-    `cv`: as everywhere in scikit-learn; 5 folds with the classes spread evenly, unless given.
+    `Cs`: values of C, or how many of them between 1e-4 and 1e4. `l1_ratios`: one or several ratios;
+    0 unless given.
+    `cv`: as everywhere in scikit-learn; 5 folds with the classes in equal proportion, unless given.
     `scoring`: any scorer of scikit-learn by its name, a function of (estimator, X, y), or None for
     accuracy; with sample weights it gets those of the held-out rows. In each fold C means what it
     means to `LogisticRegression` on the rows that are fitted. `refit=False`: no fit of all rows;
@@ -260,7 +264,7 @@ class LogisticRegressionCV(OfFolds, _Classifier):
     }
 
     Cs: Any = 10
-    l1_ratios: Any = (0.0,)
+    l1_ratios: Any = None
     scoring: Any = "neg_log_loss"
     refit: Any = True
     use_legacy_attributes: Any = False
@@ -274,7 +278,7 @@ class LogisticRegressionCV(OfFolds, _Classifier):
         """
         data = self._read(X, y, sample_weight)
         self.Cs_ = self._grid()
-        self.l1_ratios_ = read_ratios(self._ratio(self.l1_ratios, "l1_ratios"), "l1_ratios")
+        self.l1_ratios_ = numbers(self._ratio(self.l1_ratios, "l1_ratios"), "l1_ratios", RATIO)
         folds = [(_mask(train, data), test) for train, test in self._splits(data, groups)]
         fits = [
             [self._fold(data, np.where(train, data.weights, 0), ratio) for ratio in self.l1_ratios_]
@@ -319,22 +323,22 @@ class LogisticRegressionCV(OfFolds, _Classifier):
     def _fold(self, data: Data, weights: np.ndarray, l1_ratio: Any) -> _Fits:
         """The fits of some rows, among which a class may be missing."""
         n_classes, count = len(self.classes_), len(self.Cs_)
-        seen = np.unique(data.y[weights > 0]).astype(int)
-        if len(seen) == n_classes or not self._settings(data)["fit_intercept"]:
+        present = np.unique(data.y[weights > 0]).astype(int)
+        if len(present) == n_classes or not self._settings(data)["fit_intercept"]:
             path = self._path(data, weights, l1_ratio)
             coefs = np.asarray(path.coefs).reshape(count, self.n_features_in_, -1).swapaxes(1, 2)
             levels = np.asarray(path.intercepts).reshape(count, -1)
             return _Fits(coefs, levels, path.num_steps, path.relative_gaps, path.status)
-        # A class without rows has probability zero, at no price: the intercept is not penalised.
+        # A class without rows has probability zero, at no cost: the intercept is not penalised.
         coefs = np.zeros((count, n_classes, self.n_features_in_))
         levels = np.full((count, n_classes), -np.inf)
-        levels[:, seen] = 0
+        levels[:, present] = 0
         steps, gaps, status = np.ones(count, int), np.zeros(count), np.zeros(count, int)
-        if len(seen) > 1:
-            y = np.minimum(np.searchsorted(seen, data.y), len(seen) - 1).astype(np.float64)
-            path = self._path(data, weights, l1_ratio, y=y, loss=Multinomial(len(seen)))
-            coefs[:, seen] = np.asarray(path.coefs).swapaxes(1, 2)
-            levels[:, seen] = path.intercepts
+        if len(present) > 1:
+            y = np.minimum(np.searchsorted(present, data.y), len(present) - 1).astype(np.float64)
+            path = self._path(data, weights, l1_ratio, y=y, loss=Multinomial(len(present)))
+            coefs[:, present] = np.asarray(path.coefs).swapaxes(1, 2)
+            levels[:, present] = path.intercepts
             steps, gaps, status = path.num_steps, path.relative_gaps, path.status
         elif n_classes == 2:
             coefs, levels = coefs[:, :1], levels[:, 1:] - levels[:, :1]
@@ -409,13 +413,13 @@ class LogisticRegressionCV(OfFolds, _Classifier):
     def _validated(self, data: Data, folds: list, fits: list[_Fits], ratio: int) -> CrossValidated:
         """The path of all rows at a ratio, with what the folds say of it."""
         held_out = np.stack([_mask(test, data)[: data.n] for _, test in folds])
-        total, seen = 0.0, held_out.sum(axis=0)
+        total, present = 0.0, held_out.sum(axis=0)
         X = data.X[: data.n, : self.n_features_in_]
         for rows, one in zip(held_out, fits, strict=True):
             found = np.stack([model.predict_proba(X) for model in self._models(one)])
             total = total + np.where(rows[:, None], found, 0)
         with np.errstate(invalid="ignore"):  # NaN for a row that no fold holds out
-            predictions = total / seen[:, None]
+            predictions = total / present[:, None]
         weights = data.weights[: data.n] / data.weights.sum()
         return CrossValidated(
             path=self._path(data, data.weights, float(self.l1_ratios_[ratio])),
@@ -434,10 +438,7 @@ class LogisticRegressionCV(OfFolds, _Classifier):
         """The values of C, ascending: strengths descend."""
         if isinstance(self.Cs, Integral):
             return np.logspace(-4, 4, int(self.Cs))
-        Cs = np.asarray(self.Cs, np.float64)
-        if Cs.ndim != 1 or not Cs.size or not (Cs > 0).all():
-            raise ValueError(f"Cs must be a list of numbers > 0, got {self.Cs!r}.")
-        return np.sort(Cs)
+        return np.sort(numbers(self.Cs, "Cs", _INVERSE_STRENGTH))
 
 
 def strengths(C: Any, weights: np.ndarray) -> Any:

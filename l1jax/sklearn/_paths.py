@@ -2,21 +2,42 @@
 
 from __future__ import annotations
 
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 from sklearn.utils import check_array, check_consistent_length
+from sklearn.utils._param_validation import Interval, StrOptions, validate_params
 
 from .. import linear
 from ..penalties import GroupElasticNet, GroupL1, Penalty
-from ._base import elastic_net
+from ._base import COORDINATE_DESCENT, NOT_NEGATIVE, RATIO, LinearModel, elastic_net, numbers
 from ._padding import Data, padded
 
 _NOTHING = np.finfo(np.float64).resolution  # the grid where every strength gives the null model
 _COUNT = 100  # strengths of a grid unless given
 
 
+# How a grid of strengths may be given.
+GRID: dict[str, list] = {
+    "eps": [Interval(Real, 0, 1, closed="right")],
+    "alphas": [Interval(Integral, 1, None, closed="left"), "array-like", None],
+}
+
+
+@validate_params(
+    {
+        **GRID,
+        **COORDINATE_DESCENT,
+        "l1_ratio": [RATIO],
+        "max_iter": LinearModel._parameter_constraints["max_iter"],
+        "n_alphas": [Interval(Integral, 1, None, closed="left"), StrOptions({"deprecated"}), None],
+        "positive": ["boolean"],
+        "return_n_iter": ["boolean"],
+        "tol": [NOT_NEGATIVE],
+    },
+    prefer_skip_nested_validation=True,
+)
 def enet_path(
     X: Any,
     y: Any,
@@ -114,10 +135,7 @@ def strengths(data: Data, pen: Penalty, alphas: Any, eps: Any, settings: Any) ->
     """The grid, descending: the given one, or of so many strengths."""
     alphas = _COUNT if alphas is None else alphas
     if not isinstance(alphas, Integral):
-        grid = np.asarray(alphas, np.float64)
-        if grid.ndim != 1 or not grid.size or not (grid >= 0).all():
-            raise ValueError(f"alphas must be a list of numbers >= 0, got {alphas!r}.")
-        return -np.sort(-grid)
+        return -np.sort(-numbers(alphas, "alphas", NOT_NEGATIVE))
     biggest = float(linear.lambda_max(data.X, data.y, pen, **settings))
     if not np.isfinite(biggest):
         raise ValueError(

@@ -328,21 +328,21 @@ def test_a_warm_start_needs_fewer_steps(data):
 def test_what_rounding_hides_never_makes_a_gap_smaller(monkeypatch):
     # At such coefficients all gradients are rounding, and what they hide is what conjugate gradients
     # make of it: whatever they say, the point is no nearer to the optimum than to the null model.
-    from l1jax.linear._fit import prepare_inputs
     from l1jax.linear.data._inputs import read
     from l1jax.linear.model import _certificate
+    from l1jax.linear.model._prepare import prepare_inputs
     from l1jax.linear.model._problem import Point
 
     rng = np.random.default_rng(0)
     X, y = rng.standard_normal((12, 20)), rng.standard_normal(12)
     inputs = read(X, y, l1jax.L1(0.1), l1jax.SquaredError(), None, None)
     problem = prepare_inputs(inputs, inputs.pen, inputs.loss, True, False)
-    point = Point(jnp.asarray(1e6 * rng.standard_normal(20)), problem.null.intercept)
+    point = Point(jnp.asarray(1e6 * rng.standard_normal(20)), problem.null.point.intercept)
 
     def objective(point):
         return float(problem.smooth(point) + inputs.pen.value(point.beta))
 
-    above = objective(point) - objective(problem.null)
+    above = objective(point) - objective(problem.null.point)
 
     def project(problem, pen, bend, dual, *others):
         return dataclasses.replace(dual, v=0 * dual.v, cost=jnp.full((), -2 * above, dual.v.dtype))
@@ -353,8 +353,8 @@ def test_what_rounding_hides_never_makes_a_gap_smaller(monkeypatch):
 
 
 def test_columns_that_stay_as_they_are_are_not_copied():
-    from l1jax.linear._fit import prepare_inputs
     from l1jax.linear.data._inputs import read
+    from l1jax.linear.model._prepare import prepare_inputs
 
     X = jnp.asarray(np.random.default_rng(0).standard_normal((6, 3)))
     inputs = read(X, X[:, 0], l1jax.L1(0.1), l1jax.SquaredError(), None, None)

@@ -19,7 +19,7 @@ import tqdm
 
 import l1jax
 from l1jax import Status
-from l1jax.linear import _path
+from l1jax.linear.engines import _engine, _gradient_steps
 from l1jax.linear.engines.active_set import _working_set
 from l1jax.linear.engines.active_set._options import OPTIONS
 
@@ -41,7 +41,7 @@ CASES = {
 
 def interrupt_after(monkeypatch, fits):
     """Raises KeyboardInterrupt where a path says how far it is, once it has so many fits."""
-    real, done = _path.advance, []
+    real, done = _gradient_steps.advance, []
 
     def advance(bar, count, *told):
         real(bar, count, *told)
@@ -49,7 +49,7 @@ def interrupt_after(monkeypatch, fits):
         if sum(done) >= fits:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(_path, "advance", advance)
+    monkeypatch.setattr(_gradient_steps, "advance", advance)
     monkeypatch.setattr(_working_set, "advance", advance)
     monkeypatch.setattr(OPTIONS, "block_size_all_columns", 5)
 
@@ -97,7 +97,7 @@ def test_only_what_is_missing_is_solved(monkeypatch, name):
     def advance(bar, count, lam, *told):
         solved.append(float(lam))
 
-    monkeypatch.setattr(_path, "advance", advance)
+    monkeypatch.setattr(_gradient_steps, "advance", advance)
     monkeypatch.setattr(_working_set, "advance", advance)
     again = l1jax.path(X, y, pen, resume=part, **options)
     assert solved and set(solved) <= set(np.asarray(part.lams[10:], float))
@@ -124,7 +124,7 @@ def test_with_nothing_done_the_interrupt_goes_through(monkeypatch, name):
         raise KeyboardInterrupt
 
     X, y, pen, options = CASES[name]
-    monkeypatch.setattr("l1jax.linear._path.solve_best", stop)
+    monkeypatch.setattr("l1jax.linear.engines._gradient_steps.solve_best", stop)
     monkeypatch.setattr(
         "l1jax.linear.engines.active_set._least_squares.LeastSquares.restricted_solver", stop
     )
@@ -233,7 +233,7 @@ def test_a_signal_ends_a_path_and_the_program_goes_on(tmp_path):
 
 
 def test_a_signal_while_certifying_loses_nothing(monkeypatch):
-    report, calls = _path.report_path, []
+    report, calls = _engine.report_path, []
 
     def interrupted_once(*args):
         calls.append(args)
@@ -241,7 +241,7 @@ def test_a_signal_while_certifying_loses_nothing(monkeypatch):
             raise KeyboardInterrupt
         return report(*args)
 
-    monkeypatch.setattr(_path, "report_path", interrupted_once)
+    monkeypatch.setattr(_engine, "report_path", interrupted_once)
     path = l1jax.path(X, Y, l1jax.L1(), n_lams=5)
     assert len(calls) == 2
     assert (np.asarray(path.status) == l1jax.Status.CONVERGED).all()

@@ -133,7 +133,7 @@ def test_other_values_do_not_compile_again(diabetes, monkeypatch):
     X, y = diabetes
     X, y = X[:173, :7], y[:173]  # a shape of this test's own
     counted = chex.assert_max_traces(_gradient.solve, n=1)
-    monkeypatch.setattr("l1jax.linear._fit.solve", counted)
+    monkeypatch.setattr("l1jax.linear.engines._gradient_steps.solve", counted)
     chex.clear_trace_counter()
     l1jax.fit(X, y, l1jax.L1(0.5))
     l1jax.fit(2 * X, y + 1, l1jax.L1(0.3), tol=1e-7, max_steps=500)

@@ -1,7 +1,8 @@
 """Runs the tests of scikit-learn's linear models, as its wheel has them, against the estimators of l1jax.
 
 A test that fails must be excused in `excused.py`; an excuse that no failure needs fails the run too.
-Arguments go to pytest.
+Arguments go to pytest, but for modules, and tests of them, to run instead of all: `test_logistic`,
+`test_logistic::test_nan`.
 """
 
 import sys
@@ -30,5 +31,7 @@ OPTIONS = [
 
 if __name__ == "__main__":
     sys.path.insert(0, str(HERE))
-    modules = [f"sklearn.linear_model.tests.{name}" for name in MODULES]
-    sys.exit(pytest.main([*OPTIONS, *sys.argv[1:], *modules]))
+    chosen = [argument for argument in sys.argv[1:] if argument.split("::")[0] in MODULES]
+    options = [argument for argument in sys.argv[1:] if argument not in chosen]
+    tests = [f"sklearn.linear_model.tests.{name}" for name in chosen or MODULES]
+    sys.exit(pytest.main([*OPTIONS, *options, *tests]))

@@ -157,7 +157,7 @@ def test_the_tangent_is_the_derivative_of_the_prox(name):
     pen = ALL[name]
     z, u = jnp.array([2.0, -1.5, 1.1, 0.9, -2.2]), jnp.array([0.3, 1.0, -0.5, 0.2, 0.7])
     central = (pen.prox(z + 1e-6 * u, 0.4) - pen.prox(z - 1e-6 * u, 0.4)) / 2e-6
-    np.testing.assert_allclose(pen.tangent(z, 0.4)(u), central, atol=1e-8)
+    np.testing.assert_allclose(pen.prox_jacobian(z, 0.4)(u), central, atol=1e-8)
 
 
 @pytest.mark.core
@@ -258,9 +258,9 @@ def test_with_one_step_per_group_the_prox_is_the_soft_threshold_of_blocks(kind, 
     pen = kind(0.7, ids, weights=[1.3, 0.4])
     z = jnp.array([0.9, -2.0, 0.5, 1.5])
     step = jnp.array([0.5, 2.0])[np.asarray(ids)]
-    np.testing.assert_allclose(pen.even_prox(z, step), pen.prox(z, step), rtol=1e-12)
+    np.testing.assert_allclose(pen.uniform_prox(z, step), pen.prox(z, step), rtol=1e-12)
     squares = jnp.array([1.0, 4.0, 2.0, 3.0])
-    even = np.asarray(pen.even(squares))
+    even = np.asarray(pen.uniform_metric(squares))
     assert (even >= squares).all() and all(len({*even[np.equal(ids, g)]}) == 1 for g in (0, 1))
 
 

@@ -284,10 +284,10 @@ def test_without_a_refit_the_folds_are_averaged(data):
     assert (model.C_, model.l1_ratio_) == (theirs.C_, theirs.l1_ratio_)
 
 
-@pytest.mark.parametrize("ratios", [None, (0.0,)])
+@pytest.mark.parametrize("ratios", [{}, {"l1_ratios": (0.0,)}], ids=["default", "one"])
 def test_attributes_by_class_are_those_of_scikit_learn(ratios):
     X, y = load_iris(return_X_y=True)
-    arguments = {"Cs": [0.1, 1.0], "cv": 3, "scoring": "neg_log_loss", "l1_ratios": ratios}
+    arguments = {"Cs": [0.1, 1.0], "cv": 3, "scoring": "neg_log_loss"} | ratios
     arguments["use_legacy_attributes"] = True
     model = ours.LogisticRegressionCV(**arguments).fit(X, y)
     with warnings.catch_warnings():
@@ -648,6 +648,25 @@ def test_paths_equal_those_of_scikit_learn(small, kind):
     assert alphas.tolist() == [0.5]
 
 
+def test_a_grid_of_one_strength_is_the_least_at_which_all_is_zero(small):
+    X, y = small
+    model = ours.LassoCV(alphas=1, eps=1, cv=2).fit(X, y)
+    centred = X - X.mean(axis=0)
+    np.testing.assert_allclose(model.alpha_, np.abs(centred.T @ y).max() / len(y), rtol=1e-12)
+    assert not model.coef_.any()
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [("eps", -1.0), ("eps", 2.0), ("alphas", 2.5), ("alphas", ["1"]), ("l1_ratio", 2), ("tol", -1)],
+)
+def test_arguments_of_a_path_are_checked_at_once(small, name, given):
+    with pytest.raises(
+        ValueError, match=f"{name}.*(must be|in the range).*{given!s}".replace("[", r"\[")
+    ):
+        ours.enet_path(*small, **{name: given})
+
+
 @pytest.mark.filterwarnings("error")
 def test_the_penalty_may_be_said_in_older_words(small):
     X, y = small
@@ -719,20 +738,35 @@ def test_groups_of_rows_stay_together(small):
     [
         (ours.Lasso(alpha=-1), None, "'alpha' parameter of Lasso must be a float in the range"),
         (ours.ElasticNetCV(l1_ratio=0), None, "alphas must be given for l1_ratio=0"),
-        (ours.ElasticNetCV(l1_ratio=[0.5, 2]), None, "l1_ratio must be a number in"),
-        (ours.LassoCV(alphas=[-1.0]), None, "alphas must be a list of numbers >= 0"),
+        (ours.ElasticNetCV(l1_ratio=[0.5, 2]), None, "l1_ratio must be numbers, each"),
+        (ours.LassoCV(alphas=[-1.0]), None, "alphas must be numbers, each"),
+        (ours.LassoCV(alphas=[1.0, "1"]), None, "alphas must be numbers, each"),
         (ours.MultiTaskLasso(), None, "needs y of shape"),
         (
             ours.GroupLasso(groups=[0, 1]),
             None,
             r"groups must hold one id per column of X, shape \(6,\)",
         ),
-        (ours.GroupLasso(groups=GROUPS, weights=[1.0]), None, "weights must hold one number >= 0"),
+        (
+            ours.GroupLasso(groups=GROUPS, weights=[1.0]),
+            None,
+            "weights must hold one number per group",
+        ),
         (ours.LogisticRegression(), np.ones(80), "two classes or more"),
+        (
+            ours.LogisticRegression(penalty="elasticnet", l1_ratio=None),
+            np.arange(80) % 2,
+            'l1_ratio must be given with penalty="elasticnet"',
+        ),
+        (
+            ours.LogisticRegressionCV(penalty="elasticnet"),
+            np.arange(80) % 2,
+            'l1_ratios must be given with penalty="elasticnet"',
+        ),
         (
             ours.LogisticRegressionCV(Cs=[0.0]),
             np.arange(80) % 2,
-            "Cs must be a list of numbers > 0",
+            "Cs must be numbers, each",
         ),
         (ours.L1PoissonRegressor(), -np.ones(80), "y must"),
         (ours.CoxRegressor(), np.full((80, 2), 2.0), "y must hold times"),

@@ -16,7 +16,7 @@ from ...implicit._dense import direct
 from ...implicit._derivative import Conditions, ConjugateGradients, Solver, solution
 from ...penalties import Penalty
 from ..data._matrix import DenseMatrix
-from ..model._problem import Data, Point, Problem, arrange, structural_masks
+from ..model._problem import Data, Point, Problem, ScaledData, arrange, structural_masks
 
 _SMALL = 64  # features for which there is always room
 _LARGEST = 4096  # unknowns of a system that is solved with its matrix
@@ -49,8 +49,8 @@ class LinearConditions(Conditions):
     frame: Frame | None
 
     @property
-    def problem(self) -> Problem:
-        """On the solver's scale, and on the features of the frame."""
+    def problem(self) -> ScaledData:
+        """The data on the solver's scale, and on the features of the frame."""
         data = self.data
         if self.frame is not None:
             some = DenseMatrix(data.x.columns(self.frame.at))
@@ -90,10 +90,10 @@ class LinearConditions(Conditions):
         frame = self.frame
         if frame is None:
             return self._with_intercept(
-                self.pen.even_prox(z.beta, self._prox_step(self.step.beta)), z
+                self.pen.uniform_prox(z.beta, self._prox_step(self.step.beta)), z
             )
         beta = frame.z.at[frame.at].set(z.beta, mode="drop")
-        beta = self.pen.even_prox(beta, self._prox_step(frame.step))
+        beta = self.pen.uniform_prox(beta, self._prox_step(frame.step))
         return self._with_intercept(beta.at[frame.at].get(mode="fill", fill_value=0), z)
 
     def _with_intercept(self, beta: Array, z: Point) -> Point:
@@ -209,15 +209,15 @@ def framed(look: _Look, at: Any) -> tuple[Point, Point, Setting, Frame]:
 
 @eqx.filter_jit
 def setting_of(problem: Problem, pen: Penalty) -> Setting:
-    free = structural_masks(pen, problem.null.beta.shape).unpenalised
-    return Setting(problem.level, problem.null, free, problem.is_trivial)
+    free = structural_masks(pen, problem.coef_shape).unpenalised
+    return Setting(problem.level, problem.null.point, free, problem.null.is_trivial)
 
 
 @eqx.filter_jit
 def step_of(problem: Problem, pen: Penalty) -> Point:
-    metric = problem.metric(pen)
+    metric = problem.limited_metric(pen, problem.smoothness)
     return Point(
-        jnp.broadcast_to(1 / (problem.smoothness * metric.beta), problem.null.beta.shape),
+        jnp.broadcast_to(1 / (problem.smoothness * metric.beta), problem.coef_shape),
         jnp.broadcast_to(1 / (problem.smoothness * metric.intercept), problem.responses),
     )
 

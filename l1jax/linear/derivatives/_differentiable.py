@@ -67,7 +67,7 @@ def differentiable_gradient(problem: Problem, data: Data, pen: Penalty) -> Array
     setting = setting_of(problem, frozen(pen))
     step = step_of(problem, frozen(pen))
     conditions = NullGradient(data, Free(setting.free), step, setting, None)
-    return answer(problem.null_gradient, problem.null, conditions)
+    return answer(problem.null.gradient, problem.null.point, conditions)
 
 
 def _conditions(

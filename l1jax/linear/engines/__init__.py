@@ -2,3 +2,12 @@
 
 May import `results`, `host`, `model`, `data`, `composite` and what these may import.
 """
+
+from ._active_set import Covariance, Homotopy, WorkingSet
+from ._engine import Engine, Plan, register_engine
+from ._gradient_steps import GradientSteps, Parallel, Sequential
+
+for _one in (WorkingSet(), Covariance(), Homotopy(), GradientSteps(), Sequential(), Parallel()):
+    register_engine(_one)
+
+__all__ = ["Engine", "Plan", "register_engine"]

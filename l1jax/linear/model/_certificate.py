@@ -62,12 +62,15 @@ def certify(
     slope = loss.gradient(y, eta, s)
     gradient = problem.x.rdot(slope) if descent is None else -descent
     null_size = jnp.sqrt(jnp.sum(slope**2 / jnp.where(rows(s, slope) > 0, rows(s, slope), 1)))
-    spread = jnp.sum(jnp.abs(loss.curvature(y, eta, s) * eta), axis=0)
+    curvature = loss.curvature(y, eta, s)
+    spread = jnp.sum(jnp.abs(curvature * eta), axis=0)
     noise = _ROUNDING * jnp.finfo(eta.dtype).eps * (null_size + jnp.max(spread))
     is_tiny = jnp.abs(gradient) <= noise * rows(problem.norms, gradient)
     plain = _DualPoint(-gradient, slope, jnp.zeros((), eta.dtype), jnp.zeros((), bool))
     is_known = jnp.ones((), bool)
-    if absorb:
+    if not pen.convex:  # there is no gap
+        dual = plain
+    elif absorb:
         dual = _project(problem, pen, loss.hessian(y, eta, s), plain, is_tiny, noise)
     else:
         dual = plain
@@ -94,25 +97,31 @@ def certify(
         gap = jnp.asarray(jnp.inf, eta.dtype)
     deviance = loss.deviance(y, eta, s)
     # Far out all is rounding. But no point is nearer to the optimum than it is to the null model.
-    above = deviance + objective_pen - (problem.null_deviance + pen.value(problem.null.beta))
-    above = jnp.where(is_inside(pen, problem.null.beta), above, -jnp.inf)
+    above = deviance + objective_pen - (problem.null.deviance + pen.value(problem.null.point.beta))
+    above = jnp.where(is_inside(pen, problem.null.point.beta), above, -jnp.inf)
     gap = jnp.where(above > gap, above, gap)
     gap = jnp.where(is_inside(pen, beta) & is_known & ~jnp.isnan(gap), gap, jnp.inf)
 
-    step = 1 / problem.metric(pen).beta
+    step = 1 / problem.limited_metric(pen, 1.0).beta
     kkt = jnp.max(pen.distance(beta, gradient, step), initial=0)
     if problem.fit_intercept:
         kkt = jnp.maximum(kkt, intercept_slope)
-    yardstick = pen.dual_norm(problem.null_gradient)
+    yardstick = pen.dual_norm(problem.null.gradient)
     return Certificate(
         objective=loss.value(y, eta, s) + objective_pen,
         gap=gap,
-        relative_gap=_relative(gap, problem.null_deviance, problem.is_trivial),
+        relative_gap=_relative(gap, problem.null.deviance, problem.null.is_trivial),
         kkt=kkt,
-        relative_kkt=_relative(kkt, yardstick, problem.is_trivial),
+        relative_kkt=_relative(kkt, yardstick, problem.null.is_trivial),
         deviance=deviance,
-        margin=pen.margin(beta, gradient),
+        margin=pen.margin(beta, gradient, _curvature_of_columns(problem, beta, curvature)),
     )
+
+
+def _curvature_of_columns(problem: Problem, beta: Array, curvature: Array) -> Array:
+    """The curvature of L along each coefficient, with the mean of that of the rows; exact for squared error."""
+    of_rows = jnp.sum(curvature.reshape(len(curvature), *beta.shape[1:]), axis=0)
+    return jnp.broadcast_to(rows(problem.norms, beta) ** 2 * of_rows, beta.shape)
 
 
 def is_inside(pen: Penalty, beta: Array) -> Array:
@@ -144,7 +153,7 @@ def _project(
     was rounding, unless they are nearly collinear and rounding hides what a large change of them would
     gain. Features are free by their weights, or where the penalty has no price for rounding.
     """
-    is_unpenalised = jnp.broadcast_to(rows(problem.unpenalised, dual.v), dual.v.shape)
+    is_unpenalised = jnp.broadcast_to(rows(problem.null.unpenalised, dual.v), dual.v.shape)
 
     def move(carry: tuple[Array, _DualPoint]) -> tuple[Array, _DualPoint]:
         _, dual = carry

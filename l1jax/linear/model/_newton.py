@@ -22,7 +22,7 @@ from jaxtyping import Array, Bool
 
 from ...penalties import Penalty
 from ..data._matrix import rows
-from ._problem import Point, Problem
+from ._problem import Point, ScaledData
 
 _NULL_STEPS = 50  # of damped Newton: a null model has few coordinates and a smooth loss
 _HALVINGS = 30
@@ -34,10 +34,10 @@ _ROUNDS = 3  # of solving for what a ridge has left
 
 
 def newton_step(
-    problem: Problem, pen: Penalty, point: Point, curvature: Array, attempt: Bool[Array, ""]
+    problem: ScaledData, pen: Penalty, point: Point, curvature: Array, attempt: Bool[Array, ""]
 ) -> Point:
     """The Newton step from `point` on its face; `point` itself where `attempt` is false."""
-    metric = problem.metric(pen)
+    metric = problem.limited_metric(pen, curvature)
     root = jax.tree.map(jnp.sqrt, metric)
     t = 1 / curvature
     step = t / metric.beta
@@ -45,7 +45,7 @@ def newton_step(
     slope = problem.loss.gradient(problem.y, eta, problem.s)
     bend = problem.loss.hessian(problem.y, eta, problem.s)
     z = point.beta - step * problem.x.rdot(slope)
-    push = pen.tangent(z, step)
+    push = pen.prox_jacobian(z, step)
 
     free = pen.masks(point.beta.shape).unpenalised
 
@@ -65,7 +65,7 @@ def newton_step(
         return face(curved)
 
     intercept_residual = t * _free(problem, jnp.sum(slope, axis=0))
-    residual = Point(point.beta - pen.even_prox(z, step), intercept_residual)
+    residual = Point(point.beta - pen.uniform_prox(z, step), intercept_residual)
     residual = jax.tree.map(jnp.multiply, residual, root)
     rhs = face(_add(jax.tree.map(jnp.negative, residual), hessian(residual), t))
     # Of a quadratic one exact step lands; of others each step squares what is wrong at best.
@@ -80,7 +80,7 @@ def newton_step(
     return _where(ok, Point(beta, target.intercept), point)
 
 
-def fit_free(problem: Problem, point: Point, free: Bool[Array, "p *k"]) -> Point:
+def fit_free(problem: ScaledData, point: Point, free: Bool[Array, "p *k"]) -> Point:
     """The model of the intercept and the free features alone, by damped Newton; exact to rounding."""
     has_free = jnp.any(free)
 
@@ -137,7 +137,7 @@ def fit_free(problem: Problem, point: Point, free: Bool[Array, "p *k"]) -> Point
 
 
 def solve_free(
-    problem: Problem,
+    problem: ScaledData,
     free: Bool[Array, "p *k"],
     bend: Callable[[Array], Array],
     rhs: Point,
@@ -185,7 +185,7 @@ def _waves(like: Array) -> Array:
     return jnp.sin(1.0 + jnp.arange(like.size, dtype=like.dtype)).reshape(like.shape)
 
 
-def polish_intercept(problem: Problem, point: Point, fitted: Array | None = None) -> Point:
+def polish_intercept(problem: ScaledData, point: Point, fitted: Array | None = None) -> Point:
     """The same coefficients with the best intercept for them; `fitted` is Xβ, where it is known."""
     if not problem.fit_intercept:
         return point
@@ -194,7 +194,7 @@ def polish_intercept(problem: Problem, point: Point, fitted: Array | None = None
 
 
 def _conjugate_gradients(
-    problem: Problem, system, rhs: Point, attempt: Array, rest: float = 0.0
+    problem: ScaledData, system, rhs: Point, attempt: Array, rest: float = 0.0
 ) -> Point:
     """Solves but for this share of rhs, or to rounding; a lane that makes no attempt takes no step."""
     n, p = problem.x.shape
@@ -208,12 +208,12 @@ def _conjugate_gradients(
     return jax.tree.map(lambda leaf: leaf * safe, u)
 
 
-def identified(problem: Problem, free: Bool[Array, "p *k"], beta: Array) -> Array:
+def identified(problem: ScaledData, free: Bool[Array, "p *k"], beta: Array) -> Array:
     """β, with the free features of those coefficients that the loss tells from others which say the same."""
     return jnp.where(free, problem.loss.identify_free(beta), beta)
 
 
-def _free(problem: Problem, intercept: Array) -> Array:
+def _free(problem: ScaledData, intercept: Array) -> Array:
     return intercept if problem.fit_intercept else jnp.zeros_like(intercept)
 
 

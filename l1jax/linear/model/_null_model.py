@@ -11,29 +11,42 @@ from ...losses import Loss
 from ...penalties import Penalty
 from ..data._matrix import rows
 from ._newton import fit_free
-from ._problem import ROUNDING, Data, Problem, arrange, structural_masks
+from ._problem import (
+    ROUNDING,
+    Data,
+    NullModel,
+    Point,
+    Problem,
+    ScaledData,
+    arrange,
+    structural_masks,
+)
 
 
 def prepare(data: Data, pen: Penalty) -> Problem:
     """The problem on the solver's scale, with its null model."""
-    problem = arrange(data)
-    return with_null(problem, frozen(problem), frozen(pen))
+    return with_null(arrange(data), pen)
 
 
-def with_null(problem: Problem, fixed: Problem, pen: Penalty) -> Problem:
-    """The problem with its null model, found at the values that the data have now."""
-    x, y, s, loss, zero = fixed.x, fixed.y, fixed.s, fixed.loss, fixed.null
-    free = structural_masks(pen, zero.beta.shape).unpenalised & rows(fixed.norms > 0, zero.beta)
-    null = fit_free(fixed, zero, free)
-    eta = fixed.eta(null)
-    gradient = x.rdot(loss.gradient(y, eta, s))
+def with_null(data: ScaledData, pen: Penalty) -> Problem:
+    """The problem of data that are on the solver's scale."""
+    return Problem.of(data, fit_null(frozen(data), frozen(pen)))
+
+
+def fit_null(data: ScaledData, pen: Penalty) -> NullModel:
+    """Fits the intercept and the features that the penalty leaves free at any strength."""
+    y, s, loss = data.y, data.s, data.loss
+    zero = jnp.zeros(data.coef_shape, y.dtype)
+    free = structural_masks(pen, zero.shape).unpenalised & rows(data.norms > 0, zero)
+    null = fit_free(data, Point(zero, jnp.zeros(data.responses, y.dtype)), free)
+    eta = data.eta(null)
     deviance = loss.deviance(y, eta, s)
-    rounding = _rounding(loss, y, eta, s, fixed.level)
-    unpenalised = jnp.all(free.reshape(free.shape[0], -1), axis=1)
-    return eqx.tree_at(
-        lambda q: (q.null, q.null_gradient, q.null_deviance, q.is_trivial, q.unpenalised),
-        problem,
-        (null, gradient, deviance, deviance <= rounding, unpenalised),
+    return NullModel(
+        point=null,
+        gradient=data.x.rdot(loss.gradient(y, eta, s)),
+        deviance=deviance,
+        is_trivial=deviance <= _rounding(loss, y, eta, s, data.level),
+        unpenalised=jnp.all(free.reshape(free.shape[0], -1), axis=1),
     )
 
 
@@ -58,8 +71,8 @@ def null_lambda_max(problem: Problem, pen: Penalty) -> Array:
 
 def gradient_to_explain(problem: Problem) -> Array:
     """The gradient of the null model, on the columns that count; 0 where it explains everything."""
-    counts = rows(problem.norms > 0, problem.null_gradient)
-    return jnp.where(counts & ~problem.is_trivial, problem.null_gradient, 0)
+    counts = rows(problem.norms > 0, problem.null.gradient)
+    return jnp.where(counts & ~problem.null.is_trivial, problem.null.gradient, 0)
 
 
 compiled_lambda_max = eqx.filter_jit(null_lambda_max)

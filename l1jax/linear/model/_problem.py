@@ -5,6 +5,7 @@ minimise over (β, b):   Σᵢ sᵢ loss(yᵢ, x̃ᵢᵀβ + b + offsetᵢ) + R(
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import equinox as eqx
@@ -15,8 +16,10 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ..._tracing import frozen, known
 from ..._types import AnyArray
+from ...composite._step import limited
 from ...losses import Loss
 from ...penalties import Penalty
+from ...penalties._base import longest_step
 from ..data._matrix import rows, standardise
 
 ROUNDING = 4  # units of it that equal numbers may differ by
@@ -38,32 +41,104 @@ class Outcome(eqx.Module):
     status: Int[Array, ""]
 
 
-class Problem(eqx.Module):
-    """Data, loss and null model; everything about a fit that does not depend on the strength."""
+class ScaledData(eqx.Module):
+    """The data of a fit on the solver's scale: everything that no penalty has a say in."""
 
-    x: Any
+    x: Any  # X̃, centred and scaled as asked
     y: Float[Array, "n ..."]  # encoded by the loss: mostly like η
     s: Float[Array, " n"]
     offset: Float[Array, "n *k"]
     loss: Loss
-    mean: Float[Array, " p"]
-    inverse_scale: Float[Array, " p"]
-    level: Float[Array, "*k"]  # taken off y beforehand, where the intercept gives it back
+    mean: Float[Array, " p"]  # μ, subtracted from the columns
+    inverse_scale: Float[Array, " p"]  # 1/σ
+    level: Float[Array, "*k"]  # subtracted from y; the intercept returns it
     norms: Float[Array, " p"]  # √Σ sᵢ x̃ᵢⱼ²
-    smoothness: Float[Array, ""]  # largest curvature in the metric; 1 until `with_smoothness`
-    null: Point  # intercept and unpenalised features only
-    null_gradient: Float[Array, "p *k"]
-    null_deviance: Float[Array, ""]
-    is_trivial: Bool[Array, ""]  # the null model fits to rounding: nothing is left to explain
     is_valid: Bool[Array, ""]  # False where a traced input holds what an eager call refuses
-    unpenalised: Bool[Array, " p"]  # features of the null model, whatever the strength
-    basis: Any  # an `UnpenalisedBasis` in place of some columns of the data, or None
     fit_intercept: bool = eqx.field(static=True)
 
     @property
     def responses(self) -> tuple[int, ...]:
         """() or (k,): the shape of an intercept."""
         return self.offset.shape[1:]
+
+    @property
+    def coef_shape(self) -> tuple[int, ...]:
+        """(p,) or (p, k): the shape of the coefficients."""
+        return (*self.norms.shape, *self.responses)
+
+    def eta(self, point: Point, fitted: Array | None = None) -> Float[Array, "n *k"]:
+        """The linear predictor; `fitted` is X̃β, where it is known: XLA repeats a sparse product."""
+        known = self.x.dot(point.beta) if fitted is None else fitted
+        return known + point.intercept + self.offset
+
+    def smooth(self, point: Point, fitted: Array | None = None) -> Float[Array, ""]:
+        """L(β, b), the smooth part of the objective."""
+        return self.loss.value(self.y, self.eta(point, fitted), self.s)
+
+    def deviance(self, point: Point) -> Float[Array, ""]:
+        """The deviance of the loss at a point."""
+        return self.loss.deviance(self.y, self.eta(point), self.s)
+
+    def metric(self, pen: Penalty) -> Point:
+        """The diagonal metric C of the solver: squared column norms, where the penalty's prox allows."""
+        squares = self.norms**2
+        floor = jnp.finfo(squares.dtype).tiny * 1e8
+        squares = jnp.where(squares > floor, squares, 1)
+        if pen.metric == "diagonal":
+            beta = squares.reshape(squares.shape + (1,) * len(self.responses))
+            beta = pen.uniform_metric(jnp.broadcast_to(beta, self.coef_shape))
+        else:
+            beta = jnp.max(squares)
+        return Point(beta, jnp.ones(self.responses, self.y.dtype))
+
+    def max_step(self, pen: Penalty) -> Point:
+        """The longest steps that the prox of the penalty allows; the intercept has no limit."""
+        dtype = self.y.dtype
+        return Point(longest_step(pen, dtype), jnp.full((), jnp.inf, dtype))
+
+    def limited_metric(self, pen: Penalty, curvature: Any) -> Point:
+        """The metric, raised to where the steps 1/(curvature C) are no longer than the prox allows."""
+        return limited(self.metric(pen), curvature, self.max_step(pen))
+
+    def to_user(self, point: Point) -> tuple[Array, Array]:
+        """Coefficients and intercept on the scale of the data as given."""
+        coef, intercept = self._unscaled(point)
+        return coef, self.loss.identify(intercept)
+
+    def from_user(self, coef: Array, intercept: Array) -> Point:
+        """The point on the solver's scale of coefficients and intercept on that of the data."""
+        beta = coef / rows(self.inverse_scale, coef)
+        of_means = jnp.matmul(self.mean, coef, precision="highest")
+        return Point(beta, self.loss.identify((intercept - self.level) + of_means))
+
+    def _unscaled(self, point: Point) -> tuple[Array, Array]:
+        coef = rows(self.inverse_scale, point.beta) * point.beta
+        of_means = jnp.matmul(self.mean, coef, precision="highest")
+        return coef, self.level + (point.intercept - of_means)
+
+
+class NullModel(eqx.Module):
+    """The model of the intercept and the unpenalised features alone, and what follows from it."""
+
+    point: Point
+    gradient: Float[Array, "p *k"]  # ∇L there
+    deviance: Float[Array, ""]
+    is_trivial: Bool[Array, ""]  # it fits to rounding: nothing is left to explain
+    unpenalised: Bool[Array, " p"]  # its features, whatever the strength
+
+
+class Problem(ScaledData):
+    """Data, loss and null model; everything about a fit that does not depend on the strength."""
+
+    null: NullModel
+    basis: Any  # an `UnpenalisedBasis` in place of some columns of the data, or None
+    smoothness: Float[Array, ""]  # largest curvature in the metric: estimated, or 1 to begin with
+
+    @classmethod
+    def of(cls, data: ScaledData, null: NullModel) -> Problem:
+        """The problem of these data with their null model."""
+        fields = {field.name: getattr(data, field.name) for field in dataclasses.fields(ScaledData)}
+        return cls(**fields, null=null, basis=None, smoothness=jnp.ones((), data.y.dtype))
 
     @property
     def deviations(self) -> Float[AnyArray, " p"]:
@@ -74,34 +149,8 @@ class Problem(eqx.Module):
             found[self.basis.at] = self.basis.deviations
         return found
 
-    def eta(self, point: Point, fitted: Array | None = None) -> Float[Array, "n *k"]:
-        """The linear predictor; `fitted` is Xβ, where it is known: XLA repeats a sparse product."""
-        known = self.x.dot(point.beta) if fitted is None else fitted
-        return known + point.intercept + self.offset
-
-    def smooth(self, point: Point, fitted: Array | None = None) -> Float[Array, ""]:
-        return self.loss.value(self.y, self.eta(point, fitted), self.s)
-
-    def deviance(self, point: Point) -> Float[Array, ""]:
-        return self.loss.deviance(self.y, self.eta(point), self.s)
-
-    def metric(self, pen: Penalty) -> Point:
-        """The diagonal metric of the solver: squared column norms, where the penalty's prox allows."""
-        squares = self.norms**2
-        floor = jnp.finfo(squares.dtype).tiny * 1e8
-        squares = jnp.where(squares > floor, squares, 1)
-        if pen.metric == "diagonal":
-            beta = squares.reshape(squares.shape + (1,) * len(self.responses))
-            beta = pen.even(jnp.broadcast_to(beta, (*squares.shape, *self.responses)))
-        else:
-            beta = jnp.max(squares)
-        return Point(beta, jnp.ones(self.responses, self.y.dtype))
-
     def to_user(self, point: Point) -> tuple[Array, Array]:
-        """Coefficients and intercept on the scale of the data as given."""
-        coef = rows(self.inverse_scale, point.beta) * point.beta
-        moved = jnp.matmul(self.mean, coef, precision="highest")
-        intercept = self.level + (point.intercept - moved)
+        coef, intercept = self._unscaled(point)
         if self.basis is not None:
             coef, intercept = self.basis.to_data(coef, intercept)
         return coef, self.loss.identify(intercept)
@@ -109,12 +158,10 @@ class Problem(eqx.Module):
     def from_user(self, coef: Array, intercept: Array) -> Point:
         if self.basis is not None:
             coef, intercept = self.basis.from_data(coef, intercept)
-        beta = coef / rows(self.inverse_scale, coef)
-        moved = jnp.matmul(self.mean, coef, precision="highest")
-        return Point(beta, self.loss.identify((intercept - self.level) + moved))
+        return super().from_user(coef, intercept)
 
     def start_from(self, coef: Array, intercept: Array) -> Point:
-        """Some fit on the user's scale as a point to start from, whatever problem it was of."""
+        """Coefficients on the user's scale, of whatever problem, as a point to start this one from."""
         point = self.from_user(coef, intercept)
         beta = jnp.where(rows(self.norms > 0, point.beta), point.beta, 0)
         none = jnp.zeros_like(point.intercept)
@@ -133,19 +180,20 @@ class Data(eqx.Module):
     standardize: bool = eqx.field(static=True)
 
 
-def arrange(data: Data, level: Any = None) -> Problem:
-    """The problem without its null model: what derivatives by the data go through.
+def arrange(data: Data, level: Any = None) -> ScaledData:
+    """Puts the data on the solver's scale, which derivatives by the data go through.
 
-    `level` is what is taken off y, where that is known already.
+    `level` is what is subtracted from y, where that is known already.
     """
     x, y, weights, offset, loss = data.x, data.y, data.weights, data.offset, data.loss
     biggest = frozen(jnp.max(weights))
     is_valid = (biggest > 0) & jnp.all(weights >= 0) & jnp.isfinite(biggest)
     weights = jnp.where(is_valid, weights / jnp.where(is_valid, biggest, 1), 1)
     s = weights / jnp.sum(weights)
-    # A row that does not count may hold anything: 0 is a target of every loss.
+    # A row of weight 0 may hold anything.
     counts = rows(s > 0, y)
-    y, offset = jnp.where(counts, y, 0), jnp.where(rows(s > 0, offset), offset, 0)
+    y = jnp.where(counts, y, frozen(loss).neutral_target(frozen(y), frozen(s)))
+    offset = jnp.where(rows(s > 0, offset), offset, 0)
     # Where no level matters, that of the columns does not: centred ones keep more digits.
     centre = data.fit_intercept or not loss.has_intercept
     fit_intercept = data.fit_intercept and loss.has_intercept
@@ -171,9 +219,7 @@ def arrange(data: Data, level: Any = None) -> Problem:
         is_constant = highest - lowest <= ROUNDING * unit
         is_constant &= jnp.maximum(highest, -lowest) <= (ROUNDING + len(y)) * unit
         y = y - jnp.where(is_constant, rest, 0)
-    shape = (norms.shape[0], *responses)
-    zero = Point(jnp.zeros(shape, y.dtype), jnp.zeros(responses, y.dtype))
-    return Problem(
+    return ScaledData(
         x=x,
         y=y,
         s=s,
@@ -183,14 +229,7 @@ def arrange(data: Data, level: Any = None) -> Problem:
         inverse_scale=inverse_scale,
         level=level,
         norms=norms,
-        smoothness=jnp.ones((), y.dtype),
-        null=zero,
-        null_gradient=zero.beta,
-        null_deviance=jnp.ones((), y.dtype),
-        is_trivial=jnp.zeros((), bool),
         is_valid=is_valid,
-        unpenalised=jnp.zeros(norms.shape, bool),
-        basis=None,
         fit_intercept=fit_intercept,
     )
 
@@ -217,7 +256,7 @@ def with_smoothness(problem: Problem, pen: Penalty) -> Problem:
     )
     bound, weights = problem.loss.smoothness, problem.s
     if bound is None:
-        curvature = problem.loss.curvature(problem.y, problem.eta(problem.null), problem.s)
+        curvature = problem.loss.curvature(problem.y, problem.eta(problem.null.point), problem.s)
         weights = jnp.max(curvature.reshape(weights.shape[0], -1), axis=1)
         weights = jnp.where(jnp.isfinite(weights), weights, problem.s)
     start = jnp.sin(1.0 + jnp.arange(p)).astype(problem.y.dtype)
@@ -234,4 +273,4 @@ def with_smoothness(problem: Problem, pen: Penalty) -> Problem:
     )
     largest = jnp.where(largest > 0, largest, 1)
     largest = largest * jnp.asarray(1.0 if bound is None else bound, largest.dtype)
-    return eqx.tree_at(lambda q: q.smoothness, problem, largest)
+    return dataclasses.replace(problem, smoothness=largest)

@@ -66,7 +66,7 @@ def in_orthonormal_basis(data: Data, problem: Problem) -> tuple[Data, Unpenalise
     """The data with a basis in place of the unpenalised columns; None where these are well-conditioned."""
     if is_traced((data, problem)) or not problem.is_valid:
         return None
-    at = np.flatnonzero(np.asarray(problem.unpenalised))
+    at = np.flatnonzero(np.asarray(problem.null.unpenalised))
     if len(at) < 2:
         return None
     columns = np.asarray(data.x.columns(at), np.float64)

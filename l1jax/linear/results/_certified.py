@@ -68,12 +68,14 @@ def report(
         found,
         (found.objective + more, found.gap + lost, found.deviance + more),
     )
-    relative = found.relative_gap + jnp.where(problem.is_trivial, 0, lost / problem.null_deviance)
+    relative = found.relative_gap + jnp.where(
+        problem.null.is_trivial, 0, lost / problem.null.deviance
+    )
     found = eqx.tree_at(lambda c: c.relative_gap, found, relative)
     short = (outcome.status == Status.CONVERGED) & ~(found.measure <= tol)
     status = jnp.where(short, Status.PRECISION_LIMIT, outcome.status).astype(jnp.int32)
-    null = jnp.where(problem.is_trivial, 1, problem.null_deviance)
-    explained = jnp.where(problem.is_trivial, 0, 1 - found.deviance / null)
+    null = jnp.where(problem.null.is_trivial, 1, problem.null.deviance)
+    explained = jnp.where(problem.null.is_trivial, 0, 1 - found.deviance / null)
     coef, intercept, found, explained = jax.tree.map(
         lambda leaf: jnp.where(problem.is_valid, leaf, jnp.nan), (coef, intercept, found, explained)
     )
@@ -182,7 +184,7 @@ def _slopes(problem: Problem, intercepts: Any, fitted: Any) -> Array:
     """The slope ∂L/∂η at points with these Xβ, the intercepts polished."""
 
     def lane(intercept: Array, fitted: Array) -> Array:
-        balanced = polish_intercept(problem, Point(problem.null.beta, intercept), fitted)
+        balanced = polish_intercept(problem, Point(problem.null.point.beta, intercept), fitted)
         return problem.loss.gradient(problem.y, problem.eta(balanced, fitted), problem.s)
 
     return jax.vmap(lane)(intercepts, fitted)

@@ -54,7 +54,7 @@ def known_points(resume: Path, problem: Problem) -> Point:
 
     Only shapes are checked here: whether they are fits of these data is for the certificate to say.
     """
-    check_of_these_data(resume, problem.null.beta.shape, "resume")
+    check_of_these_data(resume, problem.coef_shape, "resume")
     dtype = problem.y.dtype
     coefs, intercepts = (
         jnp.asarray(np.nan_to_num(np.asarray(values)), dtype)

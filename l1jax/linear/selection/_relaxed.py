@@ -13,21 +13,22 @@ import scipy.linalg
 
 from ..._checks import check_number
 from ..._status import Status
-from .._fit import prepare_inputs, warn_if_short
 from ..data._inputs import give_back, precision, read
 from ..engines.active_set._host_loss import HostLoss
 from ..host._columns import Columns
 from ..host._entry_point import entry_point
+from ..model._prepare import prepare_inputs
 from ..model._problem import Point, Problem
 from ..results._fit import Fit
 from ..results._fitted_with import options_for
 from ..results._path import Path
 from ..results._records import check_of_these_data
+from ..results._warning import warn_if_short
 from ._information import NO_PRICE
 
 _STEPS = 50  # of Newton
 _HALVINGS = 30
-_ENOUGH = 1e-10  # of a gradient, as a share of the null model's
+_ENOUGH = 1e-10  # of the null model's gradient
 
 
 @entry_point
@@ -75,7 +76,7 @@ def relax(
     inputs = read(X, y, NO_PRICE, path.fits.loss, options.sample_weight, options.offset)
     with precision(inputs.wants_x64):
         problem = prepare_inputs(inputs, inputs.pen, inputs.loss, options.fit_intercept, False)
-        check_of_these_data(path, problem.null.beta.shape)
+        check_of_these_data(path, problem.coef_shape)
         (fits,) = relaxed(problem, path.fits, (gamma,))
         fits = dataclasses.replace(fits, options=options)
         found = give_back(Path(fits), inputs.wants_x64)
@@ -84,7 +85,7 @@ def relax(
 
 
 def check_gammas(gammas: Any) -> tuple[float, ...]:
-    """The shares of the penalised fit, checked."""
+    """Returns the fractions of the penalised fit. Raises: ValueError outside of [0, 1]."""
     gammas = tuple(float(check_number(gamma, "gamma", 0)) for gamma in np.atleast_1d(gammas))
     if not gammas or max(gammas) > 1:
         raise ValueError(f"gamma must lie in [0, 1], got {gammas}.")
@@ -92,7 +93,7 @@ def check_gammas(gammas: Any) -> tuple[float, ...]:
 
 
 def relaxed(problem: Problem, fits: Fit, gammas: tuple[float, ...]) -> list[Fit]:
-    """The fits of a path, relaxed to each share."""
+    """Returns the fits of a path, relaxed to each fraction γ of the penalised fit."""
     if gammas == (1.0,):
         return [fits]
     other = unpenalised(problem, fits)
@@ -100,7 +101,10 @@ def relaxed(problem: Problem, fits: Fit, gammas: tuple[float, ...]) -> list[Fit]
 
 
 def unpenalised(problem: Problem, fits: Fit) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of the features of each fit: coefficients and intercepts on the user's scale, and statuses."""
+    """Returns the unpenalised fits of the features of each fit, on the user's scale.
+
+    Coefficients (L, p), intercepts (L,) and statuses (L,).
+    """
     if problem.y.ndim > 1 or fits.several_responses:
         raise ValueError("A relaxed path needs one response.")
     newton = _Newton(problem)
@@ -116,7 +120,7 @@ def unpenalised(problem: Problem, fits: Fit) -> tuple[np.ndarray, np.ndarray, np
 
 
 def blend(problem: Problem, fits: Fit, other: tuple, gamma: float) -> Fit:
-    """γ times the fits and 1 − γ times the others."""
+    """Returns γ times the fits plus 1 − γ times the others."""
     if gamma == 1:
         return fits
     coefs, intercepts, statuses = other
@@ -142,21 +146,21 @@ def blend(problem: Problem, fits: Fit, other: tuple, gamma: float) -> Fit:
 @eqx.filter_jit
 def _explained(problem: Problem, coefs: jax.Array, intercepts: jax.Array) -> jax.Array:
     saturated = problem.loss.saturated(problem.y, problem.s)
-    null = jnp.where(problem.is_trivial, 1, problem.null_deviance)
+    null = jnp.where(problem.null.is_trivial, 1, problem.null.deviance)
 
     def lane(coef: jax.Array, intercept: jax.Array) -> jax.Array:
         deviance = problem.smooth(problem.from_user(coef, intercept)) - saturated
-        return jnp.where(problem.is_trivial, 0, 1 - deviance / null)
+        return jnp.where(problem.null.is_trivial, 0, 1 - deviance / null)
 
     return jax.vmap(lane)(coefs, intercepts)
 
 
 class _Newton:
-    """Unpenalised fits of some of the columns, on the host."""
+    """Newton's method for the unpenalised fit of some of the columns, on the host."""
 
     def __init__(self, problem: Problem):
-        self.problem, self.columns, self.curved = problem, Columns(problem), HostLoss(problem)
-        slope = np.abs(np.asarray(problem.null_gradient)).max(initial=0)
+        self.problem, self.columns, self.loss_terms = problem, Columns(problem), HostLoss(problem)
+        slope = np.abs(np.asarray(problem.null.gradient)).max(initial=0)
         self.enough = _ENOUGH * float(slope)
 
     def solve(self, coef: np.ndarray, intercept: float) -> tuple[Any, Any, int]:
@@ -169,10 +173,10 @@ class _Newton:
         x = np.append(np.asarray(start.beta, float)[features], float(start.intercept))
 
         def predictor(x: np.ndarray) -> np.ndarray:
-            return part.dot(x[:-1]) + x[-1] + self.curved.offset
+            return part.dot(x[:-1]) + x[-1] + self.loss_terms.offset
 
         eta = predictor(x)
-        value, slope = self.curved.evaluate(eta)
+        value, slope = self.loss_terms.evaluate(eta)
         status = Status.MAX_STEPS
         for _ in range(_STEPS):
             gradient = np.append(part.rdot(slope), slope.sum() * problem.fit_intercept)
@@ -183,7 +187,7 @@ class _Newton:
             length, rounding = 1.0, 1e-15 * abs(value)
             for _ in range(_HALVINGS):
                 new = predictor(x + length * step)
-                lower, new_slope = self.curved.evaluate(new)
+                lower, new_slope = self.loss_terms.evaluate(new)
                 if lower <= value + rounding:
                     break
                 length /= 2
@@ -197,7 +201,7 @@ class _Newton:
         return *problem.to_user(point), int(status)
 
     def _hessian(self, part: Any, eta: np.ndarray) -> np.ndarray:
-        weights, _ = self.curved.curvatures(eta)
+        weights, _ = self.loss_terms.curvatures(eta)
         gram = part.gram(weights)
         m = len(gram)
         hessian = np.zeros((m + 1, m + 1))
@@ -211,7 +215,7 @@ class _Newton:
 
 
 def _solve(hessian: np.ndarray, rhs: np.ndarray) -> np.ndarray:
-    """The solution; the least one, where there are many."""
+    """Returns the solution of a symmetric system; the least one where there are many."""
     size = np.sqrt(hessian.diagonal())
     size = np.where(size > 0, size, 1)
     scaled = hessian / np.outer(size, size)

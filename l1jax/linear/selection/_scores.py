@@ -22,7 +22,7 @@ _ROWS = 64  # compiled functions see rows in multiples of this: few shapes
 
 
 class Score(NamedTuple):
-    """What is averaged over the folds, and which way is up."""
+    """A number per strength for held-out rows, averaged over the folds; whether higher is better."""
 
     name: str
     function: Callable[[Loss, np.ndarray, np.ndarray, np.ndarray], np.ndarray]
@@ -69,7 +69,7 @@ def deviance(loss: Loss, y: np.ndarray, eta: np.ndarray, s: np.ndarray) -> np.nd
     """2 Σ s (loss − the least that any prediction could have): for squared error its mean."""
     if any(np.ndim(leaf) for leaf in jax.tree.leaves(loss)):  # that goes with the rows as they are
         return np.asarray(_deviances(loss, y, eta, s))
-    return np.asarray(_deviances(loss, *_padded(y, eta, s)))
+    return np.asarray(_deviances(loss, *_padded(loss, y, eta, s)))
 
 
 def held_out_deviance(
@@ -90,7 +90,7 @@ def absolute_error(loss: Loss, y: np.ndarray, eta: np.ndarray, s: np.ndarray) ->
 
 
 def classification_error(loss: Loss, y: np.ndarray, eta: np.ndarray, s: np.ndarray) -> np.ndarray:
-    """The share of rows, by weight, that are put into another class."""
+    """The fraction of rows, by weight, that are predicted in another class."""
     found = np.asarray(loss.classes(jax.numpy.asarray(eta)))
     return (found != (y if y.ndim == 1 else y.argmax(axis=1))) @ s
 
@@ -115,10 +115,10 @@ def auc(loss: Loss, y: np.ndarray, eta: np.ndarray, s: np.ndarray) -> np.ndarray
 
 
 def c_index(loss: Loss, y: np.ndarray, eta: np.ndarray, s: np.ndarray) -> np.ndarray:
-    """Harrell's C: of the pairs whose order in time is known, the share that η orders so.
+    """Harrell's C: of the pairs whose order in time is known, the fraction that η orders so.
 
     A larger η is a larger risk, an earlier event; ties of η count half. y (m, 2): time, and whether
-    the event was seen. NaN where no pair can be ordered.
+    the event was observed. NaN where no pair can be ordered.
     """
     del loss
     time, event = y[:, 0], y[:, 1] != 0
@@ -132,7 +132,7 @@ def c_index(loss: Loss, y: np.ndarray, eta: np.ndarray, s: np.ndarray) -> np.nda
 
 
 def accuracy(loss: Loss, y: np.ndarray, eta: np.ndarray, s: np.ndarray) -> np.ndarray:
-    """The share of rows, by weight, that are put into their class."""
+    """The fraction of rows, by weight, that are predicted in their class."""
     return 1 - classification_error(loss, y, eta, s)
 
 
@@ -189,9 +189,9 @@ def r2(loss: Loss, y: np.ndarray, eta: np.ndarray, s: np.ndarray) -> np.ndarray:
     if len(y) < 2:
         return np.full(len(eta), np.nan)
     errors = _by_response((y - response(loss, eta)) ** 2, s)
-    spread = _by_response((y - s @ y)[None] ** 2, s)
-    share = 1 - errors / np.where(spread > 0, spread, 1)
-    return _mean(np.where(spread > 0, share, errors == 0))
+    variance = _by_response((y - s @ y)[None] ** 2, s)
+    explained = 1 - errors / np.where(variance > 0, variance, 1)
+    return _mean(np.where(variance > 0, explained, errors == 0))
 
 
 _SCORERS = {
@@ -291,13 +291,13 @@ def _held_out_deviances(loss: Loss, y: Any, eta: Any, s: Any, held_out: Any) -> 
     return jax.vmap(lambda one: 2 * loss.held_out_deviance(y, one, s, held_out))(eta)
 
 
-def _padded(y: np.ndarray, eta: np.ndarray, s: np.ndarray) -> tuple[np.ndarray, ...]:
-    """The same rows and some that do not count."""
+def _padded(loss: Loss, y: np.ndarray, eta: np.ndarray, s: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Appends rows of weight 0, so that their number is a multiple of `_ROWS`."""
     more = -len(s) % _ROWS
-    rest = [(0, 0)] * (y.ndim - 1)
     wide = [(0, 0)] * (eta.ndim - 2)
+    targets = np.broadcast_to(loss.neutral_target(y, s), (more, *y.shape[1:]))
     return (
-        np.pad(y, [(0, more), *rest]),
+        np.concatenate([y, targets]),
         np.pad(eta, [(0, 0), (0, more), *wide]),
         np.pad(s, (0, more)),
     )

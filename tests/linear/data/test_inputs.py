@@ -52,7 +52,7 @@ def test_bad_input_is_an_error_that_names_the_argument(monkeypatch, change, erro
     def no_work(*_, **__):
         raise AssertionError("the solver was called")
 
-    monkeypatch.setattr("l1jax.linear._fit.solve_and_report", no_work)
+    monkeypatch.setattr("l1jax.linear._fit.solve_plan", no_work)
     arguments = {"X": X, "y": Y, "pen": l1jax.L1(0.1)} | change
     with pytest.raises(error, match=message):
         l1jax.fit(**arguments)

@@ -13,11 +13,11 @@ from sklearn.linear_model import ElasticNetCV
 from sklearn.model_selection import KFold
 
 import l1jax
-from l1jax.linear import _path
-from l1jax.linear._fit import data_of, prepare_inputs
 from l1jax.linear.data._inputs import read
+from l1jax.linear.engines._gradient_steps import Parallel, Sequential
 from l1jax.linear.engines.active_set._gram_compression import can_compress
 from l1jax.linear.model._certificate import certify
+from l1jax.linear.model._prepare import data_of, prepare_inputs
 from l1jax.linear.model._problem import Point
 from l1jax.linear.selection import _cross_validate
 from l1jax.linear.selection._fold_grams import FoldGrams
@@ -120,7 +120,7 @@ def test_the_problem_of_a_difference_of_gram_matrices_is_that_of_the_rows(
         points = [q.from_user(jnp.asarray(coef), jnp.zeros(())) for q in (found, wanted)]
         best = [  # with the best intercept: that of the found problem is in its rows
             Point(points[0].beta, jnp.zeros(())),
-            Point(points[1].beta, wanted.null.intercept),
+            Point(points[1].beta, wanted.null.point.intercept),
         ]
         ours, theirs = (certify(q, pen, point) for q, point in zip((found, wanted), best))  # noqa: B905
         for field in ("objective", "gap", "relative_gap", "kkt", "relative_kkt", "deviance"):
@@ -264,15 +264,15 @@ def test_a_function_scores_predictions_of_held_out_rows():
 
 
 def test_stopped_by_the_user_it_returns_the_folds_that_are_done(monkeypatch):
-    engine, calls = _path.ENGINES["sequential"], []
+    run, calls = Sequential.run, []
 
     def stopped(*args):
         calls.append(args)
         if len(calls) == 4:  # all rows, and two folds
             raise KeyboardInterrupt
-        return engine(*args)
+        return run(*args)
 
-    monkeypatch.setitem(_path.ENGINES, "sequential", stopped)
+    monkeypatch.setattr(Sequential, "run", stopped)
     how = {"n_folds": 3, "n_lams": 6, "engine": "sequential"}
     with pytest.warns(l1jax.ConvergenceWarning, match="INTERRUPTED"):
         cv = l1jax.cross_validate(TALL, Y, GROUPS, **how)
@@ -284,9 +284,7 @@ def test_stopped_by_the_user_it_returns_the_folds_that_are_done(monkeypatch):
     )
     assert "2 of 3 folds" in repr(cv) and cv.fit_min.lam == cv.lam_min
     del calls[:]
-    monkeypatch.setitem(
-        _path.ENGINES, "sequential", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
-    )
+    monkeypatch.setattr(Sequential, "run", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):  # nothing is done
         l1jax.cross_validate(TALL, Y, GROUPS, **how)
 
@@ -405,10 +403,8 @@ def test_shares_are_compared_on_the_same_folds_after_an_interruption():
 
 
 def test_folds_and_strengths_in_one_batch_are_those_of_each_fold(monkeypatch):
-    calls, engine = [], _path.ENGINES["parallel"]
-    monkeypatch.setitem(
-        _path.ENGINES, "parallel", lambda *args: calls.append(args) or engine(*args)
-    )
+    calls, run = [], Parallel.run
+    monkeypatch.setattr(Parallel, "run", lambda *args: calls.append(args) or run(*args))
     how = {"n_folds": 3, "n_lams": 5, "sample_weight": WEIGHT, "tol": 1e-10}
     together = l1jax.cross_validate(TALL, Y, l1jax.L1(), engine="parallel", **how)
     assert len(calls) == 1  # that of all rows

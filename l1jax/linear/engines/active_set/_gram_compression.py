@@ -22,7 +22,7 @@ from ...data._matrix import DenseMatrix
 from ...host._columns import GramColumns
 from ...host._threads import gram
 from ...model._null_model import with_null
-from ...model._problem import Data, Point, Problem
+from ...model._problem import Data, Problem, ScaledData
 from ._working_set import has_group_weights, has_penalty_weights, supports
 
 _TALL = 2  # rows per column, from which on the rows are replaced
@@ -160,8 +160,7 @@ class Compressed(NamedTuple):
         """Returns the problem of these rows, and its columns; None where the engine does not serve it."""
         m = len(self.root)
         columns = np.sqrt(m) * self.root[:, :-1]
-        zero = Point(jnp.zeros(m - 1), jnp.zeros(()))
-        problem = Problem(
+        data = ScaledData(
             x=DenseMatrix(jax.device_put(columns)),
             y=jnp.asarray(np.sqrt(m) * self.root[:, -1]),
             s=jnp.full(m, 1 / m),
@@ -171,17 +170,10 @@ class Compressed(NamedTuple):
             inverse_scale=jnp.asarray(self.inverse_scale),
             level=jnp.asarray(self.level),
             norms=jnp.asarray(np.sqrt(self.products.diagonal()[:-1])),
-            smoothness=jnp.ones(()),
-            null=zero,
-            null_gradient=zero.beta,
-            null_deviance=jnp.ones(()),
-            is_trivial=jnp.zeros((), bool),
             is_valid=jnp.ones((), bool),
-            unpenalised=jnp.zeros(m - 1, bool),
-            basis=None,
             fit_intercept=False,
         )
-        problem = _with_null(problem, problem, pen)
+        problem = _with_null(data, pen)
         return (problem, KnownGram(problem, self.products, 0.0)) if supports(problem, pen) else None
 
 

@@ -52,8 +52,8 @@ class ProxNewton:
     ):
         self.columns, self.weights, self.budget = Columns(problem), weights, budget
         self.loss = HostLoss(problem)
-        self.null_intercept = float(problem.null.intercept)
-        null_gradient = np.abs(np.asarray(problem.null_gradient)).max(initial=0)
+        self.null_intercept = float(problem.null.point.intercept)
+        null_gradient = np.abs(np.asarray(problem.null.gradient)).max(initial=0)
         self.tolerance = _EXACT * float(null_gradient)
         # The fraction of a weight that is enough as well.
         self.weight_tolerance = 0.0 if relative_gap is None else _FRACTION_OF_GAP * relative_gap

@@ -53,9 +53,9 @@ def supports(problem: Problem, pen: Penalty) -> bool:
     if any(isinstance(leaf, Tracer) for leaf in leaves):
         return False
     is_empty = np.max(np.asarray(problem.norms)) == 0
-    if not problem.is_valid or problem.is_trivial or is_empty:
+    if not problem.is_valid or problem.null.is_trivial or is_empty:
         return False
-    shape = problem.null.beta.shape
+    shape = problem.coef_shape
     return has_penalty_weights(pen, shape) or (
         problem.loss.is_quadratic and has_group_weights(pen, shape)
     )
@@ -86,7 +86,7 @@ def has_group_weights(pen: Penalty, shape: tuple[int, ...]) -> bool:
 
 def has_knots(problem: Problem, pen: Penalty) -> bool:
     """Returns whether the path of a supported problem is linear in λ between its knots."""
-    shape = problem.null.beta.shape
+    shape = problem.coef_shape
     form = linear_form(pen, _ONE, shape)
     if form is None:
         return False
@@ -152,7 +152,7 @@ def follow_to(
     if columns is not None:
         options = FollowerOptions(all_columns=True, columns=columns)
         return follow_path(problem, pen, np.array([lam]), lambda_max, options)
-    is_exact = has_penalty_weights(pen, problem.null.beta.shape) and problem.loss.is_quadratic
+    is_exact = has_penalty_weights(pen, problem.coef_shape) and problem.loss.is_quadratic
     if (takes_all_columns(problem) and is_exact) or lam >= lambda_max:
         return follow_path(problem, pen, np.array([lam]), lambda_max)
     middle, end = (max(lam, ratio * lambda_max) for ratio in (_LONG_BELOW, _NONE_BELOW))
@@ -193,8 +193,8 @@ class _Follower:
         self.path = _path_follower(problem, pen, options, self.budget)
         self.weights = self.path.weights
         # 1. The null model, at λmax.
-        self.null = np.asarray(problem.null.beta, np.float64)
-        neg_gradient = -np.asarray(problem.null_gradient, np.float64)
+        self.null = np.asarray(problem.null.point.beta, np.float64)
+        neg_gradient = -np.asarray(problem.null.gradient, np.float64)
         self.floor = _FLOOR * np.abs(neg_gradient).max(initial=0)
         self.is_candidate = (np.asarray(problem.norms) > 0) & ~self.weights.excluded
         features = np.flatnonzero(self.weights.unpenalised & self.is_candidate)
@@ -221,7 +221,7 @@ class _Follower:
         is_feasible = is_quadratic or not weights.unpenalised.any()
         if relative_gap is None or not weights.proportional or not is_feasible:
             return None
-        tolerance = relative_gap * float(self.problem.null_deviance)
+        tolerance = relative_gap * float(self.problem.null.deviance)
         return PathInterpolation(tolerance, by_log=not is_quadratic)
 
     def _has_exact_gradients(self) -> bool:
@@ -383,7 +383,7 @@ def _path_follower(
     problem: Problem, pen: Penalty, options: FollowerOptions, budget: StepBudget
 ) -> PathFollower:
     """Returns the follower for this loss and penalty."""
-    shape, gap, columns = problem.null.beta.shape, options.interpolation_gap, options.columns
+    shape, gap, columns = problem.coef_shape, options.interpolation_gap, options.columns
     if problem.loss.is_quadratic and columns is None:
         columns = GramColumns(problem)
     if not has_penalty_weights(pen, shape):

@@ -6,7 +6,8 @@ import pytest
 import scipy.sparse
 
 import l1jax
-from l1jax.linear import _fit, _path
+from l1jax.linear.engines import _gradient_steps
+from l1jax.linear.engines._gradient_steps import Sequential
 from l1jax.linear.engines.active_set import _group_least_squares
 from l1jax.linear.engines.active_set._group_hessian import GramHessian, NormCurvature, RowHessian
 from l1jax.linear.engines.active_set._group_newton import GroupNewton
@@ -40,7 +41,7 @@ def no_help(monkeypatch):
     def help(*_, **__):
         raise AssertionError("the active-set engine left something short of the tolerance")
 
-    monkeypatch.setattr(_path, "_sequential", help)
+    monkeypatch.setattr(Sequential, "run", help)
     monkeypatch.setattr(OPTIONS, "max_columns", 0)
     monkeypatch.setattr(OPTIONS, "min_candidates", 2)
     monkeypatch.setattr(OPTIONS, "row_ratio", 0)  # rows serve wherever they are fewer
@@ -175,7 +176,7 @@ def test_one_fit_is_that_of_the_path_and_that_of_gradient_steps(monkeypatch):
     def help(*_, **__):
         raise AssertionError("the active-set engine left something short of the tolerance")
 
-    monkeypatch.setattr(_fit, "solve_one", help)
+    monkeypatch.setattr(_gradient_steps, "solve_one", help)
     fit = l1jax.fit(X, y, pen.with_strength(0.3 * most), tol=1e-12)
     assert fit.relative_gap <= 1e-12
     np.testing.assert_allclose(fit.coef, slow.coef, atol=1e-5)

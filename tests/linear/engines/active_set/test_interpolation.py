@@ -7,7 +7,7 @@ import pytest
 import scipy.sparse
 
 import l1jax
-from l1jax.linear import _path
+from l1jax.linear.engines._gradient_steps import Sequential
 from l1jax.linear.engines.active_set import _least_squares
 from l1jax.linear.engines.active_set._group_least_squares import GroupSolver
 from l1jax.linear.engines.active_set._interpolation import PathInterpolation
@@ -66,7 +66,7 @@ def no_help(monkeypatch):
     def help(*_, **__):
         raise AssertionError("the active-set engine left something short of the tolerance")
 
-    monkeypatch.setattr(_path, "_sequential", help)
+    monkeypatch.setattr(Sequential, "run", help)
     monkeypatch.setattr(OPTIONS, "max_columns", 0)
     monkeypatch.setattr(OPTIONS, "min_candidates", 4)
 

@@ -12,15 +12,16 @@ from hypothesis import strategies as st
 from threadpoolctl import ThreadpoolController
 
 import l1jax
-from l1jax.linear import _path
-from l1jax.linear._fit import prepare_inputs
 from l1jax.linear.data._inputs import read
+from l1jax.linear.engines._engine import Plan, choose_engine
+from l1jax.linear.engines._gradient_steps import Sequential
 from l1jax.linear.engines.active_set import _group_newton, _prox_newton, _row_shifts
 from l1jax.linear.engines.active_set._options import OPTIONS
 from l1jax.linear.engines.active_set._path_point import NumericalBreakdown
 from l1jax.linear.host import _threads
 from l1jax.linear.host._entry_point import entry_point
 from l1jax.linear.host._threads import one_thread
+from l1jax.linear.model._prepare import prepare_inputs
 from l1jax.linear.results import _certified
 
 N, P = 40, 60
@@ -63,7 +64,7 @@ def test_the_engine_alone_meets_a_tight_tolerance(monkeypatch, kind, options, na
     def no_help(*_, **__):
         raise AssertionError("the active-set engine left something short of the tolerance")
 
-    monkeypatch.setattr(_path, "_sequential", no_help)
+    monkeypatch.setattr(Sequential, "run", no_help)
     # Working sets smaller than the problem, so that columns must be found outside of them.
     monkeypatch.setattr(OPTIONS, "max_columns", 0)
     monkeypatch.setattr(OPTIONS, "min_candidates", 2)
@@ -102,7 +103,7 @@ def test_other_losses_meet_a_tight_tolerance(monkeypatch, loss, name, kind):
     def no_help(*_, **__):
         raise AssertionError("the active-set engine left something short of the tolerance")
 
-    monkeypatch.setattr(_path, "_sequential", no_help)
+    monkeypatch.setattr(Sequential, "run", no_help)
     monkeypatch.setattr(OPTIONS, "max_columns", 0)
     monkeypatch.setattr(OPTIONS, "min_candidates", 2)
     data = scipy.sparse.csr_array(X) if kind == "sparse" else X
@@ -128,7 +129,7 @@ def test_a_step_that_fails_is_tried_shorter(monkeypatch, loss, shape, seed):
     def no_help(*_, **__):
         raise AssertionError("the active-set engine left something short of the tolerance")
 
-    monkeypatch.setattr(_path, "_sequential", no_help)
+    monkeypatch.setattr(Sequential, "run", no_help)
     rng = np.random.default_rng(seed)
     table = rng.normal(size=shape)
     eta = table[:, 0] - 0.5 * table[:, 1]
@@ -149,7 +150,7 @@ def test_losses_with_row_shifts_are_solved_where_features_are_more(monkeypatch, 
     def no_help(*_, **__):
         raise AssertionError("the active-set engine left something short of the tolerance")
 
-    monkeypatch.setattr("l1jax.linear._fit.solve_best", no_help)
+    monkeypatch.setattr("l1jax.linear.engines._gradient_steps.solve_best", no_help)
     rng = np.random.default_rng(seed)
     X = rng.normal(size=(25, 80)) * (rng.random((25, 80)) < 0.4)
     y, s = X[:, :3].sum(axis=1) + rng.standard_t(2, size=25), rng.uniform(0.2, 2, 25)
@@ -216,7 +217,7 @@ def test_a_path_is_linear_between_its_knots():
     [
         ("homotopy", {"pen": l1jax.ElasticNet()}, "straight between its knots"),
         ("covariance", {"pen": l1jax.L1(), "loss": l1jax.Huber()}, "needs SquaredError"),
-        ("covariance", {"pen": l1jax.Ridge(), "lams": [1.0]}, "prices per coordinate"),
+        ("covariance", {"pen": l1jax.Ridge(), "lams": [1.0]}, "a weight per coordinate"),
         ("homotopy", {"pen": l1jax.GroupL1(groups=[0, 0, 1, 1, 2])}, "straight between its knots"),
     ],
 )
@@ -359,10 +360,11 @@ def test_on_an_accelerator_it_is_chosen_where_active_sets_stay_small(monkeypatch
     inputs = read(X, X[:, 0], l1jax.L1(), l1jax.SquaredError(), None, None, has_strength=False)
     problem = prepare_inputs(inputs, inputs.pen, inputs.loss, True, False)
     monkeypatch.setattr("jax.default_backend", lambda: "gpu")
-    for largest, engine in ((6, "working_set"), (5, "parallel")):
-        monkeypatch.setattr("l1jax.linear._fit._LARGEST_FACE", largest)
-        assert _path.choose_engine("auto", problem, l1jax.L1()) == engine
-    assert _path.choose_engine("working_set", problem, l1jax.L1()) == "working_set"
+    plan = Plan(problem, l1jax.L1(), np.array([0.1]), problem.null, np.asarray(1e-6), 100)
+    for largest, engine in ((6, "working_set"), (5, "fista")):
+        monkeypatch.setattr("l1jax.linear.engines._active_set._MOST", largest)
+        assert choose_engine("auto", plan).name == engine
+    assert choose_engine("working_set", plan).name == "working_set"
 
 
 BOUNDED = {

@@ -1,0 +1,151 @@
+"""The engines that follow a path by active sets, on the host and in float64."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+from ..._status import Status
+from ..host._path_solution import Knot, PathSolution
+from ..model._null_model import compiled_lambda_max
+from ..model._problem import Point, Problem
+from ..results._path import Path
+from ..results._records import Knots
+from ..results._resume import unreached
+from ._engine import Engine, Plan, with_some
+from .active_set._path_point import NumericalBreakdown
+from .active_set._working_set import FollowerOptions, follow_path, follow_to, has_knots, supports
+
+_MOST = 600  # rows or columns up to which the host is faster than an accelerator's gradient steps
+_FRACTION = 0.5  # of `tol` that a line may use up: its gap is measured in the middle
+
+
+class WorkingSet(Engine):
+    """Follows the path on the columns that matter, and lands exactly on each strength."""
+
+    name = "working_set"
+    uses_gram = True
+    all_columns: bool | None = None  # whether all are the working set; None: where that is cheaper
+    keeps_knots = False
+
+    def is_preferred(self, shape: tuple[int, int]) -> bool:
+        return jax.default_backend() == "cpu" or min(shape) <= _MOST
+
+    def supports(self, plan: Plan) -> str | None:
+        if plan.is_traced() or not (_is_null(plan.problem) or supports(plan.problem, plan.pen)):
+            return (
+                "needs concrete data, and a penalty with a weight per coordinate such as L1 (one response) "
+                "or, for SquaredError, per group such as GroupL1"
+            )
+        return None
+
+    def run(self, plan: Plan) -> Path:
+        if _is_null(plan.problem):
+            return _null_path(plan)
+        lambda_max = float(compiled_lambda_max(plan.problem, plan.pen))
+        solution = self._follow(plan, lambda_max)
+        if not solution.num_solved:
+            if solution.interrupted:
+                raise KeyboardInterrupt
+            raise NumericalBreakdown
+        try:
+            fits = jax.block_until_ready(plan.report(solution))
+        except KeyboardInterrupt:  # all is solved, and soon certified
+            fits = plan.report(solution)
+        if solution.interrupted:
+            return Path(unreached(fits, np.arange(len(plan)) >= solution.num_solved))
+        short = np.flatnonzero(np.asarray(fits.status) != Status.CONVERGED)
+        if len(short) and plan.interpolate and solution.num_solved == len(plan):
+            again = self.run(plan.only(short).without_interpolation())
+            return Path(with_some(fits, short, again.fits))
+        complete = self.keeps_knots and not len(short) and plan.known is None
+        return Path(fits, _knots(plan, solution, lambda_max) if complete else None)
+
+    def _follow(self, plan: Plan, lambda_max: float) -> PathSolution:
+        """Returns the solutions at all λ; a single one by way of larger ones that working sets can follow."""
+        lams = np.asarray(plan.lams, np.float64)
+        single = len(lams) == 1 and plan.known is None and not self.keeps_knots
+        if single and self.all_columns is None:
+            return follow_to(plan.problem, plan.pen, float(lams[0]), lambda_max, plan.gram)
+        interpolate = plan.interpolate and not self.keeps_knots
+        options = FollowerOptions(
+            progress=plan.progress,
+            all_columns=self.all_columns if plan.gram is None else True,
+            keep_knots=self.keeps_knots,
+            columns=plan.gram,
+            start=plan.known,
+            catch_interrupt=True,
+            keep_gradients=True,
+            interpolation_gap=_FRACTION * float(plan.tol) if interpolate else None,
+        )
+        return follow_path(plan.problem, plan.pen, lams, lambda_max, options)
+
+
+class Covariance(WorkingSet):
+    """Follows a path of squared error on the Gram matrix of all columns."""
+
+    name = "covariance"
+    all_columns = True
+
+    def is_preferred(self, shape: tuple[int, int]) -> bool:
+        del shape
+        return False
+
+    def supports(self, plan: Plan) -> str | None:
+        if not plan.problem.loss.is_quadratic:
+            return f"needs SquaredError, got {plan.problem.loss}"
+        return super().supports(plan)
+
+
+class Homotopy(Covariance):
+    """Keeps every knot of a path of squared error that is straight between its knots."""
+
+    name = "homotopy"
+    all_columns = None
+    keeps_knots = True
+
+    def supports(self, plan: Plan) -> str | None:
+        reason = super().supports(plan)
+        if reason is None and not _is_null(plan.problem) and not has_knots(plan.problem, plan.pen):
+            return (
+                "needs a path that is straight between its knots: L1 or NonNegativeL1, with any weights "
+                '(for others there is engine="working_set")'
+            )
+        return reason
+
+
+def _is_null(problem: Problem) -> bool:
+    """Whether the null model is the solution at every strength: it explains all, or no column varies."""
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(problem)):
+        return False
+    return bool(problem.null.is_trivial) or not np.any(np.asarray(problem.norms))
+
+
+def _null_path(plan: Plan) -> Path:
+    """The null model at every strength, certified."""
+    null, count = plan.problem.null.point, len(plan)
+
+    def repeated(leaf: Any) -> np.ndarray:
+        return np.repeat(np.asarray(leaf)[None], count, axis=0)
+
+    return plan.certified(repeated(null.beta), repeated(null.intercept), np.zeros(count, int))
+
+
+def _knots(plan: Plan, solution: PathSolution, lambda_max: float) -> Knots:
+    """The knots on the user's scale, between the start of the path and the end of the grid."""
+    problem, lams = plan.problem, np.asarray(plan.lams)
+    null = np.asarray(problem.null.point.beta)
+    first = Knot(max(lambda_max, lams[0]), np.flatnonzero(null), null[null != 0])
+    support = np.flatnonzero(solution.betas[-1])
+    knots = [first, *solution.knots, Knot(lams[-1], support, solution.betas[-1][support])]
+    betas = np.zeros((len(knots), len(null)))
+    for row, knot in zip(betas, knots, strict=True):
+        row[knot.features] = knot.values
+    dtype = problem.y.dtype
+    intercepts = jnp.full(len(knots), solution.intercepts[0], dtype)
+    coefs, intercepts = jax.vmap(problem.to_user)(Point(jnp.asarray(betas, dtype), intercepts))
+    return Knots(jnp.asarray([knot.lam for knot in knots], dtype), coefs, intercepts)

@@ -1,0 +1,246 @@
+"""What an engine is, what it is given, and which one serves a call.
+
+An engine is one class and one line of registration: `fit`, `path` and `cross_validate` then know its name.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Float, Int
+
+from ..._status import Status
+from ..._types import AnyArray
+from ...penalties import Penalty
+from ..host._columns import GramColumns
+from ..host._path_solution import PathSolution
+from ..model._prepare import prepare_data
+from ..model._problem import Data, Point, Problem
+from ..model._unpenalised import in_orthonormal_basis
+from ..results._certified import report_path
+from ..results._fit import Fit
+from ..results._path import Path
+from ..results._resume import Known
+from .active_set._gram_compression import compress
+from .active_set._path_point import NumericalBreakdown
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What is to be solved: a problem, a penalty, and its strengths.
+
+    `problem` holds the data on the scale of the solver: `problem.x` (its methods `dot` and `rdot`),
+    `y` (n, *k), row weights `s` (n,) of sum one, `offset`, `loss`, `norms` (p,) of the columns, and the
+    null model. `lams` (L,) descend; `pen_at(lam)` is the penalty at one of them. `start` is where to begin
+    the first of them, `tol` the relative gap that is enough, `max_steps` the most steps of one fit.
+    """
+
+    problem: Problem
+    pen: Penalty
+    lams: Any  # (L,): a NumPy array where it is concrete
+    start: Point
+    tol: Any
+    max_steps: Any
+    names: tuple[str, ...] | None = None
+    progress: bool | None = False
+    gram: GramColumns | None = (
+        None  # of squared error, where the Gram matrix of all columns is known
+    )
+    interpolate: bool = (
+        False  # whether strengths may lie on lines between others, certified at `tol`
+    )
+    known: Known | None = None  # the solution at a higher strength, to go on from
+    starts: Point | None = None  # a start for each strength, (L, p, *k)
+
+    def __len__(self) -> int:
+        return len(self.lams)
+
+    def pen_at(self, lam: Any) -> Penalty:
+        """Returns the penalty at this strength; as it is, where it has none."""
+        has_strength = hasattr(self.pen, self.pen.strength)
+        return self.pen.with_strength(lam) if has_strength else self.pen
+
+    def is_traced(self) -> bool:
+        """Whether some value is known only when compiled code runs."""
+        values = (self.problem, self.pen, self.lams, self.start, self.tol, self.max_steps)
+        return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(values))
+
+    def only(self, some: np.ndarray, starts: Point | None = None) -> Plan:
+        """Returns the plan for some of the strengths, each with a start of its own, if given."""
+        lams = np.asarray(self.lams)[some]
+        return dataclasses.replace(self, lams=lams, starts=starts, known=None)
+
+    def without_interpolation(self) -> Plan:
+        """Returns the plan in which every strength is solved."""
+        return dataclasses.replace(self, interpolate=False)
+
+    def certified(
+        self,
+        betas: Float[AnyArray, "L p *k"],
+        intercepts: Float[AnyArray, "L *k"],
+        num_steps: Int[AnyArray, " L"],
+    ) -> Path:
+        """Returns the path of these solutions, on the scale of `problem`; each gets its certificate.
+
+        A solution whose certificate is not within `tol` has the status PRECISION_LIMIT.
+        """
+        steps = np.asarray(num_steps)
+        solution = PathSolution(np.asarray(betas), np.asarray(intercepts), steps, len(self), [])
+        return Path(self.report(solution))
+
+    def report(self, solution: PathSolution) -> Fit:
+        """Returns the certified fits of what was found on the host."""
+        lams = jnp.asarray(self.lams, self.problem.y.dtype)
+        return report_path(self.problem, self.pen, lams, solution, self.tol, self.names)
+
+
+class Engine(abc.ABC):
+    """Solves the fits of a plan.
+
+    **Attributes:**
+
+    - `name`: by which `engine=` asks for it.
+    - `uses_gram`: whether tall least squares may come as its Gram matrix, in `plan.gram`, without rows.
+    - `leaves_rest`: whether fits that it leaves short of `tol` are solved by gradient steps.
+
+    **Example:** one step of ridge regression in closed form.
+
+    ```python
+    >>> import numpy as np, l1jax
+    >>> class ClosedForm(l1jax.Engine):
+    ...     name = "closed_form"
+    ...     def supports(self, plan):
+    ...         is_ridge = isinstance(plan.pen, l1jax.Ridge) and plan.problem.loss.is_quadratic
+    ...         return None if is_ridge else "it solves SquaredError with Ridge"
+    ...     def run(self, plan):
+    ...         q = plan.problem
+    ...         x, y = np.asarray(q.x.dot(np.eye(q.x.shape[1]))), np.asarray(q.y - q.offset)
+    ...         intercept = q.s @ y if q.fit_intercept else 0.0
+    ...         gram, linear = x.T @ (x * q.s[:, None]), x.T @ (q.s * (y - intercept))
+    ...         eye = np.eye(len(gram))
+    ...         betas = [np.linalg.solve(gram + lam * eye, linear) for lam in np.asarray(plan.lams)]
+    ...         intercepts = np.full(len(plan), intercept)
+    ...         return plan.certified(np.stack(betas), intercepts, np.ones(len(plan), int))
+    >>> l1jax.register_engine(ClosedForm())
+    >>> X, y = np.array([[-1.0], [0.0], [1.0]]), np.array([-1.0, 0.0, 1.0])
+    >>> fit = l1jax.fit(X, y, l1jax.Ridge(1.0), engine="closed_form")
+    >>> print(fit.coef, l1jax.Status(int(fit.status)).name)
+    [0.4] CONVERGED
+
+    ```
+    """
+
+    name: ClassVar[str]
+    uses_gram: ClassVar[bool] = False
+    leaves_rest: ClassVar[bool] = True
+
+    @abc.abstractmethod
+    def supports(self, plan: Plan) -> str | None:
+        """Returns None if it can solve the plan, else the reason why not, as the end of a sentence."""
+
+    @abc.abstractmethod
+    def run(self, plan: Plan) -> Path:
+        """Returns the path over `plan.lams`, certified; see `Plan.certified`.
+
+        Raises: NumericalBreakdown where nothing could be solved.
+        """
+
+    @property
+    def fits_in_one_batch(self) -> bool:
+        """Whether all strengths, and the folds of `cross_validate`, are lanes of one compiled batch."""
+        return False
+
+    def is_preferred(self, shape: tuple[int, int]) -> bool:
+        """Whether engine="auto" takes it for data of this shape, if it supports them; no by default."""
+        del shape
+        return False
+
+
+ENGINES: dict[str, Engine] = {}
+"""By name; engine="auto" asks them in this order."""
+
+
+def register_engine(engine: Engine) -> None:
+    """Makes an engine known by its name to `fit`, `path`, `cross_validate` and the estimators.
+
+    One of the same name is replaced. Raises: TypeError for what is no `Engine`.
+    """
+    if not isinstance(engine, Engine):
+        raise TypeError(
+            f"engine must be an instance of l1jax.Engine, got {type(engine).__name__}: derive from it."
+        )
+    ENGINES[engine.name] = engine
+
+
+def check_engine(engine: Any) -> None:
+    """Raises a ValueError unless it is "auto" or the name of an engine."""
+    if engine not in ("auto", *ENGINES):
+        raise ValueError(f"engine must be one of {['auto', *ENGINES]}, got {engine!r}.")
+
+
+def may_use_gram(name: str, shape: tuple[int, int]) -> bool:
+    """Whether the engine asked for, or some engine that is preferred for the shape, takes a Gram matrix."""
+    if name != "auto":
+        return ENGINES[name].uses_gram
+    return any(one.uses_gram and one.is_preferred(shape) for one in ENGINES.values())
+
+
+def prepare_for(name: str, data: Data, pen: Penalty) -> tuple[Problem, GramColumns | None]:
+    """Returns the problem; where least squares is tall and the engine can use it, by its Gram matrix."""
+    found = compress(data, pen) if may_use_gram(name, data.x.shape) else None
+    if found is not None and in_orthonormal_basis(data, found[0]) is None:
+        return found
+    return prepare_data(data, pen), None
+
+
+def choose_engine(name: str, plan: Plan) -> Engine:
+    """Returns the engine of this name, or for "auto" the first that is preferred and supports the plan.
+
+    Raises: ValueError where the engine asked for does not support the plan.
+    """
+    if name != "auto":
+        engine = ENGINES[name]
+        reason = engine.supports(plan)
+        if reason is not None:
+            raise ValueError(f'engine="{name}" {reason}; leave engine="auto" for all else.')
+        return engine
+    for engine in ENGINES.values():
+        if engine.is_preferred(plan.problem.x.shape) and engine.supports(plan) is None:
+            return engine
+    return ENGINES["fista"]
+
+
+def solve_plan(engine: Engine, plan: Plan) -> Path:
+    """Runs an engine; fits that it leaves short of `tol` take gradient steps, from what it found.
+
+    The one policy for every engine: 1. the engine; 2. where it breaks down, "fista" for all; 3. "fista" for
+    the fits that are short, each from its own coefficients. An interrupted path is returned as it is.
+    """
+    rest = ENGINES["sequential"]
+    try:
+        found = engine.run(plan)
+    except NumericalBreakdown:
+        return rest.run(plan)
+    if not engine.leaves_rest or plan.is_traced():
+        return found
+    status = np.asarray(found.status)
+    short = np.flatnonzero(status != Status.CONVERGED)
+    if not len(short) or Status.INTERRUPTED in status:
+        return found
+    dtype = plan.problem.y.dtype
+    coefs, intercepts = (
+        jnp.asarray(np.asarray(part)[short], dtype) for part in (found.coefs, found.intercepts)
+    )
+    starts = jax.vmap(plan.problem.start_from)(coefs, intercepts)
+    return Path(with_some(found.fits, short, rest.run(plan.only(short, starts)).fits))
+
+
+def with_some(fits: Fit, some: np.ndarray, others: Fit) -> Fit:
+    """Returns the fits, those at the indices `some` replaced."""
+    return jax.tree.map(lambda all_, new: jnp.asarray(all_).at[some].set(new), fits, others)

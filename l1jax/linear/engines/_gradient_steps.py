@@ -1,0 +1,212 @@
+"""The engines that take gradient steps (FISTA with Newton polishing): they support everything.
+
+"sequential" starts each fit from the one before, "parallel" fits all strengths as one batch, and "fista" is
+the one of the two that suits the device.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import operator
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from ..._progress import advance, progress_bar
+from ..._status import Status
+from ..._tracing import is_traced
+from ...penalties import Penalty
+from ..model._problem import Outcome, Point, Problem, with_smoothness
+from ..results._certified import report
+from ..results._fit import Fit
+from ..results._path import Path
+from ..results._resume import unreached
+from ._engine import ENGINES, Engine, Plan
+from ._gradient import solve
+
+
+def solve_and_report(
+    problem: Problem, pen: Penalty, start: Point, tol: Any, max_steps: Any, names: Any
+) -> tuple[Fit, Point]:
+    """Returns the fit, and the point on the solver's scale to start the next one from; traced."""
+    # Traced arguments may be such as an eager call refuses.
+    finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(start)]
+    valid = jnp.stack([problem.is_valid, pen.is_valid(), tol >= 0, max_steps >= 1, *finite]).all()
+    problem = eqx.tree_at(lambda q: q.is_valid, problem, valid)
+    outcome = solve(problem, pen, start, tol, max_steps)
+    return report(problem, pen, outcome, tol, names), outcome.point
+
+
+solve_one = eqx.filter_jit(solve_and_report)
+estimate_smoothness = eqx.filter_jit(with_smoothness)
+
+
+class GradientSteps(Engine):
+    """Gradient steps, by the engine that suits the device: for one fit they are the same."""
+
+    name = "fista"
+    leaves_rest = False
+
+    def supports(self, plan: Plan) -> None:
+        del plan
+
+    @property
+    def fits_in_one_batch(self) -> bool:
+        return jax.default_backend() != "cpu"
+
+    def run(self, plan: Plan) -> Path:
+        in_batch = self.fits_in_one_batch and len(plan) > 1
+        return ENGINES["parallel" if in_batch else "sequential"].run(plan)
+
+
+class Sequential(Engine):
+    """One strength after the other, each from the solution before it, or from its own of `plan.starts`."""
+
+    name = "sequential"
+    leaves_rest = False
+
+    def supports(self, plan: Plan) -> None:
+        del plan
+
+    def run(self, plan: Plan) -> Path:
+        if plan.is_traced():
+            return Path(_scan(plan))
+        problem = estimate_smoothness(plan.problem, plan.pen)
+        fits: list[Fit] = []
+        start = plan.start
+        with progress_bar(len(plan), plan.progress) as bar:
+            try:
+                for i, lam in enumerate(np.asarray(plan.lams)):
+                    if plan.starts is not None:
+                        start = jax.tree.map(operator.itemgetter(i), plan.starts)
+                    limits = (plan.tol, plan.max_steps, plan.names)
+                    solved = solve_best(problem, plan.pen_at(lam), start, *limits)
+                    one, start = jax.block_until_ready(solved)  # else the loop would run ahead
+                    fits.append(one)
+                    advance(bar, 1, lam, one.n_nonzero, one.relative_gap)
+            except KeyboardInterrupt:
+                if not fits:
+                    raise
+        return Path(_stacked(fits, len(plan), plan.lams))
+
+
+class Parallel(Engine):
+    """All strengths as one batch, in which finished lanes are frozen."""
+
+    name = "parallel"
+    leaves_rest = False
+
+    @property
+    def fits_in_one_batch(self) -> bool:
+        return True
+
+    def supports(self, plan: Plan) -> None:
+        del plan
+
+    def run(self, plan: Plan) -> Path:
+        return Path(batch(plan))
+
+
+def _stacked(fits: list[Fit], count: int, lams: Any) -> Fit:
+    """The fits as one batch of `count`, those that are missing said not to be reached; on the host."""
+    missing = count - len(fits)
+
+    def stack(*leaves: Array) -> Array:
+        return jnp.asarray(np.stack([np.asarray(leaf) for leaf in leaves + missing * leaves[-1:]]))
+
+    all_ = jax.tree.map(stack, *fits)
+    if not missing:
+        return all_
+    all_ = dataclasses.replace(all_, lam=jnp.asarray(lams, all_.lam.dtype))
+    return unreached(all_, np.arange(count) >= len(fits))
+
+
+def _scan(plan: Plan) -> Fit:
+    """The fits one after the other, in compiled code."""
+    if len(plan) > 1:
+        limits = (plan.start, plan.tol, plan.max_steps, plan.names)
+        return _scanned(plan.problem, plan.pen, plan.lams, *limits)
+    problem = estimate_smoothness(plan.problem, plan.pen)
+    limits = (plan.start, plan.tol, plan.max_steps, plan.names)
+    one, _ = solve_one(problem, plan.pen_at(plan.lams[0]), *limits)
+    return jax.tree.map(lambda leaf: leaf[None], one)
+
+
+@eqx.filter_jit
+def _scanned(
+    problem: Problem, pen: Penalty, lams: Array, start: Point, tol: Any, max_steps: Any, names: Any
+) -> Fit:
+    problem = with_smoothness(problem, pen)
+
+    def step(start: Point, lam: Array) -> tuple[Point, Fit]:
+        pen_at = pen.with_strength(lam)
+        one, start = solve_and_report(problem, pen_at, start, tol, max_steps, names)
+        return start, one
+
+    return jax.lax.scan(step, start, lams)[1]
+
+
+def batch(plan: Plan) -> Fit:
+    """Returns the fits at all strengths, as lanes of one `vmap`."""
+    limits = (plan.start, plan.tol, plan.max_steps, plan.names)
+    return batched(plan.problem, plan.pen, jnp.asarray(plan.lams), *limits)
+
+
+@eqx.filter_jit
+def batched(
+    problem: Problem, pen: Penalty, lams: Array, start: Point, tol: Any, max_steps: Any, names: Any
+) -> Fit:
+    """`batch`, of the parts of a plan that compiled code takes."""
+    problem = with_smoothness(problem, pen)
+
+    def lane(lam: Array) -> Fit:
+        pen_at = pen.with_strength(lam) if hasattr(pen, pen.strength) else pen
+        return solve_and_report(problem, pen_at, start, tol, max_steps, names)[0]
+
+    return jax.vmap(lane)(lams)
+
+
+def solve_best(
+    problem: Problem, pen: Penalty, start: Point, tol: Any, max_steps: Any, names: Any
+) -> tuple[Fit, Point]:
+    """As `solve_one`; where float32 is too short for `tol` and the call is eager, in float64."""
+    found, point = solve_one(problem, pen, start, tol, max_steps, names)
+    if is_traced(found.status) or problem.y.dtype == np.float64:
+        return found, point
+    if found.status == Status.PRECISION_LIMIT:
+        with jax.enable_x64(True):
+            problem, pen, begin, limit = jax.tree.map(_as_float64, (problem, pen, point, tol))
+            longer = _solve_and_round(problem, pen, begin, limit, max_steps, names)
+            longer = jax.tree.map(_as_float32, longer)
+        if longer.status == Status.CONVERGED or longer.relative_gap < found.relative_gap:
+            return longer, point
+    return found, point
+
+
+@eqx.filter_jit
+def _solve_and_round(
+    problem: Problem, pen: Penalty, start: Point, tol: Any, max_steps: Any, names: Any
+) -> Fit:
+    """A fit in float64, certified at its coefficients as float32 holds them."""
+    outcome = solve(problem, pen, start, tol, max_steps)
+    coef, intercept = jax.tree.map(_rounded, problem.to_user(outcome.point))
+    rounded = Outcome(problem.from_user(coef, intercept), outcome.num_steps, outcome.status)
+    return report(problem, pen, rounded, tol, names)
+
+
+def _as_float64(leaf: Any) -> Any:
+    is_short = getattr(leaf, "dtype", None) == np.float32
+    return np.asarray(leaf, np.float64) if is_short else leaf
+
+
+def _as_float32(leaf: Any) -> Any:
+    is_long = getattr(leaf, "dtype", None) == np.float64
+    return jnp.asarray(np.asarray(leaf, np.float32)) if is_long else leaf
+
+
+def _rounded(value: Array) -> Array:
+    return value.astype(jnp.float32).astype(value.dtype)

@@ -1,0 +1,72 @@
+"""From what was read to a problem on the scale of the solver; compiled, and without copies of the data."""
+
+from __future__ import annotations
+
+import dataclasses
+import operator
+
+import equinox as eqx
+import jax
+import numpy as np
+
+from ..._tracing import frozen
+from ...losses import Loss
+from ...penalties import Penalty
+from ..data._inputs import Inputs
+from ._null_model import prepare
+from ._problem import Data, Problem
+from ._unpenalised import in_orthonormal_basis
+
+
+def data_of(inputs: Inputs, loss: Loss, fit_intercept: bool, standardize: bool) -> Data:
+    """Returns the data of a call. Raises: TypeError unless the two options are True or False."""
+    for name, value in (("fit_intercept", fit_intercept), ("standardize", standardize)):
+        if not isinstance(value, bool | np.bool_):
+            raise TypeError(f"{name} must be True or False, got {value!r}.")
+    return Data(
+        inputs.x,
+        inputs.y,
+        inputs.weights,
+        inputs.offset,
+        loss,
+        fit_intercept=bool(fit_intercept),
+        standardize=bool(standardize),
+    )
+
+
+def prepare_inputs(
+    inputs: Inputs, pen: Penalty, loss: Loss, fit_intercept: bool, standardize: bool
+) -> Problem:
+    """Returns the problem as a constant to derivatives: they go through the data as they were given."""
+    data = data_of(inputs, loss, fit_intercept, standardize)
+    return prepare_data(frozen(data), frozen(pen))
+
+
+def prepare_data(data: Data, pen: Penalty) -> Problem:
+    """Returns the problem, with nearly collinear unpenalised columns replaced by an orthonormal basis."""
+    problem = _prepare_as_given(data, pen)
+    changed = in_orthonormal_basis(data, problem)
+    if changed is None:
+        return problem
+    data, basis = changed
+    return dataclasses.replace(_prepare_as_given(data, pen), basis=basis)
+
+
+def in_given_columns(problem: Problem, data: Data, pen: Penalty) -> Problem:
+    """Returns the problem without a basis of its own, as derivatives by the data need it."""
+    return problem if problem.basis is None else _prepare_as_given(data, pen)
+
+
+def _prepare_as_given(data: Data, pen: Penalty) -> Problem:
+    """Returns the problem; columns that stay as they are are not copied."""
+    data = dataclasses.replace(data, x=jax.device_put(data.x))
+    problem = _all_but_kept_columns(data, pen)
+    return problem if problem.x is not None else dataclasses.replace(problem, x=data.x)
+
+
+@eqx.filter_jit
+def _all_but_kept_columns(data: Data, pen: Penalty) -> Problem:
+    problem = prepare(data, pen)
+    before, after = jax.tree.leaves(data.x), jax.tree.leaves(problem.x)
+    is_kept = len(before) == len(after) and all(map(operator.is_, before, after))
+    return dataclasses.replace(problem, x=None) if is_kept else problem

@@ -1,0 +1,106 @@
+"""The predictions and scores of held-out rows."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import numpy as np
+
+from ..._status import Status
+from ..data._inputs import Inputs
+from ..host._columns import host_rows
+from ..results._fit import Fit
+from ..results._path import Path
+from ..results._warning import warn_if_short
+from ._cross_validated import CrossValidated
+from ._folds import Split
+from ._scores import Score, held_out_deviance, of_rows, response
+
+
+class HeldOut:
+    """The held-out rows, their predictions and scores by the folds that are done."""
+
+    def __init__(self, inputs: Inputs, which: list[Split], score: Score):
+        self.y, self.offset = np.asarray(inputs.y), np.asarray(inputs.offset)
+        self.weights = np.asarray(inputs.weights) / np.sum(inputs.weights)
+        self.loss, self.score, self.which = inputs.loss, score, which
+        self.rows = host_rows(inputs.x)
+        self.is_started = False
+
+    def evaluate(self, i: int, fits: Fit) -> tuple[np.ndarray, np.ndarray]:
+        """Returns η (m, L, *k) of the rows of fold i by its fits over the grid, and their scores (L,)."""
+        train, rows = self.which[i]
+        if self.score.is_of_all_rows:
+            both = train | rows
+            eta, held_out = self.predictors(both, fits), rows[both]
+            loss, s = of_rows(self.loss, both), self.weights[both]
+            every = np.moveaxis(eta, 1, 0)
+            return eta[held_out], held_out_deviance(loss, self.y[both], every, s, held_out)
+        eta, s = self.predictors(rows, fits), self.weights[rows]
+        loss = of_rows(self.loss, rows)
+        return eta, self.score.function(loss, self.y[rows], np.moveaxis(eta, 1, 0), s / s.sum())
+
+    def add(self, i: int, eta: np.ndarray, scores: np.ndarray, certified: Fit) -> None:
+        """Keeps these, and the certificates of the fits."""
+        rows = self.which[i].test
+        if not self.is_started:
+            count = (len(self.which), len(scores))
+            self.scores, self.gaps, self.kkts = (np.full(count, np.nan) for _ in range(3))
+            self.status = np.full(count, int(Status.INTERRUPTED))
+            self.eta = np.zeros((len(self.y), *eta.shape[1:]), eta.dtype)
+            self.times = np.zeros(len(self.y), int)
+        self.scores[i], self.status[i] = scores, certified.status
+        self.gaps[i], self.kkts[i] = certified.relative_gap, certified.relative_kkt
+        self.eta[rows] += eta
+        self.times[rows] += 1
+        self.is_started = True
+
+    def predictors(self, rows: np.ndarray, fits: Fit) -> np.ndarray:
+        """η of some rows by every fit, (m, L, *k), by the columns that any of them uses."""
+        coefs = np.asarray(fits.coef)
+        some = self.rows[np.flatnonzero(rows)]
+        used = np.flatnonzero(coefs.any(axis=tuple(i for i in range(coefs.ndim) if i != 1)))
+        if 2 * len(used) > coefs.shape[1]:  # to pick them would cost more than it saves
+            used = np.arange(coefs.shape[1])
+        else:
+            some = some[:, used]
+        columns = np.moveaxis(coefs[:, used], 1, 0)
+        shape = columns.shape[1:]
+        eta = (some @ columns.reshape(len(used), math.prod(shape))).reshape(-1, *shape)
+        eta += np.asarray(fits.intercept)
+        eta += self.offset[rows][:, None]
+        return eta.astype(self.offset.dtype, copy=False)
+
+    def result(self, path: Path, n_repeats: int, gamma: float) -> CrossValidated:
+        weights = self.weights
+        if self.score.is_of_all_rows:
+            counts = self.loss.counts(jax.numpy.asarray(self.y), jax.numpy.asarray(weights))
+            weights = np.asarray(counts)
+        times = self.times.astype(self.eta.dtype)
+        times[self.times == 0] = np.nan
+        eta = np.moveaxis(self.eta, 1, 0) / times.reshape(-1, *(1,) * (self.offset.ndim - 1))
+        return CrossValidated(
+            path=path,
+            fold_scores=self.scores,
+            fold_weights=np.array([weights[split.test].sum() for split in self.which]),
+            predictions=response(self.loss, eta),
+            held_out=np.stack([split.test for split in self.which]),
+            fold_gaps=self.gaps,
+            fold_status=self.status,
+            score=self.score.name,
+            higher_is_better=self.score.higher_is_better,
+            n_repeats=int(n_repeats),
+            gamma=gamma,
+        )
+
+    def warn(self, path: Path, tol: Any) -> None:
+        """Warns once if some fit ended short of its tolerance."""
+        fits = path.fits
+        pairs = ((fits.relative_gap, self.gaps), (fits.relative_kkt, self.kkts))
+        gaps, kkts = (np.append(np.asarray(one), rest) for one, rest in pairs)
+        measures = SimpleNamespace(relative_gap=gaps, relative_kkt=kkts)
+        statuses = np.append(np.asarray(path.status), self.status)
+        warn_if_short(statuses, measures, tol, if_interrupted="They hold NaN.")

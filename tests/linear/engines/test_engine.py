@@ -1,0 +1,111 @@
+"""An engine of one's own: one class and one line of registration."""
+
+import numpy as np
+import pytest
+from sklearn.linear_model import Lasso
+
+import l1jax
+from l1jax.linear.engines._engine import ENGINES
+
+rng = np.random.default_rng(0)
+X = rng.normal(size=(30, 8))
+Y = X[:, 0] - 2 * X[:, 3] + rng.normal(size=30)
+
+
+class CoordinateDescent(l1jax.Engine):
+    """Cyclic coordinate descent for the lasso (Friedman, Hastie, Tibshirani 2010)."""
+
+    name = "coordinate_descent"
+
+    def __init__(self, sweeps=500):
+        self.sweeps = sweeps
+        self.plans = []
+
+    def supports(self, plan):
+        is_lasso = isinstance(plan.pen, l1jax.L1) and plan.problem.loss.is_quadratic
+        return (
+            None if is_lasso and not plan.is_traced() else "solves SquaredError with L1, untraced"
+        )
+
+    def run(self, plan):
+        self.plans.append(plan)
+        q = plan.problem
+        x, s = np.asarray(q.x.dot(np.eye(q.x.shape[1]))), np.asarray(q.s)
+        target = np.asarray(q.y - q.offset)
+        centre = s @ target if q.fit_intercept else 0.0
+        beta, betas = np.zeros(x.shape[1]), []
+        rest = target - centre
+        for lam in np.asarray(plan.lams):
+            for _ in range(self.sweeps):
+                for j, column in enumerate(x.T):
+                    square = s @ column**2
+                    z = s @ (column * rest) + square * beta[j]
+                    new = np.sign(z) * max(abs(z) - lam, 0) / square
+                    rest = rest + column * (beta[j] - new)
+                    beta[j] = new
+            betas.append(beta.copy())
+        counts = np.full(len(plan), self.sweeps)
+        return plan.certified(np.stack(betas), np.full(len(plan), centre), counts)
+
+
+@pytest.fixture
+def engine(monkeypatch):
+    made = CoordinateDescent()
+    monkeypatch.setitem(ENGINES, made.name, made)
+    return made
+
+
+def test_it_serves_fit_path_and_cross_validate_by_its_name(engine):
+    fit = l1jax.fit(X, Y, l1jax.L1(0.2), engine="coordinate_descent")
+    oracle = Lasso(0.2, tol=1e-12).fit(X, Y)
+    np.testing.assert_allclose(fit.coef, oracle.coef_, atol=1e-10)
+    assert fit.status == l1jax.Status.CONVERGED and fit.num_steps == 500
+    path = l1jax.path(X, Y, l1jax.L1(), lams=[0.2, 0.1], engine="coordinate_descent")
+    np.testing.assert_allclose(path.coefs[0], oracle.coef_, atol=1e-10)
+    assert (path.status == l1jax.Status.CONVERGED).all() and (path.gaps < 1e-10).all()
+    cv = l1jax.cross_validate(
+        X, Y, l1jax.L1(), lams=[0.2, 0.1], n_folds=3, engine="coordinate_descent"
+    )
+    other = l1jax.cross_validate(X, Y, l1jax.L1(), lams=[0.2, 0.1], n_folds=3)
+    np.testing.assert_allclose(cv.fold_scores, other.fold_scores, rtol=1e-9)
+    assert len(engine.plans) == 1 + 1 + 4 and l1jax.fit(X, Y, l1jax.L1(0.2)).num_steps != 500
+
+
+def test_what_it_leaves_short_is_certified_as_short_and_solved_by_gradient_steps(engine):
+    engine.sweeps = 1
+    plain = l1jax.path(X, Y, l1jax.L1(), lams=[0.2, 0.1, 1e-3])
+    path = l1jax.path(X, Y, l1jax.L1(), lams=[0.2, 0.1, 1e-3], engine="coordinate_descent")
+    assert (path.num_steps > 1).any() and (path.status == l1jax.Status.CONVERGED).all()
+    np.testing.assert_allclose(path.coefs, plain.coefs, atol=1e-8)
+    engine.leaves_rest = False
+    with pytest.warns(l1jax.ConvergenceWarning, match="PRECISION_LIMIT"):
+        short = l1jax.path(X, Y, l1jax.L1(), lams=[0.2, 0.1, 1e-3], engine="coordinate_descent")
+    assert (short.num_steps == 1).all() and (short.relative_gaps > 1e-6).any()
+
+
+def test_what_it_does_not_support_is_refused_with_its_reason(engine):
+    with pytest.raises(ValueError, match=r'"coordinate_descent" solves SquaredError with L1'):
+        l1jax.fit(X, Y, l1jax.Ridge(0.2), engine="coordinate_descent")
+    with pytest.raises(ValueError, match=r"engine must be one of .*coordinate_descent"):
+        l1jax.path(X, Y, l1jax.L1(), engine="simplex")
+
+
+def test_auto_takes_it_where_it_says_that_it_is_preferred(engine, monkeypatch):
+    monkeypatch.setattr(CoordinateDescent, "is_preferred", lambda self, shape: shape[0] < 100)
+    first = {engine.name: engine, **ENGINES}
+    monkeypatch.setattr("l1jax.linear.engines._engine.ENGINES", first)
+    assert l1jax.fit(X, Y, l1jax.L1(0.2)).num_steps == 500
+    assert l1jax.fit(X, Y, l1jax.ElasticNet(0.2)).num_steps != 500
+
+
+def test_only_engines_are_registered():
+    with pytest.raises(TypeError, match="must be an instance of"):
+        l1jax.register_engine(CoordinateDescent)
+
+
+@pytest.mark.parametrize("name", [name for name in ENGINES if not name.startswith("coord")])
+def test_every_engine_serves_fit_and_path_with_the_same_answers(name):
+    fit = l1jax.fit(X, Y, l1jax.L1(0.2), engine=name)
+    path = l1jax.path(X, Y, l1jax.L1(), lams=[0.2], engine=name)
+    np.testing.assert_allclose(fit.coef, path.coefs[0], atol=1e-10)
+    np.testing.assert_allclose(fit.coef, Lasso(0.2, tol=1e-12).fit(X, Y).coef_, atol=1e-8)
