@@ -380,17 +380,10 @@ BOUNDED = {
 }
 
 
-@pytest.fixture
-def bound(monkeypatch):
+@pytest.mark.parametrize("name", BOUNDED)
+def test_a_path_that_has_spent_its_steps_is_finished_by_the_gradient_engine(monkeypatch, name):
     monkeypatch.setattr(OPTIONS, "min_steps", 12)
     monkeypatch.setattr(OPTIONS, "steps_per_lam", 0)
-    return 12
-
-
-@pytest.mark.parametrize("name", BOUNDED)
-def test_a_path_that_has_spent_its_steps_is_finished_by_the_gradient_engine(
-    monkeypatch, bound, name
-):
     pen, loss, y, owner, step = BOUNDED[name]
     count, original = 0, getattr(owner, step)
 
@@ -401,24 +394,32 @@ def test_a_path_that_has_spent_its_steps_is_finished_by_the_gradient_engine(
 
     monkeypatch.setattr(owner, step, counted)
     path = l1jax.path(X, y, pen, loss=loss, n_lams=15, lam_min_ratio=0.1)
-    assert count == bound
+    assert count == 12
     assert (np.asarray(path.status) == l1jax.Status.CONVERGED).all()
     assert (np.asarray(path.relative_gaps) <= 1e-6).all()
 
 
-@pytest.mark.parametrize("max_breakdowns", [5, 10_000])
-def test_solves_that_fail_again_and_again_end_by_count(monkeypatch, bound, max_breakdowns):
-    monkeypatch.setattr(OPTIONS, "max_breakdowns", max_breakdowns)
+@pytest.mark.parametrize(
+    ("limits", "num_tries"),
+    [
+        ({"min_steps": 12, "steps_per_lam": 0, "max_breakdowns": 1000}, 13),
+        ({"max_breakdowns": 5}, 16),  # the sixth failure
+        ({"max_breakdowns": 1000}, 19),  # to the end of the path
+    ],
+)
+def test_solves_that_fail_again_and_again_end_by_count(monkeypatch, limits, num_tries):
+    for name, value in limits.items():
+        monkeypatch.setattr(OPTIONS, name, value)
     tries, to = [], _row_shifts.RowShiftSolver.to
 
-    def fails_three_times_in_four(self, lam):
+    def fails_once_in_three(self, lam):
         tries.append(lam)
         point = to(self, lam)
-        if len(tries) % 4:
+        if len(tries) % 3 == 1:
             raise NumericalBreakdown
         return point
 
-    monkeypatch.setattr(_row_shifts.RowShiftSolver, "to", fails_three_times_in_four)
+    monkeypatch.setattr(_row_shifts.RowShiftSolver, "to", fails_once_in_three)
     path = l1jax.path(X, Y, l1jax.L1(), loss=l1jax.Huber(0.5), n_lams=15, lam_min_ratio=0.1)
-    assert len(tries) <= min(bound + 1, 2 * max_breakdowns)
+    assert len(tries) == num_tries
     assert (np.asarray(path.status) == l1jax.Status.CONVERGED).all()
