@@ -10,7 +10,9 @@ from jax.experimental.sparse import BCOO
 import l1jax
 from l1jax.linear.data._inputs import read
 from l1jax.linear.data._sparse import HostSparse
-from l1jax.linear.engines.active_set import _working_set
+from l1jax.linear.engines.active_set._least_squares import LeastSquares
+from l1jax.linear.engines.active_set._options import OPTIONS
+from l1jax.linear.host._columns import GramColumns
 from l1jax.linear.host._path_solution import PathSolution
 from l1jax.linear.host._zero_copy import aligned, zero_copy
 from l1jax.linear.model._prepare import prepare_inputs
@@ -37,7 +39,7 @@ def report(problem, **known):
     intercepts = np.zeros(L) if known else rng.normal(size=L)
     walk = PathSolution(betas, intercepts, np.zeros(L, int), L, [])
     if known.get("looks"):
-        columns = _working_set.GramColumns(problem)
+        columns = GramColumns(problem)
         columns.require(np.arange(P))
         looks = np.empty((L, P))
         columns.gradients([(np.flatnonzero(beta), beta[beta != 0]) for beta in betas], looks)
@@ -95,13 +97,13 @@ def test_a_look_at_all_columns_is_of_the_coefficients_that_are_returned(make):
 @pytest.fixture
 def selective(monkeypatch):
     """A walk that takes some columns into its working set, where it would take all."""
-    monkeypatch.setattr(_working_set, "_ALL_COLUMNS", 0)
-    monkeypatch.setattr(_working_set, "_NEXT_IN_LINE", 8)
+    monkeypatch.setattr(OPTIONS, "max_columns", 0)
+    monkeypatch.setattr(OPTIONS, "min_candidates", 8)
 
 
 def test_a_path_takes_no_product_with_a_sparse_matrix_but_its_looks(monkeypatch, selective):
     taken, looks = [], []
-    rdot, gradients = HostSparse.rdot, _working_set.LeastSquares.gradients
+    rdot, gradients = HostSparse.rdot, LeastSquares.neg_gradients
 
     def counted(self, residuals, out):
         taken.append(residuals.shape[1])
@@ -112,7 +114,7 @@ def test_a_path_takes_no_product_with_a_sparse_matrix_but_its_looks(monkeypatch,
         gradients(self, states, out)
 
     monkeypatch.setattr(HostSparse, "rdot", counted)
-    monkeypatch.setattr(_working_set.LeastSquares, "gradients", looked)
+    monkeypatch.setattr(LeastSquares, "neg_gradients", looked)
     path = l1jax.path(scipy.sparse.csc_array(X), Y, l1jax.L1(), n_lams=25)
     assert taken == looks and sum(looks) >= 25
     assert (np.asarray(path.relative_gaps) <= 1e-12).all()
