@@ -10,8 +10,8 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import PyTree
 
-from .._tracing import frozen
-from ..penalties._base import Penalty
+from .._tracing import frozen, is_traced
+from ..penalties._base import Penalty, longest_step
 
 
 def check_init(init: PyTree) -> PyTree:
@@ -66,6 +66,18 @@ def step_leaf(step: Any, backtracking: bool) -> Any:
     if not np.all((np.asarray(leaf) > 0) & np.isfinite(np.asarray(leaf))):
         raise ValueError(f"step must be positive and finite, got {step}.")
     return leaf
+
+
+def check_step(solver: Any, pen: Penalty) -> None:
+    """Raises where a step that backtracking may not shorten is longer than the prox allows."""
+    if solver.backtracking or is_traced((solver.step, pen.max_step)):
+        return
+    longest = float(longest_step(pen, np.float64))
+    if float(frozen(solver.step)) > longest:
+        raise ValueError(
+            f"step must be at most {longest:.6g} for {type(pen).__name__}, whose prox takes steps below "
+            f"{float(frozen(pen.max_step)):.6g}, got {float(frozen(solver.step)):.6g}."
+        )
 
 
 def default_tolerance(init: PyTree) -> np.ndarray:

@@ -97,6 +97,7 @@ def descend(
     accelerate: bool,
     restart: bool,
     backtrack: bool,
+    max_step: Array,
 ) -> Outcome:
     """Proximal gradient steps from x0 until a status holds; `objective` takes x and f(x)."""
     dtype = scalar_dtype(x0)
@@ -144,7 +145,13 @@ def descend(
         def one(carry):
             state, record = carry
             state = advance(
-                smooth, prox, state, accelerate=accelerate, restart=restart, backtrack=backtrack
+                smooth,
+                prox,
+                state,
+                max_step=max_step,
+                accelerate=accelerate,
+                restart=restart,
+                backtrack=backtrack,
             )
             if record is not None:
                 value = objective(state.x, smooth(state.x))
@@ -157,7 +164,7 @@ def descend(
     nan, no = jnp.full((), jnp.nan, dtype), jnp.zeros((), bool)
     far = jnp.full((), jnp.inf, dtype)
     carry = (
-        start(x0, curvature),
+        start(x0, jnp.maximum(curvature, 1 / max_step)),
         Check(x0, nan, nan, nan, nan, nan, no, no),
         _Progress(far, far, jnp.zeros((), jnp.int32)),
         nan,

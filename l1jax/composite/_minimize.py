@@ -17,8 +17,8 @@ from .._checks import check_number, numbers_as_leaves, show_shape
 from .._sharding import in_auto_axes, specs
 from .._tracing import frozen
 from ..implicit._derivative import Conditions, solution
-from ..penalties._base import Penalty
-from ._checks import check_init, check_penalty, default_tolerance, step_leaf
+from ..penalties._base import Penalty, longest_step
+from ._checks import check_init, check_penalty, check_step, default_tolerance, step_leaf
 from ._loop import descend
 from ._solution import Solution, warn_if_short
 from ._step import scalar_dtype, tree_finite, tree_where
@@ -155,6 +155,7 @@ def minimize(
     _check_call(fun, args, solver, has_aux, history)
     init = check_init(init)
     pen = _Nothing() if pen is None else check_penalty(pen)
+    check_step(solver, pen)
     tol = check_number(tol, "tol", 0) if tol is not None else default_tolerance(init)
     max_steps = check_number(max_steps, "max_steps", 1, whole=True)
     pen, args = numbers_as_leaves((pen, tuple(args)))
@@ -193,8 +194,11 @@ def _solve(fun, init, pen, args, solver, tol, max_steps, has_aux, history) -> So
     tol = jnp.asarray(tol, dtype)
     step = None if solver.step is None else jnp.asarray(solver.step, dtype)
     invalid = ~(tol >= 0) | (max_steps < 1) | ~_all_nonnegative(pen.strength_value)
+    max_step = longest_step(pen, dtype)
     if step is not None:
         invalid |= ~((step > 0) & jnp.isfinite(step))
+        if not solver.backtracking:
+            invalid |= step > max_step
 
     def prox(z, step):
         return _like(pen.prox(z, step), z, pen)
@@ -218,6 +222,7 @@ def _solve(fun, init, pen, args, solver, tol, max_steps, has_aux, history) -> So
         accelerate=isinstance(solver, FISTA),
         restart=isinstance(solver, FISTA) and solver.restart,
         backtrack=solver.backtracking,
+        max_step=max_step,
     )
     found = outcome.found
     scale = jnp.maximum(found.gradient_norm, outcome.reference)

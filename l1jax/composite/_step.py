@@ -56,6 +56,7 @@ def advance(
     state: ProxGradState,
     *,
     metric: PyTree = None,
+    max_step: PyTree = jnp.inf,
     accelerate: bool = True,
     restart: bool = True,
     backtrack: bool = True,
@@ -64,13 +65,15 @@ def advance(
 
     `metric` is a pytree like x of positive diagonal entries C (None: ones): the step is s =
     1/(curvature C) and the step size test is f(x⁺) ≤ f(a) + ⟨∇f(a), d⟩ + ½ curvature ‖d‖²_C.
+    No step is longer than `max_step`, a number or, with a metric, a tree of numbers like it; where it would
+    be, C is larger. Without a metric that of the state must not be.
     """
     dtype = state.curvature.dtype
     value, gradient = jax.value_and_grad(fun)(state.ahead)
     defined = jnp.isfinite(value) & tree_finite(gradient)
 
     def step_from(curvature):
-        step = steps(curvature, metric)
+        step = steps(curvature, limited(metric, curvature, max_step))
         return prox(_move(state.ahead, gradient, step), step)
 
     if backtrack:
@@ -87,7 +90,8 @@ def advance(
             curvature, _, _, _, _, trials = carry
             curvature = jnp.where(trials == 0, curvature, curvature * _GROWTH)
             x = step_from(curvature)
-            return curvature, x, *test(x, curvature), trials + 1
+            allowed = limited(metric, curvature, max_step)
+            return curvature, x, *test(x, curvature, allowed), trials + 1
 
         no = jnp.zeros((), bool)
         curvature, x, finite, ok, visible, _ = jax.lax.while_loop(
@@ -96,7 +100,8 @@ def advance(
         # Where rounding hides the test, a passed test is no reason to take longer steps. And
         # momentum that nothing restarts diverges where steps grow: the original lets them shrink.
         if restart or not accelerate:
-            curvature = jnp.where(visible, curvature * _DECAY, curvature)
+            decayed = jnp.maximum(curvature * _DECAY, min_curvature(metric, max_step))
+            curvature = jnp.where(visible, decayed, curvature)
     else:
         x = step_from(state.curvature)
         finite = ok = defined & tree_finite(x)
@@ -125,7 +130,7 @@ def _sufficient_decrease(fun, ahead, value, gradient, metric, dtype) -> Callable
     eps = coarsest_eps(ahead)
     size = _squared_norm(ahead, metric, dtype)
 
-    def test(x, curvature):
+    def test(x, curvature, metric):
         moved = tree_sub(x, ahead)
         model = 0.5 * curvature * _squared_norm(moved, metric, dtype)
         new_value = fun(x)
@@ -172,6 +177,21 @@ def steps(curvature: Array, metric: PyTree) -> PyTree:
     if metric is None:
         return 1 / curvature
     return jax.tree.map(lambda c: 1 / (curvature * c), metric)
+
+
+def limited(metric: PyTree, curvature: Array, max_step: PyTree) -> PyTree:
+    """Returns the metric max(C, 1/(curvature max_step)), whose steps are at most `max_step`."""
+    if metric is None:
+        return None
+    return jax.tree.map(lambda c, most: jnp.maximum(c, 1 / (curvature * most)), metric, max_step)
+
+
+def min_curvature(metric: PyTree, max_step: PyTree) -> Array:
+    """Returns the curvature at which every step has its limit; 0 if there is none."""
+    if metric is None:
+        return 1 / jnp.asarray(max_step)
+    least = jax.tree.map(lambda c, most: 1 / (jnp.max(c) * most), metric, max_step)
+    return jnp.max(jnp.stack(jax.tree.leaves(least)))
 
 
 def _move(x: PyTree, gradient: PyTree, step: PyTree) -> PyTree:

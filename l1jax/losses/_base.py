@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from .._types import AnyArray
 from ._strata import Strata, of_classes
 
 _NEWTON_STEPS = 100  # a safeguarded step at least halves the bracket, and mostly does far better
@@ -83,12 +84,12 @@ class Loss(eqx.Module):
         """loss(yᵢ, ηᵢ) of every row, (n,)."""
 
     def value(self, y: Array, eta: Array, s: Float[Array, " n"]) -> Float[Array, ""]:
-        """L(y, η; s); a row of weight 0 counts for nothing, even where its loss overflows."""
-        return jnp.sum(jnp.where(s > 0, s * self.per_row(y, eta), 0))
+        """L(y, η; s), a scalar; a row of weight 0 adds 0, even where its loss overflows."""
+        return jnp.sum(jnp.where(s > 0, s * self.per_row(y, _counted(eta, s)), 0))
 
     def gradient(self, y: Array, eta: Array, s: Float[Array, " n"]) -> Float[Array, "n *k"]:
         """∂L/∂η, like η; it includes s."""
-        return jax.grad(lambda e: jnp.sum(s * self.per_row(y, e)))(eta)
+        return jax.grad(lambda e: jnp.sum(s * self.per_row(y, _counted(e, s))))(eta)
 
     def curvature(self, y: Array, eta: Array, s: Float[Array, " n"]) -> Float[Array, "n *k"]:
         """The diagonal of ∂²L/∂η², like η; it includes s. Where entries are separate one product finds it."""
@@ -174,6 +175,13 @@ class Loss(eqx.Module):
         """No minimiser is looked for beyond: where it is at infinity, the slope is rounding here."""
         return 4 * jnp.max(jnp.abs(eta), initial=0) - 4 * jnp.log(jnp.finfo(eta.dtype).eps)
 
+    def neutral_target(self, y: AnyArray, s: AnyArray) -> AnyArray:
+        """Returns a target that the loss accepts, for rows of weight 0, whose own may be anything.
+
+        By default that of the row with the largest weight s. Shapes: y, encoded, (n, *k); s (n,); it (*k,).
+        """
+        return y[s.argmax()]
+
     def saturated(self, y: Array, s: Float[Array, " n"]) -> Float[Array, ""]:
         """Σᵢ sᵢ min_η loss(yᵢ, η): what no model can go below. 0 unless said, right for losses ≥ 0."""
         del s
@@ -257,3 +265,8 @@ class Loss(eqx.Module):
     def predictor_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of η for encoded targets of this shape."""
         return shape
+
+
+def _counted(eta: Array, s: Float[Array, " n"]) -> Float[Array, "n *k"]:
+    """Returns η, with 0 in rows of weight 0: there per_row and all its derivatives are finite."""
+    return jnp.where((s > 0).reshape(s.shape + (1,) * (eta.ndim - 1)), eta, 0)

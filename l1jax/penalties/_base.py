@@ -35,6 +35,7 @@ _SHORTEST = -20
 _GROWTH = 4.0
 _MOST = 60
 _FOUND = 32
+_BELOW_LIMIT = 0.9  # of `max_step`: at the limit itself a prox may divide by zero
 EDGE = 8  # units of rounding by which a point on the edge of the dual ball may lie outside of it
 
 
@@ -66,8 +67,9 @@ class Penalty(eqx.Module):
     """A penalty R on an array or a pytree of arrays: R(x), its prox, and what follows from them.
 
     A subclass must define `value` and `prox`. It names the field that holds its strength in the
-    class attribute `strength` (`"lam"` unless said), says `convex = False` if it is not convex, and
-    `metric = "diagonal"` if its `prox` also accepts a step per coordinate.
+    class attribute `strength` (`"lam"` unless said), says `convex = False` if it is not convex, with
+    `max_step` if its prox takes no longer ones, and `metric = "diagonal"` if its `prox` also accepts
+    a step per coordinate.
 
     The default certificate rests on one fact: u = (z - x)/t is a subgradient of R at x = prox_tR(z),
     and there the conjugate is known exactly, R*(u) = <x, u> - R(x). For a penalty with R(t x) = t R(x),
@@ -129,6 +131,15 @@ class Penalty(eqx.Module):
         return jnp.max(jnp.stack(sizes)) if sizes else jnp.zeros((), _dtype(x))
 
     @property
+    def max_step(self) -> Any:
+        """The number below which all steps of `prox` must be: γ where R + ‖x‖²/(2γ) is convex; inf by default.
+
+        Beyond, `prox` has no unique value. All solvers keep to it; the default certificate of a convex
+        penalty takes steps of any length.
+        """
+        return float("inf")
+
+    @property
     def strength_value(self) -> Any:
         """The strength; None where it is not set, or the penalty has none."""
         return getattr(self, self.strength, None)
@@ -179,7 +190,9 @@ class Penalty(eqx.Module):
         """
 
         def is_null(lam):
-            return jnp.all(self.with_strength(lam).prox(-gradient) == 0)
+            pen = self.with_strength(lam)
+            step = jnp.minimum(1.0, longest_step(pen, gradient.dtype))
+            return jnp.all(pen.prox(-step * gradient, step) == 0)
 
         biggest = jnp.max(jnp.abs(gradient), initial=0)
         start = jnp.where(biggest > 0, biggest, 1).astype(gradient.dtype)
@@ -282,15 +295,21 @@ class Penalty(eqx.Module):
         """
         return jnp.abs(x - self.prox(x - step * gradient, step)) / step
 
-    def margin(self, x: Array, gradient: Array) -> Array:
-        """How far the strength may fall, at this gradient, before what is zero in x leaves it.
+    def margin(self, x: Array, gradient: Array, curvature: Array) -> Array:
+        """Returns the least change of λ at which a coefficient enters or leaves, if each moves by itself.
 
-        At 0 a solution is at a knot: it has a derivative to either side, and they differ.
+        `gradient` and `curvature`, like x, are those of the smooth part along each coefficient. Out, one
+        enters where λ falls to its own λmax; in, it leaves where λ rises by λ·curvature·|x|/|gradient|. At 0
+        a solution is at a knot, where its derivatives to either side differ. NaN for an unset strength.
         """
         if self.strength_value is None:
             return jnp.full((), jnp.nan, gradient.dtype)
-        out = jnp.where(x == 0, gradient, 0)
-        return jnp.asarray(self.strength_value, gradient.dtype) - self.lambda_max(out)
+        lam = jnp.asarray(self.strength_value, gradient.dtype)
+        enters = self.lambda_max(jnp.where(x == 0, gradient, 0))
+        size = jnp.abs(gradient)
+        moves = (x != 0) & (size > 0)
+        rise = lam * curvature * jnp.abs(x) / jnp.where(moves, size, 1)
+        return nearest_knot(lam, enters, jnp.where(moves, lam + rise, jnp.inf))
 
     def uniform_metric(self, squares: Array) -> Array:
         """Returns the least diagonal metric ≥ this one in which `uniform_prox` has its closed form.
@@ -307,6 +326,25 @@ class Penalty(eqx.Module):
     def prox_jacobian(self, z: Array, step: Any = 1.0) -> Callable[[Array], Array]:
         """Returns the Jacobian of `uniform_prox` at z as a map u -> J u, self-adjoint in the metric 1/step."""
         return jax.linearize(lambda point: self.uniform_prox(point, step), z)[1]
+
+
+def nearest_knot(lam: Any, enters: Array, leaves: Array) -> Array:
+    """Returns the distance from λ to the largest λ ≤ it of `enters` or the least λ ≥ it of `leaves`.
+
+    Both per coefficient or group: 0 in `enters` of what is in, inf in `leaves` of what is out.
+    """
+    lam = jnp.asarray(lam, enters.dtype)
+    falls = lam - jnp.max(enters, initial=0)
+    return jnp.minimum(falls, jnp.min(leaves, initial=jnp.inf) - lam)
+
+
+def longest_step(pen: Penalty, dtype: Any) -> Array:
+    """Returns the longest step that solvers give to the prox of this penalty, somewhat below its limit."""
+    if callable(pen.max_step):
+        raise TypeError(
+            f"{type(pen).__name__}.max_step must be a number: write @property above it."
+        )
+    return _BELOW_LIMIT * jnp.asarray(pen.max_step, dtype)
 
 
 def _step_over(size: Array, exponent: int) -> Array:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from .. import prox
-from ._base import Penalty, strength_leaf, total
+from ._base import Penalty, nearest_knot, strength_leaf, total
 
 
 class L1Ball(Penalty):
@@ -55,11 +55,12 @@ class L1Ball(Penalty):
         """The radius at which nothing is left: 0, whatever the gradient."""
         return jnp.zeros((), gradient.dtype)
 
-    def margin(self, x: Array, gradient: Array) -> Array:
-        """How much nearer the largest gradient outside of the support is to 0 than that on it."""
-        sizes = jnp.abs(gradient)
-        on_support = jnp.max(jnp.where(x != 0, sizes, 0), initial=0)
-        return on_support - jnp.max(jnp.where(x == 0, sizes, 0), initial=0)
+    def margin(self, x: Array, gradient: Array, curvature: Array) -> Array:
+        """As in `Penalty`, in units of the constraint's multiplier λ, the largest gradient on the support."""
+        sizes, inside = jnp.abs(gradient), x != 0
+        lam = jnp.max(jnp.where(inside, sizes, 0), initial=0)
+        leaves = jnp.where(inside, jnp.abs(gradient - curvature * x), jnp.inf)
+        return nearest_knot(lam, jnp.where(inside, 0, sizes), leaves)
 
     def conjugate(self, v: Array) -> Array:
         return jnp.asarray(self._tau(), v.dtype) * jnp.max(jnp.abs(v), initial=0)

@@ -12,7 +12,16 @@ from jaxtyping import Array, Bool, Float
 
 from .. import prox
 from .._groups import Groups
-from ._base import GroupForm, LinearForm, Masks, Penalty, no_negative, strength_leaf, weight_leaves
+from ._base import (
+    GroupForm,
+    LinearForm,
+    Masks,
+    Penalty,
+    nearest_knot,
+    no_negative,
+    strength_leaf,
+    weight_leaves,
+)
 from ._separable import (
     _below_zero,
     _indicator,
@@ -171,15 +180,29 @@ class GroupL1(_Grouped):
         none = jnp.zeros_like(price)
         return GroupForm(self.groups, jnp.where(held, jnp.inf, price), none, none)
 
-    def lambda_max(self, gradient: Array) -> Array:
-        return self.dual_norm(gradient)
-
-    def dual_norm(self, gradient: Array) -> Array:
+    def _critical_strengths(self, gradient: Array) -> Float[Array, " groups"]:
+        """The λ from which on each group by itself is 0, with this gradient there; 0: unpenalised."""
         self._check(gradient)
         weights = self._group_weights(gradient.dtype)
         penalised = (weights > 0) & ~self._held()
         ratios = self._norms(gradient) / jnp.where(penalised, weights, 1)
-        return jnp.max(jnp.where(penalised, ratios, 0), initial=0)
+        return jnp.where(penalised, ratios, 0)
+
+    def lambda_max(self, gradient: Array) -> Array:
+        return jnp.max(self._critical_strengths(gradient), initial=0)
+
+    def dual_norm(self, gradient: Array) -> Array:
+        return jnp.max(GroupL1._critical_strengths(self, gradient), initial=0)
+
+    def margin(self, x: Array, gradient: Array, curvature: Array) -> Array:
+        is_out = self._norms(x) == 0
+        is_penalised = (self._group_weights(x.dtype) > 0) & ~self._held()
+        leaves = self._critical_strengths(gradient - curvature * x)
+        return nearest_knot(
+            self._lam(),
+            jnp.where(is_out, self._critical_strengths(gradient), 0),
+            jnp.where(~is_out & is_penalised, leaves, jnp.inf),
+        )
 
     def _prices(self, x: Array) -> Array:
         self._check(x)
@@ -237,8 +260,8 @@ class NonNegativeGroupL1(GroupL1):
     def group_form(self, shape: tuple[int, ...]) -> Any:
         del shape  # prices know of no bounds
 
-    def lambda_max(self, gradient: Array) -> Array:
-        return super().lambda_max(jnp.minimum(gradient, 0))
+    def _critical_strengths(self, gradient: Array) -> Float[Array, " groups"]:
+        return super()._critical_strengths(jnp.minimum(gradient, 0))
 
     def conjugate(self, v: Array) -> Array:
         return super().conjugate(jnp.maximum(v, 0))
@@ -322,8 +345,8 @@ class GroupElasticNet(GroupL1):
         linear = jnp.where(self._held(), jnp.inf, linear)
         return GroupForm(self.groups, linear, jnp.zeros_like(linear), quadratic)
 
-    def lambda_max(self, gradient: Array) -> Array:
-        return ridge_or(self.dual_norm(gradient), self.l1_ratio)
+    def _critical_strengths(self, gradient: Array) -> Float[Array, " groups"]:
+        return ridge_or(super()._critical_strengths(gradient), self.l1_ratio)
 
     def conjugate(self, v: Array) -> Array:
         (linear, quadratic), held = self._both(v), self._held()
@@ -418,14 +441,27 @@ class SparseGroupL1(_Grouped):
         l1 = jnp.full(price.shape, lam * ratio)
         return GroupForm(self.groups, price, l1, jnp.zeros_like(l1))
 
-    def margin(self, x: Array, gradient: Array) -> Array:
-        """The least room left in its price: of a feature in an active group, of a group that is out."""
+    def margin(self, x: Array, gradient: Array, curvature: Array) -> Array:
+        """As in `Penalty`, of features and of groups; to first order in λ for groups."""
         lam, ratio = jnp.asarray(self._lam(), x.dtype), jnp.asarray(self.l1_ratio, x.dtype)
+        at_zero = gradient - curvature * x
+        is_out, held = self._norms(x) == 0, self._held()
+        enters = jnp.where(is_out, self._critical_strengths(gradient), 0)
+        leaves = jnp.where(is_out | held, jnp.inf, self._critical_strengths(at_zero))
+        groups = nearest_knot(lam, enters, leaves)
+        # A feature of a group that is in: its own part of the penalty is λρ|x|.
+        inside = ~self._spread(is_out | held, x) & (ratio > 0)
+        unit = jnp.where(ratio > 0, ratio, 1)
+        enters = jnp.where(inside & (x == 0), jnp.abs(gradient) / unit, 0)
+        leaves = jnp.where(inside & (x != 0), jnp.abs(at_zero) / unit, jnp.inf)
+        return jnp.minimum(groups, nearest_knot(lam, enters, leaves))
+
+    def _critical_strengths(self, gradient: Array) -> Float[Array, " groups"]:
+        """Of each group by itself, by one Newton step from λ for ‖(|gradient| − λρ)⁺‖ = λ(1−ρ)w."""
+        lam, ratio = jnp.asarray(self._lam(), gradient.dtype), self.l1_ratio
         rest = jnp.maximum(jnp.abs(gradient) - lam * ratio, 0)
-        out = (self._norms(x) == 0) & ~self._held()
-        groups = lam * (1 - ratio) * self._group_weights(x.dtype) - self._norms(rest)
-        inside = (x == 0) & ~self._spread((self._norms(x) == 0) | self._held(), x)
-        features = jnp.where(inside, lam * ratio - jnp.abs(gradient), jnp.inf)
-        return jnp.minimum(
-            jnp.min(jnp.where(out, groups, jnp.inf)), jnp.min(features, initial=jnp.inf)
-        )
+        norms, weights = self._norms(rest), self._group_weights(gradient.dtype)
+        sums = self.groups.sums(rest.reshape(rest.shape[0], -1).sum(axis=1))
+        rate = (1 - ratio) * weights + ratio * sums / jnp.where(norms > 0, norms, 1)
+        excess = norms - lam * (1 - ratio) * weights
+        return jnp.where(rate > 0, lam + excess / jnp.where(rate > 0, rate, 1), 0)

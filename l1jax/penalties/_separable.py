@@ -17,6 +17,7 @@ from ._base import (
     Masks,
     Penalty,
     check_nonnegative,
+    nearest_knot,
     no_negative,
     strength_leaf,
     total,
@@ -99,13 +100,25 @@ class _Separable(Penalty):
         w = jnp.broadcast_to(w, x.shape)
         return w, (w > 0) & ~jnp.broadcast_to(excluded, x.shape)
 
+    def _critical_strengths(self, gradient: Array) -> Array:
+        """The λ from which on each coefficient by itself is 0, with this gradient there; 0: unpenalised."""
+        w, penalised = self._unit_weights(gradient)
+        return jnp.where(penalised, jnp.abs(gradient) / jnp.where(penalised, w, 1), 0)
+
     def lambda_max(self, gradient: Array) -> Array:
-        return self.dual_norm(gradient)
+        return jnp.max(self._critical_strengths(gradient), initial=0)
+
+    def margin(self, x: Array, gradient: Array, curvature: Array) -> Array:
+        _, penalised = self._unit_weights(x)
+        leaves = self._critical_strengths(gradient - curvature * x)
+        return nearest_knot(
+            self._lam(),
+            jnp.where(x == 0, self._critical_strengths(gradient), 0),
+            jnp.where((x != 0) & penalised, leaves, jnp.inf),
+        )
 
     def dual_norm(self, gradient: Array) -> Array:
-        w, penalised = self._unit_weights(gradient)
-        ratios = jnp.abs(gradient) / jnp.where(penalised, w, 1)
-        return jnp.max(jnp.where(penalised, ratios, 0), initial=0)
+        return jnp.max(_Separable._critical_strengths(self, gradient), initial=0)
 
 
 class L1(_Separable):
@@ -193,8 +206,8 @@ class NonNegativeL1(_Separable):
         masks = super().masks(shape)
         return Masks(unpenalised=jnp.zeros_like(masks.unpenalised), excluded=masks.excluded)
 
-    def lambda_max(self, gradient: Array) -> Array:
-        return super().dual_norm(jnp.minimum(gradient, 0))
+    def _critical_strengths(self, gradient: Array) -> Array:
+        return super()._critical_strengths(jnp.minimum(gradient, 0))
 
     def linear_form(self, shape: tuple[int, ...]) -> LinearForm:
         up = self._wall(shape)
@@ -259,8 +272,8 @@ class ElasticNet(_Separable):
         out = prox.prox_elastic_net(z, self._lam(), self.l1_ratio, step, self.weights)
         return self._hold(out)
 
-    def lambda_max(self, gradient: Array) -> Array:
-        return ridge_or(self.dual_norm(gradient), self.l1_ratio)
+    def _critical_strengths(self, gradient: Array) -> Array:
+        return ridge_or(super()._critical_strengths(gradient), self.l1_ratio)
 
     def linear_form(self, shape: tuple[int, ...]) -> LinearForm:
         linear, quadratic, excluded = self._prices(jnp.zeros(shape))
@@ -327,8 +340,8 @@ class NonNegativeElasticNet(ElasticNet):
         masks = super().masks(shape)
         return Masks(unpenalised=jnp.zeros_like(masks.unpenalised), excluded=masks.excluded)
 
-    def lambda_max(self, gradient: Array) -> Array:
-        return super().lambda_max(jnp.minimum(gradient, 0))
+    def _critical_strengths(self, gradient: Array) -> Array:
+        return super()._critical_strengths(jnp.minimum(gradient, 0))
 
     def linear_form(self, shape: tuple[int, ...]) -> LinearForm:
         up, _, quad = super().linear_form(shape)
@@ -386,8 +399,8 @@ class Ridge(_Separable):
     def prox(self, z: PyTree, step: Any = 1.0) -> PyTree:
         return self._hold(prox.prox_ridge(z, self._lam(), step, self.weights))
 
-    def lambda_max(self, gradient: Array) -> Array:
-        return ridge_or(self.dual_norm(gradient), 0.0)
+    def _critical_strengths(self, gradient: Array) -> Array:
+        return ridge_or(super()._critical_strengths(gradient), 0.0)
 
     def linear_form(self, shape: tuple[int, ...]) -> LinearForm:
         return self._net().linear_form(shape)

@@ -14,6 +14,7 @@ import optax
 from jax.core import Tracer
 from jaxtyping import PyTree
 
+from .._tracing import frozen, is_traced
 from ..penalties._base import Penalty
 from ._metrics import AdamMetric
 
@@ -106,6 +107,20 @@ def check_rate(rate: Any, name: str) -> Any:
 def plain(penalty: Penalty) -> tuple[Penalty, ...]:
     """The penalties that one for parts of a tree is made of; else the penalty itself."""
     return getattr(penalty, "plain", (penalty,))
+
+
+def check_step(penalty: Penalty, step: PyTree) -> None:
+    """Raises where a concrete step is longer than the prox allows; traced ones cannot be checked."""
+    limits = [pen.max_step for pen in plain(penalty)]
+    if is_traced((limits, step)) or np.isposinf(limits).all():
+        return
+    limit = min(float(np.asarray(frozen(limit))) for limit in limits)
+    longest = max(float(np.max(frozen(s), initial=0)) for s in jax.tree.leaves(step))
+    if longest >= limit:
+        raise ValueError(
+            f"the prox of {type(penalty).__name__} takes steps below {limit:.6g}, got learning_rate * strength "
+            f"/ metric = {longest:.6g}: lower the learning rate."
+        )
 
 
 def check_fits(penalty: Penalty | None, params: PyTree) -> None:

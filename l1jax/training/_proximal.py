@@ -20,6 +20,7 @@ from ._checks import (
     check_fits,
     check_penalty,
     check_rate,
+    check_step,
     needs_params,
     plain,
 )
@@ -72,7 +73,8 @@ def proximal(
     no strength, and holds).
     Gradient clipping scales λ up where it is active, so clip well above ‖λ sign(w)‖. Raises: ValueError
     for a direction without a metric (signs, trust ratios, normalised gradients), a penalty that does not
-    serve the metric, or missing params; TypeError for what is not a penalty.
+    serve the metric, or missing params; TypeError for what is not a penalty. Of a penalty with a
+    `max_step`, such as a weakly convex one, η·strength/C must stay below it: checked in eager code only.
     Source: Duchi, Hazan and Singer (2011); Yun, Lozano and Yang (2021).
 
     **Example:**
@@ -253,6 +255,7 @@ def _prox(
     recipe_of: Callable[[int], Recipe | None] | None = None,
 ) -> PyTree:
     """The prox; where axes of a mesh are explicit, the compiler places what it needs within."""
+    check_step(penalty, step)
     if is_explicit(there):
         return in_auto_axes(penalty.prox, there, step, out_sharding=specs(there))
     leaves = jax.tree.leaves(there)

@@ -44,6 +44,10 @@ class Selection(Penalty):
         """The penalties that it chooses leaves for."""
         return () if self.penalty is None else (self.penalty,)
 
+    @property
+    def max_step(self) -> Any:
+        return jnp.inf if self.penalty is None else self.penalty.max_step
+
     def is_valid(self) -> Bool[Array, ""]:
         return jnp.ones((), bool) if self.penalty is None else self.penalty.is_valid()
 
@@ -89,6 +93,10 @@ class Selections(Penalty):
     @property
     def plain(self) -> tuple[Penalty, ...]:
         return tuple(pen for selection in self.selections for pen in selection.plain)
+
+    @property
+    def max_step(self) -> Any:
+        return functools.reduce(jnp.minimum, [s.max_step for s in self.selections])
 
     def is_valid(self) -> Bool[Array, ""]:
         return jnp.stack([s.is_valid() for s in self.selections]).all()

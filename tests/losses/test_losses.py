@@ -7,6 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import brentq
+from sklearn.linear_model import GammaRegressor
+from sklearn.metrics import mean_gamma_deviance
 
 import l1jax
 from l1jax import Loss
@@ -142,6 +144,65 @@ def test_a_loss_of_one_method_fits_and_is_judged_by_its_kkt():
     assert fit.relative_kkt <= 1e-8
     assert fit.gap == jnp.inf
     assert jnp.isfinite(fit.objective)
+
+
+class Gamma(Loss):
+    """Half of the unit deviance of a gamma distribution with the log link; NaN at y = 0."""
+
+    def per_row(self, y, eta):
+        return jnp.log(jnp.exp(eta) / y) + y / jnp.exp(eta) - 1
+
+    def inverse_link(self, eta):
+        return jnp.exp(eta)
+
+
+class GammaLikelihood(Loss):
+    """The same without its constant; at y = 0 the value is finite, and the least value is not."""
+
+    def per_row(self, y, eta):
+        return y * jnp.exp(-eta) + eta
+
+    def saturated(self, y, s):
+        return jnp.sum(s * (1 + jnp.log(y)))
+
+
+def gamma_data():
+    rng = np.random.default_rng(3)
+    X = rng.standard_normal((60, 3))
+    y = np.exp(1 + X @ [0.5, -0.3, 0.0]) * rng.gamma(4.0, 0.25, 60)
+    return X, y
+
+
+@pytest.mark.parametrize("loss", [Gamma(), GammaLikelihood()], ids=["deviance", "likelihood"])
+def test_rows_of_weight_zero_may_hold_anything_with_a_loss_of_ones_own(loss):
+    X, y = gamma_data()
+    lam = 0.05
+    s = np.where(np.arange(60) % 3 == 0, 0, 1.0 + np.arange(60) % 2)
+    kept = s > 0
+    y = np.where(kept, y, -1.0)  # of which the loss is NaN
+    X = np.where(kept[:, None], X, 1e3)  # where exp(η) overflows
+    fit = l1jax.fit(X, y, l1jax.Ridge(lam), loss=loss, sample_weight=s, tol=1e-10)
+    assert fit.status == l1jax.Status.CONVERGED
+    exact = GammaRegressor(alpha=lam, tol=1e-12, max_iter=1000, solver="newton-cholesky")
+    exact.fit(X[kept], y[kept], sample_weight=s[kept])
+    np.testing.assert_allclose(fit.coef, exact.coef_, rtol=1e-6)
+    assert fit.intercept == pytest.approx(exact.intercept_, rel=1e-8)
+    explained = exact.score(X[kept], y[kept], sample_weight=s[kept])
+    assert fit.deviance_explained == pytest.approx(explained, rel=1e-6)
+
+
+@pytest.mark.parametrize("loss", [Gamma(), GammaLikelihood()], ids=["deviance", "likelihood"])
+def test_a_loss_of_ones_own_cross_validates(loss):
+    X, y = gamma_data()
+    lams, folds = np.array([0.5, 0.05]), np.arange(60) % 3
+    cv = l1jax.cross_validate(X, y, l1jax.Ridge(), loss=loss, lams=lams, folds=folds, tol=1e-10)
+    scores = np.zeros((3, 2))
+    for k in range(3):
+        for i, lam in enumerate(lams):
+            exact = GammaRegressor(alpha=lam, tol=1e-12, solver="newton-cholesky")
+            exact.fit(X[folds != k], y[folds != k])
+            scores[k, i] = mean_gamma_deviance(y[folds == k], exact.predict(X[folds == k]))
+    np.testing.assert_allclose(cv.mean_score, scores.mean(axis=0), rtol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -222,7 +222,7 @@ def constants_of(problem: Problem, pen: Penalty) -> Constants:
 
 @eqx.filter_jit
 def step_of(problem: Problem, pen: Penalty) -> Point:
-    metric = problem.metric(pen)
+    metric = problem.limited_metric(pen, problem.smoothness)
     return Point(
         jnp.broadcast_to(1 / (problem.smoothness * metric.beta), problem.coef_shape),
         jnp.broadcast_to(1 / (problem.smoothness * metric.intercept), problem.responses),

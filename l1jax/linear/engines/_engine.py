@@ -28,7 +28,7 @@ from ..results._fit import Fit
 from ..results._path import Path
 from ..results._resume import Known
 from .active_set._gram_compression import compress
-from .active_set._state import NumericalBreakdown
+from .active_set._path_point import NumericalBreakdown
 
 
 @dataclasses.dataclass(frozen=True)

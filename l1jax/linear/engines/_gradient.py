@@ -75,7 +75,7 @@ def solve(problem: Problem, pen: Penalty, init: Point, tol: Array, max_steps: Ar
     3. the certificates of both; 4. the better one is kept, and FISTA restarts from a Newton step that gained
     an order of magnitude.
     """
-    method = _Method(problem, pen, tol, max_steps, problem.metric(pen))
+    method = _Method(problem, pen, tol, max_steps, problem.metric(pen), problem.max_step(pen))
     first = method.first_round(init)
 
     def body(carry: tuple[_Round, Array]) -> tuple[_Round, Array]:
@@ -94,6 +94,7 @@ class _Method(NamedTuple):
     tol: Array
     max_steps: Array
     metric: Point
+    max_step: Point  # of the prox
 
     @property
     def wants_exact(self) -> Array:
@@ -164,7 +165,9 @@ class _Method(NamedTuple):
         count = jnp.minimum(round_.period, self.max_steps - round_.state.num_steps)
 
         def step(_: Array, state: ProxGradState) -> ProxGradState:
-            moved = advance(self.problem.smooth, self.prox, state, metric=self.metric)
+            moved = advance(
+                self.problem.smooth, self.prox, state, metric=self.metric, max_step=self.max_step
+            )
             return _where(state.failed, state, moved)
 
         return jax.lax.fori_loop(0, count, step, round_.state)

@@ -27,7 +27,7 @@ def newton_step(
     data: ScaledData, pen: Penalty, point: Point, curvature: Array, attempt: Bool[Array, ""]
 ) -> Point:
     """Takes the Newton step from `point`; returns `point` itself where `attempt` is false."""
-    metric = data.metric(pen)
+    metric = data.limited_metric(pen, curvature)
     root = jax.tree.map(jnp.sqrt, metric)
     t = 1 / curvature
     step = t / metric.beta

@@ -16,8 +16,10 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ..._tracing import frozen, known
 from ..._types import AnyArray
+from ...composite._step import limited
 from ...losses import Loss
 from ...penalties import Penalty
+from ...penalties._base import longest_step
 from ..data._matrix import DataMatrix, rows
 from ..data._standardise import standardise
 
@@ -89,6 +91,15 @@ class ScaledData(eqx.Module):
         else:
             beta = jnp.max(squares)
         return Point(beta, jnp.ones(self.responses, self.y.dtype))
+
+    def max_step(self, pen: Penalty) -> Point:
+        """The longest steps that the prox of the penalty allows; the intercept has no limit."""
+        dtype = self.y.dtype
+        return Point(longest_step(pen, dtype), jnp.full((), jnp.inf, dtype))
+
+    def limited_metric(self, pen: Penalty, curvature: Any) -> Point:
+        """The metric, raised to where the steps 1/(curvature C) are no longer than the prox allows."""
+        return limited(self.metric(pen), curvature, self.max_step(pen))
 
     def to_user(self, point: Point) -> tuple[Array, Array]:
         """Coefficients and intercept on the scale of the data as given."""
@@ -180,9 +191,10 @@ def arrange(data: Data, level: Any = None) -> ScaledData:
     is_valid = (biggest > 0) & jnp.all(weights >= 0) & jnp.isfinite(biggest)
     weights = jnp.where(is_valid, weights / jnp.where(is_valid, biggest, 1), 1)
     s = weights / jnp.sum(weights)
-    # A row that does not count may hold anything: 0 is a target of every loss.
+    # A row of weight 0 may hold anything.
     counts = rows(s > 0, y)
-    y, offset = jnp.where(counts, y, 0), jnp.where(rows(s > 0, offset), offset, 0)
+    y = jnp.where(counts, y, frozen(loss).neutral_target(frozen(y), frozen(s)))
+    offset = jnp.where(rows(s > 0, offset), offset, 0)
     # Where no level matters, that of the columns does not: centred ones keep more digits.
     centre = data.fit_intercept or not loss.has_intercept
     fit_intercept = data.fit_intercept and loss.has_intercept

@@ -27,8 +27,9 @@ class Fit(Shown, FitRecord):
     `coef` (p,) or (p, k), `intercept` () or (k,). `gap` bounds how far `objective` is above its
     minimum; `relative_gap` is in units of the null deviance. `kkt` is the largest violation of the
     optimality conditions, `relative_kkt` in units of the gradient of the null model. `margin` is
-    how far the strength may fall before another feature enters: near 0 the fit is at a knot, where
-    its derivative has two sides. `status` is a number of `l1jax.Status`. `options` says what it was
+    the least change of the strength, up or down, at which a feature leaves or enters if its coefficient
+    moves by itself (exact for orthogonal columns): near 0 the fit is at a knot, where its derivative
+    has two sides. `status` is a number of `l1jax.Status`. `options` says what it was
     fitted with: `options.fit_intercept`, `standardize`, `sample_weight`, `offset` and `pen`. A
     batch of fits (from `jax.vmap`) has a leading axis everywhere.
 

@@ -69,7 +69,7 @@ def deviance(loss: Loss, y: np.ndarray, eta: np.ndarray, s: np.ndarray) -> np.nd
     """2 Σ s (loss − the least that any prediction could have): for squared error its mean."""
     if any(np.ndim(leaf) for leaf in jax.tree.leaves(loss)):  # that goes with the rows as they are
         return np.asarray(_deviances(loss, y, eta, s))
-    return np.asarray(_deviances(loss, *_padded(y, eta, s)))
+    return np.asarray(_deviances(loss, *_padded(loss, y, eta, s)))
 
 
 def held_out_deviance(
@@ -291,13 +291,13 @@ def _held_out_deviances(loss: Loss, y: Any, eta: Any, s: Any, held_out: Any) -> 
     return jax.vmap(lambda one: 2 * loss.held_out_deviance(y, one, s, held_out))(eta)
 
 
-def _padded(y: np.ndarray, eta: np.ndarray, s: np.ndarray) -> tuple[np.ndarray, ...]:
-    """The same rows and some that do not count."""
+def _padded(loss: Loss, y: np.ndarray, eta: np.ndarray, s: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Appends rows of weight 0, so that their number is a multiple of `_ROWS`."""
     more = -len(s) % _ROWS
-    rest = [(0, 0)] * (y.ndim - 1)
     wide = [(0, 0)] * (eta.ndim - 2)
+    targets = np.broadcast_to(loss.neutral_target(y, s), (more, *y.shape[1:]))
     return (
-        np.pad(y, [(0, more), *rest]),
+        np.concatenate([y, targets]),
         np.pad(eta, [(0, 0), (0, more), *wide]),
         np.pad(s, (0, more)),
     )

@@ -559,36 +559,3 @@ def test_the_transpose_is_the_transpose(seed, lam, standardize):
     _, forward = jax.jvp(coef, (lam, X, y), move)
     _, pull = jax.vjp(coef, lam, X, y)
     assert float(u @ forward) == approx(inner(pull(u), move), rel=1e-10, abs=1e-12)
-
-
-def test_the_margin_is_how_far_the_strength_may_fall_before_a_feature_enters():
-    y = LOSSES["squared"][1]
-    group = l1jax.GroupL1(0.3, GROUPS, np.sqrt([3.0] * 4))
-    for pen in (l1jax.L1(0.3), l1jax.ElasticNet(0.3, 0.5), group, Tilted(0.2)):
-        found = exact(X, y, pen)
-        gradient = -X.T @ (y - found.predict(X)) / N
-        out = np.asarray(found.coef) == 0
-        if isinstance(pen, l1jax.GroupL1):
-            sizes = np.sqrt([np.sum(gradient[(g == GROUPS) & out] ** 2) / 3 for g in range(4)])
-        elif isinstance(pen, Tilted):
-            sizes = np.where(out, np.maximum(-gradient / 2, gradient), 0)
-        else:
-            sizes = np.where(out, np.abs(gradient), 0) / float(getattr(pen, "l1_ratio", 1.0))
-        assert found.margin == approx(pen.lam - sizes.max(), rel=1e-6)
-
-
-def test_the_margin_of_a_ball_and_of_a_sparse_group():
-    y = LOSSES["squared"][1]
-    found = exact(X, y, l1jax.L1Ball(1.3))
-    sizes = np.abs(X.T @ (y - found.predict(X)) / N)
-    out = np.asarray(found.coef) == 0
-    assert found.margin == approx(sizes[~out].max() - sizes[out].max(), rel=1e-6)
-    found = exact(X, y, l1jax.SparseGroupL1(0.3, GROUPS, 0.5, np.sqrt([3.0] * 4)))
-    sizes = np.abs(X.T @ (y - found.predict(X)) / N)
-    active = np.isin(GROUPS, GROUPS[np.asarray(found.coef) != 0])
-    inside = 0.15 - sizes[active & (np.asarray(found.coef) == 0)]
-    whole = [
-        0.15 * np.sqrt(3) - np.linalg.norm(np.maximum(sizes[g == GROUPS] - 0.15, 0))
-        for g in np.unique(GROUPS[~active])
-    ]
-    assert found.margin == approx(min([*inside, *whole]), rel=1e-6)

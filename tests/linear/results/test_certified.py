@@ -149,7 +149,7 @@ def test_single_precision_is_certified_by_looks_too(monkeypatch, selective, make
     lanes = _certified._lanes
 
     def known(problem, pen, inputs, *rest, **options):
-        assert inputs[-1].descent.dtype == jnp.float32
+        assert inputs[-1].neg_gradient.dtype == jnp.float32
         return lanes(problem, pen, inputs, *rest, **options)
 
     monkeypatch.setattr(_certified, "_lanes", known)
