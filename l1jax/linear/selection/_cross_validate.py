@@ -137,28 +137,26 @@ def cross_validate(
     grid = check_grid(lams, n_lams, lam_min_ratio)
     which = _checked_splits(inputs, n_folds, folds, groups, n_repeats, seed)
     with precision(inputs.wants_x64):
-        scored = read_score(
-            score, higher_is_better, loss, np.asarray(inputs.y), np.shape(inputs.offset)
-        )
+        targets = (inputs.loss, np.asarray(inputs.y), np.shape(inputs.offset))
+        scored = read_score(score, higher_is_better, *targets)
         gammas_ = (1.0,) if gammas is None else check_gammas(gammas)
         data = data_of(inputs, inputs.loss, fit_intercept, standardize)
         problems = _FoldProblems(inputs, data, which, engine)
         problem, gram = problems.of_all()
         grid = make_grid(problem, inputs.pen, grid, n_lams, lam_min_ratio, inputs.x.shape)
-        plan = Plan(
-            problem, inputs.pen, grid, problem.null.point, tol, max_steps, inputs.names, gram=gram
-        )
+        limits = (tol, max_steps, inputs.names)
+        plan = Plan(problem, inputs.pen, grid, problem.null.point, *limits, gram=gram)
         options = options_of(inputs, data, problem, sample_weight, offset)
         solver = _FoldSolver(plan, choose_engine(engine, plan), options)
         path = solver.path(problem, gram)
         held_out = [HeldOut(inputs, which, scored) for _ in gammas_]
         _validate(solver, problems, held_out, gammas_, progress)
-        variants = relaxed(problem, path.fits, gammas_)
-        results = tuple(
+        variants = zip(held_out, relaxed(problem, path.fits, gammas_), gammas_, strict=True)
+        results = (
             one.result(path if gamma == 1 else Path(fits), n_repeats, gamma)
-            for one, fits, gamma in zip(held_out, variants, gammas_, strict=True)
+            for one, fits, gamma in variants
         )
-        found = give_back(best_of(results), inputs.wants_x64)
+        found = give_back(best_of(tuple(results)), inputs.wants_x64)
     held_out[0].warn(path, tol)
     return found
 
