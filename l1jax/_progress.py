@@ -14,7 +14,7 @@ def progress_bar(total: int, progress: bool | None) -> tqdm:
 
 
 def advance(bar: tqdm, fits: int, lam: Any, features: Any, gap: Any = None) -> None:
-    """Says where the path is now. What is shown is asked for only where it is seen."""
+    """Advances the bar. Fetches values from the device only if the bar is visible."""
     if not bar.disable:
         told = {"lam": f"{float(lam):.3g}", "features": int(features)}
         bar.set_postfix(told if gap is None else told | {"gap": f"{float(gap):.1e}"}, refresh=False)

@@ -26,7 +26,7 @@ def is_explicit(tree: PyTree) -> bool:
 
 
 def specs(tree: PyTree) -> PyTree:
-    """How arrays are spread over the explicit axes of a mesh, for `out_sharding`."""
+    """Returns how arrays are sharded over the explicit axes of a mesh, for `out_sharding`."""
     return jax.tree.map(
         lambda x: jax.typeof(x).sharding.spec if _is_explicit(x) else _REPLICATED, tree
     )

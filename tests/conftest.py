@@ -1,6 +1,9 @@
 """What every test stands on: precision, runtime type checks, compilation cache, hypothesis."""
 
+import ctypes
+import gc
 import os
+import resource
 from pathlib import Path
 
 import hypothesis
@@ -9,6 +12,8 @@ import pytest
 from jaxtyping import install_import_hook
 
 os.environ.setdefault("MPLBACKEND", "agg")
+
+_PEAKS: list[float] = []  # of this process and of its workers, in MB
 
 # The float32 lane sets L1JAX_TEST_X64=0.
 jax.config.update("jax_enable_x64", os.environ.get("L1JAX_TEST_X64", "1") != "0")
@@ -41,13 +46,34 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 
-_MAPS = Path("/proc/self/maps")
-_MANY_MAPS = 25_000  # of the 65,530 that Linux allows a process; each compiled function takes a few
+_MEMORY = 1.1e9  # bytes of a process, above which it drops its compiled functions
+_STATM = Path("/proc/self/statm")
 
 
 @pytest.fixture(autouse=True)
 def drop_compiled_functions():
-    """A process that holds thousands of compiled functions runs out of memory maps and crashes."""
+    """Bounds the memory of a worker: thousands of compiled functions take gigabytes.
+
+    They would take its memory maps too, of which Linux allows a process 65,530.
+    """
     yield
-    if _MAPS.exists() and _MAPS.read_bytes().count(b"\n") > _MANY_MAPS:
+    if _STATM.exists() and int(_STATM.read_text().split()[1]) * resource.getpagesize() > _MEMORY:
         jax.clear_caches()
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def pytest_sessionfinish(session):
+    """Hands the peak memory of a worker to the process that prints the summary."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    getattr(session.config, "workeroutput", {})["peak"] = peak
+    _PEAKS.append(peak)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    _PEAKS.append(getattr(node, "workeroutput", {}).get("peak", 0.0))
+
+
+def pytest_terminal_summary(terminalreporter):
+    terminalreporter.write_line(f"peak memory of a process: {max(_PEAKS, default=0):.0f} MB")

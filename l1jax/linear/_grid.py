@@ -83,9 +83,9 @@ def _check_automatic(grid: Any, pen: Penalty) -> None:
         if first:
             why = "no strength at which everything is zero"
         elif pen.strength == "lam":
-            why = "no feature with a price above zero and below infinity"
+            why = "no feature with a weight above zero and below infinity"
         else:
-            why = "a budget, not a price"
+            why = "a budget, not a penalty weight"
         raise ValueError(
             f"{type(pen).__name__} has {why}, so no grid follows from the data: pass lams."
         )

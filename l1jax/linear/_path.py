@@ -33,7 +33,7 @@ from .model._prepare import data_of, in_given_columns
 from .model._problem import Data, Problem
 from .results._fit import Fit
 from .results._fitted_with import check_same_options
-from .results._options import FitOptions, options_of
+from .results._options import options_of
 from .results._path import Path
 from .results._resume import Known, check_resume, known_points
 from .results._warning import warn_if_short
@@ -145,7 +145,8 @@ def path(
             _raise_if_interrupted(fits)  # a part has no derivative
             given = in_given_columns(problem, frozen(data), pen_now)
             fits = _differentiable(fits, given, data, pen, grid)
-        found = dataclasses.replace(found, fits=shared(fits, loss, options))
+        fits = dataclasses.replace(fits, loss=loss, options=options)  # one for all lanes
+        found = dataclasses.replace(found, fits=fits)
         result = give_back(found, inputs.wants_x64)
     warn_if_short(result.status, result.fits, tol)
     return result
@@ -175,11 +176,6 @@ def _differentiable(fits: Fit, problem: Problem, data: Data, pen: Penalty, lams:
 @jax.jit
 def _stack(trees: list[Any]) -> Any:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
-
-
-def shared(fits: Fit, loss: Loss, options: FitOptions | None) -> Fit:
-    """The batch with one loss and one record of options for all of it, not one per lane."""
-    return dataclasses.replace(fits, loss=loss, options=options)
 
 
 def _resumed(engine: Engine, resume: Path, plan: Plan) -> Path:

@@ -3,7 +3,7 @@
 May import the public names of `linear`, `tuning` and `training`.
 
 Each function draws on `ax` (a new figure unless given) and returns the `Axes`; none of them shows
-it. Strengths fall from left to right: what they price enters on the way. Colours are those of Okabe
+it. Strengths fall from left to right: features enter on the way. Colours are those of Okabe
 and Ito, which stay apart without colour vision, together with dashes.
 
 **Example:**

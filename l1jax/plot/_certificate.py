@@ -25,7 +25,7 @@ from ._style import (
 )
 
 _L1: Any = L1
-_OFF = 0.1  # a share of λ by which features that are in may be off the boundary
+_OFF = 0.1  # of λ, by which features that are in may be off the boundary
 
 
 @no_type_check  # checks its arguments itself, in sentences
@@ -44,7 +44,7 @@ def kkt(
 ) -> Axes:
     """|xⱼᵀr|/n of every feature against λ: what is in the model sits on the boundary, the rest below.
 
-    All arguments as they were for `l1jax.path`; `pen` is `L1()` unless given, and has a price per
+    All arguments as they were for `l1jax.path`; `pen` is `L1()` unless given, and has a weight per
     coordinate: what is drawn is the gradient divided by that. (r: the residuals, or the slope of
     another loss.) The first `top` features to enter are coloured and named.
     """
@@ -85,7 +85,7 @@ def kkt(
 
 
 def _pulls(path: Path, X: Any, y: Any, pen: Penalty, intercept, standardize, weight, offset):
-    """The gradient of every coordinate at every fit, in units of the coordinate's price: (L, p)."""
+    """The gradient of every coordinate at every fit, in units of the coordinate's weight: (L, p)."""
     inputs = read(X, y, pen, path.fits.loss, weight, offset, has_strength=False)
     with precision(inputs.wants_x64):
         problem = prepare_inputs(inputs, inputs.pen, inputs.loss, intercept, standardize)
@@ -97,7 +97,7 @@ def _pulls(path: Path, X: Any, y: Any, pen: Penalty, intercept, standardize, wei
             form = here.linear_form(shape)
             if form is None or len(shape) != 1:
                 raise ValueError(
-                    "plot.kkt needs a price per coordinate, such as L1, and one response."
+                    "plot.kkt needs a weight per coordinate, such as L1, and one response."
                 )
             dtype = problem.y.dtype
             point = problem.from_user(
@@ -105,11 +105,11 @@ def _pulls(path: Path, X: Any, y: Any, pen: Penalty, intercept, standardize, wei
             )
             slope = problem.loss.gradient(problem.y, problem.eta(point), problem.s)
             pull = -problem.x.rdot(slope) - form.quad * point.beta
-            share = jnp.maximum(_in_units(pull, form.up), _in_units(-pull, form.down))
-            rows.append(np.asarray(share * float(fit.lam)))
+            relative = jnp.maximum(_in_units(pull, form.up), _in_units(-pull, form.down))
+            rows.append(np.asarray(relative * float(fit.lam)))
     return np.stack(rows)
 
 
-def _in_units(pull: Any, price: Any) -> Any:
-    has_price = (price > 0) & jnp.isfinite(price)
-    return jnp.where(has_price, pull / jnp.where(has_price, price, 1), 0)
+def _in_units(pull: Any, weight: Any) -> Any:
+    is_penalised = (weight > 0) & jnp.isfinite(weight)
+    return jnp.where(is_penalised, pull / jnp.where(is_penalised, weight, 1), 0)

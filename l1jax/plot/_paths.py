@@ -34,7 +34,7 @@ def path(
 ) -> Axes:
     """The coefficients of a path of one response, the largest ones named, and how many are in.
 
-    - `x`: "lambda" (log λ), "norm" (Σ|βⱼ|) or "deviance" (the share that is explained).
+    - `x`: "lambda" (log λ), "norm" (Σ|βⱼ|) or "deviance" (the fraction that is explained).
     - `top`: how many features are coloured and named: those whose coefficient becomes largest.
     - `chosen`: a strength to mark, or several by name: {"best": cv.lam_min, "1 SE": cv.lam_1se}.
     """
@@ -66,7 +66,7 @@ def path(
         ax.plot(xs, lines[:, j], linewidth=1.8, marker="o" if len(xs) == 1 else None, **style)
         ends.append((float(coefs[-1, j]), names[j], style["color"]))
     ax.axhline(0, color="0.6", linewidth=0.8, zorder=0)
-    titles = {"lambda": FALLING, "norm": "Σ|β|", "deviance": "share of the deviance explained"}
+    titles = {"lambda": FALLING, "norm": "Σ|β|", "deviance": "fraction of the deviance explained"}
     ax.set(xlabel=titles[x], ylabel="coefficient")
     if x == "lambda":
         falling(ax, xs)

@@ -1,4 +1,4 @@
-"""What all pictures share: axes, colours, names that do not overlap, marks."""
+"""Parts of all figures: axes, colours, names that do not overlap, marks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ except ImportError as error:
 BLACK, GREY = "#000000", "#8a8a8a"
 # Okabe and Ito (2008), in an order in which neighbours differ; their yellow is too pale for a line.
 COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000"]
-FALLING = "λ: the price of a feature, falling to the right"
+FALLING = "λ, falling to the right"
 _DASHES = ["-", "--", "-.", ":"]
 _SIZE = 9.0  # of the names, in points
 _LONGEST = 28  # letters of a name
@@ -132,7 +132,7 @@ def name_tops(ax: Axes, ends: list[tuple[float, str, str]]) -> None:
 
 
 def _label(colour: str, begins: tuple[float, float]) -> dict[str, Any]:
-    """The look of a name, and of the line that begins at this place of it, in shares of its box."""
+    """Returns the style of a name, and of the line that begins at this point of its box, in fractions of it."""
     line = {"arrowstyle": "-", "color": colour, "linewidth": 0.6, "alpha": 0.6}
     return {
         "fontsize": _SIZE,

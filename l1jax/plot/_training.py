@@ -18,7 +18,7 @@ def sparsity(
     groups: bool = False,
     ax: Axes | None = None,
 ) -> Axes:
-    """The share of exact zeros over training, in all and for each path of the tree.
+    """The fraction of exact zeros over training, in all and for each path of the tree.
 
     `history`: what `l1jax.sparsity` said at each of `steps`, or its `scalars()`; `groups`: of whole
     groups instead of entries.

@@ -61,10 +61,10 @@ def _zoom(ax: Axes, xs: np.ndarray, values: np.ndarray) -> None:
     """Shows the valley, and says how many points lie above; all of them where that is all the same."""
     lowest = values.min()
     limit = lowest + 8 * (np.median(values) - lowest)
-    seen = values <= limit
-    if seen.all() or seen.sum() < 2:
+    shown = values <= limit
+    if shown.all() or shown.sum() < 2:
         return
-    falling(ax, xs[seen])
-    ax.set_ylim(lowest - 0.06 * (limit - lowest), values[seen].max() + 0.3 * (limit - lowest))
-    ax.text(0.01, 0.98, f"{int(np.sum(~seen))} of {len(xs)} trials lie above", transform=ax.transAxes,
+    falling(ax, xs[shown])
+    ax.set_ylim(lowest - 0.06 * (limit - lowest), values[shown].max() + 0.3 * (limit - lowest))
+    ax.text(0.01, 0.98, f"{int(np.sum(~shown))} of {len(xs)} trials lie above", transform=ax.transAxes,
             va="top", color="0.35")  # fmt: skip

@@ -1,4 +1,4 @@
-"""What all estimators share: the reading of data, one call of `l1jax.fit`, scikit-learn's attributes."""
+"""The base of all estimators: it reads data, calls `l1jax.fit`, and sets scikit-learn's attributes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cox's proportional hazards: times until an event, some of them not seen to their end."""
+"""Cox's proportional hazards: times until an event, some of them censored."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from ._padding import Data
 class CoxRegressor(Regressor):
     """Cox regression: minus the log partial likelihood over n, plus α(ρ‖w‖₁ + ½(1−ρ)‖w‖²).
 
-    y (n, 2) holds times and whether the event was seen at them (1) or observation ended (0), and so
-    does a structured array of scikit-survival; y (n,) holds times at which it was seen, all of them.
+    y (n, 2) holds times and whether the event was observed at them (1) or observation ended (0), and so
+    does a structured array of scikit-survival; y (n,) holds times at which it was observed, all of them.
     `ties`: "breslow" or "efron". `predict` gives the log of the relative risk, larger for an earlier
-    event; `score` is Harrell's C, the share of pairs in the right order. There is no intercept. All
+    event; `score` is Harrell's C, the fraction of pairs in the right order. There is no intercept. All
     else as for `Lasso`. Source: Cox (1972).
 
     **Example:**
@@ -85,6 +85,6 @@ def _times(y: np.ndarray) -> np.ndarray:
     if y.shape[1] != 2 or not np.isin(y[:, 1], (0, 1)).all():
         raise ValueError(
             "y must hold times, shape (n,), or times and events, shape (n, 2), with 1 where the event "
-            f"was seen and 0 where observation ended; got shape {y.shape}."
+            f"was observed and 0 where observation ended; got shape {y.shape}."
         )
     return y

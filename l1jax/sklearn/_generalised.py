@@ -26,7 +26,7 @@ from ._padding import Data
 class L1PoissonRegressor(Regressor):
     """Poisson regression with the log link, n⁻¹ Σᵢ (exp ηᵢ − yᵢηᵢ) + α(ρ‖w‖₁ + ½(1−ρ)‖w‖²).
 
-    y (n,) ≥ 0 holds counts or rates; `predict` gives means exp η, `score` the share of the deviance
+    y (n,) ≥ 0 holds counts or rates; `predict` gives means exp η, `score` the fraction of the deviance
     that they explain (D²). `l1_ratio` ρ in [0, 1]; all else as for `Lasso`.
 
     **Example:**
@@ -54,7 +54,7 @@ class L1PoissonRegressor(Regressor):
         return np.exp(self._linear_predictor(X))
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """D², the share of the deviance of y that predictions explain; 1 at best."""
+        """D², the fraction of the deviance of y that predictions explain; 1 at best."""
         return float(d2_tweedie_score(y, self.predict(X), sample_weight=sample_weight, power=1))
 
     def _loss(self) -> Loss:

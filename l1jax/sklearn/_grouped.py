@@ -40,10 +40,14 @@ class OfGroups(LinearModel):
         ids, weights = self._read_groups(data.p)
         count, added = len(weights), data.columns - data.p
         if count == data.p:  # groups of one: this is the lasso, which has faster engines
-            prices = (l1_ratio + (1 - l1_ratio) * weights)[ids]
-            prices = np.pad(prices, (0, added), constant_values=1.0)
-            is_even = (prices == 1).all()
-            return elastic_net(alpha, 1.0, positive) if is_even else lasso(alpha, prices, positive)
+            per_column = (l1_ratio + (1 - l1_ratio) * weights)[ids]
+            per_column = np.pad(per_column, (0, added), constant_values=1.0)
+            is_plain = (per_column == 1).all()
+            return (
+                elastic_net(alpha, 1.0, positive)
+                if is_plain
+                else lasso(alpha, per_column, positive)
+            )
         if added:
             ids, weights = np.append(ids, np.full(added, count)), np.append(weights, 1.0)
         if l1_ratio:

@@ -160,7 +160,7 @@ class LogisticRegression(_Classifier):
     in [0, 1]: 1 is the lasso, and 0, which is scikit-learn's default too, the ridge. `penalty` says
     the same in scikit-learn's older words: "l1", "l2", "elasticnet" with `l1_ratio`, None for none.
     The intercept is not penalised. `class_weight`: a dict, or "balanced" for weights in inverse
-    proportion to how often a class is seen. Several classes are fitted together, with a column of
+    proportion to how often a class is present. Several classes are fitted together, with a column of
     coefficients each. `tol` and `max_iter` as for `Lasso`; the strength in its terms is
     1 / (C Σ sᵢ).
 
@@ -226,7 +226,7 @@ class LogisticRegressionCV(OfFolds, _Classifier):
 
     `Cs`: values of C, or how many of them between 1e-4 and 1e4. `l1_ratios`: one or several ratios;
     0 unless given.
-    `cv`: as everywhere in scikit-learn; 5 folds with the classes spread evenly, unless given.
+    `cv`: as everywhere in scikit-learn; 5 folds with the classes in equal proportion, unless given.
     `scoring`: any scorer of scikit-learn by its name, a function of (estimator, X, y), or None for
     accuracy; with sample weights it gets those of the held-out rows. In each fold C means what it
     means to `LogisticRegression` on the rows that are fitted. `refit=False`: no fit of all rows;
@@ -323,22 +323,22 @@ class LogisticRegressionCV(OfFolds, _Classifier):
     def _fold(self, data: Data, weights: np.ndarray, l1_ratio: Any) -> _Fits:
         """The fits of some rows, among which a class may be missing."""
         n_classes, count = len(self.classes_), len(self.Cs_)
-        seen = np.unique(data.y[weights > 0]).astype(int)
-        if len(seen) == n_classes or not self._settings(data)["fit_intercept"]:
+        present = np.unique(data.y[weights > 0]).astype(int)
+        if len(present) == n_classes or not self._settings(data)["fit_intercept"]:
             path = self._path(data, weights, l1_ratio)
             coefs = np.asarray(path.coefs).reshape(count, self.n_features_in_, -1).swapaxes(1, 2)
             levels = np.asarray(path.intercepts).reshape(count, -1)
             return _Fits(coefs, levels, path.num_steps, path.relative_gaps, path.status)
-        # A class without rows has probability zero, at no price: the intercept is not penalised.
+        # A class without rows has probability zero, at no cost: the intercept is not penalised.
         coefs = np.zeros((count, n_classes, self.n_features_in_))
         levels = np.full((count, n_classes), -np.inf)
-        levels[:, seen] = 0
+        levels[:, present] = 0
         steps, gaps, status = np.ones(count, int), np.zeros(count), np.zeros(count, int)
-        if len(seen) > 1:
-            y = np.minimum(np.searchsorted(seen, data.y), len(seen) - 1).astype(np.float64)
-            path = self._path(data, weights, l1_ratio, y=y, loss=Multinomial(len(seen)))
-            coefs[:, seen] = np.asarray(path.coefs).swapaxes(1, 2)
-            levels[:, seen] = path.intercepts
+        if len(present) > 1:
+            y = np.minimum(np.searchsorted(present, data.y), len(present) - 1).astype(np.float64)
+            path = self._path(data, weights, l1_ratio, y=y, loss=Multinomial(len(present)))
+            coefs[:, present] = np.asarray(path.coefs).swapaxes(1, 2)
+            levels[:, present] = path.intercepts
             steps, gaps, status = path.num_steps, path.relative_gaps, path.status
         elif n_classes == 2:
             coefs, levels = coefs[:, :1], levels[:, 1:] - levels[:, :1]
@@ -413,13 +413,13 @@ class LogisticRegressionCV(OfFolds, _Classifier):
     def _validated(self, data: Data, folds: list, fits: list[_Fits], ratio: int) -> CrossValidated:
         """The path of all rows at a ratio, with what the folds say of it."""
         held_out = np.stack([_mask(test, data)[: data.n] for _, test in folds])
-        total, seen = 0.0, held_out.sum(axis=0)
+        total, present = 0.0, held_out.sum(axis=0)
         X = data.X[: data.n, : self.n_features_in_]
         for rows, one in zip(held_out, fits, strict=True):
             found = np.stack([model.predict_proba(X) for model in self._models(one)])
             total = total + np.where(rows[:, None], found, 0)
         with np.errstate(invalid="ignore"):  # NaN for a row that no fold holds out
-            predictions = total / seen[:, None]
+            predictions = total / present[:, None]
         weights = data.weights[: data.n] / data.weights.sum()
         return CrossValidated(
             path=self._path(data, data.weights, float(self.l1_ratios_[ratio])),

@@ -1,7 +1,7 @@
 """Data of nearly the same shape, brought to one: rows of no weight and columns of zeros change nothing.
 
 XLA compiles once per shape. Folds, grid searches and learning curves fit many shapes that hardly
-differ; padded, they share one program, and a fit of a hundred rows takes milliseconds, not seconds.
+differ; padded, they use one program, and a fit of a hundred rows takes milliseconds, not seconds.
 """
 
 from __future__ import annotations

@@ -128,7 +128,7 @@ class CrossValidation(Criterion):
     """The mean loss on held-out folds: the mean over folds of each fold's weighted mean.
 
     Args: `n_folds` ≥ 2, or `folds` (n,), the fold of each row; `seed` of the folds, in which the
-    targets of a loss that classifies are spread evenly.
+    targets of a loss that classifies are in equal proportion in all folds.
 
     **Example:**
 

@@ -11,7 +11,7 @@ from ..penalties import Penalty
 
 LEAST_RATIO = 0.01  # of L1 in an elastic net: below, nothing is selected
 _CLOSE = 1e-3  # in log λ: no nearer to a point that is known
-_GAIN = 1e-5  # of the criterion: less to be gained than this share ends the search
+_GAIN = 1e-5  # relative gain of the criterion below which the search ends
 _REACH = 12.0  # by which a logarithm may move from its start
 
 
@@ -38,20 +38,20 @@ class Curve:
         if len(self.t) < 2:
             return None
         width = np.diff(self.t)
-        shares = np.linspace(0, 1, 201)[1:-1, None]
-        h00 = (1 + 2 * shares) * (1 - shares) ** 2
-        h10 = shares * (1 - shares) ** 2
-        h01 = shares**2 * (3 - 2 * shares)
-        h11 = shares**2 * (shares - 1)
+        fractions = np.linspace(0, 1, 201)[1:-1, None]
+        h00 = (1 + 2 * fractions) * (1 - fractions) ** 2
+        h10 = fractions * (1 - fractions) ** 2
+        h01 = fractions**2 * (3 - 2 * fractions)
+        h11 = fractions**2 * (fractions - 1)
         curve = h00 * self.value[:-1] + h01 * self.value[1:]
         curve += width * (h10 * self.slope[:-1] + h11 * self.slope[1:])
-        nearest = np.minimum(shares, 1 - shares) * width
+        nearest = np.minimum(fractions, 1 - fractions) * width
         curve = np.where(nearest > _CLOSE, curve, np.inf)
         row, column = np.unravel_index(np.argmin(curve), curve.shape)
         best = self.value.min()
         if not curve[row, column] < best - _GAIN * abs(best):
             return None
-        return float(self.t[column] + shares[row, 0] * width[column])
+        return float(self.t[column] + fractions[row, 0] * width[column])
 
 
 class Space:
@@ -76,7 +76,7 @@ class Space:
         self.start, self.bounds = np.concatenate(start), bounds
 
     def fallen(self, fall: float) -> np.ndarray:
-        """The start with lower prices: all logarithms, or a ratio's, less by so much."""
+        """Returns the start with smaller λ: all logarithms, or a ratio's, less by so much."""
         is_ratio = np.concatenate(
             [np.full(self.moving[name].sum(), name == "l1_ratio") for name in self.names]
         )

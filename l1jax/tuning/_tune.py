@@ -1,7 +1,7 @@
 """`tune`: hyperparameters by gradient, through the derivative of the solution.
 
 One strength: a coarse path with its derivatives makes a curve of cubics in log λ, and each further
-fit goes where that curve is lowest; so a valley between two points is seen, and the start does not
+fit goes where that curve is lowest; so a valley between two points is found, and the start does not
 matter. Several hyperparameters: L-BFGS from there, in log space, with bounds.
 """
 
@@ -30,7 +30,7 @@ from ._criteria import Criterion, CrossValidation, Refit, UserCriterion
 from ._search_space import LEAST_RATIO, Curve, Space, numbers_of, with_fields
 
 _COARSE = 10  # strengths of the first path
-_SPAN = 1e-3  # of λmax, down to which a strength is looked for
+_SPAN = 1e-3  # of λmax, down to which λ is searched
 _RATIOS = (0.1, 0.9)  # l1_ratio to start from, beside the one given
 _SQUARED_ERROR = SquaredError()
 
@@ -54,7 +54,7 @@ class Tuned(Shown, eqx.Module):
     `pen`: the penalty with the best hyperparameters; `fit`: of all the data, with it; `criterion`:
     its value; `gradient`: by the logarithms of the hyperparameters (of l1_ratio itself), there;
     `history`: every trial, in order; `num_fits`: how many hyperparameters were tried one by one,
-    after the first path; `interrupted`: by Ctrl-C, so that the search is unfinished.
+    after the first path; `interrupted`: by Ctrl-C, so that the search did not end.
     """
 
     pen: Penalty
@@ -78,7 +78,7 @@ class Tuned(Shown, eqx.Module):
             f"Tuned: {self.pen}, criterion {self.criterion:.6g}, "
             f"{len(self.history)} trials, gradient {np.abs(self.gradient).max(initial=0):.1e}"
         )
-        title += ", unfinished: interrupted" * self.interrupted
+        title += ", interrupted" * self.interrupted
         title += self._end(best)
         header = ("trial", *names, "criterion", "")
         return Table(title, header, tuple(rows), left=(len(header) - 1,))
@@ -132,7 +132,7 @@ def tune(
       more, unless given. Each takes one fit per fold.
     - `progress`: show a bar (None: in a terminal).
 
-    All other arguments as for `fit`. Strengths are looked for between λmax and λmax/1000. Returns a
+    All other arguments as for `fit`. λ is searched between λmax and λmax/1000. Returns a
     `Tuned`, never worse than any start. The criterion of several hyperparameters has many minima:
     this is one of them. Ctrl-C ends the search with the best so far, and says so.
 
@@ -260,7 +260,7 @@ class _Search:
         return Space(pen, names, np.shape(self.data.X)[1])
 
     def _with_some_in(self, pen: Penalty, names: tuple[str, ...]) -> Penalty:
-        """The penalty; where nothing is in, and no gradient leads on, the best of some smaller prices."""
+        """The penalty; where nothing is in, and no gradient leads on, the best of some smaller λ."""
         given: Any = pen
         lam = float(getattr(given, given.strength))
         biggest = float(lambda_max(self.data.X, self.data.y, pen, **self.data.without_tol))

@@ -66,7 +66,7 @@ class WorkingSet(Engine):
         return Path(fits, _knots(plan, solution, lambda_max) if complete else None)
 
     def _follow(self, plan: Plan, lambda_max: float) -> PathSolution:
-        """The solutions at all strengths; at a single one by way of strides that a working set can follow."""
+        """Returns the solutions at all λ; a single one by way of larger ones that working sets can follow."""
         lams = np.asarray(plan.lams, np.float64)
         single = len(lams) == 1 and plan.known is None and not self.keeps_knots
         if single and self.all_columns is None:

@@ -234,8 +234,10 @@ def solve_plan(engine: Engine, plan: Plan) -> Path:
     if not len(short) or Status.INTERRUPTED in status:
         return found
     dtype = plan.problem.y.dtype
-    near = (jnp.asarray(np.asarray(part)[short], dtype) for part in (found.coefs, found.intercepts))
-    starts = jax.vmap(plan.problem.start_from)(*near)
+    coefs, intercepts = (
+        jnp.asarray(np.asarray(part)[short], dtype) for part in (found.coefs, found.intercepts)
+    )
+    starts = jax.vmap(plan.problem.start_from)(coefs, intercepts)
     return Path(with_some(found.fits, short, rest.run(plan.only(short, starts)).fits))
 
 

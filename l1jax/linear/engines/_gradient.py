@@ -1,11 +1,11 @@
-"""The first engine: FISTA to find the face of the solution, Newton to land on it, a certificate to stop.
+"""FISTA to find the active set of the solution, Newton to polish it, a certificate to stop.
 
-It is one traced function, so that `jit`, `vmap`, a grid and an eager call all run the same solver.
+All of it is one traced function, so that `jit`, `vmap`, a grid and an eager call run the same solver.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -20,12 +20,12 @@ from ..model._certificate import certify, is_inside
 from ..model._newton import identified, newton_step, polish_intercept
 from ..model._problem import Outcome, Point, Problem
 
-_FIRST_PERIOD = 10  # FISTA steps before the first look at the certificate
+_FIRST_PERIOD = 10  # FISTA steps before the first certificate
 _LONGEST_PERIOD = 320
-_LANDING = 0.1  # the share of the measure that a Newton step must leave to be started from
-_STALLED_ROUNDS = 20  # looks without progress after which rounding is taken for the cause
-_EXTRA_ROUNDS = 3  # looks spent on landing exactly, once the tolerance is met
-_ROUNDING = 10  # units of it within which objectives are equal
+_NEWTON_FRACTION = 0.1  # of its measure that a Newton step may leave for FISTA to restart from it
+_STALLED_ROUNDS = 20  # certificates without progress after which rounding is taken for the cause
+_EXTRA_ROUNDS = 3  # certificates after the tolerance is met, in which Newton may become exact
+_ROUNDING = 10  # units of rounding within which objectives are equal
 
 
 class _Candidate(eqx.Module):
@@ -56,107 +56,143 @@ class _Candidate(eqx.Module):
 
 
 class _Round(eqx.Module):
+    """The state between two certificates."""
+
     state: ProxGradState
     best: _Candidate
     least: Float[Array, ""]  # the least measure so far, of whatever point
-    face: Bool[Array, "p *k"]
-    period: Int[Array, ""]  # FISTA steps before the next look: none before the first
-    stalled: Int[Array, ""]
+    support: Bool[Array, "p *k"]
+    period: Int[Array, ""]  # FISTA steps before the next certificate: none before the first
+    stalled: Int[Array, ""]  # rounds without progress
     met: Int[Array, ""]  # rounds since the tolerance was met
 
 
 def solve(problem: Problem, pen: Penalty, init: Point, tol: Array, max_steps: Array) -> Outcome:
-    """Solves to `tol`, then tries to land exactly; returns the best certified point it saw."""
-    metric, max_step = problem.metric(pen), problem.max_step(pen)
-    eps = jnp.finfo(problem.y.dtype).eps
-    # Who asks for less than is usual is not made to wait for more.
-    wants_exact = tol <= default_tolerance(problem.y.dtype)
-    extra_rounds = jnp.where(wants_exact, _EXTRA_ROUNDS, 0)
+    """Solves to `tol`, then tries to become exact; returns the best certified point.
 
-    def prox(z: Point, step: Point) -> Point:
-        return Point(
-            pen.uniform_prox(z.beta, step.beta),
-            z.intercept if problem.fit_intercept else jnp.zeros_like(z.intercept),
+    Rounds of: 1. FISTA steps, more in each round; 2. a Newton step on the active set, once that stays;
+    3. the certificates of both; 4. the better one is kept, and FISTA restarts from a Newton step that gained
+    an order of magnitude.
+    """
+    method = _Method(problem, pen, tol, max_steps, problem.metric(pen))
+    first = method.first_round(init)
+
+    def body(carry: tuple[_Round, Array]) -> tuple[_Round, Array]:
+        round_ = method.next_round(carry[0])
+        return round_, method.is_done(round_)
+
+    final, _ = jax.lax.while_loop(lambda carry: ~carry[1], body, (first, ~problem.is_valid))
+    return Outcome(final.best.point, final.state.num_steps, _status(problem, final, tol, max_steps))
+
+
+class _Method(NamedTuple):
+    """The steps of `solve`, for one problem."""
+
+    problem: Problem
+    pen: Penalty
+    tol: Array
+    max_steps: Array
+    metric: Point
+
+    @property
+    def wants_exact(self) -> Array:
+        """Whether `tol` is no looser than usual; a user who asks for less need not wait for more."""
+        return self.tol <= default_tolerance(self.problem.y.dtype)
+
+    def first_round(self, init: Point) -> _Round:
+        """Returns the state at the start: `init`, or the null model where that is better."""
+        problem, pen = self.problem, self.pen
+        init = _inside(problem, pen, init)
+        null = problem.null.point
+        worse = ~(self.objective(init) <= self.objective(null)) & is_inside(pen, null.beta)
+        init = _where(problem.null.is_trivial | worse, null, init)
+        far = jnp.asarray(jnp.inf, problem.y.dtype)
+        zero = jnp.zeros((), jnp.int32)
+        return _Round(
+            state=start(init, problem.smoothness),
+            best=_Candidate(init, far, far),
+            least=far,
+            support=init.beta != 0,
+            period=zero,
+            stalled=zero,
+            met=zero,
         )
 
-    def objective(point: Point) -> Array:
-        return problem.smooth(point) + pen.value(point.beta)
-
-    def fista(state: ProxGradState) -> ProxGradState:
-        return advance(problem.smooth, prox, state, metric=metric, max_step=max_step)
-
-    def examine(point: Point) -> _Candidate:
-        fitted = problem.x.dot(point.beta)
-        point = polish_intercept(problem, point, fitted)
-        found = certify(problem, pen, point, fitted)
-        measure = jnp.where(jnp.isnan(found.measure), jnp.inf, found.measure)
-        objective = jnp.where(is_inside(pen, point.beta), found.objective, jnp.inf)
-        return _Candidate(point, objective, measure)
-
-    def look(round_: _Round) -> _Round:
-        state, best = round_.state, round_.best
-        count = jnp.minimum(round_.period, max_steps - state.num_steps)
-        state = jax.lax.fori_loop(0, count, lambda _, s: _where(s.failed, s, fista(s)), state)
-        face = state.x.beta != 0
-        attempt = jnp.all(face == round_.face) | (round_.met > 0)
-        attempt &= wants_exact | (best.measure > tol)
-        newton = newton_step(problem, pen, state.x, state.curvature, attempt)
-        # Both in one product: the certificate is what a look costs.
-        both = jax.tree.map(lambda *leaves: jnp.stack(leaves), state.x, newton)
-        both = jax.vmap(examine)(both)
-        own, landed = (jax.tree.map(lambda leaf, i=i: leaf[i], both) for i in range(2))
-        newton_wins = attempt & landed.is_better(own, tol)
-        # A step that lands gains orders of magnitude. One that gains little is on the wrong face,
-        # where going on would cost the acceleration; one that gains nothing on the best would lead
-        # in a circle.
-        accept = newton_wins & (landed.measure < _LANDING * own.measure)
-        accept &= landed.measure < 0.9 * round_.least
-        chosen = _where(newton_wins, landed, own)
+    def next_round(self, round_: _Round) -> _Round:
+        """Returns the state after one round of FISTA, Newton and certificates."""
+        state, best = self.fista(round_), round_.best
+        support = state.x.beta != 0
+        attempt = jnp.all(support == round_.support) | (round_.met > 0)
+        attempt &= self.wants_exact | (best.measure > self.tol)
+        newton = newton_step(self.problem, self.pen, state.x, state.curvature, attempt)
+        own, polished = self.certify_both(state.x, newton)
+        newton_wins = attempt & polished.is_better(own, self.tol)
+        # A right active set gains orders of magnitude. A step that gains little is on a wrong one, where
+        # restarting would cost the acceleration; one that gains nothing on the best would cycle.
+        accept = newton_wins & (polished.measure < _NEWTON_FRACTION * own.measure)
+        accept &= polished.measure < 0.9 * round_.least
+        chosen = _where(newton_wins, polished, own)
 
         progress = (chosen.measure < 0.9 * round_.least) | chosen.is_lower(best)
-        best = _where(chosen.is_better(best, tol), chosen, best)
+        best = _where(chosen.is_better(best, self.tol), chosen, best)
         restarted = start(chosen.point, state.curvature)
         restarted = eqx.tree_at(lambda s: s.num_steps, restarted, state.num_steps)
-        met = jnp.where(best.measure <= tol, round_.met + 1, 0)
+        met = jnp.where(best.measure <= self.tol, round_.met + 1, 0)
         longer = jnp.clip(2 * round_.period, _FIRST_PERIOD, _LONGEST_PERIOD)
         return _Round(
             state=_where(accept, restarted, state),
             best=best,
             least=jnp.minimum(chosen.measure, round_.least),
-            face=face,
+            support=support,
             period=jnp.where(accept | (met > 0), _FIRST_PERIOD, longer),
             stalled=jnp.where(progress, 0, round_.stalled + 1),
             met=met,
         )
 
-    def is_done(round_: _Round) -> Array:
-        exact = round_.best.measure <= 100 * eps
+    def is_done(self, round_: _Round) -> Array:
+        """Whether the tolerance is met and polished, the steps are spent, or nothing improves."""
+        extra_rounds = jnp.where(self.wants_exact, _EXTRA_ROUNDS, 0)
+        exact = round_.best.measure <= 100 * jnp.finfo(self.problem.y.dtype).eps
         met = (round_.met > extra_rounds) | ((round_.met > 0) & exact)
-        spent = round_.state.num_steps >= max_steps
+        spent = round_.state.num_steps >= self.max_steps
         stuck = round_.stalled >= _STALLED_ROUNDS
         return met | spent | stuck | round_.state.failed
 
-    def body(carry: tuple[_Round, Array]) -> tuple[_Round, Array]:
-        round_ = look(carry[0])
-        return round_, is_done(round_)
+    def fista(self, round_: _Round) -> ProxGradState:
+        """Returns the state after the FISTA steps of a round."""
+        count = jnp.minimum(round_.period, self.max_steps - round_.state.num_steps)
 
-    init = _inside(problem, pen, init)
-    worse = ~(objective(init) <= objective(problem.null.point)) & is_inside(
-        pen, problem.null.point.beta
-    )
-    init = _where(problem.null.is_trivial | worse, problem.null.point, init)
-    far = jnp.asarray(jnp.inf, problem.y.dtype)
-    first = _Round(
-        state=start(init, problem.smoothness),
-        best=_Candidate(init, far, far),
-        least=far,
-        face=init.beta != 0,
-        period=jnp.zeros((), jnp.int32),
-        stalled=jnp.zeros((), jnp.int32),
-        met=jnp.zeros((), jnp.int32),
-    )
-    final, _ = jax.lax.while_loop(lambda c: ~c[1], body, (first, ~problem.is_valid))
-    return Outcome(final.best.point, final.state.num_steps, _status(problem, final, tol, max_steps))
+        def step(_: Array, state: ProxGradState) -> ProxGradState:
+            smooth, limits = self.problem.smooth, self.problem.max_step(self.pen)
+            moved = advance(smooth, self.prox, state, metric=self.metric, max_step=limits)
+            return _where(state.failed, state, moved)
+
+        return jax.lax.fori_loop(0, count, step, round_.state)
+
+    def prox(self, z: Point, step: Point) -> Point:
+        """Returns the prox of the penalty; the intercept is free, or zero where there is none."""
+        has_intercept = self.problem.fit_intercept
+        intercept = z.intercept if has_intercept else jnp.zeros_like(z.intercept)
+        return Point(self.pen.uniform_prox(z.beta, step.beta), intercept)
+
+    def objective(self, point: Point) -> Array:
+        return self.problem.smooth(point) + self.pen.value(point.beta)
+
+    def certify_both(self, own: Point, newton: Point) -> tuple[_Candidate, _Candidate]:
+        """Returns both points with their certificates, from one product with X: it is what these cost."""
+        both = jax.tree.map(lambda *leaves: jnp.stack(leaves), own, newton)
+        both = jax.vmap(self.certify)(both)
+        first, second = (jax.tree.map(lambda leaf, i=i: leaf[i], both) for i in range(2))
+        return first, second
+
+    def certify(self, point: Point) -> _Candidate:
+        """Returns a point, its intercept polished, with its certificate."""
+        fitted = self.problem.x.dot(point.beta)
+        point = polish_intercept(self.problem, point, fitted)
+        found = certify(self.problem, self.pen, point, fitted)
+        measure = jnp.where(jnp.isnan(found.measure), jnp.inf, found.measure)
+        objective = jnp.where(is_inside(self.pen, point.beta), found.objective, jnp.inf)
+        return _Candidate(point, objective, measure)
 
 
 def _status(problem: Problem, final: _Round, tol: Array, max_steps: Array) -> Array:

@@ -18,7 +18,7 @@ def adaptive_weights(first: Any, power: float = 1.0, scale: Any = None) -> np.nd
     for a second fit with `standardize=True`, unless a scale is passed (ones, for a second fit without).
     Returns (p,); infinite where β is 0: such a feature stays out. Where β is least squares, or of a
     ridge, the second fit selects consistently; where it is a lasso it can only drop features.
-    Cross-validation of the second fit alone has seen all rows in its weights, and is optimistic.
+    Cross-validation of the second fit alone is optimistic: all rows enter its weights.
 
     Raises: ValueError for coefficients that are not (p,), or all zero.
 

@@ -96,7 +96,7 @@ def cross_validate(
       "neg_mean_absolute_error", "neg_mean_poisson_deviance", "accuracy", "roc_auc", "neg_log_loss",
       "neg_brier_score"; or a function of (y, prediction, weight), NumPy arrays of the held-out rows
       with weights that sum to one, that returns a number; `higher_is_better` says so of that function.
-    - `gammas`: validates relaxed paths too, as of `l1jax.relax`, at these shares of the penalised fit
+    - `gammas`: validates relaxed paths too, as of `l1jax.relax`, at these fractions of the penalised fit
       in [0, 1] such as (0, 0.25, 0.5, 0.75, 1). The result is that of the best of them,
       `cv.gamma`; `cv.by_gamma` holds all.
 

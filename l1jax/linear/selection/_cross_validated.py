@@ -27,9 +27,9 @@ class CrossValidated(Shown, eqx.Module):
     by the fits that did not see it (the mean over repeats; NaN for a row that is never held out);
     `held_out` (F, n), which rows were; `fold_gaps` and `fold_status` (F, L), the relative gaps and
     statuses of the fits of the folds. `predict`, `coef` and `intercept` are of the fit to all rows
-    at `lam_1se`, as in glmnet, unless another is asked for. Relaxed: `gamma` is the share of the
+    at `lam_1se`, as in glmnet, unless another is asked for. Relaxed: `gamma` is the fraction of the
     penalised fit in all of this, the gaps are of that fit alone, and `by_gamma` holds the results of
-    all shares, of which this is the best.
+    all fractions, of which this is the best.
 
     **Example:**
 
@@ -71,7 +71,7 @@ class CrossValidated(Shown, eqx.Module):
     def se_score(self) -> np.ndarray:
         """Its standard error √(weighted variance over the folds / (folds − 1)), (L,).
 
-        As glmnet has it. Repeats share their rows: they do not count as more folds.
+        As glmnet has it. Repeats hold the same rows: they do not count as more folds.
         """
         return standard_error(self.fold_scores, self.fold_weights, self.n_repeats)
 
@@ -154,9 +154,9 @@ class CrossValidated(Shown, eqx.Module):
     def _table(self) -> Table:
         mean, error, inside = self.mean_score, self.se_score, np.asarray(self.path.n_nonzero)
         done = int(np.isfinite(self.fold_scores).any(axis=1).sum())
-        share = f"gamma {self.gamma:g}, " if self.by_gamma else ""
+        relaxed = f"gamma {self.gamma:g}, " if self.by_gamma else ""
         title = (
-            f"CrossValidated: {share}{done} of {len(self.fold_scores)} folds, {self.score}, "
+            f"CrossValidated: {relaxed}{done} of {len(self.fold_scores)} folds, {self.score}, "
             f"largest relative gap {np.nanmax(self.fold_gaps):.1e}, {_worst(self.fold_status)}"
         )
         which = "highest" if self.higher_is_better else "least"
@@ -196,9 +196,9 @@ def weighted_mean(scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 def standard_error(scores: np.ndarray, weights: np.ndarray, n_repeats: int) -> np.ndarray:
     """Of `weighted_mean`; NaN where fewer than two folds have a score."""
-    spread = (scores - weighted_mean(scores, weights)) ** 2
+    squares = (scores - weighted_mean(scores, weights)) ** 2
     folds = (~np.isnan(scores)).sum(axis=0) / n_repeats
-    variance = weighted_mean(spread, weights) / np.where(folds > 1, folds - 1, 1)
+    variance = weighted_mean(squares, weights) / np.where(folds > 1, folds - 1, 1)
     return np.where(folds > 1, np.sqrt(variance), np.nan)
 
 

@@ -84,7 +84,7 @@ def _refuse_groups(groups: Any, folds: Any) -> None:
 
 
 def strata_labels(y: np.ndarray, loss: Loss, weights: np.ndarray | None = None) -> np.ndarray:
-    """What is to be spread evenly over the folds: classes, events; apart from rows of weight 0. (n,)"""
+    """Returns the stratum of each row, (n,): its class, or whether it has an event; rows of weight 0 apart."""
     labels = loss.strata(y).labels
     return labels if weights is None else np.where(weights > 0, labels, -1)
 
@@ -94,7 +94,7 @@ def check_splits(
 ) -> None:
     """Raises where some rows to fit or to score have no weight, or a class has no row left to fit.
 
-    Without such a row a model gives the class no chance: where it is seen, the deviance is infinite.
+    Without such a row a model gives the class probability 0: where it occurs, the deviance is infinite.
     `given`: the argument that the splits follow from, None if they are random.
     """
     counts, strata = weights > 0, loss.strata(y)

@@ -21,7 +21,7 @@ from ._frames import criterion_frame
 from ._scores import deviance
 
 NO_PRICE: Penalty = Ridge(0.0)  # pyright: ignore[reportCallIssue]  # where one must be given
-_RANK = 1e-9  # share of itself that a column must have outside of the others
+_RANK = 1e-9  # the least norm of a column outside of the span of the others, relative to its own
 
 
 class InformationCriterion(eqx.Module):

@@ -28,7 +28,7 @@ from ._information import NO_PRICE
 
 _STEPS = 50  # of Newton
 _HALVINGS = 30
-_ENOUGH = 1e-10  # of a gradient, as a share of the null model's
+_ENOUGH = 1e-10  # of the null model's gradient
 
 
 @entry_point
@@ -85,7 +85,7 @@ def relax(
 
 
 def check_gammas(gammas: Any) -> tuple[float, ...]:
-    """The shares of the penalised fit, checked."""
+    """Returns the fractions of the penalised fit. Raises: ValueError outside of [0, 1]."""
     gammas = tuple(float(check_number(gamma, "gamma", 0)) for gamma in np.atleast_1d(gammas))
     if not gammas or max(gammas) > 1:
         raise ValueError(f"gamma must lie in [0, 1], got {gammas}.")
@@ -93,7 +93,7 @@ def check_gammas(gammas: Any) -> tuple[float, ...]:
 
 
 def relaxed(problem: Problem, fits: Fit, gammas: tuple[float, ...]) -> list[Fit]:
-    """The fits of a path, relaxed to each share."""
+    """Returns the fits of a path, relaxed to each fraction γ of the penalised fit."""
     if gammas == (1.0,):
         return [fits]
     other = unpenalised(problem, fits)
@@ -101,7 +101,10 @@ def relaxed(problem: Problem, fits: Fit, gammas: tuple[float, ...]) -> list[Fit]
 
 
 def unpenalised(problem: Problem, fits: Fit) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of the features of each fit: coefficients and intercepts on the user's scale, and statuses."""
+    """Returns the unpenalised fits of the features of each fit, on the user's scale.
+
+    Coefficients (L, p), intercepts (L,) and statuses (L,).
+    """
     if problem.y.ndim > 1 or fits.several_responses:
         raise ValueError("A relaxed path needs one response.")
     newton = _Newton(problem)
@@ -117,7 +120,7 @@ def unpenalised(problem: Problem, fits: Fit) -> tuple[np.ndarray, np.ndarray, np
 
 
 def blend(problem: Problem, fits: Fit, other: tuple, gamma: float) -> Fit:
-    """γ times the fits and 1 − γ times the others."""
+    """Returns γ times the fits plus 1 − γ times the others."""
     if gamma == 1:
         return fits
     coefs, intercepts, statuses = other
@@ -153,10 +156,10 @@ def _explained(problem: Problem, coefs: jax.Array, intercepts: jax.Array) -> jax
 
 
 class _Newton:
-    """Unpenalised fits of some of the columns, on the host."""
+    """Newton's method for the unpenalised fit of some of the columns, on the host."""
 
     def __init__(self, problem: Problem):
-        self.problem, self.columns, self.curved = problem, Columns(problem), ProxNewton(problem)
+        self.problem, self.columns, self.loss_terms = problem, Columns(problem), ProxNewton(problem)
         slope = np.abs(np.asarray(problem.null.gradient)).max(initial=0)
         self.enough = _ENOUGH * float(slope)
 
@@ -170,10 +173,10 @@ class _Newton:
         x = np.append(np.asarray(start.beta, float)[features], float(start.intercept))
 
         def predictor(x: np.ndarray) -> np.ndarray:
-            return part.dot(x[:-1]) + x[-1] + self.curved.offset
+            return part.dot(x[:-1]) + x[-1] + self.loss_terms.offset
 
         eta = predictor(x)
-        value, slope = self.curved.evaluate(eta)
+        value, slope = self.loss_terms.evaluate(eta)
         status = Status.MAX_STEPS
         for _ in range(_STEPS):
             gradient = np.append(part.rdot(slope), slope.sum() * problem.fit_intercept)
@@ -184,7 +187,7 @@ class _Newton:
             length, rounding = 1.0, 1e-15 * abs(value)
             for _ in range(_HALVINGS):
                 new = predictor(x + length * step)
-                lower, new_slope = self.curved.evaluate(new)
+                lower, new_slope = self.loss_terms.evaluate(new)
                 if lower <= value + rounding:
                     break
                 length /= 2
@@ -198,7 +201,7 @@ class _Newton:
         return *problem.to_user(point), int(status)
 
     def _hessian(self, part: Any, eta: np.ndarray) -> np.ndarray:
-        weights, _ = self.curved.curvatures(eta)
+        weights, _ = self.loss_terms.curvatures(eta)
         gram = part.gram(weights)
         m = len(gram)
         hessian = np.zeros((m + 1, m + 1))
@@ -212,7 +215,7 @@ class _Newton:
 
 
 def _solve(hessian: np.ndarray, rhs: np.ndarray) -> np.ndarray:
-    """The solution; the least one, where there are many."""
+    """Returns the solution of a symmetric system; the least one where there are many."""
     size = np.sqrt(hessian.diagonal())
     size = np.where(size > 0, size, 1)
     scaled = hessian / np.outer(size, size)

@@ -22,7 +22,7 @@ _ROWS = 64  # compiled functions see rows in multiples of this: few shapes
 
 
 class Score(NamedTuple):
-    """What is averaged over the folds, and which way is up."""
+    """A number per strength for held-out rows, averaged over the folds; whether higher is better."""
 
     name: str
     function: Callable[[Loss, np.ndarray, np.ndarray, np.ndarray], np.ndarray]
@@ -90,7 +90,7 @@ def absolute_error(loss: Loss, y: np.ndarray, eta: np.ndarray, s: np.ndarray) ->
 
 
 def classification_error(loss: Loss, y: np.ndarray, eta: np.ndarray, s: np.ndarray) -> np.ndarray:
-    """The share of rows, by weight, that are put into another class."""
+    """The fraction of rows, by weight, that are predicted in another class."""
     found = np.asarray(loss.classes(jax.numpy.asarray(eta)))
     return (found != (y if y.ndim == 1 else y.argmax(axis=1))) @ s
 
@@ -115,10 +115,10 @@ def auc(loss: Loss, y: np.ndarray, eta: np.ndarray, s: np.ndarray) -> np.ndarray
 
 
 def c_index(loss: Loss, y: np.ndarray, eta: np.ndarray, s: np.ndarray) -> np.ndarray:
-    """Harrell's C: of the pairs whose order in time is known, the share that η orders so.
+    """Harrell's C: of the pairs whose order in time is known, the fraction that η orders so.
 
     A larger η is a larger risk, an earlier event; ties of η count half. y (m, 2): time, and whether
-    the event was seen. NaN where no pair can be ordered.
+    the event was observed. NaN where no pair can be ordered.
     """
     del loss
     time, event = y[:, 0], y[:, 1] != 0
@@ -132,7 +132,7 @@ def c_index(loss: Loss, y: np.ndarray, eta: np.ndarray, s: np.ndarray) -> np.nda
 
 
 def accuracy(loss: Loss, y: np.ndarray, eta: np.ndarray, s: np.ndarray) -> np.ndarray:
-    """The share of rows, by weight, that are put into their class."""
+    """The fraction of rows, by weight, that are predicted in their class."""
     return 1 - classification_error(loss, y, eta, s)
 
 
@@ -189,9 +189,9 @@ def r2(loss: Loss, y: np.ndarray, eta: np.ndarray, s: np.ndarray) -> np.ndarray:
     if len(y) < 2:
         return np.full(len(eta), np.nan)
     errors = _by_response((y - response(loss, eta)) ** 2, s)
-    spread = _by_response((y - s @ y)[None] ** 2, s)
-    share = 1 - errors / np.where(spread > 0, spread, 1)
-    return _mean(np.where(spread > 0, share, errors == 0))
+    variance = _by_response((y - s @ y)[None] ** 2, s)
+    explained = 1 - errors / np.where(variance > 0, variance, 1)
+    return _mean(np.where(variance > 0, explained, errors == 0))
 
 
 _SCORERS = {
