@@ -15,7 +15,8 @@ from .._tracing import frozen, is_differentiable, is_traced
 from .._types import AnyArray
 from ..losses import Loss, SquaredError
 from ..penalties import Penalty
-from .data._inputs import check_max_steps, check_tol, give_back, precision, read
+from .data._inputs import read
+from .data._precision import check_max_steps, check_tol, give_back, precision
 from .derivatives._differentiable import differentiable_fit, differentiable_gradient
 from .engines._engine import Plan, check_engine, choose_engine, prepare_for, solve_plan
 from .host._entry_point import entry_point

@@ -17,7 +17,8 @@ from ..losses import Loss
 from ..penalties import Penalty
 from ._fit import _SQUARED_ERROR, start_point
 from ._grid import check_grid, make_grid
-from .data._inputs import check_max_steps, check_tol, give_back, precision, read
+from .data._inputs import read
+from .data._precision import check_max_steps, check_tol, give_back, precision
 from .derivatives._differentiable import differentiable_fit, moving_parts, with_parts
 from .engines._engine import (
     Engine,

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 from ..._status import Status
 from ...composite._step import ProxGradState, advance, start
 from ...penalties import Penalty
-from ..data._inputs import default_tolerance
+from ..data._precision import default_tolerance
 from ..model._certificate import certify, is_inside
 from ..model._newton import newton_step
 from ..model._problem import Outcome, Point, Problem

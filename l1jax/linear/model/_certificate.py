@@ -67,12 +67,13 @@ def certify(
     eta = problem.eta(point, fitted)
     dual = _dual_point(problem, eta, neg_gradient)
     gradient = -dual.v
-    noise = _noise(problem, eta, dual.slope)
+    curvature = loss.curvature(problem.y, eta, problem.s)
+    noise = _noise(eta, problem.s, dual.slope, curvature)
     is_tiny = jnp.abs(gradient) <= noise * rows(problem.norms, gradient)
     intercept_slope = jnp.max(jnp.abs(jnp.sum(dual.slope, axis=0)))
     is_balanced = (intercept_slope <= noise) if problem.fit_intercept else jnp.ones((), bool)
     is_known = jnp.ones((), bool)
-    if pen.convex and absorb:  # others have no gap
+    if absorb and pen.convex:  # else there is no gap
         hessian = loss.hessian(problem.y, eta, problem.s)
         dual = _absorb_rounding(problem, pen, hessian, dual, is_tiny, noise)
     elif pen.convex:
@@ -88,7 +89,6 @@ def certify(
     gap = jnp.where(is_inside(pen, beta) & is_known & ~jnp.isnan(gap), gap, jnp.inf)
 
     kkt = _kkt_violation(problem, pen, beta, gradient, intercept_slope)
-    curvature = loss.curvature(problem.y, eta, problem.s)
     return Certificate(
         objective=loss.value(problem.y, eta, problem.s) + penalty,
         gap=gap,
@@ -98,12 +98,6 @@ def certify(
         deviance=deviance,
         margin=pen.margin(beta, gradient, _curvature_of_columns(problem, beta, curvature)),
     )
-
-
-def _curvature_of_columns(problem: Problem, beta: Array, curvature: Array) -> Array:
-    """The curvature of L along each coefficient, with the mean of that of the rows; exact for squared error."""
-    of_rows = jnp.sum(curvature.reshape(len(curvature), *beta.shape[1:]), axis=0)
-    return jnp.broadcast_to(rows(problem.norms, beta) ** 2 * of_rows, beta.shape)
 
 
 def is_inside(pen: Penalty, beta: Array) -> Array:
@@ -128,11 +122,11 @@ def _dual_point(problem: Problem, eta: Array, neg_gradient: Array | None) -> _Du
     return _DualPoint(v, slope, jnp.zeros((), eta.dtype), jnp.zeros((), bool))
 
 
-def _noise(problem: Problem, eta: Array, slope: Array) -> Array:
+def _noise(eta: Array, s: Array, slope: Array, curvature: Array) -> Array:
     """The size up to which Σᵢ slopeᵢ zᵢ is rounding, for z with Σᵢ sᵢ zᵢ² = 1."""
-    s = rows(problem.s, slope)
+    s = rows(s, slope)
     size = jnp.sqrt(jnp.sum(slope**2 / jnp.where(s > 0, s, 1)))
-    errors = jnp.abs(problem.loss.curvature(problem.y, eta, problem.s) * eta)
+    errors = jnp.abs(curvature * eta)
     return _ROUNDING * jnp.finfo(eta.dtype).eps * (size + jnp.max(jnp.sum(errors, axis=0)))
 
 
@@ -210,6 +204,12 @@ def _kkt_violation(
         pen.distance(beta, gradient, 1 / problem.limited_metric(pen, 1.0).beta), initial=0
     )
     return jnp.maximum(kkt, intercept_slope) if problem.fit_intercept else kkt
+
+
+def _curvature_of_columns(problem: Problem, beta: Array, curvature: Array) -> Array:
+    """The curvature of L along each coefficient, by the mean of that of the rows; exact for squared error."""
+    of_rows = jnp.sum(curvature.reshape(len(curvature), *beta.shape[1:]), axis=0)
+    return jnp.broadcast_to(rows(problem.norms, beta) ** 2 * of_rows, beta.shape)
 
 
 def _relative(value: Array, unit: Array, is_trivial: Array) -> Array:

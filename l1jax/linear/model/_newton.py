@@ -56,7 +56,7 @@ def newton_step(
     intercept_residual = t * only_if_fitted(data, jnp.sum(slope, axis=0))
     residual = Point(point.beta - pen.uniform_prox(z, step), intercept_residual)
     residual = jax.tree.map(jnp.multiply, residual, root)
-    # 2. The system for u. Of a quadratic one exact step lands; of others each squares the error at best.
+    # 2. The system for u. One exact step solves a quadratic; of others each squares the error at best.
     rhs = jacobian(add(jax.tree.map(jnp.negative, residual), hessian(residual), t))
     tolerance = 0.0 if data.loss.is_quadratic else _INEXACT
     u = conjugate_gradients(data, system, rhs, attempt, tolerance)

@@ -125,11 +125,11 @@ class NullModel(eqx.Module):
     gradient: Float[Array, "p *k"]  # ∇L there
     deviance: Float[Array, ""]
     is_trivial: Bool[Array, ""]  # it fits to rounding: nothing is left to explain
-    unpenalised: Bool[Array, " p"]  # its features, whatever the strength
+    unpenalised: Bool[Array, " p"]  # its features, at every λ
 
 
 class Problem(ScaledData):
-    """Data, loss and null model; everything about a fit that does not depend on the strength."""
+    """Data, loss and null model: everything about a fit that does not depend on λ."""
 
     null: NullModel
     basis: Any  # an `UnpenalisedBasis` in place of some columns of the data, or None
@@ -236,7 +236,7 @@ def arrange(data: Data, level: Any = None) -> ScaledData:
 
 
 def structural_masks(pen: Penalty, shape: tuple[int, ...]) -> Any:
-    """The masks at strength one: what weights of 0 and inf say, whatever the strength is."""
+    """The masks at λ = 1: what weights of 0 and inf say, at every λ."""
     if hasattr(pen, pen.strength):
         pen = pen.with_strength(1.0)
     return pen.masks(shape)

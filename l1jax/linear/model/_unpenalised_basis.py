@@ -2,8 +2,8 @@
 
 A unit of an unpenalised column costs nothing, so that only the span of these columns matters. In a basis
 from the singular value decomposition of the columns (by way of their QR factors) Newton's system is the
-identity and the dual point is projected off them to rounding, where their own Gram matrix has lost all
-digits: its condition number is the square of theirs. Directions that are rounding are left out, which
+identity and the dual point is projected off them to rounding, where their own Gram matrix has no digits
+left: its condition number is the square of theirs. Directions that are rounding are left out, which
 gives the coefficients of least norm.
 """
 
@@ -40,8 +40,8 @@ class UnpenalisedBasis(eqx.Module):
     def to_data(self, coef: Array, intercept: Array) -> tuple[Array, Array]:
         """Coefficients of the columns as given, from those of the basis."""
         some = jnp.matmul(self.to_columns, coef[self.at], precision="highest")
-        moved = jnp.matmul(self.mean, some, precision="highest")
-        return coef.at[self.at].set(some), intercept - moved
+        of_means = jnp.matmul(self.mean, some, precision="highest")
+        return coef.at[self.at].set(some), intercept - of_means
 
     def fitted(self, x: DataMatrix, beta: Array, coef: Array) -> Array:
         """Xβ by the columns as given, which is what a user sees of these coefficients."""
@@ -56,9 +56,9 @@ class UnpenalisedBasis(eqx.Module):
     def from_data(self, coef: Array, intercept: Array) -> tuple[Array, Array]:
         """Coefficients of the basis, from those of the columns as given."""
         some = coef[self.at]
-        moved = jnp.matmul(self.mean, some, precision="highest")
+        of_means = jnp.matmul(self.mean, some, precision="highest")
         some = jnp.matmul(self.from_columns, some, precision="highest")
-        return coef.at[self.at].set(some), intercept + moved
+        return coef.at[self.at].set(some), intercept + of_means
 
 
 def in_orthonormal_basis(data: Data, problem: Problem) -> tuple[Data, UnpenalisedBasis] | None:
@@ -93,7 +93,7 @@ def in_orthonormal_basis(data: Data, problem: Problem) -> tuple[Data, Unpenalise
         (np.where(counts, values, 0)[:, None] * right * size).astype(data.y.dtype),
     )
     q = (centred * scale) @ (right.T * inverse)
-    if _is_centred(data):  # rounding of a short direction is no small share of it
+    if _is_centred(data):  # of a short direction, rounding is a large fraction
         q -= s @ q
     x = data.x.with_columns(at, q.astype(data.y.dtype))
     return dataclasses.replace(data, x=x), basis

@@ -106,7 +106,7 @@ def _certificate_of(
 
 
 def strength_or_nan(pen: Penalty, dtype: Any) -> Array:
-    """The strength of a penalty; NaN where it has none."""
+    """The strength λ of a penalty; NaN where it has none."""
     return jnp.asarray(jnp.nan if pen.strength_value is None else pen.strength_value, dtype)
 
 

@@ -12,7 +12,9 @@ from jaxtyping import Array
 from ..._saving import savable_result, save
 from ..._tables import Shown, Summary, Table
 from ..._types import AnyArray
-from ..data._inputs import give_back, precision, read_matrix, read_vector, x64_is_on
+from ..data._arrays import read_vector
+from ..data._precision import give_back, precision, x64_is_on
+from ..data._read_matrix import read_matrix
 from ..host._entry_point import entry_point
 from ._frames import fit_frame
 from ._records import FitRecord

@@ -1,4 +1,4 @@
-"""A path that was stopped before its end: what it holds, and where it goes on."""
+"""Paths that were stopped before their end: marking what is missing, and resuming."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _KEPT = {"lam", "num_steps", "status", "loss", "feature_names", "several_respons
 
 
 class Known(NamedTuple):
-    """The solution at some strength, on the solver's scale, to walk on from."""
+    """The solution at some λ, on the solver's scale, to resume from."""
 
     lam: float
     point: Point

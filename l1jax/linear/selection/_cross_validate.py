@@ -19,7 +19,8 @@ from ...losses import Loss
 from ...penalties import Penalty
 from .._fit import _SQUARED_ERROR
 from .._grid import check_grid, make_grid
-from ..data._inputs import Inputs, check_max_steps, check_tol, give_back, precision, read
+from ..data._inputs import Inputs, read
+from ..data._precision import check_max_steps, check_tol, give_back, precision
 from ..engines._engine import (
     ENGINES,
     Engine,

@@ -11,7 +11,8 @@ import scipy.special
 
 from ..._checks import check_number
 from ...penalties import Penalty, Ridge
-from ..data._inputs import precision, read
+from ..data._inputs import read
+from ..data._precision import precision
 from ..host._entry_point import entry_point
 from ..results._fit import Fit
 from ..results._fitted_with import options_for

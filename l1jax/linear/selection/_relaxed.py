@@ -13,7 +13,8 @@ import scipy.linalg
 
 from ..._checks import check_number
 from ..._status import Status
-from ..data._inputs import give_back, precision, read
+from ..data._inputs import read
+from ..data._precision import give_back, precision
 from ..engines.active_set._host_loss import HostLoss
 from ..host._columns import Columns
 from ..host._entry_point import entry_point

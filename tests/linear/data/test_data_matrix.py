@@ -234,7 +234,9 @@ def test_an_operator_that_cannot_be_fitted_is_refused_at_once():
     class Odd(Blocks):
         name: str = "odd"
 
-    with pytest.raises(TypeError, match=r"Odd must hold arrays, got 'odd' .* static=True"):
+    with pytest.raises(
+        TypeError, match=r"Odd must hold arrays, got 'odd' in a field: .*static=True"
+    ):
         l1jax.fit(Odd([X]), Y, l1jax.L1(0.1))
     with pytest.raises(TypeError, match="Blocks.dtype must be float32 or float64, got int64"):
         l1jax.fit(Blocks([X.astype(np.int64)]), Y, l1jax.L1(0.1))
