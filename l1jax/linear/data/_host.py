@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import equinox as eqx
 import numpy as np
@@ -11,6 +11,7 @@ from jaxtyping import Array
 from ..._threads import gram, matmul
 
 
+@runtime_checkable
 class HostColumns(Protocol):
     """Some columns X_A (n, m) of a matrix on the host."""
 
@@ -31,6 +32,7 @@ class HostColumns(Protocol):
         ...
 
 
+@runtime_checkable
 class HostMatrix(Protocol):
     """A matrix on the host. Columns that an engine asks for are added once, and stay."""
 
@@ -147,6 +149,7 @@ class HostArray(CopiedColumns):
         return (some if len(at) == self.p else some[:, at]) @ values
 
 
+@runtime_checkable
 class Operator(Protocol):
     """What `HostOperator` asks of a `DataMatrix`."""
 
