@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -61,17 +62,40 @@ class Outcome(NamedTuple):
     history: Array | None
 
 
+class Objective(NamedTuple):
+    """f + R: `total` takes x and f(x), so that f is not evaluated again."""
+
+    smooth: Callable[[PyTree], Array]
+    prox: Callable[[PyTree, Array], PyTree]
+    total: Callable[[PyTree, Array], Array]
+
+
+class Rules(NamedTuple):
+    """How the descent steps, and when it stops."""
+
+    tol: Array
+    max_steps: Array
+    invalid: Array  # whether an argument is what an eager call refuses
+    history: int  # of how many steps to record the objective
+    max_step: Array  # the longest step that the prox allows
+    accelerate: bool
+    restart: bool
+    backtrack: bool
+
+
 class _Progress(NamedTuple):
-    """The marks to beat, and for how many checks neither was."""
+    """The least residual and objective so far, and the number of checks since either fell."""
 
     residual: Array
     objective: Array
     stale: Array
 
-    def see(self, now: Check, eps: float) -> _Progress:
-        """A residual 1 % below its mark is progress, and so is an objective below its own by more
-        than rounding: where momentum builds up, the residual may rise for a long time. Without
-        restarts so may the objective, and what moves visibly is not at the end of its digits."""
+    def after(self, now: Check, eps: float) -> _Progress:
+        """Progress is a residual 1 % below the least, or an objective below it by more than rounding.
+
+        While momentum builds up the residual may rise for a long time, and without restarts so may the
+        objective: what changes visibly is not at the end of its digits.
+        """
         rounding = 10 * eps * jnp.abs(now.objective)
         lower = now.objective < self.objective - rounding
         higher = now.objective > self.objective + rounding
@@ -83,111 +107,139 @@ class _Progress(NamedTuple):
         )
 
 
-def descend(
-    smooth: Callable[[PyTree], Array],
-    prox: Callable[[PyTree, Array], PyTree],
-    objective: Callable[[PyTree, Array], Array],
-    x0: PyTree,
-    step: Array | None,
-    *,
-    tol: Array,
-    max_steps: Array,
-    invalid: Array,
-    history: int,
-    accelerate: bool,
-    restart: bool,
-    backtrack: bool,
-    max_step: Array,
-) -> Outcome:
-    """Proximal gradient steps from x0 until a status holds; `objective` takes x and f(x)."""
+class _Carry(NamedTuple):
+    """The state of the loop between two checks."""
+
+    state: ProxGradState
+    kept: Check  # the one to return: the last, or that of least residual
+    progress: _Progress
+    reference: Array
+    history: Array | None
+    status: Array
+
+
+def descend(objective: Objective, x0: PyTree, step: Array | None, rules: Rules) -> Outcome:
+    """Takes proximal gradient steps from x0 until a status holds. `step` is the first one; None: estimated."""
+    carry = _first(objective, x0, step, rules)
+    carry = jax.lax.while_loop(
+        lambda carry: carry.status == _RUNNING,
+        lambda carry: _check_and_step(objective, rules, carry),
+        carry,
+    )
+    num_steps, history = carry.state.num_steps, carry.history
+    return Outcome(carry.kept, carry.reference, num_steps, carry.status, history)
+
+
+def _first(objective: Objective, x0: PyTree, step: Array | None, rules: Rules) -> _Carry:
+    """The state before the first check, which is at x0."""
     dtype = scalar_dtype(x0)
-    eps = coarsest_eps(x0)
-
-    def measure_and_run(carry):
-        state, kept, progress, reference, record, _ = carry
-        now = _measure(smooth, prox, objective, state)
-        first = state.num_steps == 0
-        reference = jnp.where(first, now.gradient_norm, reference)
-        kept = tree_where(first | (now.rank < kept.rank), now, kept)
-        progress = progress.see(now, eps)
-
-        bound = tol * jnp.maximum(now.gradient_norm, reference)
-        converged = now.finite & now.valid & (now.residual + now.noise <= bound)
-        # Without a lower bound the objective runs to the end of the numbers, where steps are lost.
-        endless = now.objective < -_ENDLESS * jnp.finfo(dtype).max
-        floor = _FLOOR * (kept.noise + eps * kept.gradient_norm)
-        at_floor = (progress.stale >= _STALE_AT_FLOOR) & (kept.residual <= floor)
-        reasons = (
-            (invalid, Status.INVALID_INPUT),
-            (converged, Status.CONVERGED),
-            (state.failed | ~now.finite | endless, Status.NOT_FINITE),
-            (state.stuck | at_floor | (progress.stale >= _STALE), Status.PRECISION_LIMIT),
-            (state.num_steps >= max_steps, Status.MAX_STEPS),
-        )
-        status = jnp.full((), _RUNNING, jnp.int32)
-        for holds, reason in reversed(reasons):  # the first one that holds wins
-            status = jnp.where(holds, jnp.int32(reason), status)
-        last = (status == Status.CONVERGED) | (status == Status.MAX_STEPS)
-        kept = tree_where(last, now, kept)
-
-        # At first after 1, 2, 4 and 8 steps, so that easy problems end early.
-        pause = jnp.clip(state.num_steps, 1, _CHECK_EVERY)
-        until = jnp.minimum(state.num_steps + pause, max_steps)
-        until = jnp.where(status == _RUNNING, until, 0)
-        state, record = run(state, record, until)
-        return state, kept, progress, reference, record, status
-
-    def run(state: ProxGradState, record: Array | None, until: Array):
-        def unfinished(carry):
-            state, _ = carry
-            return (state.num_steps < until) & ~state.failed & ~state.stuck
-
-        def one(carry):
-            state, record = carry
-            state = advance(
-                smooth,
-                prox,
-                state,
-                max_step=max_step,
-                accelerate=accelerate,
-                restart=restart,
-                backtrack=backtrack,
-            )
-            if record is not None:
-                value = objective(state.x, smooth(state.x))
-                record = record.at[state.num_steps - 1].set(value, mode="drop")
-            return state, record
-
-        return jax.lax.while_loop(unfinished, one, (state, record))
-
-    curvature = _guess_curvature(smooth, x0) if step is None else 1 / step
+    curvature = _guess_curvature(objective.smooth, x0) if step is None else 1 / step
     nan, no = jnp.full((), jnp.nan, dtype), jnp.zeros((), bool)
     far = jnp.full((), jnp.inf, dtype)
-    carry = (
-        start(x0, jnp.maximum(curvature, 1 / max_step)),
-        Check(x0, nan, nan, nan, nan, nan, no, no),
-        _Progress(far, far, jnp.zeros((), jnp.int32)),
-        nan,
-        jnp.full((history,), jnp.nan, dtype) if history else None,
-        jnp.full((), _RUNNING, jnp.int32),
+    return _Carry(
+        state=start(x0, jnp.maximum(curvature, 1 / rules.max_step)),
+        kept=Check(x0, nan, nan, nan, nan, nan, no, no),
+        progress=_Progress(far, far, jnp.zeros((), jnp.int32)),
+        reference=nan,
+        history=jnp.full((rules.history,), jnp.nan, dtype) if rules.history else None,
+        status=jnp.full((), _RUNNING, jnp.int32),
     )
-    state, found, _, reference, record, status = jax.lax.while_loop(
-        lambda carry: carry[-1] == _RUNNING, measure_and_run, carry
-    )
-    return Outcome(found, reference, state.num_steps, status, record)
 
 
-def _measure(smooth, prox, objective, state: ProxGradState) -> Check:
-    x, curvature = state.x, state.curvature
+def _check_and_step(objective: Objective, rules: Rules, carry: _Carry) -> _Carry:
+    """One round: measure the iterate, decide whether to stop, and if not take some steps."""
+    state = carry.state
+    now = _measure(objective, state)
+    first = state.num_steps == 0
+    reference = jnp.where(first, now.gradient_norm, carry.reference)
+    kept = tree_where(first | (now.rank < carry.kept.rank), now, carry.kept)
+    progress = carry.progress.after(now, coarsest_eps(now.x))
+    status = _status(rules, state, now, kept, progress, reference)
+    last = (status == Status.CONVERGED) | (status == Status.MAX_STEPS)
+    kept = tree_where(last, now, kept)
+    # At first after 1, 2, 4 and 8 steps, so that easy problems end early.
+    pause = jnp.clip(state.num_steps, 1, _CHECK_EVERY)
+    until = jnp.minimum(state.num_steps + pause, rules.max_steps)
+    until = jnp.where(status == _RUNNING, until, 0)
+    state, history = _steps(objective, rules, state, carry.history, until)
+    return _Carry(state, kept, progress, reference, history, status)
+
+
+def _status(
+    rules: Rules,
+    state: ProxGradState,
+    now: Check,
+    kept: Check,
+    progress: _Progress,
+    reference: Array,
+) -> Array:
+    """The first reason to stop that holds, or `_RUNNING`."""
+    eps, dtype = coarsest_eps(now.x), now.objective.dtype
+    bound = rules.tol * jnp.maximum(now.gradient_norm, reference)
+    converged = now.finite & now.valid & (now.residual + now.noise <= bound)
+    # Without a lower bound the objective falls to the least number, where steps are rounded away.
+    endless = now.objective < -_ENDLESS * jnp.finfo(dtype).max
+    floor = _FLOOR * (kept.noise + eps * kept.gradient_norm)
+    at_floor = (progress.stale >= _STALE_AT_FLOOR) & (kept.residual <= floor)
+    reasons = (
+        (rules.invalid, Status.INVALID_INPUT),
+        (converged, Status.CONVERGED),
+        (state.failed | ~now.finite | endless, Status.NOT_FINITE),
+        (state.stuck | at_floor | (progress.stale >= _STALE), Status.PRECISION_LIMIT),
+        (state.num_steps >= rules.max_steps, Status.MAX_STEPS),
+    )
+    status = jnp.full((), _RUNNING, jnp.int32)
+    for holds, reason in reversed(reasons):  # the first one that holds wins
+        status = jnp.where(holds, jnp.int32(reason), status)
+    return status
+
+
+def _steps(
+    objective: Objective,
+    rules: Rules,
+    state: ProxGradState,
+    history: Array | None,
+    until: Array,
+) -> tuple[ProxGradState, Array | None]:
+    """Steps until their number is `until`, or none leads on; records the objective after each."""
+    step = functools.partial(
+        advance,
+        objective.smooth,
+        objective.prox,
+        max_step=rules.max_step,
+        accelerate=rules.accelerate,
+        restart=rules.restart,
+        backtrack=rules.backtrack,
+    )
+
+    def goes_on(carry: tuple[ProxGradState, Array | None]) -> Array:
+        state, _ = carry
+        return (state.num_steps < until) & ~state.failed & ~state.stuck
+
+    def one(carry: tuple[ProxGradState, Array | None]) -> tuple[ProxGradState, Array | None]:
+        state, history = carry
+        state = step(state)
+        if history is not None:
+            value = objective.total(state.x, objective.smooth(state.x))
+            history = history.at[state.num_steps - 1].set(value, mode="drop")
+        return state, history
+
+    return jax.lax.while_loop(goes_on, one, (state, history))
+
+
+def _measure(objective: Objective, state: ProxGradState) -> Check:
+    """The residual of the iterate at the step in use, and how much of it may be rounding."""
+    smooth, x, curvature = objective.smooth, state.x, state.curvature
     dtype = curvature.dtype
     step = 1 / curvature
     value, gradient = jax.value_and_grad(smooth)(x)
     moved = tree_sub(
-        prox(jax.tree.map(lambda a, g: a - step.astype(a.dtype) * g, x, gradient), step), x
+        objective.prox(jax.tree.map(lambda a, g: a - step.astype(a.dtype) * g, x, gradient), step),
+        x,
     )
 
     # Where |s g| < ulp(x)/2, x − s g is x and a large gradient leaves no residual at all.
-    def lost(a, g):
+    def hidden(a: Array, g: Array) -> Array:
         ulp = 0.5 * jnp.finfo(a.dtype).eps * jnp.abs(a).astype(dtype)
         return jnp.minimum(ulp * curvature, jnp.abs(g).astype(dtype))
 
@@ -196,9 +248,9 @@ def _measure(smooth, prox, objective, state: ProxGradState) -> Check:
     rounding = 10 * coarsest_eps(x) * (jnp.abs(value) + jnp.abs(after))
     return Check(
         x=x,
-        objective=objective(x, value),
+        objective=objective.total(x, value),
         residual=_norm(moved, dtype) * curvature,
-        noise=_norm(jax.tree.map(lost, x, gradient), dtype),
+        noise=_norm(jax.tree.map(hidden, x, gradient), dtype),
         gradient_norm=_norm(gradient, dtype),
         curvature=curvature,
         valid=after - value - tree_vdot(gradient, moved, dtype) <= model + rounding,
@@ -221,9 +273,9 @@ def _guess_curvature(smooth, x: PyTree) -> Array:
         size = _norm(direction, dtype)
         scale = reach / jnp.where(size > 0, size, 1)
         there = jax.tree.map(lambda a, d: a + (scale * d).astype(a.dtype), x, direction)
-        bend = tree_sub(jax.grad(smooth)(there), gradient)
-        bend = jax.tree.map(lambda b: b.astype(dtype) / reach, bend)
-        return bend, _norm(bend, dtype)
+        change = tree_sub(jax.grad(smooth)(there), gradient)
+        hvp = jax.tree.map(lambda d: d.astype(dtype) / reach, change)
+        return hvp, _norm(hvp, dtype)
 
     # Where the gradient vanishes, any direction is as good as another.
     flat = _norm(gradient, dtype) == 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, no_type_check
+from typing import Any, NamedTuple, no_type_check
 
 import equinox as eqx
 import jax
@@ -19,7 +19,7 @@ from .._tracing import frozen
 from ..implicit._derivative import Conditions, solution
 from ..penalties._base import Penalty, longest_step
 from ._checks import check_init, check_penalty, check_step, default_tolerance, step_leaf
-from ._loop import descend
+from ._loop import Objective, Rules, descend
 from ._solution import Solution, warn_if_short
 from ._step import scalar_dtype, tree_finite, tree_where
 
@@ -160,8 +160,10 @@ def minimize(
     max_steps = check_number(max_steps, "max_steps", 1, whole=True)
     pen, args = numbers_as_leaves((pen, tuple(args)))
 
+    call = _Call(tol, max_steps, has_aux, history)
+
     def solve(fun, init, pen, args, solver):
-        found = _solve(fun, init, pen, args, solver, tol, max_steps, has_aux, history)
+        found = _solve(fun, init, pen, args, solver, call)
         return found.params, dataclasses.replace(found, params=None)
 
     places = (specs(init), PartitionSpec())
@@ -183,17 +185,27 @@ class _Nothing(Penalty):
         return z
 
 
+class _Call(NamedTuple):
+    """The options of a call: the first two are data, the others static."""
+
+    tol: Any
+    max_steps: Any
+    has_aux: bool
+    history: int
+
+
 @eqx.filter_jit
-def _solve(fun, init, pen, args, solver, tol, max_steps, has_aux, history) -> Solution:
+def _solve(fun, init, pen, args, solver, call: _Call) -> Solution:
+    has_aux = call.has_aux
     # Traced once, here; everything below calls what was recorded, closed-over tracers included.
     fun = eqx.filter_closure_convert(fun, init, *args)
     live = (fun, args, pen)
     init, fun, args, pen = frozen((init, fun, args, pen))
     smooth = _scalar_part(fun, init, args, has_aux)
     dtype = scalar_dtype(init)
-    tol = jnp.asarray(tol, dtype)
+    tol = jnp.asarray(call.tol, dtype)
     step = None if solver.step is None else jnp.asarray(solver.step, dtype)
-    invalid = ~(tol >= 0) | (max_steps < 1) | ~_all_nonnegative(pen.strength_value)
+    invalid = ~(tol >= 0) | (call.max_steps < 1) | ~_all_nonnegative(pen.strength_value)
     max_step = longest_step(pen, dtype)
     if step is not None:
         invalid |= ~((step > 0) & jnp.isfinite(step))
@@ -203,27 +215,23 @@ def _solve(fun, init, pen, args, solver, tol, max_steps, has_aux, history) -> So
     def prox(z, step):
         return _like(pen.prox(z, step), z, pen)
 
-    def objective(x, value):
+    def total(x, value):
         return value.astype(dtype) + _penalty_value(pen, x, dtype)
 
     # At step 0 the prox of a penalty is the identity, that of a constraint the projection.
     projected = prox(init, jnp.zeros((), dtype))
     x0 = tree_where(tree_finite(projected), projected, init)
-    outcome = descend(
-        smooth,
-        prox,
-        objective,
-        x0,
-        step,
+    rules = Rules(
         tol=tol,
-        max_steps=max_steps,
+        max_steps=call.max_steps,
         invalid=invalid,
-        history=history,
+        history=call.history,
+        max_step=max_step,
         accelerate=isinstance(solver, FISTA),
         restart=isinstance(solver, FISTA) and solver.restart,
         backtrack=solver.backtracking,
-        max_step=max_step,
     )
+    outcome = descend(Objective(smooth, prox, total), x0, step, rules)
     found = outcome.found
     scale = jnp.maximum(found.gradient_norm, outcome.reference)
     relative = found.residual / jnp.where(scale > 0, scale, 1)  # no scale: no residual either

@@ -142,13 +142,13 @@ def _sufficient_decrease(fun, ahead, value, gradient, metric, dtype) -> Callable
 
         def ask_gradient(_):
             new_gradient = jax.grad(fun)(x)
-            bend = tree_vdot(tree_sub(new_gradient, gradient), moved, dtype)
+            change = tree_vdot(tree_sub(new_gradient, gradient), moved, dtype)
             terms = jax.tree.map(lambda a, b: jnp.abs(a) + jnp.abs(b), gradient, new_gradient)
             noise = tree_vdot(terms, jax.tree.map(jnp.abs, moved), dtype)
             # A gradient may be small by cancellation: that of x alone is good to eps L‖x‖.
             noise += curvature * jnp.sqrt(size * 2 * model / curvature)
             visible = 2 * model > _VISIBLE * eps * noise
-            return jnp.ones((), bool), (bend <= 2 * model) | ~visible, visible
+            return jnp.ones((), bool), (change <= 2 * model) | ~visible, visible
 
         # A loop of one round, not `cond`: under vmap a `cond` takes the gradient in every step,
         # while a loop runs only where some lane asks for it.

@@ -28,7 +28,7 @@ _STRIP = 64  # rows of a matrix mirrored at a time
 class Factor:
     """Q_AA for an active set A, with Q = hessian + diag(ridge), (w, w).
 
-    It is told of what enters A after A is, and of what leaves before.
+    `append` follows that of A, `remove` and `exchange` come before those of A.
     """
 
     def __init__(
@@ -116,9 +116,8 @@ class Factor:
 
     def remove(self, k: int) -> None:
         """Updates the inverse for the coordinate in place k of A, which leaves."""
-        last = self.active.size - 1
+        inverse, last = self.inverse, self.active.size - 1
         if k != last:
-            inverse = self.inverse
             inverse[:, [k, last]] = inverse[:, [last, k]]
             inverse[[k, last], :] = inverse[[last, k], :]
             self._rows[k] = self._rows[last]

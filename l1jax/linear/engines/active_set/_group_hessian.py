@@ -3,7 +3,7 @@
 Q is kept as a Gram matrix or, where there are more features than rows, as its root R, Q = RᵀR.
 Newton's steps need the inverse of
 
-    Q + diag(curvature) − Σ_g curvature_g u_g u_gᵀ + diag(quad),    curvature_g = norm_g / ‖B_g‖₂
+    Q + diag(curvature) − Σ_g curvature_g u_g u_gᵀ + diag(quad),    curvature_g = weight_g / ‖B_g‖₂
 
 on the active features, where u_g = B_g / ‖B_g‖₂.
 """

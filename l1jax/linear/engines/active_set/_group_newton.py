@@ -1,6 +1,6 @@
 """A quadratic program with weights per group, solved by semismooth Newton steps on the normal map.
 
-    minimise over B:   ½⟨B, QB⟩ − ⟨C, B⟩ + Σ_g norm_g ‖B_g‖₂ + l1_g ‖B_g‖₁ + ½ quad_g ‖B_g‖₂²
+    minimise over B:   ½⟨B, QB⟩ − ⟨C, B⟩ + Σ_g weight_g ‖B_g‖₂ + l1_g ‖B_g‖₁ + ½ quad_g ‖B_g‖₂²
 
 The unknown is z = B + s ∂R(B), of which B is the prox. Where z moves, a group leaves zero, turns and
 returns to zero smoothly, however small it is; the same step in B would fail near zero, where the
@@ -99,8 +99,8 @@ class GroupNewton:
 
     def _set_form(self, form: GroupForm) -> None:
         self.form = form
-        self.norm, self.l1, self.quad = (self.layout.broadcast(table) for table in form)
-        self.unpenalised = self.norm + self.l1 == 0
+        self.weight, self.l1, self.quad = (self.layout.broadcast(table) for table in form)
+        self.unpenalised = self.weight + self.l1 == 0
 
     def _place(self, x: np.ndarray) -> None:
         """Moves to x."""
@@ -122,14 +122,14 @@ class GroupNewton:
 
     def _objective(self, x: np.ndarray, neg_gradient: np.ndarray) -> float:
         smooth = -0.5 * np.vdot(x, self.linear + neg_gradient)
-        penalty = self.form.norm @ self.layout.norms(x)
+        penalty = self.form.weight @ self.layout.norms(x)
         penalty += np.sum(self.l1 * np.abs(x)) + 0.5 * np.sum(self.quad * x**2)
         return float(smooth + penalty)
 
     def _prox(self, z: np.ndarray) -> np.ndarray:
         z = z - np.clip(z, -self.step_size * self.l1, self.step_size * self.l1)
         norms = self.layout.broadcast(self.layout.norms(z))
-        threshold = self.step_size * self.norm
+        threshold = self.step_size * self.weight
         is_zero = (norms <= threshold) & ~self.unpenalised
         z = z / (1 + self.step_size * self.quad)
         keep = np.where(is_zero | self.unpenalised, 1, norms)
@@ -140,16 +140,16 @@ class GroupNewton:
         rest = self.neg_gradient - np.clip(self.neg_gradient, -self.l1, self.l1)
         size = self.layout.broadcast(self.layout.norms(rest))
         is_over = np.abs(rest) > self.l1 * (_OVER - 1)
-        enters = ~self.is_active & (size > self.norm * _OVER) & is_over
+        enters = ~self.is_active & (size > self.weight * _OVER) & is_over
         enters |= ~self.is_active & (self.norms > 0) & is_over
         if enters.any():
-            fraction = np.where(self.norms > 0, 1, 1 - self.norm / np.where(size > 0, size, 1))
+            fraction = np.where(self.norms > 0, 1, 1 - self.weight / np.where(size > 0, size, 1))
             step = _FIRST * self.step_size * fraction * rest
             self._place(self.x + np.where(enters, step, 0))
 
     def _penalty_gradient(self) -> np.ndarray:
         """Returns ∇R where R is smooth."""
-        return self.norm * self.u + self.l1 * np.sign(self.x) + self.quad * self.x
+        return self.weight * self.u + self.l1 * np.sign(self.x) + self.quad * self.x
 
     def _residual(self) -> np.ndarray:
         """Returns ∇ of the objective on the active features, zero elsewhere."""
@@ -157,7 +157,7 @@ class GroupNewton:
 
     def _error(self) -> float:
         """Returns the largest residual of a group, as a fraction of its weight."""
-        total = self.form.norm + self.form.l1
+        total = self.form.weight + self.form.l1
         scale = _UNPENALISED_SCALE * np.abs(self.linear).max(initial=0)
         scale = max(total.max(initial=0), scale, _TINY)
         sizes = self.layout.norms(self._residual())
@@ -170,7 +170,7 @@ class GroupNewton:
         """
         features = np.flatnonzero(self.is_active.any(axis=1))
         norms = np.where(self.norms > 0, self.norms, 1)
-        curvature = np.where(self.is_active, self.norm / norms, 0)
+        curvature = np.where(self.is_active, self.weight / norms, 0)
         is_fresh = is_slow or self.factor is None or not np.array_equal(features, self.factored)
         residual = self._residual()[features]
         if is_fresh:
@@ -222,7 +222,7 @@ class GroupNewton:
             step = self.step_size[group]
             z = x[group] + step * gradient.at(group)
             z = z - np.clip(z, -step * self.l1[group], step * self.l1[group])
-            threshold, size = step[0, 0] * self.form.norm[g], np.sqrt(np.sum(z**2))
+            threshold, size = step[0, 0] * self.form.weight[g], np.sqrt(np.sum(z**2))
             shrink = 1 + step * self.quad[group]
             new = z * (1 - threshold / size) / shrink if size > threshold else 0 * z
             move = new - x[group]

@@ -38,9 +38,9 @@ class Layout(NamedTuple):
 
 
 class GroupForm(NamedTuple):
-    """Σ_g norm_g ‖b_g‖₂ + l1_g ‖b_g‖₁ + ½ quad_g ‖b_g‖₂², for the groups of some features."""
+    """Σ_g weight_g ‖b_g‖₂ + l1_g ‖b_g‖₁ + ½ quad_g ‖b_g‖₂², for the groups of some features."""
 
-    norm: np.ndarray  # (g,)
+    weight: np.ndarray  # (g,): of the norm
     l1: np.ndarray  # (g,)
     quad: np.ndarray  # (g,)
 
@@ -53,7 +53,7 @@ class GroupWeights:
 
     def __init__(self, pen: Penalty, shape: tuple[int, ...]):
         unit, other = (pen.with_strength(lam).group_form(shape) for lam in (1.0, 0.37))
-        assert unit is not None  # `has_group_weights` has asked
+        assert unit is not None  # by `has_group_weights`
         assert other is not None
         pairs = zip(unit[1:], other[1:], strict=True)
         self.proportional = all(np.allclose(0.37 * a, b, rtol=1e-6, atol=0) for a, b in pairs)
@@ -76,14 +76,14 @@ class GroupWeights:
 
     @property
     def unpenalised(self) -> np.ndarray:
-        is_free = (self._unit.norm == 0) & (self._unit.l1 == 0) & ~self._is_excluded
+        is_free = (self._unit.weight == 0) & (self._unit.l1 == 0) & ~self._is_excluded
         return is_free[self.ids]
 
     @property
     def has_ridge_groups(self) -> bool:
         """Whether a group has a weight for its square alone: it is never zero."""
         unit = self._unit
-        return bool(((unit.norm == 0) & (unit.l1 == 0) & (unit.quad > 0)).any())
+        return bool(((unit.weight == 0) & (unit.l1 == 0) & (unit.quad > 0)).any())
 
     @property
     def excluded(self) -> np.ndarray:
@@ -108,13 +108,13 @@ class GroupWeights:
     def fenchel_gap(self, lam: float, beta: np.ndarray, neg_gradient: np.ndarray) -> float:
         now, sorted_beta, layout = self.at(lam), beta[self.order], self.layout
         norms = layout.norms(sorted_beta)
-        value = now.norm @ norms + 0.5 * now.quad @ norms**2
+        value = now.weight @ norms + 0.5 * now.quad @ norms**2
         if now.l1.any():
             value += now.l1 @ layout.sums(np.abs(sorted_beta))
         if now.quad.any():
             rest = np.abs(neg_gradient[self.order])
             rest = np.maximum(rest.reshape(len(rest), -1) - layout.broadcast(now.l1), 0)
-            over = np.maximum(layout.norms(rest) - now.norm, 0)
+            over = np.maximum(layout.norms(rest) - now.weight, 0)
             value += 0.5 * np.divide(over**2, now.quad, where=now.quad > 0, out=0 * over).sum()
         return float(value - np.vdot(beta, neg_gradient))
 
@@ -127,14 +127,14 @@ class GroupWeights:
         now, layout = self.at(lam), self.layout
         sizes = np.abs(neg_gradient[self.order])
         sizes = sizes.reshape(len(sizes), -1)
-        total = np.maximum(now.norm + now.l1, floor)
+        total = np.maximum(now.weight + now.l1, floor)
         rest = np.maximum(sizes - layout.broadcast(now.l1), 0)
-        over = (layout.norms(rest) - now.norm) / total
+        over = (layout.norms(rest) - now.weight) / total
         if now.l1.any():
-            # Where a whole group is below `l1`, all would be as far over: rank by these bounds.
+            # Where a whole group is below `l1`, all violations would be equal: these bounds rank them.
             counts = np.diff(np.append(layout.starts, len(sizes))) * sizes.shape[1]
             peaks = np.maximum.reduceat(sizes.max(axis=1), layout.starts)
-            largest = np.maximum(now.norm + now.l1 * np.sqrt(counts), floor)
+            largest = np.maximum(now.weight + now.l1 * np.sqrt(counts), floor)
             nearest = np.maximum(peaks / total, layout.norms(sizes) / largest) - 1
             over = np.where(over > 0, over, np.minimum(np.maximum(over, nearest), 0))
         out = np.empty(len(sizes))

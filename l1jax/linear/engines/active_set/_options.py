@@ -18,23 +18,17 @@ class ActiveSetOptions:
 
     # Primal-dual active sets.
     max_guesses: int = 8  # of the active set, before homotopy takes over
-    min_divergence: int = (
-        16  # changes by which a guess must be worse than the one before to diverge
-    )
-    max_halvings: int = (
-        4  # of the way to the next λ, where guesses diverge or Newton's method fails
-    )
+    min_divergence: int = 16  # a guess with more changes than this, and the one before, diverges
+    max_halvings: int = 4  # of the way to the next λ, where guesses or Newton's method fail
 
     # Solves that fail.
     max_breakdowns: int = 28  # in one path
     max_step_halvings: int = 6  # of the way to the next λ: 1/64 at the least
-    steps_per_lam: int = 30  # Newton steps that a path may take, on average ...
-    min_steps: int = 1000  # ... beside these
+    steps_per_lam: int = 10  # Newton steps that a path may take per λ, on average ...
+    min_steps: int = 500  # ... and beside these
 
     # Groups.
-    row_ratio: int = (
-        2  # times as many columns as rows: their Gram matrix is larger than it is worth
-    )
+    row_ratio: int = 2  # columns per row up to which the Gram matrix of all columns is kept
 
     def max_steps(self, num_lams: int) -> int:
         """Returns the number of Newton steps that a path at so many λ may take in all."""

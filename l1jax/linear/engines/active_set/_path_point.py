@@ -24,5 +24,5 @@ class PathPoint(NamedTuple):
     inverse: np.ndarray | None = None  # of the Hessian on the active set, if homotopy has left one
     slope: np.ndarray | None = None  # ∂L/∂η (n,), if the loss is not quadratic
     num_steps: int = 0
-    knots: tuple[Knot, ...] = ()  # passed since the solution before, if they were asked for
+    knots: tuple[Knot, ...] = ()  # since the solution before, if they are kept
     previous: tuple[float, PathPoint] | None = None  # (λ, solution) before, to extrapolate from

@@ -31,7 +31,7 @@ class CoordinateWeights:
     def __init__(self, pen: Penalty, p: int):
         def evaluate(lam: float) -> CoordinateForm:
             form = linear_form(pen, np.asarray(lam), (p,))
-            assert form is not None  # `supports` has asked
+            assert form is not None  # by `supports`
             return CoordinateForm(*(np.asarray(part, np.float64) for part in form))
 
         self._evaluate = evaluate

@@ -6,7 +6,7 @@ A path of a new loss is a `PathFollower` with its `RestrictedSolver`; a penalty 
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from ...host._columns import Columns
 from ._path_point import PathPoint
 
 
+@runtime_checkable
 class PenaltyWeights(Protocol):
     """The weights of a penalty R_λ on p coefficients, or on some of them, at any λ; on the host."""
 
@@ -61,6 +62,7 @@ class PenaltyWeights(Protocol):
         ...
 
 
+@runtime_checkable
 class RestrictedSolver(Protocol):
     """The solution on a working set, moved from one λ to another."""
 
@@ -87,6 +89,7 @@ class RestrictedSolver(Protocol):
         ...
 
 
+@runtime_checkable
 class PathFollower(Protocol):
     """A loss and a penalty on concrete data, whose solutions are followed over λ."""
 

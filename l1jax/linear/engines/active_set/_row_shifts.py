@@ -50,7 +50,7 @@ class RowShifts(ProxNewton):
         loss = self.loss
         with jax.enable_x64(True):
             shifts = loss.loss.shifts(jnp.asarray(loss.y), jnp.asarray(loss.s))
-        assert shifts is not None  # `has_few_shifted_rows` has asked
+        assert shifts is not None  # by `has_few_shifted_rows`
         self.rows = np.flatnonzero(loss.s > 0)  # of positive sample weight
         parts = (np.asarray(part, np.float64)[self.rows] for part in shifts)
         self.curvature, target, self.up, self.down = parts

@@ -94,7 +94,7 @@ def has_knots(problem: Problem, pen: Penalty) -> bool:
 
 
 class FollowerOptions(NamedTuple):
-    """What a path follower is asked for, beside the solutions on the grid."""
+    """What a path is to consist of beside the solutions on the grid, and where it starts."""
 
     progress: bool | None = False  # show a bar; None: in a terminal
     all_columns: bool | None = None  # take them all into the working set; None: where it is cheaper
@@ -154,11 +154,11 @@ def follow_to(
     is_exact = has_penalty_weights(pen, problem.coef_shape) and problem.loss.is_quadratic
     if (takes_all_columns(problem) and is_exact) or lam >= lambda_max:
         return follow_path(problem, pen, np.array([lam]), lambda_max)
-    near, far = (max(lam, ratio * lambda_max) for ratio in (_LONG_BELOW, _NONE_BELOW))
-    lams = _strides(lambda_max, near, _LONG_STRIDE if takes_all_columns(problem) else _STRIDE)
-    if far < near:
-        lams = np.append(lams, _strides(near, far, _LONG_STRIDE))
-    if lam < far:
+    middle, end = (max(lam, ratio * lambda_max) for ratio in (_LONG_BELOW, _NONE_BELOW))
+    lams = _strides(lambda_max, middle, _LONG_STRIDE if takes_all_columns(problem) else _STRIDE)
+    if end < middle:
+        lams = np.append(lams, _strides(middle, end, _LONG_STRIDE))
+    if lam < end:
         lams = np.append(lams, lam)
     found = follow_path(problem, pen, lams, lambda_max)
     complete = found.num_solved == len(lams)
@@ -204,7 +204,7 @@ class _Follower:
         self.interpolation = self._interpolation(options.interpolation_gap)
         self.control = StepControl(interpolates=self.interpolation is not None)
         self.retries = OPTIONS.max_retries
-        self.violators = np.zeros(0, int)  # columns that the next working set must hold
+        self.violators = np.zeros(0, int)  # columns that the next working set must contain
         # 3. What is to be filled in.
         shape = (len(lams), *self.null.shape)
         self.num_solved = 0
@@ -346,7 +346,7 @@ class _Follower:
                 self.interpolation.fill(left, right, self.lams, *tables)
 
     def result(self, interrupted: bool) -> PathSolution:
-        """Returns all that is solved; rows of λ that were not reached hold the last solution."""
+        """Returns all that is solved; rows of λ that were not reached repeat the last solution."""
         done, is_complete = self.num_solved, self.num_solved == len(self.lams)
         self.betas[done:] = self.betas[done - 1] if done else self.null
         self.intercepts[done:] = self.intercepts[done - 1] if done else self.at.intercept
@@ -386,7 +386,7 @@ def _path_follower(
     if problem.loss.is_quadratic and columns is None:
         columns = GramColumns(problem)
     if not has_penalty_weights(pen, shape):
-        assert columns is not None  # `supports` has asked
+        assert columns is not None  # by `supports`
         return GroupLeastSquares(columns, GroupWeights(pen, shape), budget, gap)
     weights = CoordinateWeights(pen, shape[0])
     if columns is not None:
