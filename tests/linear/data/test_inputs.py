@@ -227,8 +227,8 @@ def test_a_bad_grid_is_an_error(change, message):
     ("pen", "message"),
     [
         (l1jax.Ridge(), "Ridge has no strength.*pass lams"),
-        (l1jax.L1Ball(1.0), "a budget, not a price.*pass lams"),
-        (l1jax.L1(weights=np.full(P, np.inf)), "no feature with a price above zero.*pass lams"),
+        (l1jax.L1Ball(1.0), "a budget, not a penalty weight.*pass lams"),
+        (l1jax.L1(weights=np.full(P, np.inf)), "no feature with a weight above zero.*pass lams"),
     ],
 )
 def test_a_penalty_without_a_largest_strength_needs_a_grid(pen, message):
