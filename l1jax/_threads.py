@@ -69,7 +69,7 @@ def in_threads(task: Callable[[Any], None], parts: Iterable[Any]) -> None:
 
 
 def matmul(a: np.ndarray, b: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-    """A B of two matrices, the columns of B shared among the cores where the product is large."""
+    """A B of two matrices, the columns of B split among the cores where the product is large."""
     if a.size * b.shape[1] < _LARGE or num_cores() == 1:
         return np.matmul(a, b, out=out)
     result = np.empty((a.shape[0], b.shape[1]), np.result_type(a, b)) if out is None else out
@@ -82,7 +82,7 @@ def matmul(a: np.ndarray, b: np.ndarray, out: np.ndarray | None = None) -> np.nd
 
 
 def gram(x: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-    """XᵀX (p, p), at half the price of another product; the rows of X shared where it is large."""
+    """XᵀX (p, p), at half the cost of another product; the rows split among the cores where it is large."""
     n, p = x.shape
     num_parts = min(num_cores(), n // max(p, 1))  # each has p² sums of its own
     if x.size * p // 2 < _LARGE or num_parts <= 1:

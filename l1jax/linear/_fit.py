@@ -52,7 +52,7 @@ def fit(
 
     **Arguments:**
 
-    - `X` (n, p): an array, a DataFrame (its column names are kept), scipy.sparse or BCOO (never
+    - `X` (n, p): an array, a DataFrame (its column names are kept), a `DataMatrix`, scipy.sparse or BCOO (never
       densified).
     - `y` (n,), or (n, k) for k responses: the targets; for `Cox` the columns (time, event). A table of
       one column is (n,); an array (n, 1) is a matrix of one response, with coefficients (p, 1).

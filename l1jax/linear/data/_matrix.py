@@ -83,13 +83,13 @@ class DataMatrix(eqx.Module):
     def columns(self, at: Any) -> Array:
         """X[:, at] (n, m), for indices (m,) from 0 to p − 1."""
 
-    def padded_columns(self, at: Int[Array, " m"]) -> Float[Array, "n m"]:
+    def padded_columns(self, at: Int[AnyArray, " m"]) -> Float[Array, "n m"]:
         """Some columns; zeros for an index beyond the last."""
         p = self.shape[1]
         x = jax.tree.map(jnp.asarray, self)  # NumPy's arrays take no traced indices
         return jnp.where(at < p, x.columns(jnp.minimum(at, p - 1)), 0)
 
-    def part(self, at: Int[Array, " m"]) -> DenseMatrix:
+    def part(self, at: Int[AnyArray, " m"]) -> DenseMatrix:
         """Some columns as a dense matrix; zeros for an index beyond the last."""
         return DenseMatrix(self.padded_columns(at))
 
@@ -175,7 +175,7 @@ class CentredScaled(DataMatrix, Generic[M]):
         out = self.x.rdot(r) - rows(self.centre, r) * jnp.sum(r, axis=0)
         return rows(self.inverse_scale, r) * out
 
-    def columns(self, at: Int[Array, " m"]) -> Float[Array, "n m"]:
+    def columns(self, at: Int[AnyArray, " m"]) -> Float[Array, "n m"]:
         return (self.x.columns(at) - self.centre[at]) * self.inverse_scale[at]
 
 
@@ -203,7 +203,7 @@ class ReplacedColumns(DataMatrix):
         new = jnp.matmul(self.values.T, r, precision="highest")
         return self.x.rdot(r).at[self.at].set(new)
 
-    def columns(self, at: Int[Array, " m"]) -> Float[Array, "n m"]:
+    def columns(self, at: Int[AnyArray, " m"]) -> Float[Array, "n m"]:
         count = len(self.at)
         place = jnp.full(self.shape[1], count).at[self.at].set(jnp.arange(count))[at]
         new = self.values.at[:, place].get(mode="fill", fill_value=0)
@@ -232,10 +232,10 @@ class DenseMatrix(DataMatrix):
             return jnp.matmul(r, self.array, precision="highest")
         return jnp.matmul(self.array.T, r, precision="highest")
 
-    def columns(self, at: Int[Array, " m"]) -> Float[Array, "n m"]:
+    def columns(self, at: Int[AnyArray, " m"]) -> Float[Array, "n m"]:
         return self.padded_columns(at)
 
-    def padded_columns(self, at: Int[Array, " m"]) -> Float[Array, "n m"]:
+    def padded_columns(self, at: Int[AnyArray, " m"]) -> Float[Array, "n m"]:
         return jnp.asarray(self.array).at[:, at].get(mode="fill", fill_value=0)
 
     def means(self, s: Float[Array, " n"]) -> Float[Array, " p"]:

@@ -50,10 +50,10 @@ class SparseMatrix(DataMatrix):
         products = rows(self.data, r) * r[self.rows]
         return jax.ops.segment_sum(products, self.cols, self.shape[1])
 
-    def columns(self, at: Int[Array, " m"]) -> Float[Array, "n m"]:
+    def columns(self, at: Int[AnyArray, " m"]) -> Float[Array, "n m"]:
         return self.padded_columns(at)
 
-    def padded_columns(self, at: Int[Array, " m"]) -> Float[Array, "n m"]:
+    def padded_columns(self, at: Int[AnyArray, " m"]) -> Float[Array, "n m"]:
         n, p = self.shape
         place = jnp.full(p, at.size).at[at].set(jnp.arange(at.size), mode="drop")
         some = jnp.zeros((n, at.size), self.data.dtype)
@@ -106,7 +106,7 @@ class SparseMatrix(DataMatrix):
 class CentredScaledSparse(CentredScaled[SparseMatrix]):
     """A sparse matrix, centred and scaled implicitly."""
 
-    def padded_columns(self, at: Int[Array, " m"]) -> Float[Array, "n m"]:
+    def padded_columns(self, at: Int[AnyArray, " m"]) -> Float[Array, "n m"]:
         some = self.x.padded_columns(at) - self.centre.at[at].get(mode="fill", fill_value=0)
         return some * self.inverse_scale.at[at].get(mode="fill", fill_value=0)
 

@@ -1,4 +1,4 @@
-"""Twins of the data in NumPy and SciPy, for engines whose arrays change their sizes.
+"""What engines share that work on the host in NumPy, where arrays may change their sizes.
 
 May import `model`, `data` and what these may import.
 """

@@ -1,4 +1,4 @@
-"""The data on the host, for engines that ask for some columns at a time, in float64."""
+"""The columns of a problem that an engine on the host asks for, and their Gram matrix; in float64."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ class Columns:
         return self.place[features]
 
     def returned(self, features: np.ndarray, values: np.ndarray) -> np.ndarray:
-        """Coefficients as they come back from the user's scale and precision."""
+        """Rounds coefficients as a way to the user's scale and precision, and back, does."""
         scale = self.unit[features].reshape(-1, *np.ones(values.ndim - 1, int))
         return (scale * values.astype(scale.dtype) / scale).astype(np.float64)
 
     def added(self, count: int) -> None:
-        """Told of the last `count` columns being new."""
+        """Called when the last `count` columns have been added."""
 
 
 class GramColumns(Columns):
@@ -69,7 +69,7 @@ class GramColumns(Columns):
         self.linear[fresh] = self.matrix.linear(fresh, self.s, self.target)
 
     def gram_of(self, places: np.ndarray) -> np.ndarray | GramPart:
-        """The Gram matrix of some of the columns, to read."""
+        """Returns the Gram matrix of some of the columns, to read."""
         if self.known < self.count:
             self._complete()
         if len(places) == len(self.gram) and (places == np.arange(len(places))).all():
@@ -87,9 +87,9 @@ class GramColumns(Columns):
         self.known = self.count
 
     def gradients(self, solutions: list[tuple[np.ndarray, np.ndarray]], out: np.ndarray) -> None:
-        """X̃ᵀ(s∘r) of all columns into `out` (B, p, *k), at solutions given as (features, values).
+        """Writes X̃ᵀ(s∘r) of all columns into `out` (B, p, *k), at solutions given as (features, values).
 
-        They are those of the coefficients that the user gets for these.
+        They belong to the coefficients as the user gets them.
         """
         at = np.unique(np.concatenate([features for features, _ in solutions]))
         shape = (len(solutions), *self.target.shape[1:])

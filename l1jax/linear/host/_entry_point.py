@@ -1,4 +1,4 @@
-"""What surrounds every public call on data: one thread, and axes of a mesh that the compiler places."""
+"""The context of every public call on data: one BLAS thread, and placement by the compiler on a mesh."""
 
 from __future__ import annotations
 

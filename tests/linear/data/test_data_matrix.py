@@ -246,3 +246,12 @@ def test_an_operator_that_cannot_be_fitted_is_refused_at_once():
         l1jax.fit(scipy.sparse.linalg.aslinearoperator(X), Y, l1jax.L1(0.1))
     with pytest.raises(ValueError, match="y must have one row per row of X"):
         l1jax.fit(LOW_RANK, Y[:-1], l1jax.L1(0.1))
+
+
+@pytest.mark.float32
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_precision_of_a_fit_is_that_of_its_operator(dtype):
+    matrix = LowRank(*(leaf.astype(dtype) for leaf in jax.tree.leaves(LOW_RANK)))
+    fits = [l1jax.fit(data, Y, l1jax.L1(0.1)) for data in (matrix, X.astype(dtype))]
+    assert all(fit.coef.dtype == dtype for fit in fits)
+    assert_same_fits(*fits, 1e-3 if dtype == np.float32 else 1e-9)

@@ -186,13 +186,13 @@ def test_other_kinds_of_numbers_are_taken(kind):
     np.testing.assert_array_equal(fit.coef, as_float.coef)
 
 
-def test_an_index_of_its_own_is_no_objection():
+def test_targets_without_an_index_or_with_that_of_x_are_taken():
     frame = pd.DataFrame(X, index=[f"row {i}" for i in range(N)])
     for y in (list(Y), Y, pd.Series(Y, index=frame.index)):
         assert l1jax.fit(frame, y, l1jax.L1(0.1)).n_nonzero > 0
 
 
-def test_without_an_intercept_a_warm_start_brings_none():
+def test_the_intercept_of_a_warm_start_is_dropped_without_an_intercept():
     start = l1jax.fit(X, Y + 3, l1jax.L1(0.1))
     fit = l1jax.fit(X, Y, l1jax.L1(0.1), fit_intercept=False, init=start)
     assert start.intercept != 0 and fit.intercept == 0
@@ -201,7 +201,7 @@ def test_without_an_intercept_a_warm_start_brings_none():
 
 
 @pytest.mark.parametrize("loss", [l1jax.SquaredError(), l1jax.Poisson()])
-def test_a_start_that_is_far_off_does_no_harm(loss):
+def test_a_start_far_from_the_solution_reaches_it(loss):
     y = np.round(np.abs(Y))
     near = l1jax.fit(X, y, l1jax.L1(0.1), loss=loss)
     far = l1jax.fit(X, y, l1jax.L1(0.1), loss=loss, init=np.full(P, 1e4))
@@ -227,8 +227,8 @@ def test_a_bad_grid_is_an_error(change, message):
     ("pen", "message"),
     [
         (l1jax.Ridge(), "Ridge has no strength.*pass lams"),
-        (l1jax.L1Ball(1.0), "a budget, not a price.*pass lams"),
-        (l1jax.L1(weights=np.full(P, np.inf)), "no feature with a price above zero.*pass lams"),
+        (l1jax.L1Ball(1.0), "a budget, not a penalty weight.*pass lams"),
+        (l1jax.L1(weights=np.full(P, np.inf)), "no feature with a weight above zero.*pass lams"),
     ],
 )
 def test_a_penalty_without_a_largest_strength_needs_a_grid(pen, message):
@@ -236,7 +236,7 @@ def test_a_penalty_without_a_largest_strength_needs_a_grid(pen, message):
         l1jax.path(X, Y, pen)
 
 
-def test_a_number_in_a_penalty_of_ones_own_is_no_constant_of_the_program():
+def test_numbers_in_a_users_penalty_are_no_constants_of_the_program():
     class Tilted(l1jax.Penalty):
         lam: float | None = None
 
@@ -275,7 +275,7 @@ def test_a_bad_strength_is_an_error(bad):
         l1jax.L1(bad)
 
 
-def test_a_table_with_text_and_gaps_is_met_with_advice():
+def test_text_and_missing_values_in_a_table_are_errors_with_advice():
     table = pd.DataFrame(X, columns=list("abcd"))
     text = table.assign(city=["Rome", "Oslo"] * (N // 2), colour=["red", "blue"] * (N // 2))
     with pytest.raises(TypeError, match="column 'city' .*one other column.*get_dummies"):
@@ -317,7 +317,7 @@ def test_new_rows_need_the_columns_of_the_fit():
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e160])
 @pytest.mark.parametrize("order", ["C", "F", "strided"])
-def test_no_layout_of_a_matrix_hides_what_is_not_a_number(bad, order):
+def test_entries_that_are_not_finite_are_found_in_any_memory_layout(bad, order):
     X = np.zeros((8, 6)) if order != "strided" else np.zeros((8, 12))[:, ::2]
     X = np.asfortranarray(X) if order == "F" else X
     X[:] = np.random.default_rng(0).standard_normal(X.shape)
@@ -326,7 +326,7 @@ def test_no_layout_of_a_matrix_hides_what_is_not_a_number(bad, order):
         l1jax.path(X, np.arange(8.0), l1jax.L1())
 
 
-def test_a_penalty_is_asked_again_where_it_could_have_something_to_say():
+def test_a_penalty_is_checked_for_every_shape_it_is_used_with():
     from l1jax.linear.data._inputs import read
 
     def ask(X, pen):
@@ -343,7 +343,7 @@ def test_a_penalty_is_asked_again_where_it_could_have_something_to_say():
             ask(X, l1jax.L1(weights=np.ones(P)))
 
 
-def test_polars_is_met_with_advice_of_its_own():
+def test_errors_about_polars_tables_advise_in_polars():
     table = pl.DataFrame({"a": X[:, 0], "b": ["Rome", "Oslo"] * (N // 2)})
     with pytest.raises(TypeError, match=r"X\.to_dummies\('b'\)"):
         l1jax.fit(table, Y, l1jax.L1(0.1))
@@ -368,7 +368,7 @@ def test_sparse_rows_are_taken_as_sparse_entries():
     np.testing.assert_allclose(fit.coef, l1jax.fit(table, Y, l1jax.L1(0.1)).coef, atol=1e-10)
 
 
-def test_counts_that_overflow_on_the_way_are_no_warning():
+def test_overflow_within_a_poisson_fit_is_no_warning():
     table = np.random.default_rng(0).normal(size=(60, 8))
     counts = np.exp(5 + table[:, 0] - 0.5 * table[:, 1]).round()
     with warnings.catch_warnings():
@@ -399,7 +399,7 @@ def test_an_array_of_one_column_is_a_matrix_of_one_response():
         l1jax.fit(X, (Y > 0)[:, None], l1jax.L1(0.1), loss=l1jax.Logistic())
 
 
-def test_whole_numbers_that_pandas_can_miss_are_read():
+def test_nullable_integers_of_pandas_are_read():
     whole = np.arange(N)
     nullable = l1jax.fit(X, pd.Series(whole, dtype="Int64"), l1jax.L1(0.1))
     np.testing.assert_array_equal(nullable.coef, l1jax.fit(X, whole, l1jax.L1(0.1)).coef)
@@ -411,7 +411,7 @@ LABELS = np.array(["ja", "nein", "ja", "weiß nicht"] * (N // 4))
 
 
 @pytest.mark.parametrize("kind", [np.asarray, pd.Series, pd.DataFrame, pl.Series, list])
-def test_labels_are_met_with_advice_that_works(kind):
+def test_labels_as_targets_are_errors_whose_advice_works(kind):
     two, three = np.where(LABELS == "ja", "ja", "nein"), LABELS
     for loss in (l1jax.Logistic(), l1jax.Multinomial()):
         with pytest.raises(TypeError, match=r"\(y == 'nein'\)\.astype\(float\)"):

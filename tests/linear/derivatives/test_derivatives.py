@@ -92,8 +92,8 @@ def problem(loss, pen):
             sample_weight=entering["sample_weight"],
             offset=entering["offset"],
         )
-        moved = jnp.sum(direction @ jnp.sin(found.coef)) + 0.7 * jnp.sum(found.intercept**2)
-        return moved + 0.5 * found.objective + 0.3 * found.deviance_explained
+        of_coefs = jnp.sum(direction @ jnp.sin(found.coef)) + 0.7 * jnp.sum(found.intercept**2)
+        return of_coefs + 0.5 * found.objective + 0.3 * found.deviance_explained
 
     return answer, entering
 
@@ -178,12 +178,12 @@ def test_softmax_has_the_derivatives_of_newtons_solutions():
         log = jax.nn.log_softmax(jnp.asarray(X) @ coef + intercept)[np.arange(N), CLASSES]
         return -jnp.sum(weight * log) / jnp.sum(weight) + lam * jnp.sum(signs * coef)
 
-    slope, bend = jax.jit(jax.grad(objective)), jax.jit(jax.hessian(objective))
+    slope, hessian = jax.jit(jax.grad(objective)), jax.jit(jax.hessian(objective))
 
     def theirs(entering):
         u = np.append(np.asarray(center.coef).ravel()[inside], center.intercept)
         for _ in range(6):
-            u = u - np.linalg.lstsq(bend(u, entering), slope(u, entering))[0]
+            u = u - np.linalg.lstsq(hessian(u, entering), slope(u, entering))[0]
         assert np.abs(slope(u, entering)).max() < 1e-14
         return float(answer(*parts(u)))
 
@@ -208,10 +208,10 @@ def closed_form(lam):
     """dβ_S/dλ = −n (X_SᵀX_S)⁻¹ sign(β_S), on centred columns."""
     coef = np.asarray(lasso(lam))
     inside = coef != 0
-    moved = np.zeros(P)
+    derivative = np.zeros(P)
     part = (X - X.mean(axis=0))[:, inside]
-    moved[inside] = -N * np.linalg.solve(part.T @ part, np.sign(coef[inside]))
-    return moved
+    derivative[inside] = -N * np.linalg.solve(part.T @ part, np.sign(coef[inside]))
+    return derivative
 
 
 @pytest.mark.core
@@ -236,7 +236,7 @@ def test_second_derivatives():
     assert jax.jit(jax.hessian(held_out))(lam) == approx(expected, rel=1e-6)
 
 
-def test_batches_of_derivatives_are_those_of_each_strength():
+def test_batches_of_derivatives_are_those_at_each_lam():
     def size(lam):
         return jnp.sum(lasso(lam) ** 2)
 
@@ -277,7 +277,7 @@ def test_lambda_max_has_derivatives():
     assert jax.grad(biggest)(offset) @ move == approx(expected, rel=1e-6)
 
 
-def test_nothing_moves_above_lambda_max_but_the_intercept():
+def test_above_lambda_max_only_the_intercept_has_a_derivative():
     y = jnp.asarray(LOSSES["squared"][1])
     lam = 1.1 * float(l1jax.lambda_max(X, LOSSES["squared"][1], l1jax.L1()))
 
@@ -331,7 +331,7 @@ FEW = {
 
 
 @pytest.mark.parametrize("case", FEW)
-def test_a_few_numbers_have_the_derivatives_of_many(monkeypatch, case):
+def test_derivatives_by_few_scalars_are_those_by_arrays(monkeypatch, case):
     X, y, loss, make, numbers, way = FEW[case]
     taken = []
 

@@ -50,13 +50,13 @@ def test_trend_with_its_square_is_certified(seed):
     assert abs(fit.objective - objective) <= 1e-12
 
 
-def test_such_a_fit_knows_the_deviations_of_its_columns():
+def test_options_hold_the_deviations_of_the_columns_as_given():
     X, y, _ = quadratic_trend(0)
     fit = l1jax.fit(X, y, l1jax.L1(LAM, weights=WEIGHTS), standardize=True)
     np.testing.assert_allclose(fit.options.scale, X.std(axis=0), rtol=1e-12)
 
 
-def test_path_and_cross_validation_of_it_do_not_warn():
+def test_path_and_cross_validation_with_such_columns_do_not_warn():
     X, y, basis = quadratic_trend(0)
     pen = l1jax.L1(weights=WEIGHTS)
     with warnings.catch_warnings():
@@ -121,7 +121,7 @@ def test_logistic_trend_is_maximum_likelihood():
     np.testing.assert_allclose(fit.predict(X), expected.predict(), atol=1e-8)
 
 
-def test_groups_without_a_price_are_solved_alike():
+def test_unpenalised_groups_are_solved_alike():
     X, y, basis = quadratic_trend(3)
     X = X / X.std(axis=0)
     groups, weights = [0, 0, 1, 2, 3, 4, 5, 6], [0.0, 1, 1, 1, 1, 1, 1]
@@ -132,7 +132,7 @@ def test_groups_without_a_price_are_solved_alike():
     np.testing.assert_allclose(fit.coef[2:], coef, atol=1e-5)
 
 
-def test_relaxed_path_of_it_is_least_squares():
+def test_a_relaxed_path_with_such_columns_is_least_squares():
     X, y, _ = quadratic_trend(4)
     path = l1jax.path(X, y, l1jax.L1(weights=WEIGHTS), lams=[1e3, 1e-3])
     relaxed = l1jax.relax(path, X, y)
@@ -146,7 +146,7 @@ def test_relaxed_path_of_it_is_least_squares():
     assert explained > 0
 
 
-def test_start_from_such_a_fit_is_its_own_solution():
+def test_a_start_at_the_solution_stays_there():
     X, y, _ = quadratic_trend(5)
     pen = l1jax.L1(LAM, weights=WEIGHTS)
     first = l1jax.fit(X, y, pen)

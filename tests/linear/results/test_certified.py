@@ -170,7 +170,7 @@ def test_aligned_arrays_are_not_copied():
     assert zero_copy(array).unsafe_buffer_pointer() == array.ctypes.data
 
 
-def test_entries_that_jax_filled_up_with_are_none():
+def test_padding_entries_of_bcoo_are_ignored():
     dense = BCOO.fromdense(jnp.asarray(X))
     halves = (jnp.concatenate([dense.data / 2] * 2), jnp.concatenate([dense.indices] * 2))
     path = l1jax.path(BCOO(halves, shape=dense.shape), Y, l1jax.L1(), n_lams=4)

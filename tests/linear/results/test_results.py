@@ -78,7 +78,7 @@ def test_a_mask_is_what_a_comparison_gives(path):
         (True, TypeError, "integers or booleans"),
     ],
 )
-def test_other_indices_are_refused(path, which, error, message):
+def test_what_is_no_index_is_refused(path, which, error, message):
     with pytest.raises(error, match=message):
         path[which]
 
@@ -90,7 +90,7 @@ def test_traced_indices_choose_and_traced_masks_are_refused(path):
         jax.jit(lambda mask: path[mask].lams)(jnp.ones(L, bool))
 
 
-def test_strengths_in_any_order_are_interpolated_and_taken_up_alike(path):
+def test_a_grid_in_any_order_is_interpolated_and_resumed_alike(path):
     lam = float(path.lams[3] + path.lams[4]) / 2
     mixed = path[RNG.permutation(L)]
     np.testing.assert_array_equal(mixed.at(lam).coef, path.at(lam).coef)
