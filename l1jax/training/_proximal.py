@@ -12,7 +12,7 @@ import optax
 from jax.core import Tracer
 from jaxtyping import Array, Int, PyTree
 
-from .._group_shrinkage import Recipe
+from .._group_shrinkage import Rematerialisation
 from .._sharding import in_auto_axes, is_explicit, specs
 from ..penalties._base import Penalty
 from ._checks import (
@@ -26,7 +26,7 @@ from ._checks import (
 )
 from ._low_precision import in_float32
 from ._metrics import has_one_per_coordinate, resolve
-from ._recipes import Recipes
+from ._rematerialisation import Rematerialiser, RematOf, norms_for, prox_with
 
 
 class ProximalState(NamedTuple):
@@ -206,15 +206,15 @@ def proximal_after(
                     moves, params, _divide(step, metric(inner, params), pen, moves)
                 ), inner
 
-            recipes = Recipes(again, (updates, state.inner, params), inner)
-            moves = after_prox(pen, moves, params, steps, recipes)
+            remats = Rematerialiser(again, (updates, state.inner, params), inner)
+            moves = after_prox(pen, moves, params, steps, remats)
         return moves, ProximalState(increment(state.count), inner, rate_state)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
 def after_prox(
-    penalty: Penalty, moves: PyTree, params: PyTree, step: Any, recipes: Recipes
+    penalty: Penalty, moves: PyTree, params: PyTree, step: Any, remats: Rematerialiser
 ) -> PyTree:
     """Updates to prox(params + moves), and the moves themselves where the prox changes nothing."""
     leaves, tree = jax.tree.flatten(moves, is_leaf=is_none)
@@ -222,10 +222,10 @@ def after_prox(
     there = [_there(p, u) for p, u in zip(old, leaves, strict=True)]
     points = [p for p in old if p is not None]
 
-    def recipe_of(index: int) -> Recipe | None:
-        return recipes.of(index, near=points[index])
+    def remat_of(index: int) -> Rematerialisation | None:
+        return remats.of(index, estimate=points[index])
 
-    new = tree.flatten_up_to(_prox(penalty, tree.unflatten(there), step, recipe_of))
+    new = tree.flatten_up_to(_prox(penalty, tree.unflatten(there), step, remat_of))
     out = [
         u if z is x else _to(x, z, u, p) for u, p, z, x in zip(leaves, old, there, new, strict=True)
     ]
@@ -252,7 +252,7 @@ def _prox(
     penalty: Penalty,
     there: PyTree,
     step: Any,
-    recipe_of: Callable[[int], Recipe | None] | None = None,
+    remat_of: RematOf | None = None,
 ) -> PyTree:
     """The prox; where axes of a mesh are explicit, the compiler places what it needs within."""
     check_step(penalty, step)
@@ -262,11 +262,9 @@ def _prox(
     is_compiled = any(isinstance(z, Tracer) for z in leaves)
     is_mapped = any(getattr(jax.typeof(z), "vma", None) for z in leaves)  # in a shard_map
     norms = None
-    if recipe_of and is_compiled and not is_mapped:
-        norms = penalty.group_norms(there, step, recipe_of)
-    return (
-        penalty.prox(there, step) if norms is None else penalty.prox_given_norms(there, step, norms)
-    )
+    if remat_of and is_compiled and not is_mapped:
+        norms = norms_for(penalty, there, step, remat_of)
+    return prox_with(penalty, there, step, norms)
 
 
 def increment(count: Array) -> Array:
