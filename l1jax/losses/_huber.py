@@ -65,9 +65,9 @@ class Huber(Loss):
         return s * delta / jnp.maximum(jnp.abs(y - eta), delta)
 
     def shifts(self, y: Array, s: Float[Array, " n"]) -> Shifts:
-        """A row pays δ per unit that it is shifted."""
-        price = s * jnp.asarray(self.delta, s.dtype)
-        return Shifts(s, y, price, price)
+        """Shifting the target of a row costs δ per unit."""
+        weight = s * jnp.asarray(self.delta, s.dtype)
+        return Shifts(s, y, weight, weight)
 
     def conjugate(self, y: Array, u: Array, s: Float[Array, " n"]) -> Float[Array, ""]:
         delta = jnp.asarray(self.delta, u.dtype)
