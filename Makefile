@@ -15,10 +15,11 @@ INSTALL = $(PY) -m pip install -qq --no-compile $(if $(CONSTRAINTS),-c $(CONSTRA
 RUN := $(VENV)/.ready
 DEV := $(VENV)/.ready-dev
 NOTEBOOKS := $(VENV)/.ready-notebooks
+DOCS := $(VENV)/.ready-docs
 BENCH := $(VENV)/.ready-bench
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-core float32 lint format types doctest doctest-modules doctest-readme examples notebooks peers bench clean
+.PHONY: help demo test test-core float32 lint format types doctest doctest-modules doctest-pages examples notebooks docs dist peers bench clean
 
 help:  ## say what can be made
 	@grep -hE '^[a-z0-9-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## */\t/' | sort | expand -t 12
@@ -54,13 +55,14 @@ format: $(DEV)  ## mend style and formatting
 types: $(DEV)  ## check types
 	$(PY) -m pyright --pythonpath $(PY)
 
-doctest: doctest-modules doctest-readme  ## run the examples in docstrings and in the README
+doctest: doctest-modules doctest-pages  ## run the examples in docstrings, README and docs
 
 doctest-modules: $(DEV)
 	JAX_ENABLE_X64=1 $(COMPILE_FAST) $(PYTEST) -n auto --doctest-modules l1jax
 
-doctest-readme: $(DEV)
-	JAX_ENABLE_X64=1 $(COMPILE_FAST) $(PY) .ci/readme.py README.md
+doctest-pages: $(DEV)
+	@printf '%s\n' README.md CONTRIBUTING.md docs/*.md docs/coming-from/*.md docs/how-to/*.md | \
+		JAX_ENABLE_X64=1 $(COMPILE_FAST) xargs -P 2 -n 10 $(PY) .ci/pages.py
 
 examples: $(RUN)  ## run every example in its short form
 	@printf '%s\n' examples/*.py | MPLBACKEND=agg $(COMPILE_FAST) xargs -P 2 -I {} $(PY) {} --short
@@ -68,6 +70,14 @@ examples: $(RUN)  ## run every example in its short form
 notebooks: $(NOTEBOOKS)  ## execute every notebook
 	@printf '%s\n' notebooks/*.ipynb | $(COMPILE_FAST) xargs -P 2 -I {} \
 		$(PY) -m nbconvert --to notebook --execute --output-dir .cache/notebooks {}
+
+# Nothing is fetched, no code is run: API pages are made from docstrings, notebooks shown as they are.
+docs: $(DOCS)  ## build the documentation in .cache/site; a warning is an error
+	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet
+	@echo "the documentation: .cache/site/index.html (to search in it: $(PY) -m http.server -d .cache/site)"
+
+dist:  ## build the sdist and the wheel in dist, and try each with the core dependencies alone
+	@PYTHON=$(PYTHON) .ci/dist
 
 peers: $(DEV)  ## run scikit-learn's own tests of linear models against the estimators
 	$(COMPILE_FAST) $(PY) tests/peers/run.py -n auto $(PYTEST_ARGS)
@@ -95,6 +105,10 @@ $(DEV): $(RUN)
 
 $(NOTEBOOKS): $(RUN)
 	@$(INSTALL) '.[sklearn,plot,pandas]' --group notebooks
+	@touch $@
+
+$(DOCS): $(RUN)
+	@$(INSTALL) . --group docs
 	@touch $@
 
 $(BENCH): $(RUN)

@@ -21,6 +21,7 @@ from .linear import (
     register_engine,
     relax,
 )
+from .linear.data._matrix import DataMatrix
 from .losses import (
     Cox,
     Huber,
@@ -88,6 +89,7 @@ __all__ = [
     "Cox",
     "CrossValidated",
     "CrossValidation",
+    "DataMatrix",
     "ElasticNet",
     "Engine",
     "Fit",

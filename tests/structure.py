@@ -24,6 +24,7 @@ ROOMS = [
         "_checks",
         "_groups",
         "_sharding",
+        "_threads",
         "_saving",
     ),
     ("_group_shrinkage", "prox"),

@@ -15,7 +15,8 @@ from .._tracing import frozen, is_differentiable, is_traced
 from .._types import AnyArray
 from ..losses import Loss, SquaredError
 from ..penalties import Penalty
-from .data._inputs import check_max_steps, check_tol, give_back, precision, read, x_dtype
+from .data._inputs import read
+from .data._precision import check_max_steps, check_tol, give_back, precision
 from .derivatives._differentiable import differentiable_fit, differentiable_gradient
 from .engines._engine import Plan, check_engine, choose_engine, prepare_for, solve_plan
 from .host._entry_point import entry_point
@@ -92,7 +93,7 @@ def fit(
     check_engine(engine)
     inputs = read(X, y, pen, loss, sample_weight, offset, init, tol, max_steps)
     pen, loss = inputs.pen, inputs.loss
-    tol = check_tol(tol, x_dtype(inputs.x))
+    tol = check_tol(tol, inputs.x.dtype)
     max_steps = check_max_steps(max_steps)
     with precision(inputs.wants_x64):
         data = data_of(inputs, loss, fit_intercept, standardize)

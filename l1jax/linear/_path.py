@@ -17,7 +17,8 @@ from ..losses import Loss
 from ..penalties import Penalty
 from ._fit import _SQUARED_ERROR, start_point
 from ._grid import check_grid, make_grid
-from .data._inputs import check_max_steps, check_tol, give_back, precision, read, x_dtype
+from .data._inputs import read
+from .data._precision import check_max_steps, check_tol, give_back, precision
 from .derivatives._differentiable import differentiable_fit, moving_parts, with_parts
 from .engines._engine import (
     Engine,
@@ -110,14 +111,10 @@ def path(
     inputs = read(X, y, pen, loss, sample_weight, offset, *others, has_strength=False)
     pen, loss = inputs.pen, inputs.loss
     check_engine(engine)
-    tol_is_given, tol = tol is not None, check_tol(tol, x_dtype(inputs.x))
+    tol_is_given, tol = tol is not None, check_tol(tol, inputs.x.dtype)
     max_steps = check_max_steps(max_steps)
     if resume is not None:
-        check_resume(resume, lams)
-        if is_traced((inputs.x, inputs.y, inputs.weights, inputs.offset, pen)):
-            raise ValueError(
-                "resume needs concrete data: it cannot be taken up inside jit or vmap."
-            )
+        check_resume(resume, lams, (inputs.x, inputs.y, inputs.weights, inputs.offset, pen))
         resume = resume.descending()
         lams = np.asarray(resume.lams)
     grid = check_grid(lams, n_lams, lam_min_ratio)
@@ -142,23 +139,21 @@ def path(
             found = _resumed(solver, resume, plan)
         fits = found.fits
         if is_differentiable((data, pen, grid)):
-            _raise_if_interrupted(fits)  # a part has no derivative
             given = in_given_columns(problem, frozen(data), pen_now)
             fits = _differentiable(fits, given, data, pen, grid)
         fits = dataclasses.replace(fits, loss=loss, options=options)  # one for all lanes
-        found = dataclasses.replace(found, fits=fits)
-        result = give_back(found, inputs.wants_x64)
+        result = give_back(dataclasses.replace(found, fits=fits), inputs.wants_x64)
     warn_if_short(result.status, result.fits, tol)
     return result
 
 
-def _raise_if_interrupted(fits: Fit) -> None:
+def _differentiable(fits: Fit, problem: Problem, data: Data, pen: Penalty, lams: Array) -> Fit:
+    """Returns the fits with their derivatives: one after the other, or as one batch where they are traced.
+
+    Raises: KeyboardInterrupt where the path was interrupted: a part of it has no derivative.
+    """
     if not is_traced(fits.status) and Status.INTERRUPTED in np.asarray(frozen(fits.status)):
         raise KeyboardInterrupt
-
-
-def _differentiable(fits: Fit, problem: Problem, data: Data, pen: Penalty, lams: Array) -> Fit:
-    """The fits with their derivatives: one after the other, or as one batch where they are traced."""
 
     def lane(one: Fit, lam: Array) -> Fit:
         return differentiable_fit(one, problem, data, pen.with_strength(lam))
@@ -179,7 +174,7 @@ def _stack(trees: list[Any]) -> Any:
 
 
 def _resumed(engine: Engine, resume: Path, plan: Plan) -> Path:
-    """An earlier path, certified anew; an engine solves what is missing, from the fit before it."""
+    """Returns an earlier path, certified anew; an engine solves what is missing, from the fit before it."""
     points = known_points(resume, plan.problem)
     found = plan.certified(points.beta, points.intercept, resume.num_steps)
     missing = np.flatnonzero(np.asarray(found.status) != Status.CONVERGED)

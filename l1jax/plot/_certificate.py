@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..linear import Path
-from ..linear.data._inputs import precision, read
+from ..linear.data._inputs import read
+from ..linear.data._precision import precision
 from ..linear.model._prepare import prepare_inputs
 from ..linear.results._records import check_of_these_data
 from ..penalties import L1, Penalty

@@ -22,7 +22,8 @@ from tqdm import tqdm
 from .._checks import check_number
 from .._tables import Shown, Table
 from ..linear import Fit, fit, lambda_max, path
-from ..linear.data._inputs import give_back, precision, read
+from ..linear.data._inputs import read
+from ..linear.data._precision import give_back, precision
 from ..linear.host._entry_point import entry_point
 from ..losses import Loss, SquaredError
 from ..penalties import Penalty

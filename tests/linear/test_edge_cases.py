@@ -313,7 +313,7 @@ def test_a_slice_of_a_path_is_a_path():
     with pytest.raises(IndexError, match="has 6 fits"):
         path[6]
     for bad in (True, 1.0, "a"):
-        with pytest.raises(TypeError, match="indexed by a whole number|__getitem__"):
+        with pytest.raises(TypeError, match="indexed by an integer|__getitem__"):
             path[bad]
     with pytest.raises(TypeError, match="lam must be a number|parameter 'lam'"):
         path.at("a")

@@ -21,6 +21,7 @@ import l1jax
 from l1jax import Status
 from l1jax.linear.engines import _engine, _gradient_steps
 from l1jax.linear.engines.active_set import _working_set
+from l1jax.linear.engines.active_set._options import OPTIONS
 
 N, P, L = 30, 6, 17
 RNG = np.random.default_rng(8)
@@ -50,7 +51,7 @@ def interrupt_after(monkeypatch, fits):
 
     monkeypatch.setattr(_gradient_steps, "advance", advance)
     monkeypatch.setattr(_working_set, "advance", advance)
-    monkeypatch.setattr(_working_set, "_WHOLE_BLOCK", 5)
+    monkeypatch.setattr(OPTIONS, "block_size_all_columns", 5)
 
 
 def interrupted(monkeypatch, X, y, pen, **options):
@@ -124,7 +125,9 @@ def test_with_nothing_done_the_interrupt_goes_through(monkeypatch, name):
 
     X, y, pen, options = CASES[name]
     monkeypatch.setattr("l1jax.linear.engines._gradient_steps.solve_best", stop)
-    monkeypatch.setattr("l1jax.linear.engines.active_set._least_squares.LeastSquares.mover", stop)
+    monkeypatch.setattr(
+        "l1jax.linear.engines.active_set._least_squares.LeastSquares.restricted_solver", stop
+    )
     with pytest.raises(KeyboardInterrupt):
         l1jax.path(X, y, pen, n_lams=L, lam_min_ratio=0.01, **options)
 
@@ -133,9 +136,7 @@ def test_a_single_fit_and_a_derivative_are_all_or_nothing(monkeypatch):
     interrupt_after(monkeypatch, 1)
     with pytest.raises(KeyboardInterrupt):
         jax.grad(lambda y: l1jax.path(X, y, l1jax.L1(), n_lams=L).coefs.sum())(jnp.asarray(Y))
-    monkeypatch.setattr(
-        "l1jax.linear.engines.active_set._working_set._ALL_COLUMNS", 0
-    )  # then a fit walks in blocks
+    monkeypatch.setattr(OPTIONS, "max_columns", 0)  # then a fit is solved in blocks
     with pytest.raises(KeyboardInterrupt):
         l1jax.fit(X, Y, l1jax.L1(0.1))
 

@@ -1,4 +1,4 @@
-"""Tables and series of pandas and polars as arrays, and what to do about what holds no numbers."""
+"""Tables and series of pandas and polars as arrays; advice on columns that are not numeric."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-_SOME = 200  # entries that are looked at to tell what a column of text holds
+_SAMPLE = 200  # entries of a column of text from which its kind is guessed
 
 
 def is_frame(values: Any) -> bool:
@@ -25,14 +25,14 @@ def only_column(table: Any) -> Any:
 
 
 def read_series(series: Any, name: str) -> np.ndarray:
-    """Its entries; numbers that are missing as NaN."""
+    """Returns the entries of a series; missing numbers as NaN."""
     if not _is_numeric(series.dtype):
         return series.to_numpy()
     return read_frame(series.to_frame(), name)[:, 0]
 
 
 def label_advice(values: np.ndarray, name: str) -> str:
-    """How labels, or numbers kept as text, become the numbers that a loss takes."""
+    """Says how labels, or numbers kept as text, become the numbers that a loss takes."""
     entries = [value for value in values.flat if value is not None]
     if entries and all(_is_a_number(value) for value in entries):
         return f"It holds numbers: convert it, for example with {name}.astype(float)."
@@ -47,7 +47,7 @@ def label_advice(values: np.ndarray, name: str) -> str:
 
 
 def read_frame(table: Any, name: str) -> np.ndarray:
-    """Its numbers, missing ones as NaN. Raises: TypeError that says what to do about other columns."""
+    """Returns the numbers of a table, missing ones as NaN. Raises: TypeError with advice on other columns."""
     kinds = list(table.dtypes)
     others = [i for i, kind in enumerate(kinds) if not _is_numeric(kind)]
     if others:
@@ -80,14 +80,14 @@ def _advice(table: Any, name: str, column: Any, kind: Any) -> str:
             f"({place} - {place}.min()).{days}, or drop it."
         )
     if not what.lower().startswith(("cat", "enum")):
-        entries = [value for value in list(table[column])[:_SOME] if value is not None]
-        share = np.mean([_is_a_number(value) for value in entries]) if entries else 0.0
-        if share > 0.5:
+        entries = [value for value in list(table[column])[:_SAMPLE] if value is not None]
+        fraction = np.mean([_is_a_number(value) for value in entries]) if entries else 0.0
+        if fraction > 0.5:
             convert = f"{place}.cast(float, strict=False)"
             if not polars:
-                rest = "" if share == 1 else ', errors="coerce"'
+                rest = "" if fraction == 1 else ', errors="coerce"'
                 convert = f"{place} = pandas.to_numeric({place}{rest})"
-            missing = "" if share == 1 else "; what is none becomes missing"
+            missing = "" if fraction == 1 else "; what is none becomes missing"
             return f"It holds numbers: convert it, for example with {convert}{missing}."
     dummies = (
         f"{name}.to_dummies({column!r})"

@@ -1,27 +1,216 @@
-"""The data matrix as an operator: dense or sparse, centred and scaled without the solver's knowing.
+"""Data matrices as operators: centred and scaled without the solver's knowing what they are made of.
 
-A matrix answers `dot(B)` = X B, `rdot(R)` = XᵀR, and the weighted column moments. A sparse one is
-never densified: its centring is a correction of rank one.
+Every solver works with a `DataMatrix` alone. Dense arrays are one here; sparse ones are in `_sparse`.
 """
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Generic, TypeVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from ..._tracing import frozen
 from ..._types import AnyArray
+from ._host import HostArray, HostMatrix, HostOperator
 
 _WIDE = 64  # columns
-_CONSTANT = 10  # units of rounding of its largest entry: a column that deviates less is constant
+_BLOCK = 64  # columns that moments are taken of at a time
 
 
-class DenseMatrix(eqx.Module):
+class DataMatrix(eqx.Module):
+    """The data X (n, p) as an operator: what a fit asks of it. Subclass it for data that are no array.
+
+    A subclass holds its arrays in fields (whatever is no array in fields that are
+    `equinox.field(static=True)`), and defines
+
+    - `shape` (n, p) and `dtype` (float32 or float64): properties;
+    - `dot(b)`: X b, for b (p,) or (p, k);
+    - `rdot(r)`: Xᵀ r, for r (n,) or (n, k);
+    - `columns(at)`: X[:, at] as a dense array (n, m), for indices `at` (m,).
+
+    These are traced by JAX, so that fits work under `jit`, `vmap` and derivatives by what the matrix
+    is made of. On an accelerator, ask for `precision="highest"` in products of float32. All else
+    follows from them, by blocks of columns: weighted moments, centring and scaling, columns on the
+    host. `fit`, `path`, `lambda_max`, `cross_validate` and `Fit.predict` take such a matrix as X.
+    Its entries are not checked: where some are not finite the status of a fit is `INVALID_INPUT`.
+
+    **Example:**
+
+    ```python
+    >>> import jax.numpy as jnp, numpy as np, l1jax
+    >>> class LowRank(l1jax.DataMatrix):  # X = U V
+    ...     U: jnp.ndarray
+    ...     V: jnp.ndarray
+    ...     shape = property(lambda self: (self.U.shape[0], self.V.shape[1]))
+    ...     dtype = property(lambda self: self.U.dtype)
+    ...     def dot(self, b): return self.U @ (self.V @ b)
+    ...     def rdot(self, r): return self.V.T @ (self.U.T @ r)
+    ...     def columns(self, at): return self.U @ self.V[:, at]
+    >>> rng = np.random.default_rng(0)
+    >>> U, V, y = rng.normal(size=(20, 3)), rng.normal(size=(3, 50)), rng.normal(size=20)
+    >>> fit, dense = (l1jax.fit(X, y, l1jax.L1(0.2)) for X in (LowRank(U, V), U @ V))
+    >>> bool(abs(fit.coef - dense.coef).max() < 1e-8)
+    True
+
+    ```
+    """
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, int]:
+        """(n, p)."""
+
+    @property
+    @abstractmethod
+    def dtype(self) -> Any:
+        """float32 or float64."""
+
+    @abstractmethod
+    def dot(self, b: Any) -> Array:
+        """X b (n, *k), for b (p, *k)."""
+
+    @abstractmethod
+    def rdot(self, r: Any) -> Array:
+        """Xᵀ r (p, *k), for r (n, *k)."""
+
+    @abstractmethod
+    def columns(self, at: Any) -> Array:
+        """X[:, at] (n, m), for indices (m,) from 0 to p − 1."""
+
+    def padded_columns(self, at: Int[Array, " m"]) -> Float[Array, "n m"]:
+        """Some columns; zeros for an index beyond the last."""
+        p = self.shape[1]
+        x = jax.tree.map(jnp.asarray, self)  # NumPy's arrays take no traced indices
+        return jnp.where(at < p, x.columns(jnp.minimum(at, p - 1)), 0)
+
+    def part(self, at: Int[Array, " m"]) -> DenseMatrix:
+        """Some columns as a dense matrix; zeros for an index beyond the last."""
+        return DenseMatrix(self.padded_columns(at))
+
+    def means(self, s: Float[Array, " n"]) -> Float[Array, " p"]:
+        """The weighted means μⱼ = Σᵢ sᵢ xᵢⱼ / Σᵢ sᵢ of the columns."""
+        return self._by_blocks(lambda block: block.means(s))
+
+    def squares(self, s: Float[Array, " n"], centre: Float[Array, " p"]) -> Float[Array, " p"]:
+        """Σᵢ sᵢ (xᵢⱼ − centreⱼ)²."""
+        return self._by_blocks(lambda block, centre: block.squares(s, centre), centre)
+
+    def peaks(self, s: Float[Array, " n"]) -> Float[Array, " p"]:
+        """maxᵢ |xᵢⱼ| over the rows with sᵢ > 0."""
+        return self._by_blocks(lambda block: block.peaks(s))
+
+    def _by_blocks(self, moment: Callable[..., Array], *of_columns: Array) -> Float[Array, " p"]:
+        """A moment of every column, from dense blocks; `of_columns` (p,) are handed to it block by block."""
+        p = self.shape[1]
+        size = min(p, _BLOCK)
+        at = jnp.arange(-(-p // size) * size, dtype=jnp.int32).reshape(-1, size)
+
+        def of_block(at: Array) -> Array:
+            given = (v.at[at].get(mode="fill", fill_value=0) for v in of_columns)
+            return moment(self.part(at), *given)
+
+        return jax.lax.map(of_block, at).reshape(-1)[:p]
+
+    def transform(self, centre: Array, inverse_scale: Array) -> DataMatrix:
+        """(X − 1 centreᵀ) diag(inverse_scale)."""
+        return CentredScaled(self, centre, inverse_scale)
+
+    def with_columns(self, at: np.ndarray, columns: np.ndarray) -> DataMatrix:
+        """The matrix with these columns (n, m) in place of its own at `at`; all are concrete."""
+        return ReplacedColumns(self, jnp.asarray(at), jnp.asarray(columns))
+
+    def astype(self, dtype: Any) -> DataMatrix:
+        """The same matrix in another precision."""
+        return jax.tree.map(
+            lambda leaf: leaf.astype(dtype) if leaf.dtype.kind == "f" else leaf, self
+        )
+
+    def as_array(self) -> AnyArray | None:
+        """The array (n, p) where the matrix is one, else None."""
+        return None
+
+    @property
+    def batches_products(self) -> bool:
+        """Whether a product with many vectors at once takes XLA no more memory than its result."""
+        return True
+
+    def to_host(self) -> HostMatrix:
+        """The matrix for engines on the host, where all is concrete."""
+        return HostOperator(self)
+
+
+M = TypeVar("M", bound=DataMatrix)
+
+
+class CentredScaled(DataMatrix, Generic[M]):
+    """(X − 1μᵀ) diag(1/σ) of a matrix that stays as it is: centring is a correction of rank one."""
+
+    x: M
+    centre: Float[Array, " p"]
+    inverse_scale: Float[Array, " p"]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.x.shape
+
+    @property
+    def dtype(self) -> Any:
+        return self.x.dtype
+
+    @property
+    def batches_products(self) -> bool:
+        return self.x.batches_products
+
+    def dot(self, b: Float[Array, "p *k"]) -> Float[Array, "n *k"]:
+        b = rows(self.inverse_scale, b) * b
+        return self.x.dot(b) - jnp.matmul(self.centre, b, precision="highest")
+
+    def rdot(self, r: Float[Array, "n *k"]) -> Float[Array, "p *k"]:
+        out = self.x.rdot(r) - rows(self.centre, r) * jnp.sum(r, axis=0)
+        return rows(self.inverse_scale, r) * out
+
+    def columns(self, at: Int[Array, " m"]) -> Float[Array, "n m"]:
+        return (self.x.columns(at) - self.centre[at]) * self.inverse_scale[at]
+
+
+class ReplacedColumns(DataMatrix):
+    """A matrix with the columns `values` (n, m) in place of its own at `at`."""
+
+    x: DataMatrix
+    at: Int[Array, " m"]
+    values: Float[Array, "n m"]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.x.shape
+
+    @property
+    def dtype(self) -> Any:
+        return self.x.dtype
+
+    def dot(self, b: Float[Array, "p *k"]) -> Float[Array, "n *k"]:
+        b = jnp.asarray(b)
+        new = jnp.matmul(self.values, b[self.at], precision="highest")
+        return self.x.dot(b.at[self.at].set(0)) + new
+
+    def rdot(self, r: Float[Array, "n *k"]) -> Float[Array, "p *k"]:
+        new = jnp.matmul(self.values.T, r, precision="highest")
+        return self.x.rdot(r).at[self.at].set(new)
+
+    def columns(self, at: Int[Array, " m"]) -> Float[Array, "n m"]:
+        count = len(self.at)
+        place = jnp.full(self.shape[1], count).at[self.at].set(jnp.arange(count))[at]
+        new = self.values.at[:, place].get(mode="fill", fill_value=0)
+        return jnp.where(place < count, new, self.x.columns(at))
+
+
+class DenseMatrix(DataMatrix):
     """An array (n, p)."""
 
     array: Float[AnyArray, "n p"]
@@ -30,6 +219,10 @@ class DenseMatrix(eqx.Module):
     def shape(self) -> tuple[int, int]:
         n, p = self.array.shape
         return n, p
+
+    @property
+    def dtype(self) -> Any:
+        return np.dtype(self.array.dtype)
 
     def dot(self, b: Float[Array, "p *k"]) -> Float[Array, "n *k"]:
         return jnp.matmul(self.array, b, precision="highest")
@@ -40,7 +233,9 @@ class DenseMatrix(eqx.Module):
         return jnp.matmul(self.array.T, r, precision="highest")
 
     def columns(self, at: Int[Array, " m"]) -> Float[Array, "n m"]:
-        """Some columns; zeros for a number beyond the last."""
+        return self.padded_columns(at)
+
+    def padded_columns(self, at: Int[Array, " m"]) -> Float[Array, "n m"]:
         return jnp.asarray(self.array).at[:, at].get(mode="fill", fill_value=0)
 
     def means(self, s: Float[Array, " n"]) -> Float[Array, " p"]:
@@ -50,12 +245,9 @@ class DenseMatrix(eqx.Module):
         return first + rest / jnp.sum(s)
 
     def squares(self, s: Float[Array, " n"], centre: Float[Array, " p"]) -> Float[Array, " p"]:
-        """Σᵢ sᵢ (xᵢⱼ − centreⱼ)²."""
         return self._sum(lambda x, w: w * (x - centre) ** 2, s)
 
     def peaks(self, s: Float[Array, " n"]) -> Float[Array, " p"]:
-        """maxᵢ |xᵢⱼ| over the rows that count."""
-
         def term(x, w):
             return jnp.where(w > 0, jnp.abs(x), 0)
 
@@ -71,10 +263,10 @@ class DenseMatrix(eqx.Module):
         if not self._is_wide:
             return jnp.sum(term(jnp.asarray(self.array), s[:, None]), axis=0)
 
-        # With what rounding lost carried along (Kahan): a plain sum drifts where rows are many.
+        # Compensated summation (Kahan): a plain sum drifts where rows are many.
         def step(carry, row, weight):
-            total, lost = carry
-            more = term(row, weight) - lost
+            total, error = carry
+            more = term(row, weight) - error
             new = total + more
             return new, frozen((new - total) - more)
 
@@ -97,102 +289,16 @@ class DenseMatrix(eqx.Module):
     def transform(self, centre: Array, inverse_scale: Array) -> DenseMatrix:
         return DenseMatrix((self.array - centre) * inverse_scale)
 
+    def with_columns(self, at: np.ndarray, columns: np.ndarray) -> DenseMatrix:
+        array = np.array(self.array)
+        array[:, at] = columns
+        return DenseMatrix(array)
 
-class SparseMatrix(eqx.Module):
-    """Coordinates (row, column, value) of a matrix whose other entries are zero."""
+    def as_array(self) -> AnyArray:
+        return self.array
 
-    data: Float[AnyArray, " nnz"]
-    rows: Int[AnyArray, " nnz"]
-    cols: Int[AnyArray, " nnz"]
-    centre: Float[Array, " p"] | None
-    inverse_scale: Float[Array, " p"] | None
-    shape: tuple[int, int] = eqx.field(static=True)
-
-    def dot(self, b: Float[Array, "p *k"]) -> Float[Array, "n *k"]:
-        b = b if self.inverse_scale is None else rows(self.inverse_scale, b) * b
-        products = rows(self.data, b) * b[self.cols]
-        out = jax.ops.segment_sum(products, self.rows, self.shape[0])
-        if self.centre is None:
-            return out
-        return out - jnp.matmul(self.centre, b, precision="highest")
-
-    def rdot(self, r: Float[Array, "n *k"]) -> Float[Array, "p *k"]:
-        products = rows(self.data, r) * r[self.rows]
-        out = jax.ops.segment_sum(products, self.cols, self.shape[1])
-        if self.centre is not None:
-            out = out - rows(self.centre, r) * jnp.sum(r, axis=0)
-        return out if self.inverse_scale is None else rows(self.inverse_scale, r) * out
-
-    def columns(self, at: Int[Array, " m"]) -> Float[Array, "n m"]:
-        n, p = self.shape
-        place = jnp.full(p, at.size).at[at].set(jnp.arange(at.size), mode="drop")
-        some = jnp.zeros((n, at.size), self.data.dtype)
-        some = some.at[self.rows, place[self.cols]].add(self.data, mode="drop")
-        if self.centre is not None:
-            some = some - self.centre.at[at].get(mode="fill", fill_value=0)
-        if self.inverse_scale is not None:
-            some = some * self.inverse_scale.at[at].get(mode="fill", fill_value=0)
-        return some
-
-    def means(self, s: Float[Array, " n"]) -> Float[Array, " p"]:
-        weights = s[self.rows]
-        first = jax.ops.segment_sum(self.data * weights, self.cols, self.shape[1])
-        stored = weights * (self.data - first[self.cols])
-        rest = jax.ops.segment_sum(stored, self.cols, self.shape[1]) - self._missing(s) * first
-        return first + rest / jnp.sum(s)
-
-    def squares(self, s: Float[Array, " n"], centre: Float[Array, " p"]) -> Float[Array, " p"]:
-        weights = s[self.rows]
-        stored = jax.ops.segment_sum(
-            weights * (self.data - centre[self.cols]) ** 2, self.cols, self.shape[1]
-        )
-        return stored + self._missing(s) * centre**2
-
-    def _missing(self, s: Float[Array, " n"]) -> Float[Array, " p"]:
-        """The weight of the rows in which a column stores nothing; exactly 0 where there are none."""
-        weights = s[self.rows]
-        covered = jax.ops.segment_sum(weights, self.cols, self.shape[1])
-        counts = jax.ops.segment_sum((weights > 0).astype(jnp.int32), self.cols, self.shape[1])
-        return jnp.where(counts < jnp.sum(s > 0), jnp.maximum(jnp.sum(s) - covered, 0), 0)
-
-    def peaks(self, s: Float[Array, " n"]) -> Float[Array, " p"]:
-        sizes = jnp.where(s[self.rows] > 0, jnp.abs(self.data), 0)
-        return jnp.maximum(jax.ops.segment_max(sizes, self.cols, self.shape[1]), 0)
-
-    def transform(self, centre: Array, inverse_scale: Array) -> SparseMatrix:
-        return SparseMatrix(self.data, self.rows, self.cols, centre, inverse_scale, self.shape)
-
-
-class Standardised(NamedTuple):
-    """(X − 1μᵀ) diag(1/σ), and what it takes to come back."""
-
-    x: Any
-    mean: Float[Array, " p"]  # μ: 0 unless centred
-    inverse_scale: Float[Array, " p"]  # 1/σ: 1 unless scaled, and for a column that is constant
-    norms: Float[Array, " p"]  # √Σᵢ sᵢ x̃ᵢⱼ², constants to derivatives
-
-
-def standardise(x: Any, s: Float[Array, " n"], centre: bool, scale: bool) -> Standardised:
-    """Centres and scales the columns as asked.
-
-    σ is the weighted 1/n deviation about the mean, also without centring. A centred column that is
-    rounding becomes one of zeros: its coefficient is what the penalty likes best, which is mostly 0.
-    """
-    zeros = jnp.zeros(x.shape[1], s.dtype)
-    if not centre and not scale:
-        squares = frozen(x).squares(frozen(s), zeros)
-        return Standardised(x, zeros, zeros + 1, jnp.sqrt(squares))
-    means = x.means(s)
-    variance = x.squares(s, means)
-    rounding = _CONSTANT * jnp.finfo(s.dtype).eps * frozen(x).peaks(frozen(s))
-    constant = variance <= rounding**2
-    deviation = jnp.sqrt(jnp.where(constant, 1, variance))
-    inverse_scale = jnp.where(constant, 1, 1 / deviation if scale else 1).astype(s.dtype)
-    squares = frozen(variance if centre else x.squares(s, zeros))
-    mean = means if centre else zeros
-    norms = jnp.sqrt(jnp.where(constant, 0, squares)) * frozen(inverse_scale)
-    x = x.transform(mean, jnp.where(constant, 0, inverse_scale))
-    return Standardised(x, mean, inverse_scale, norms)
+    def to_host(self) -> HostMatrix:
+        return HostArray(np.asarray(self.array))
 
 
 def rows(v: AnyArray, like: AnyArray) -> Array:

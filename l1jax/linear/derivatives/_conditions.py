@@ -1,4 +1,4 @@
-"""What a fit satisfies, as conditions that its derivatives follow from; on some of its features, or all."""
+"""The optimality conditions of a fit, of which its derivatives follow; on its active features, or all."""
 
 from __future__ import annotations
 
@@ -15,68 +15,70 @@ from jaxtyping import Array, Bool, Float, Int
 from ...implicit._dense import direct
 from ...implicit._derivative import Conditions, ConjugateGradients, Solver, solution
 from ...penalties import Penalty
-from ..data._matrix import DenseMatrix
 from ..model._problem import Data, Point, Problem, ScaledData, arrange, structural_masks
 
-_SMALL = 64  # features for which there is always room
+_LEAST_SIZE = 64  # features, to which fewer are padded
 _LARGEST = 4096  # unknowns of a system that is solved with its matrix
 
 
-class Frame(eqx.Module):
-    """Some features among all: where they are, and what the prox sees of the others."""
+class ActiveFeatures(eqx.Module):
+    """The features that can move, as indices; and the fixed arguments of the prox at the others."""
 
     at: Int[Array, " m"]
     z: Float[Array, "p *k"]
     step: Float[Array, "p *k"]
 
 
-class Setting(eqx.Module):
-    """What is known of a problem, as constants: its null model, and which features that may use."""
+class Constants(eqx.Module):
+    """What of a problem derivatives take as constant: its level and null model."""
 
     level: Float[Array, "*k"]
     null: Point
-    free: Bool[Array, "m *k"]
+    unpenalised: Bool[Array, "m *k"]
     is_trivial: Bool[Array, ""]
 
 
 class LinearConditions(Conditions):
-    """β = prox(β − s∘X̃ᵀ∂L), and for the intercept Σ ∂L = 0; on the features of a frame, if given."""
+    """β = prox(β − t∘X̃ᵀ∂L), and for the intercept Σ ∂L = 0; on the active features, where these are given."""
 
     data: Data
     pen: Penalty
     step: Point
-    setting: Setting
-    frame: Frame | None
+    constants: Constants
+    active: ActiveFeatures | None
 
     @property
     def problem(self) -> ScaledData:
-        """The data on the solver's scale, and on the features of the frame."""
+        """The data on the solver's scale, restricted to the active features."""
         data = self.data
-        if self.frame is not None:
-            some = DenseMatrix(data.x.columns(self.frame.at))
-            data = dataclasses.replace(data, x=some)
-        return arrange(data, self.setting.level)
+        if self.active is not None:
+            data = dataclasses.replace(data, x=data.x.part(self.active.at))
+        return arrange(data, self.constants.level)
 
     def answer(self, x: Point) -> Any:
         """The `moving_parts` of a fit."""
         q = self.problem
         coef, intercept = q.to_user(x)
         null = _NullConditions(
-            self.data, Free(self.setting.free), self.step, self.setting, self.frame
+            self.data,
+            UnpenalisedOnly(self.constants.unpenalised),
+            self.step,
+            self.constants,
+            self.active,
         )
-        trivial = self.setting.is_trivial
-        null_deviance = jnp.where(trivial, 1, _lowest(self.setting.null, null))
+        trivial = self.constants.is_trivial
+        null_deviance = jnp.where(trivial, 1, _lowest(self.constants.null, null))
         explained = jnp.where(trivial, 0, 1 - q.deviance(x) / null_deviance)
         strength = self.pen.strength_value
         lam = jnp.asarray(jnp.nan if strength is None else strength)
-        objective = q.smooth(x) + self.pen.value(self._everywhere(x.beta))
-        return self._everywhere(coef), intercept, lam, objective, explained
+        objective = q.smooth(x) + self.pen.value(self._scattered(x.beta))
+        return self._scattered(coef), intercept, lam, objective, explained
 
-    def _everywhere(self, beta: Array) -> Array:
-        frame = self.frame
-        return (
-            beta if frame is None else jnp.zeros_like(frame.z).at[frame.at].set(beta, mode="drop")
-        )
+    def _scattered(self, beta: Array) -> Array:
+        """Coefficients of all features (p, *k); zero unless they are active."""
+        if self.active is None:
+            return beta
+        return jnp.zeros_like(self.active.z).at[self.active.at].set(beta, mode="drop")
 
     def forward(self, x: Point) -> Point:
         q = self.problem
@@ -87,14 +89,14 @@ class LinearConditions(Conditions):
         return Point(beta, intercept - self.step.intercept * jnp.sum(slope, axis=0))
 
     def prox(self, z: Point) -> Point:
-        frame = self.frame
-        if frame is None:
+        active = self.active
+        if active is None:
             return self._with_intercept(
                 self.pen.uniform_prox(z.beta, self._prox_step(self.step.beta)), z
             )
-        beta = frame.z.at[frame.at].set(z.beta, mode="drop")
-        beta = self.pen.uniform_prox(beta, self._prox_step(frame.step))
-        return self._with_intercept(beta.at[frame.at].get(mode="fill", fill_value=0), z)
+        beta = active.z.at[active.at].set(z.beta, mode="drop")
+        beta = self.pen.uniform_prox(beta, self._prox_step(active.step))
+        return self._with_intercept(beta.at[active.at].get(mode="fill", fill_value=0), z)
 
     def _with_intercept(self, beta: Array, z: Point) -> Point:
         has_one = self.data.fit_intercept and self.data.loss.has_intercept
@@ -108,18 +110,18 @@ class LinearConditions(Conditions):
         return jax.tree.map(lambda s: 1 / jnp.sqrt(s), self.step)
 
     def solver(self, x: Point) -> Solver:
-        if self.frame is None or sum(leaf.size for leaf in jax.tree.leaves(x)) > _LARGEST:
+        if self.active is None or sum(leaf.size for leaf in jax.tree.leaves(x)) > _LARGEST:
             return ConjugateGradients()
         return direct(_matrix(self, x))
 
-    def moves_apart(self) -> bool:
-        """Whether the prox moves every coordinate by itself."""
-        every = self.step.beta if self.frame is None else self.frame.z
+    def has_diagonal_jacobian(self) -> bool:
+        """Whether the prox acts on each coordinate alone."""
+        every = self.step.beta if self.active is None else self.active.z
         return self.pen.linear_form(every.shape) is not None
 
 
 class _NullConditions(LinearConditions):
-    """Those of the null model."""
+    """The optimality conditions of the null model."""
 
     def prox(self, z: Point) -> Point:
         return self._with_intercept(self.pen.prox(z.beta), z)
@@ -130,70 +132,73 @@ class _NullConditions(LinearConditions):
 
 
 class NullGradient(_NullConditions):
+    """The optimality conditions of the null model, whose answer is its gradient ∇L."""
+
     def answer(self, x: Point) -> Array:
         q = self.problem
         return q.x.rdot(q.loss.gradient(q.y, q.eta(x), q.s))
 
 
-class Free(Penalty):
-    """The null model's: the features that a penalty leaves free are, all others are held at zero."""
+class UnpenalisedOnly(Penalty):
+    """The penalty of the null model: zero on unpenalised features, which are the only ones allowed."""
 
-    free: Bool[Array, "p *k"]
+    unpenalised: Bool[Array, "p *k"]
     metric = "diagonal"
 
     def value(self, x: Array) -> Array:
         return jnp.zeros((), x.dtype)
 
     def prox(self, z: Array, step: Any = 1.0) -> Array:
-        return jnp.where(self.free, z, 0)
+        return jnp.where(self.unpenalised, z, 0)
 
 
 @eqx.filter_custom_jvp
 def _lowest(x: Point, conditions: LinearConditions) -> Array:
-    """The deviance at x, where the loss is least."""
+    """The deviance at x, the minimiser of the loss."""
     return conditions.problem.deviance(x)
 
 
 @_lowest.def_jvp
-def _move_lowest(primals, tangents):
-    # A minimum moves as its objective does at a fixed point; x itself moves for higher orders.
+def _lowest_jvp(primals, tangents):
+    # The derivative of a minimum is that of its objective at fixed x (envelope theorem); the derivative
+    # of x counts in higher orders.
     x, conditions = primals
     x = solution(x, conditions)
     return eqx.filter_jvp(lambda c: c.problem.deviance(x), (conditions,), (tangents[1],))
 
 
-class _Look(NamedTuple):
+class _Solution(NamedTuple):
+    """A solution on the solver's scale, the step t of its conditions, and which features can move."""
+
     point: Point
     step: Point
-    setting: Setting
-    z: Array  # what the prox sees
-    moving: Bool[Array, " p"]  # what it lets move
+    constants: Constants
+    z: Array  # the argument of the prox
+    can_move: Bool[Array, " p"]  # where the Jacobian of the prox is not zero
 
 
 @eqx.filter_jit
-def look_at(problem: Problem, data: Data, coef: Any, intercept: Any, pen: Penalty) -> _Look:
-    """Where a solution is; the features that can move are seen by moving all of them."""
-    x, step, setting = (
-        problem.from_user(coef, intercept),
-        step_of(problem, pen),
-        setting_of(problem, pen),
-    )
-    conditions = LinearConditions(data, pen, step, setting, None)
-    if conditions.moves_apart():  # what is at zero moves if it is free at zero, wherever z is
-        z = x
+def at_solution(problem: Problem, data: Data, coef: Any, intercept: Any, pen: Penalty) -> _Solution:
+    """Returns a fit on the solver's scale; features can move where a move of all changes their prox."""
+    x = problem.from_user(coef, intercept)
+    step, constants = step_of(problem, pen), constants_of(problem, pen)
+    conditions = LinearConditions(data, pen, step, constants, None)
+    if conditions.has_diagonal_jacobian():
+        z = x  # at zero a feature can move or not, wherever its z is
     else:
         slope = problem.loss.gradient(problem.y, problem.eta(x), problem.s)
         z = Point(x.beta - step.beta * problem.x.rdot(slope), x.intercept)
     move = 1 + jnp.arange(z.beta.size, dtype=z.beta.dtype) % 7 / 8
     move = Point(move.reshape(z.beta.shape), jnp.zeros_like(z.intercept))
     moved = jax.jvp(conditions.prox, (z,), (move,))[1].beta
-    moving = (moved != 0) | (x.beta != 0)
-    return _Look(x, step, setting, z.beta, moving.reshape(moving.shape[0], -1).any(axis=1))
+    can_move = (moved != 0) | (x.beta != 0)
+    can_move = can_move.reshape(can_move.shape[0], -1).any(axis=1)
+    return _Solution(x, step, constants, z.beta, can_move)
 
 
 @eqx.filter_jit
-def framed(look: _Look, at: Any) -> tuple[Point, Point, Setting, Frame]:
-    """The solution, the steps and the setting on the features at these places, and the frame."""
+def restricted(solved: _Solution, at: Any) -> tuple[Point, Point, Constants, ActiveFeatures]:
+    """The solution, its steps and constants, restricted to the features `at`; and these as `ActiveFeatures`."""
 
     def some(full: Array, fill: int = 0) -> Array:
         return full.at[at].get(mode="fill", fill_value=fill)
@@ -201,16 +206,18 @@ def framed(look: _Look, at: Any) -> tuple[Point, Point, Setting, Frame]:
     def some_of(point: Point, fill: int = 0) -> Point:
         return Point(some(point.beta, fill), point.intercept)
 
-    setting = look.setting
-    setting = dataclasses.replace(setting, null=some_of(setting.null), free=some(setting.free))
-    frame = Frame(jnp.asarray(at), look.z, look.step.beta)
-    return some_of(look.point), some_of(look.step, 1), setting, frame
+    constants = solved.constants
+    constants = dataclasses.replace(
+        constants, null=some_of(constants.null), unpenalised=some(constants.unpenalised)
+    )
+    active = ActiveFeatures(jnp.asarray(at), solved.z, solved.step.beta)
+    return some_of(solved.point), some_of(solved.step, 1), constants, active
 
 
 @eqx.filter_jit
-def setting_of(problem: Problem, pen: Penalty) -> Setting:
-    free = structural_masks(pen, problem.coef_shape).unpenalised
-    return Setting(problem.level, problem.null.point, free, problem.null.is_trivial)
+def constants_of(problem: Problem, pen: Penalty) -> Constants:
+    unpenalised = structural_masks(pen, problem.coef_shape).unpenalised
+    return Constants(problem.level, problem.null.point, unpenalised, problem.null.is_trivial)
 
 
 @eqx.filter_jit
@@ -224,41 +231,42 @@ def step_of(problem: Problem, pen: Penalty) -> Point:
 
 @eqx.filter_jit
 def _matrix(conditions: LinearConditions, x: Point) -> Float[Array, "m m"]:
-    """(I − J F′) J in the metric's coordinates."""
+    """(I − J F′) J in coordinates where the metric is the identity, with J and F′ the Jacobians."""
     root, unravel = ravel_pytree(conditions.root(x))
-    z, push_forward = jax.linearize(conditions.forward, x)
-    _, push_prox = jax.linearize(conditions.prox, z)
+    z, forward_jvp = jax.linearize(conditions.forward, x)
+    _, prox_jvp = jax.linearize(conditions.prox, z)
 
     def in_metric(operator: Any) -> Any:
         return lambda v: root * ravel_pytree(operator(unravel(v / root)))[0]
 
     identity = jnp.eye(root.size, dtype=root.dtype)
     q = conditions.problem
-    if isinstance(q.x, DenseMatrix) and not q.responses:  # one product, in place of two
-        columns = jnp.column_stack([q.x.array, jnp.ones_like(q.s)]) / root
-        bent = jax.vmap(q.loss.hessian(q.y, q.eta(x), q.s), 1, 1)(columns)
-        forward = identity - jnp.matmul(columns.T, bent, precision="highest")
+    array = q.x.as_array()
+    if array is not None and not q.responses:  # one product, in place of two
+        columns = jnp.column_stack([array, jnp.ones_like(q.s)]) / root
+        image = jax.vmap(q.loss.hessian(q.y, q.eta(x), q.s), 1, 1)(columns)
+        forward = identity - jnp.matmul(columns.T, image, precision="highest")
     else:
-        forward = jax.vmap(in_metric(push_forward))(identity)
-    if conditions.moves_apart():
-        j = in_metric(push_prox)(jnp.ones_like(root))
+        forward = jax.vmap(in_metric(forward_jvp))(identity)
+    if conditions.has_diagonal_jacobian():
+        j = in_metric(prox_jvp)(jnp.ones_like(root))
         system = jnp.diag(j) - j[:, None] * forward * j
     else:
         # Each is a prox of all features: some at a time.
-        j = jax.lax.map(in_metric(push_prox), identity, batch_size=32)
+        j = jax.lax.map(in_metric(prox_jvp), identity, batch_size=32)
         system = j - jnp.linalg.multi_dot([j, forward, j], precision="highest")
     return (system + system.T) / 2
 
 
-def _room(count: int, p: int) -> int:
-    """Room for so many of p features, from a short list: each one is compiled once."""
-    room = _SMALL if count <= _SMALL else max(2 * _SMALL, 128 * -(-count // 128))
-    return min(room, p)
+def _padded_size(count: int, p: int) -> int:
+    """A size for so many of p features, of a short list: for each one there is a compilation."""
+    size = _LEAST_SIZE if count <= _LEAST_SIZE else max(2 * _LEAST_SIZE, 128 * -(-count // 128))
+    return min(size, p)
 
 
-def places(inside: np.ndarray) -> np.ndarray:
-    """Where these features are, and beyond the last one, room that is compiled once for many counts."""
+def padded_indices(inside: np.ndarray) -> np.ndarray:
+    """The indices of these features, padded by p to a size that many counts share."""
     features, p = np.flatnonzero(inside), len(inside)
-    at = np.full(_room(len(features), p), p, np.int32)
+    at = np.full(_padded_size(len(features), p), p, np.int32)
     at[: len(features)] = features
     return at

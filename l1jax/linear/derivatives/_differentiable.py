@@ -1,4 +1,4 @@
-"""Fits with their derivatives: by the data, the strength, weights and offsets, the numbers in a loss."""
+"""Fits with their derivatives by the data, λ, weights and offsets, and the numbers in penalty and loss."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from ...penalties import Penalty
 from ..model._problem import Data, Point, Problem
 from ..results._fit import Fit
 from ._conditions import (
-    Free,
     LinearConditions,
     NullGradient,
-    framed,
-    look_at,
-    places,
-    setting_of,
+    UnpenalisedOnly,
+    at_solution,
+    constants_of,
+    padded_indices,
+    restricted,
     step_of,
 )
 
-_FEW = 4  # numbers by which derivatives are columns
+_FEW = 4  # traced scalars, by which derivatives are computed as columns
 
 
 def differentiable_fit(found: Fit, problem: Problem, data: Data, pen: Penalty) -> Fit:
@@ -40,21 +40,21 @@ def differentiable_fit(found: Fit, problem: Problem, data: Data, pen: Penalty) -
     found = frozen(found)
     by_all = functools.partial(_with_derivatives, moving_parts(found), found, problem)
     leaves, tree = jax.tree.flatten((data, pen))
-    few = _FewNumbers.among(leaves)
+    few = _TracedScalars.among(leaves)
     if few is None:
         return with_parts(found, by_all(data, pen))
-    return with_parts(found, _by_few_numbers(by_all, found, problem, tree, few))
+    return with_parts(found, _by_scalars(by_all, found, problem, tree, few))
 
 
 def _with_derivatives(
     values: Any, found: Fit, problem: Problem, data: Data, pen: Penalty
 ) -> tuple[Any, ...]:
-    """The moving parts, whatever it is that has derivatives."""
+    """The parts, with derivatives by whatever is traced."""
     return answer(values, *_conditions(found, problem, data, pen))
 
 
 def moving_parts(fit: Fit) -> tuple[Any, ...]:
-    """What of a fit has derivatives."""
+    """The parts of a fit that have derivatives."""
     return fit.coef, fit.intercept, fit.lam, fit.objective, fit.deviance_explained
 
 
@@ -64,41 +64,41 @@ def with_parts(fit: Fit, parts: tuple[Any, ...]) -> Fit:
 
 def differentiable_gradient(problem: Problem, data: Data, pen: Penalty) -> Array:
     """The gradient of the null model, with its derivatives."""
-    setting = setting_of(problem, frozen(pen))
+    constants = constants_of(problem, frozen(pen))
     step = step_of(problem, frozen(pen))
-    conditions = NullGradient(data, Free(setting.free), step, setting, None)
+    conditions = NullGradient(data, UnpenalisedOnly(constants.unpenalised), step, constants, None)
     return answer(problem.null.gradient, problem.null.point, conditions)
 
 
 def _conditions(
     found: Fit, problem: Problem, data: Data, pen: Penalty
 ) -> tuple[Point, LinearConditions]:
-    """A solution and what it satisfies; on the features that can move, where values are known."""
-    look = look_at(problem, frozen(data), found.coef, found.intercept, frozen(pen))
-    everything = LinearConditions(data, pen, look.step, look.setting, None)
-    if is_traced((look, data, pen)):
-        return look.point, everything
-    at = places(np.asarray(look.moving))
-    point, step, setting, frame = framed(look, at)
-    return point, LinearConditions(data, pen, step, setting, frame)
+    """A solution and its optimality conditions; on the features that can move, where values are known."""
+    solved = at_solution(problem, frozen(data), found.coef, found.intercept, frozen(pen))
+    everything = LinearConditions(data, pen, solved.step, solved.constants, None)
+    if is_traced((solved, data, pen)):
+        return solved.point, everything
+    at = padded_indices(np.asarray(solved.can_move))
+    point, step, constants, active = restricted(solved, at)
+    return point, LinearConditions(data, pen, step, constants, active)
 
 
-def _inside(found: Fit) -> np.ndarray:
-    """Which features are in, (p,); on the host."""
+def _support(found: Fit) -> np.ndarray:
+    """The support (p,), on the host."""
     coef = np.asarray(found.coef) != 0
     return coef.reshape(len(coef), -1).any(axis=1)
 
 
-class _FewNumbers(NamedTuple):
-    """Numbers by which there are derivatives, among leaves of which all values are known."""
+class _TracedScalars(NamedTuple):
+    """The traced scalars to differentiate by; every other leaf is concrete."""
 
     known: list[Any]
     which: tuple[int, ...]
     numbers: tuple[Any, ...]
 
     @classmethod
-    def among(cls, leaves: list[Any]) -> _FewNumbers | None:
-        """Those of these leaves; None where there are more, or arrays, or values are not known."""
+    def among(cls, leaves: list[Any]) -> _TracedScalars | None:
+        """The traced scalars among the leaves; None where there are many, or arrays, or values are unknown."""
         which = tuple(i for i, leaf in enumerate(leaves) if isinstance(leaf, Tracer))
         numbers = tuple(leaves[i] for i in which)
         if not 0 < len(which) <= _FEW or any(np.shape(number) != () for number in numbers):
@@ -109,13 +109,13 @@ class _FewNumbers(NamedTuple):
         return cls(known, which, numbers)
 
 
-def _by_few_numbers(
-    by_all: Callable[..., Any], found: Fit, problem: Problem, tree: Any, few: _FewNumbers
+def _by_scalars(
+    by_all: Callable[..., Any], found: Fit, problem: Problem, tree: Any, few: _TracedScalars
 ) -> tuple[Any, ...]:
-    """The moving parts, differentiated by a few numbers: a column for each, from one compiled call.
+    """The parts with derivatives by a few scalars: a column for each, from one compiled call.
 
-    A derivative of the derivative, and a solution on whose edge other features can move, take the
-    way of all.
+    A derivative of the derivative, and a solution on whose edge other features can move, are left to
+    `by_all`.
     """
     values = as_arrays(moving_parts(found))
 
@@ -127,7 +127,7 @@ def _by_few_numbers(
     @parts.defjvp
     def move(numbers: Any, moves: Any) -> Any:
         if not is_differentiable(numbers):
-            at = places(_inside(found))
+            at = padded_indices(_support(found))
             columns, is_enough = _columns(problem, tree, few.known, few.which, values, at)
             if is_enough:
                 return values, _combined(columns, moves)
@@ -166,18 +166,18 @@ def _replaced(
 def _columns(
     problem: Problem, tree: Any, known: list[Any], which: tuple[int, ...], values: Any, at: Any
 ) -> tuple[Any, Array]:
-    """How the moving parts move with each number; and whether no other feature can move."""
+    """The derivative of the parts by each scalar; and whether no feature beyond `at` can move."""
     data, pen = jax.tree.unflatten(tree, known)
     coef, intercept, *_ = values
-    look = look_at(problem, data, coef, intercept, pen)
-    point, step, setting, frame = framed(look, at)
-    inside = jnp.zeros_like(look.moving).at[at].set(True, mode="drop")
+    solved = at_solution(problem, data, coef, intercept, pen)
+    point, step, constants, active = restricted(solved, at)
+    within = jnp.zeros_like(solved.can_move).at[at].set(True, mode="drop")
 
     def move(i: int) -> Any:
         def parts_at(number: Array) -> Any:
             data, pen = _replaced(tree, known, (i,), (number,))
-            return answer(values, point, LinearConditions(data, pen, step, setting, frame))
+            return answer(values, point, LinearConditions(data, pen, step, constants, active))
 
         return jax.jvp(parts_at, (known[i],), (jnp.ones_like(known[i]),))[1]
 
-    return [move(i) for i in which], ~jnp.any(look.moving & ~inside)
+    return [move(i) for i in which], ~jnp.any(solved.can_move & ~within)

@@ -17,7 +17,7 @@ from ..results._path import Path
 from ..results._records import Knots
 from ..results._resume import unreached
 from ._engine import Engine, Plan, with_some
-from .active_set._state import NumericalBreakdown
+from .active_set._path_point import NumericalBreakdown
 from .active_set._working_set import FollowerOptions, follow_path, follow_to, has_knots, supports
 
 _MOST = 600  # rows or columns up to which the host is faster than an accelerator's gradient steps

@@ -22,13 +22,13 @@ from ..host._columns import GramColumns
 from ..host._path_solution import PathSolution
 from ..model._prepare import prepare_data
 from ..model._problem import Data, Point, Problem
-from ..model._unpenalised import in_orthonormal_basis
+from ..model._unpenalised_basis import in_orthonormal_basis
 from ..results._certified import report_path
 from ..results._fit import Fit
 from ..results._path import Path
 from ..results._resume import Known
 from .active_set._gram_compression import compress
-from .active_set._state import NumericalBreakdown
+from .active_set._path_point import NumericalBreakdown
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,10 +15,11 @@ from jaxtyping import Array, Bool, Float, Int
 from ..._status import Status
 from ...composite._step import ProxGradState, advance, start
 from ...penalties import Penalty
-from ..data._inputs import default_tolerance
+from ..data._precision import default_tolerance
 from ..model._certificate import certify, is_inside
-from ..model._newton import identified, newton_step, polish_intercept
+from ..model._newton import newton_step
 from ..model._problem import Outcome, Point, Problem
+from ..model._unpenalised_newton import identified, polish_intercept
 
 _FIRST_PERIOD = 10  # FISTA steps before the first certificate
 _LONGEST_PERIOD = 320
@@ -74,7 +75,7 @@ def solve(problem: Problem, pen: Penalty, init: Point, tol: Array, max_steps: Ar
     3. the certificates of both; 4. the better one is kept, and FISTA restarts from a Newton step that gained
     an order of magnitude.
     """
-    method = _Method(problem, pen, tol, max_steps, problem.metric(pen))
+    method = _Method(problem, pen, tol, max_steps, problem.metric(pen), problem.max_step(pen))
     first = method.first_round(init)
 
     def body(carry: tuple[_Round, Array]) -> tuple[_Round, Array]:
@@ -93,6 +94,7 @@ class _Method(NamedTuple):
     tol: Array
     max_steps: Array
     metric: Point
+    max_step: Point  # of the prox
 
     @property
     def wants_exact(self) -> Array:
@@ -163,8 +165,9 @@ class _Method(NamedTuple):
         count = jnp.minimum(round_.period, self.max_steps - round_.state.num_steps)
 
         def step(_: Array, state: ProxGradState) -> ProxGradState:
-            smooth, limits = self.problem.smooth, self.problem.max_step(self.pen)
-            moved = advance(smooth, self.prox, state, metric=self.metric, max_step=limits)
+            moved = advance(
+                self.problem.smooth, self.prox, state, metric=self.metric, max_step=self.max_step
+            )
             return _where(state.failed, state, moved)
 
         return jax.lax.fori_loop(0, count, step, round_.state)

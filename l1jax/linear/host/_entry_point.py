@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
 from ..._sharding import in_auto_axes
-from ._threads import one_thread
+from ..._threads import one_thread
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -1,4 +1,4 @@
-"""What a follower of a path hands over: its solutions along the grid, on the scale of the solver."""
+"""What an engine on the host returns: its solutions along the grid, on the solver's scale."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ._columns import Columns
 
 
 class Knot(NamedTuple):
-    """A strength at which a feature enters or leaves, and the solution there."""
+    """A λ at which a feature enters or leaves, and the nonzero coefficients of the solution there."""
 
     lam: float
     features: np.ndarray
@@ -18,14 +18,14 @@ class Knot(NamedTuple):
 
 
 class PathSolution(NamedTuple):
-    """Solutions along the grid, on the solver's scale, and the knots where all were asked for."""
+    """The solutions along the grid, and the knots of an engine that keeps them."""
 
     betas: np.ndarray  # (L, p, *k)
     intercepts: np.ndarray  # (L, *k)
     num_steps: np.ndarray  # (L,)
-    num_solved: int  # the first so many strengths are solved; the rest hold the last solution
+    num_solved: int  # the first so many are solved; the rest repeat the last solution
     knots: list[Knot]
     interrupted: bool = False  # by the user: what is solved is what there is
-    gradients: np.ndarray | None = None  # −∇L (L, p, *k), where the walk looked at all columns
+    neg_gradients: np.ndarray | None = None  # −∇L (L, p, *k), where they are known for all columns
     columns: Columns | None = None  # that were asked for
-    has_free: bool = True  # whether there may be features without a price
+    has_unpenalised: bool = True  # whether there may be unpenalised features

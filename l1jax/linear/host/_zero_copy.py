@@ -19,13 +19,13 @@ _ALIGNMENT = 64  # bytes
 
 
 def aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    """An array of zeros, to be filled before it is shared."""
+    """An array of zeros, to be filled before `zero_copy`."""
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     memory = np.zeros(size + _ALIGNMENT, np.uint8)
     begin = -memory.ctypes.data % _ALIGNMENT
     return memory[begin : begin + size].view(dtype).reshape(shape)
 
 
-def share(array: AnyArray) -> Array:
-    """The array for JAX: not a copy, where that can be; it must not be written to any more."""
+def zero_copy(array: AnyArray) -> Array:
+    """The array for JAX, without a copy where that can be; it must not be written to any more."""
     return jax.device_put(array, may_alias=True)

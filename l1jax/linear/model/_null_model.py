@@ -10,7 +10,6 @@ from ..._tracing import frozen
 from ...losses import Loss
 from ...penalties import Penalty
 from ..data._matrix import rows
-from ._newton import fit_free
 from ._problem import (
     ROUNDING,
     Data,
@@ -21,6 +20,7 @@ from ._problem import (
     arrange,
     structural_masks,
 )
+from ._unpenalised_newton import fit_unpenalised
 
 
 def prepare(data: Data, pen: Penalty) -> Problem:
@@ -34,11 +34,11 @@ def with_null(data: ScaledData, pen: Penalty) -> Problem:
 
 
 def fit_null(data: ScaledData, pen: Penalty) -> NullModel:
-    """Fits the intercept and the features that the penalty leaves free at any strength."""
+    """Fits the intercept and the features that are unpenalised at every λ."""
     y, s, loss = data.y, data.s, data.loss
     zero = jnp.zeros(data.coef_shape, y.dtype)
-    free = structural_masks(pen, zero.shape).unpenalised & rows(data.norms > 0, zero)
-    null = fit_free(data, Point(zero, jnp.zeros(data.responses, y.dtype)), free)
+    unpenalised = structural_masks(pen, zero.shape).unpenalised & rows(data.norms > 0, zero)
+    null = fit_unpenalised(data, Point(zero, jnp.zeros(data.responses, y.dtype)), unpenalised)
     eta = data.eta(null)
     deviance = loss.deviance(y, eta, s)
     return NullModel(
@@ -46,7 +46,7 @@ def fit_null(data: ScaledData, pen: Penalty) -> NullModel:
         gradient=data.x.rdot(loss.gradient(y, eta, s)),
         deviance=deviance,
         is_trivial=deviance <= _rounding(loss, y, eta, s, data.level),
-        unpenalised=jnp.all(free.reshape(free.shape[0], -1), axis=1),
+        unpenalised=jnp.all(unpenalised.reshape(unpenalised.shape[0], -1), axis=1),
     )
 
 
@@ -65,12 +65,12 @@ def _rounding(loss: Loss, y: Array, eta: Array, s: Array, level: Array) -> Array
 
 
 def null_lambda_max(problem: Problem, pen: Penalty) -> Array:
-    """λmax: the critical strength of the null model's gradient."""
+    """λmax, from the gradient of the null model."""
     return pen.lambda_max(gradient_to_explain(problem))
 
 
 def gradient_to_explain(problem: Problem) -> Array:
-    """The gradient of the null model, on the columns that count; 0 where it explains everything."""
+    """The gradient of the null model, zero on constant columns and where the null model fits exactly."""
     counts = rows(problem.norms > 0, problem.null.gradient)
     return jnp.where(counts & ~problem.null.is_trivial, problem.null.gradient, 0)
 

@@ -15,7 +15,7 @@ from ...penalties import Penalty
 from ..data._inputs import Inputs
 from ._null_model import prepare
 from ._problem import Data, Problem
-from ._unpenalised import in_orthonormal_basis
+from ._unpenalised_basis import in_orthonormal_basis
 
 
 def data_of(inputs: Inputs, loss: Loss, fit_intercept: bool, standardize: bool) -> Data:

@@ -20,7 +20,8 @@ from ...composite._step import limited
 from ...losses import Loss
 from ...penalties import Penalty
 from ...penalties._base import longest_step
-from ..data._matrix import rows, standardise
+from ..data._matrix import DataMatrix, rows
+from ..data._standardise import standardise
 
 ROUNDING = 4  # units of it that equal numbers may differ by
 _POWER_STEPS = 12  # of power iteration; backtracking repairs what it underestimates
@@ -44,7 +45,7 @@ class Outcome(eqx.Module):
 class ScaledData(eqx.Module):
     """The data of a fit on the solver's scale: everything that no penalty has a say in."""
 
-    x: Any  # X̃, centred and scaled as asked
+    x: DataMatrix  # X̃, centred and scaled as asked
     y: Float[Array, "n ..."]  # encoded by the loss: mostly like η
     s: Float[Array, " n"]
     offset: Float[Array, "n *k"]
@@ -124,11 +125,11 @@ class NullModel(eqx.Module):
     gradient: Float[Array, "p *k"]  # ∇L there
     deviance: Float[Array, ""]
     is_trivial: Bool[Array, ""]  # it fits to rounding: nothing is left to explain
-    unpenalised: Bool[Array, " p"]  # its features, whatever the strength
+    unpenalised: Bool[Array, " p"]  # its features, at every λ
 
 
 class Problem(ScaledData):
-    """Data, loss and null model; everything about a fit that does not depend on the strength."""
+    """Data, loss and null model: everything about a fit that does not depend on λ."""
 
     null: NullModel
     basis: Any  # an `UnpenalisedBasis` in place of some columns of the data, or None
@@ -171,7 +172,7 @@ class Problem(ScaledData):
 class Data(eqx.Module):
     """What enters a fit, as it was given; `weights` need not sum to one yet."""
 
-    x: Any
+    x: DataMatrix
     y: Float[AnyArray, "n ..."]
     weights: Float[AnyArray, " n"]
     offset: Float[AnyArray, "n *k"]
@@ -235,7 +236,7 @@ def arrange(data: Data, level: Any = None) -> ScaledData:
 
 
 def structural_masks(pen: Penalty, shape: tuple[int, ...]) -> Any:
-    """The masks at strength one: what weights of 0 and inf say, whatever the strength is."""
+    """The masks at λ = 1: what weights of 0 and inf say, at every λ."""
     if hasattr(pen, pen.strength):
         pen = pen.with_strength(1.0)
     return pen.masks(shape)

@@ -1,7 +1,8 @@
-"""What is said of a solution: its coefficients on the user's scale, and the certificate of exactly those."""
+"""Fits of solutions: coefficients on the user's scale, and the certificate of exactly those."""
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -12,25 +13,24 @@ from jaxtyping import Array, Float
 
 from ..._status import Status
 from ...penalties import Penalty
-from ..data._matrix import SparseMatrix
-from ..host._columns import Columns, HostSparse
+from ..host._columns import Columns
 from ..host._path_solution import PathSolution
-from ..host._zero_copy import aligned, share
-from ..model._certificate import certify
-from ..model._newton import polish_intercept
+from ..host._zero_copy import aligned, zero_copy
+from ..model._certificate import Certificate, certify
 from ..model._problem import Outcome, Point, Problem
+from ..model._unpenalised_newton import polish_intercept
 from ._fit import Fit
 
 _LANES = 5  # of a sparse problem at once in XLA: a product takes memory for every entry and lane
-_FEW_LANES = 25  # at once where all products are known: what they need in between is small
-_TURN = 25  # lanes whose gradients are taken at once on the host
+_MANY_LANES = 25  # at once where all products are known: what they need in between is small
+_BATCH = 25  # lanes whose gradients are computed at once on the host
 
 
 class Products(NamedTuple):
-    """The two products with X that a certificate takes; None where it has to take them itself."""
+    """The two products with X̃ that a certificate needs; None where it has to compute them itself."""
 
-    fitted: Any = None  # Xβ
-    descent: Any = None  # −∇L = −Xᵀ of the slope there, the intercept polished
+    fitted: Any = None  # X̃β
+    neg_gradient: Any = None  # −∇L = −X̃ᵀ slope, where the intercept is the best one
 
 
 _NONE = Products()
@@ -45,37 +45,14 @@ def report(
     known: Products = _NONE,
     absorb: bool = True,
 ) -> Fit:
-    """Coefficients on the user's scale, the certificate of exactly those, and what it says."""
+    """Returns the fit of what a solve found, certified; its status says whether it meets `tol`."""
     coef, intercept = problem.to_user(outcome.point)
-    returned = problem.from_user(coef, intercept)
-    fitted = known.fitted
-    if fitted is None:
-        fitted = problem.x.dot(returned.beta)
-    # The intercept is rounded where means are large. The dual point needs the exact one; what that
-    # gains is added to the gap, so that the bound is of what is returned.
-    balanced = polish_intercept(problem, returned, fitted)
-    found = certify(problem, pen, balanced, fitted, known.descent, absorb)
-    seen = fitted
-    if problem.basis is not None:
-        seen = problem.basis.fitted(problem.x, returned.beta, coef)
-    more = problem.smooth(returned, seen) - problem.smooth(balanced, fitted)
-    lost = jnp.maximum(more, 0)
-    if problem.basis is not None:
-        slope = problem.loss.gradient(problem.y, problem.eta(returned, seen), problem.s)
-        lost += jnp.sum(jnp.abs(slope) * problem.basis.rounding(coef))
-    found = eqx.tree_at(
-        lambda c: (c.objective, c.gap, c.deviance),
-        found,
-        (found.objective + more, found.gap + lost, found.deviance + more),
-    )
-    relative = found.relative_gap + jnp.where(
-        problem.null.is_trivial, 0, lost / problem.null.deviance
-    )
-    found = eqx.tree_at(lambda c: c.relative_gap, found, relative)
-    short = (outcome.status == Status.CONVERGED) & ~(found.measure <= tol)
-    status = jnp.where(short, Status.PRECISION_LIMIT, outcome.status).astype(jnp.int32)
-    null = jnp.where(problem.null.is_trivial, 1, problem.null.deviance)
-    explained = jnp.where(problem.null.is_trivial, 0, 1 - found.deviance / null)
+    found = _certificate_of(problem, pen, coef, intercept, known, absorb)
+    is_short = (outcome.status == Status.CONVERGED) & ~(found.measure <= tol)
+    status = jnp.where(is_short, Status.PRECISION_LIMIT, outcome.status).astype(jnp.int32)
+    null = problem.null
+    explained = 1 - found.deviance / jnp.where(null.is_trivial, 1, null.deviance)
+    explained = jnp.where(null.is_trivial, 0, explained)
     coef, intercept, found, explained = jax.tree.map(
         lambda leaf: jnp.where(problem.is_valid, leaf, jnp.nan), (coef, intercept, found, explained)
     )
@@ -98,8 +75,38 @@ def report(
     )
 
 
+def _certificate_of(
+    problem: Problem, pen: Penalty, coef: Array, intercept: Array, known: Products, absorb: bool
+) -> Certificate:
+    """Certifies coefficients on the user's scale, with what rounding has made of them.
+
+    The intercept is rounded where means are large, but the dual point needs the best one. The point that
+    is certified has that; what it gains in objective is added to the gap of what is returned.
+    """
+    returned = problem.from_user(coef, intercept)
+    fitted = problem.x.dot(returned.beta) if known.fitted is None else known.fitted
+    best = polish_intercept(problem, returned, fitted)
+    found = certify(problem, pen, best, fitted, known.neg_gradient, absorb)
+    in_given = fitted
+    if problem.basis is not None:
+        in_given = problem.basis.fitted(problem.x, returned.beta, coef)
+    rise = problem.smooth(returned, in_given) - problem.smooth(best, fitted)
+    rounding = jnp.maximum(rise, 0)
+    if problem.basis is not None:
+        slope = problem.loss.gradient(problem.y, problem.eta(returned, in_given), problem.s)
+        rounding += jnp.sum(jnp.abs(slope) * problem.basis.rounding(coef))
+    null = problem.null
+    return dataclasses.replace(
+        found,
+        objective=found.objective + rise,
+        gap=found.gap + rounding,
+        relative_gap=found.relative_gap + jnp.where(null.is_trivial, 0, rounding / null.deviance),
+        deviance=found.deviance + rise,
+    )
+
+
 def strength_or_nan(pen: Penalty, dtype: Any) -> Array:
-    """The strength of a penalty; NaN where it has none."""
+    """The strength λ of a penalty; NaN where it has none."""
     return jnp.asarray(jnp.nan if pen.strength_value is None else pen.strength_value, dtype)
 
 
@@ -114,18 +121,17 @@ def report_path(
     tol: Any,
     names: Any,
 ) -> Fit:
-    """The fits of the solutions that a walk found; all is concrete."""
+    """Returns the fits of solutions along a grid, certified; all is concrete."""
     dtype = problem.y.dtype
     betas, intercepts = (np.asarray(part, dtype) for part in (solution.betas, solution.intercepts))
-    # In another basis, what comes back from the user's scale is known to no engine.
+    # In another basis, no engine knows the products of what comes back from the user's scale.
     is_plain = problem.basis is None
     known = _host_products(problem, solution, betas, intercepts) if is_plain else _NONE
     steps = np.asarray(solution.num_steps, np.int32)
-    inputs = jax.tree.map(share, (lams, betas, intercepts, steps, known))
+    inputs = jax.tree.map(zero_copy, (lams, betas, intercepts, steps, known))
     arguments = (problem, pen, inputs, tol, names)
-    if (
-        not solution.has_free
-    ):  # a program that absorbs nothing takes half of the time, and mostly does
+    # A program that absorbs nothing takes half of the time, and mostly is enough.
+    if not solution.has_unpenalised:
         fits = _lanes(*arguments, absorb=False)
         if np.isfinite(fits.gap).all():
             return fits
@@ -142,41 +148,38 @@ def _lanes(problem: Problem, pen: Penalty, inputs: Any, tol: Any, names: Any, ab
 
     count, known = len(inputs[0]), inputs[-1]
     if known.fitted is not None and not absorb:
-        batch = _share_of(count)
+        batch = _divisor(count)
     else:
-        batch = _LANES if isinstance(problem.x, SparseMatrix) else count
+        batch = count if problem.x.batches_products else _LANES
     return jax.lax.map(lane, inputs, batch_size=batch)
 
 
-def _share_of(count: int) -> int:
-    """How many lanes at once: if there is one, a number that leaves no rest to compile for."""
-    shares = [size for size in range(_LANES, _FEW_LANES + 1) if count % size == 0]
-    return max(shares, default=_FEW_LANES)
+def _divisor(count: int) -> int:
+    """The number of lanes at once; a divisor of `count` if there is one, so that one program serves all."""
+    return max((n for n in range(_LANES, _MANY_LANES + 1) if count % n == 0), default=_MANY_LANES)
 
 
 def _host_products(
     problem: Problem, solution: PathSolution, betas: np.ndarray, intercepts: np.ndarray
 ) -> Products:
-    """What the host knows of the products with X, or finds faster than XLA: all with a sparse X."""
-    descent = solution.gradients
-    if descent is not None:
-        descent = descent.astype(betas.dtype, copy=False)
-    by_host = isinstance(problem.x, SparseMatrix) and jax.default_backend() == "cpu"
-    if problem.responses or not (by_host or descent is not None):
-        return Products(descent=descent)
+    """The products that the engine knows, or that the host computes faster than XLA (of a sparse X)."""
+    neg_gradient = solution.neg_gradients
+    if neg_gradient is not None:
+        neg_gradient = neg_gradient.astype(betas.dtype, copy=False)
+    by_host = not problem.x.batches_products and jax.default_backend() == "cpu"
+    if problem.responses or not (by_host or neg_gradient is not None):
+        return Products(neg_gradient=neg_gradient)
     columns = solution.columns or Columns(problem)
     at = np.flatnonzero(betas.any(axis=0))
     fitted = aligned((len(betas), len(columns.s)), betas.dtype)
     fitted[:] = columns.matrix.part_of(at).dot(columns.returned(at, betas[:, at].T)).T
-    if descent is None:
-        x = columns.matrix
-        assert isinstance(x, HostSparse)
-        descent = aligned(betas.shape, betas.dtype)
-        for begin in range(0, len(betas), _TURN):
-            some = slice(begin, begin + _TURN)
+    if neg_gradient is None:
+        neg_gradient = aligned(betas.shape, betas.dtype)
+        for begin in range(0, len(betas), _BATCH):
+            some = slice(begin, begin + _BATCH)
             slopes = np.asarray(_slopes(problem, intercepts[some], fitted[some]), np.float64)
-            x.rdot(np.ascontiguousarray(-slopes.T), descent[some])
-    return Products(fitted, descent)
+            columns.matrix.rdot(np.ascontiguousarray(-slopes.T), neg_gradient[some])
+    return Products(fitted, neg_gradient)
 
 
 @eqx.filter_jit

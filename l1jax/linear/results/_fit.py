@@ -12,7 +12,9 @@ from jaxtyping import Array
 from ..._saving import savable_result, save
 from ..._tables import Shown, Summary, Table
 from ..._types import AnyArray
-from ..data._inputs import give_back, precision, read_matrix, read_vector, x64_is_on, x_dtype
+from ..data._arrays import read_vector
+from ..data._precision import give_back, precision, x64_is_on
+from ..data._read_matrix import read_matrix
 from ..host._entry_point import entry_point
 from ._frames import fit_frame
 from ._records import FitRecord
@@ -56,7 +58,7 @@ class Fit(Shown, FitRecord):
         x, names = read_matrix(X)
         _check_columns(x.shape, names, p, self.feature_names)
         wants_x64 = isinstance(self.coef, np.ndarray) and self.coef.dtype == np.float64
-        wants_x64 &= not x64_is_on() and x_dtype(x) == np.float64
+        wants_x64 &= not x64_is_on() and x.dtype == np.float64
         with precision(wants_x64):
             eta = _link(x, self.coef, self.intercept, self.several_responses)
             if offset is not None:

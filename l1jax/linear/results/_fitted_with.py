@@ -1,4 +1,4 @@
-"""Whether a later call asks the same question as the fits that it is given."""
+"""The options of earlier fits, for a later call that must ask the same question."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ARRAYS = ("sample_weight", "offset")
 def options_for(
     fits: FitRecord, name: str, X: Any, *, fit_intercept: Any, sample_weight: Any, offset: Any
 ) -> FitOptions:
-    """The options of some fits; what is passed here goes first. `name`: of the argument that holds them.
+    """Returns the options of some fits; what is passed here goes first. `name` is the argument of the fits.
 
     Raises: ValueError where an option is not known, or belongs to another number of rows than X has.
     """

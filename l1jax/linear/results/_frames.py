@@ -24,7 +24,7 @@ _OF_FITS = (
 
 
 def fit_frame(fit: FitRecord, intercept: bool) -> Any:
-    """A row per feature."""
+    """Returns a row per feature."""
     pandas = pandas_for(fit, fit.status, 0)
     names, values = _named(fit, intercept)
     columns = ["coef"]
@@ -35,7 +35,7 @@ def fit_frame(fit: FitRecord, intercept: bool) -> Any:
 
 
 def path_frame(path: PathRecord, intercept: bool) -> Any:
-    """A row per strength, a column per feature."""
+    """Returns a row per λ, a column per feature."""
     pandas = pandas_for(path, path.status, 1)
     names, values = _named(path.fits, intercept)
     columns = pandas.Index(names, name="feature")
@@ -47,7 +47,7 @@ def path_frame(path: PathRecord, intercept: bool) -> Any:
 
 
 def fits_frame(path: PathRecord) -> Any:
-    """A row per strength: what is known of its fit."""
+    """Returns a row per λ, with what is known of its fit."""
     pandas = pandas_for(path, path.status, 1)
     columns: dict[str, Any] = {name: np.asarray(getattr(path.fits, name)) for name in _OF_FITS}
     columns["status"] = [Status(int(status)).name for status in path.status]

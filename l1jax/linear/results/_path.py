@@ -77,10 +77,10 @@ class Path(Shown, PathRecord[Fit]):
         if lam == lams[after - 1]:
             return self[after - 1]
         before, next_ = self[after - 1], self[after]
-        share = (lams[after - 1] - lam) / (lams[after - 1] - lams[after])
+        fraction = (lams[after - 1] - lam) / (lams[after - 1] - lams[after])
         nan = np.asarray(np.nan, lams.dtype)
-        coef = before.coef + share * (next_.coef - before.coef)
-        intercept = before.intercept + share * (next_.intercept - before.intercept)
+        coef = before.coef + fraction * (next_.coef - before.coef)
+        intercept = before.intercept + fraction * (next_.intercept - before.intercept)
         if self.knots is not None:
             coef, intercept = self.knots.at(lam)
         return eqx.tree_at(
@@ -98,14 +98,14 @@ class Path(Shown, PathRecord[Fit]):
         )  # fmt: skip
 
     def descending(self) -> Path:
-        """The same fits in the order of falling strengths, in which every new path is."""
+        """Returns the same fits in the order of descending λ, as every new path has them."""
         return self[np.argsort(-np.asarray(self.lams), kind="stable")]
 
     def _pick(self, pick: Any) -> Fit:
-        def is_shared(leaf: Any) -> bool:
+        def is_common(leaf: Any) -> bool:
             return isinstance(leaf, Loss | FitOptions)  # one serves the whole path
 
-        return jax.tree.map(lambda x: x if is_shared(x) else pick(x), self.fits, is_leaf=is_shared)
+        return jax.tree.map(lambda x: x if is_common(x) else pick(x), self.fits, is_leaf=is_common)
 
     def to_frame(self, kind: str = "coefs", intercept: bool = False) -> Any:
         """The path as a pandas DataFrame, a row per strength, which is its index, "lam".
@@ -135,7 +135,7 @@ savable_result(Path)
 
 
 def read_index(i: Any, length: int) -> Any:
-    """Which fits of a path: a slice, one whole number, or a vector of them or of truths."""
+    """Which fits of a path: a slice, one integer, or a vector of integers or booleans."""
     if isinstance(i, slice):
         if not len(range(*i.indices(length))):
             raise IndexError(f"the path has {length} fits, none of them in {i}.")
@@ -148,7 +148,7 @@ def read_index(i: Any, length: int) -> Any:
         or (which.size and not is_whole and not (is_mask and which.ndim))
     ):
         raise TypeError(
-            "a path is indexed by a whole number, a slice, or a vector of whole numbers or truths, "
+            "a path is indexed by an integer, a slice, or a vector of integers or booleans, "
             f"got {i!r}."
         )
     if which.ndim and is_mask and which.shape != (length,):

@@ -50,7 +50,7 @@ AFit = TypeVar("AFit", bound=FitRecord)
 
 
 class Knots(eqx.Module):
-    """Where the active set of a path changes: the path is straight between these strengths.
+    """The values of λ where the active set of a path changes; the path is straight between them.
 
     `lams` (K,), descending, from the start of the path to the end of the grid; `coefs` (K, p) and
     `intercepts` (K,) on the scale of the data.
@@ -64,14 +64,14 @@ class Knots(eqx.Module):
         return self.lams.shape[0]
 
     def at(self, lam: float) -> tuple[Any, Any]:
-        """Coefficients and intercept at a strength between the first and the last knot."""
+        """Returns coefficients and intercept at a λ between the first and the last knot."""
         lams = np.asarray(self.lams)
         after = int(np.clip(np.searchsorted(-lams, -lam), 1, len(lams) - 1))
         step = lams[after - 1] - lams[after]
-        share = (lams[after - 1] - lam) / step if step > 0 else 0.0
+        fraction = (lams[after - 1] - lam) / step if step > 0 else 0.0
 
         def between(values: AnyArray) -> Any:
-            return values[after - 1] + share * (values[after] - values[after - 1])
+            return values[after - 1] + fraction * (values[after] - values[after - 1])
 
         return between(self.coefs), between(self.intercepts)
 
@@ -84,7 +84,7 @@ class PathRecord(eqx.Module, Generic[AFit]):
 
     @property
     def lams(self) -> AnyArray:
-        """The strengths, (L,), descending."""
+        """The grid λ, (L,), descending."""
         return self.fits.lam
 
     @property
@@ -119,7 +119,7 @@ class PathRecord(eqx.Module, Generic[AFit]):
 
     @property
     def deviance_explained(self) -> AnyArray:
-        """The share of the null deviance that each fit explains, (L,).
+        """The fraction of the null deviance that each fit explains, (L,).
 
         For squared error it is R², where the null model is the intercept: features that are not
         penalised belong to the null model.

@@ -1,4 +1,4 @@
-"""A path that was stopped before its end: what it holds, and where it goes on."""
+"""Paths that were stopped before their end: marking what is missing, and resuming."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Bool
 
 from ..._status import Status
+from ..._tracing import is_traced
 from ..model._problem import Point, Problem
 from ._fit import Fit
 from ._path import Path
@@ -20,7 +21,7 @@ _KEPT = {"lam", "num_steps", "status", "loss", "feature_names", "several_respons
 
 
 class Known(NamedTuple):
-    """The solution at some strength, on the solver's scale, to walk on from."""
+    """The solution at some λ, on the solver's scale, to resume from."""
 
     lam: float
     point: Point
@@ -40,13 +41,16 @@ def unreached(fits: Fit, where: Bool[np.ndarray, " L"]) -> Fit:
     return dataclasses.replace(fits, num_steps=blank("num_steps", 0), status=status, **numbers)
 
 
-def check_resume(resume: Any, lams: Any) -> None:
+def check_resume(resume: Any, lams: Any, data: Any) -> None:
+    """Raises unless it is a path, and the call brings concrete data and no grid of its own."""
     if not isinstance(resume, Path):
         raise TypeError(
             f"resume must be a path, such as l1jax.load(file) gives back, got {type(resume).__name__}."
         )
     if lams is not None:
         raise ValueError("resume brings its own grid: leave lams out.")
+    if is_traced(data):
+        raise ValueError("resume needs concrete data: it cannot be taken up inside jit or vmap.")
 
 
 def known_points(resume: Path, problem: Problem) -> Point:

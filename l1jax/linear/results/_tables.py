@@ -1,4 +1,4 @@
-"""Fits and paths as tables to look at."""
+"""Fits and paths as tables to print."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def fit_table(fit: FitRecord) -> Table:
         rows.append((f"... {len(inside) - _FEATURES} more", ""))
     title = (
         f"Fit: {len(inside)} of {len(names)} features in, {Status(int(fit.status)).name}, relative gap "
-        f"{float(fit.relative_gap):.1e}, deviance explained {_share(fit.deviance_explained)}"
+        f"{float(fit.relative_gap):.1e}, deviance explained {_three_digits(fit.deviance_explained)}"
     )
     return Table(title, ("feature", "coefficient"), tuple(rows), left=(0,))
 
@@ -119,21 +119,21 @@ def path_table(path: PathRecord, most: int = _FITS) -> Table:
         (
             f"{float(path.lams[i]):.5g}",
             str(int(path.n_nonzero[i])),
-            _share(path.deviance_explained[i]),
+            _three_digits(path.deviance_explained[i]),
             f"{float(path.relative_gaps[i]):.1e}",
             Status(int(path.status[i])).name,
         )
         for i in shown
     ]
     title = f"Path: {len(path)} fits ({len(shown)} shown)"
-    unfinished = int(np.sum(np.asarray(path.status) == Status.INTERRUPTED))
-    if unfinished:
-        title += f", unfinished: {unfinished} not reached"
+    missing = int(np.sum(np.asarray(path.status) == Status.INTERRUPTED))
+    if missing:
+        title += f", unfinished: {missing} not reached"
     header = ("lam", "features", "explained", "rel. gap", "status")
     return Table(title, header, tuple(rows), left=(4,))
 
 
-def _share(value: Any) -> str:
+def _three_digits(value: Any) -> str:
     """Three digits; what rounding has left below zero is zero."""
     return f"{round(float(value), 3) + 0.0:.3f}"
 

@@ -19,7 +19,8 @@ from ...losses import Loss
 from ...penalties import Penalty
 from .._fit import _SQUARED_ERROR
 from .._grid import check_grid, make_grid
-from ..data._inputs import Inputs, check_max_steps, check_tol, give_back, precision, read, x_dtype
+from ..data._inputs import Inputs, read
+from ..data._precision import check_max_steps, check_tol, give_back, precision
 from ..engines._engine import (
     ENGINES,
     Engine,
@@ -36,7 +37,7 @@ from ..host._entry_point import entry_point
 from ..model._null_model import prepare
 from ..model._prepare import data_of, prepare_inputs
 from ..model._problem import Data, Problem
-from ..model._unpenalised import in_orthonormal_basis
+from ..model._unpenalised_basis import in_orthonormal_basis
 from ..results._fit import Fit
 from ..results._options import FitOptions, options_of
 from ..results._path import Path
@@ -132,32 +133,30 @@ def cross_validate(
             "cross_validate needs concrete data: under jit or grad use l1jax.tune, or jax.vmap of "
             "l1jax.fit over sample_weight."
         )
-    tol, max_steps = check_tol(tol, x_dtype(inputs.x)), check_max_steps(max_steps)
+    tol, max_steps = check_tol(tol, inputs.x.dtype), check_max_steps(max_steps)
     grid = check_grid(lams, n_lams, lam_min_ratio)
     which = _checked_splits(inputs, n_folds, folds, groups, n_repeats, seed)
     with precision(inputs.wants_x64):
-        scored = read_score(
-            score, higher_is_better, loss, np.asarray(inputs.y), np.shape(inputs.offset)
-        )
+        targets = (inputs.loss, np.asarray(inputs.y), np.shape(inputs.offset))
+        scored = read_score(score, higher_is_better, *targets)
         gammas_ = (1.0,) if gammas is None else check_gammas(gammas)
         data = data_of(inputs, inputs.loss, fit_intercept, standardize)
         problems = _FoldProblems(inputs, data, which, engine)
         problem, gram = problems.of_all()
         grid = make_grid(problem, inputs.pen, grid, n_lams, lam_min_ratio, inputs.x.shape)
-        plan = Plan(
-            problem, inputs.pen, grid, problem.null.point, tol, max_steps, inputs.names, gram=gram
-        )
+        limits = (tol, max_steps, inputs.names)
+        plan = Plan(problem, inputs.pen, grid, problem.null.point, *limits, gram=gram)
         options = options_of(inputs, data, problem, sample_weight, offset)
         solver = _FoldSolver(plan, choose_engine(engine, plan), options)
         path = solver.path(problem, gram)
         held_out = [HeldOut(inputs, which, scored) for _ in gammas_]
         _validate(solver, problems, held_out, gammas_, progress)
-        variants = relaxed(problem, path.fits, gammas_)
-        results = tuple(
+        variants = zip(held_out, relaxed(problem, path.fits, gammas_), gammas_, strict=True)
+        results = (
             one.result(path if gamma == 1 else Path(fits), n_repeats, gamma)
-            for one, fits, gamma in zip(held_out, variants, gammas_, strict=True)
+            for one, fits, gamma in variants
         )
-        found = give_back(best_of(results), inputs.wants_x64)
+        found = give_back(best_of(tuple(results)), inputs.wants_x64)
     held_out[0].warn(path, tol)
     return found
 

@@ -11,7 +11,6 @@ import numpy as np
 
 from ..._status import Status
 from ..data._inputs import Inputs
-from ..host._columns import host_rows
 from ..results._fit import Fit
 from ..results._path import Path
 from ..results._warning import warn_if_short
@@ -27,7 +26,7 @@ class HeldOut:
         self.y, self.offset = np.asarray(inputs.y), np.asarray(inputs.offset)
         self.weights = np.asarray(inputs.weights) / np.sum(inputs.weights)
         self.loss, self.score, self.which = inputs.loss, score, which
-        self.rows = host_rows(inputs.x)
+        self.x = inputs.x.to_host()
         self.is_started = False
 
     def evaluate(self, i: int, fits: Fit) -> tuple[np.ndarray, np.ndarray]:
@@ -61,15 +60,13 @@ class HeldOut:
     def predictors(self, rows: np.ndarray, fits: Fit) -> np.ndarray:
         """η of some rows by every fit, (m, L, *k), by the columns that any of them uses."""
         coefs = np.asarray(fits.coef)
-        some = self.rows[np.flatnonzero(rows)]
         used = np.flatnonzero(coefs.any(axis=tuple(i for i in range(coefs.ndim) if i != 1)))
         if 2 * len(used) > coefs.shape[1]:  # to pick them would cost more than it saves
             used = np.arange(coefs.shape[1])
-        else:
-            some = some[:, used]
         columns = np.moveaxis(coefs[:, used], 1, 0)
         shape = columns.shape[1:]
-        eta = (some @ columns.reshape(len(used), math.prod(shape))).reshape(-1, *shape)
+        columns = columns.reshape(len(used), math.prod(shape))
+        eta = self.x.rows_dot(np.flatnonzero(rows), used, columns).reshape(-1, *shape)
         eta += np.asarray(fits.intercept)
         eta += self.offset[rows][:, None]
         return eta.astype(self.offset.dtype, copy=False)

@@ -11,8 +11,8 @@ import scipy.special
 
 from ..._checks import check_number
 from ...penalties import Penalty, Ridge
-from ..data._inputs import precision, read
-from ..host._columns import host_rows
+from ..data._inputs import read
+from ..data._precision import precision
 from ..host._entry_point import entry_point
 from ..results._fit import Fit
 from ..results._fitted_with import options_for
@@ -151,9 +151,7 @@ def information_criterion(
 def _ranks(x: Any, supports: np.ndarray, counts: np.ndarray, intercept: bool) -> np.ndarray:
     """The rank of the columns of each support, and of the intercept."""
     used = np.flatnonzero(supports.any(axis=0))
-    columns = host_rows(x)[:, used]
-    columns = np.asarray(columns.toarray() if scipy.sparse.issparse(columns) else columns, float)
-    columns = columns[counts]
+    columns = x.to_host().part_of(used).dense()[counts]
     if intercept:
         columns = columns - columns.mean(axis=0)
     size = np.linalg.norm(columns, axis=0)

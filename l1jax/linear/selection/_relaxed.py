@@ -13,8 +13,9 @@ import scipy.linalg
 
 from ..._checks import check_number
 from ..._status import Status
-from ..data._inputs import give_back, precision, read
-from ..engines.active_set._prox_newton import ProxNewton
+from ..data._inputs import read
+from ..data._precision import give_back, precision
+from ..engines.active_set._host_loss import HostLoss
 from ..host._columns import Columns
 from ..host._entry_point import entry_point
 from ..model._prepare import prepare_inputs
@@ -159,7 +160,7 @@ class _Newton:
     """Newton's method for the unpenalised fit of some of the columns, on the host."""
 
     def __init__(self, problem: Problem):
-        self.problem, self.columns, self.loss_terms = problem, Columns(problem), ProxNewton(problem)
+        self.problem, self.columns, self.loss_terms = problem, Columns(problem), HostLoss(problem)
         slope = np.abs(np.asarray(problem.null.gradient)).max(initial=0)
         self.enough = _ENOUGH * float(slope)
 

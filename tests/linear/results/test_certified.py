@@ -9,10 +9,12 @@ from jax.experimental.sparse import BCOO
 
 import l1jax
 from l1jax.linear.data._inputs import read
-from l1jax.linear.engines.active_set import _working_set
-from l1jax.linear.host._columns import HostSparse
+from l1jax.linear.data._sparse import HostSparse
+from l1jax.linear.engines.active_set._least_squares import LeastSquares
+from l1jax.linear.engines.active_set._options import OPTIONS
+from l1jax.linear.host._columns import GramColumns
 from l1jax.linear.host._path_solution import PathSolution
-from l1jax.linear.host._zero_copy import aligned, share
+from l1jax.linear.host._zero_copy import aligned, zero_copy
 from l1jax.linear.model._prepare import prepare_inputs
 from l1jax.linear.results import _certified
 
@@ -35,14 +37,18 @@ def report(problem, **known):
     rng = np.random.default_rng(1)
     betas = rng.normal(size=(L, P)) * (rng.random((L, P)) < 0.2)
     intercepts = np.zeros(L) if known else rng.normal(size=L)
-    walk = PathSolution(betas, intercepts, np.zeros(L, int), L, [])
-    if known.get("looks"):
-        columns = _working_set.GramColumns(problem)
+    solution = PathSolution(betas, intercepts, np.zeros(L, int), L, [])
+    if known.get("gradients"):
+        columns = GramColumns(problem)
         columns.require(np.arange(P))
-        looks = np.empty((L, P))
-        columns.gradients([(np.flatnonzero(beta), beta[beta != 0]) for beta in betas], looks)
-        walk = walk._replace(gradients=looks, columns=columns)
-    return _certified.report_path(problem, l1jax.L1(), jnp.geomspace(1, 0.01, L), walk, 1e-6, None)
+        neg_gradients = np.empty((L, P))
+        columns.gradients(
+            [(np.flatnonzero(beta), beta[beta != 0]) for beta in betas], neg_gradients
+        )
+        solution = solution._replace(neg_gradients=neg_gradients, columns=columns)
+    return _certified.report_path(
+        problem, l1jax.L1(), jnp.geomspace(1, 0.01, L), solution, 1e-6, None
+    )
 
 
 @pytest.mark.parametrize("fit_intercept", [True, False])
@@ -50,9 +56,10 @@ def report(problem, **known):
 def test_products_on_the_host_are_those_of_the_standardised_matrix(
     monkeypatch, fit_intercept, standardize
 ):
-    monkeypatch.setattr("l1jax.linear.host._columns._BLOCK", 7)  # the last block is smaller
+    monkeypatch.setattr("l1jax.linear.data._sparse._BLOCK", 7)  # the last block is smaller
     options = {"fit_intercept": fit_intercept, "standardize": standardize}
-    host = HostSparse(problem_of(scipy.sparse.csr_array(X), **options))
+    host = problem_of(scipy.sparse.csr_array(X), **options).x.to_host()
+    assert isinstance(host, HostSparse)
     assert len(host.blocks) == 6
     weights = WEIGHTS / WEIGHTS.sum()
     means = weights @ X
@@ -84,41 +91,41 @@ def test_the_products_of_the_host_give_the_certificates_of_xla(loss, standardize
 
 
 @pytest.mark.parametrize("make", [np.asarray, scipy.sparse.csc_array])
-def test_a_look_at_all_columns_is_of_the_coefficients_that_are_returned(make):
+def test_gradients_of_all_columns_are_those_of_the_returned_coefficients(make):
     problem = problem_of(make(X))
-    known, alone = report(problem, looks=True), report(problem, looks=False)
+    known, alone = report(problem, gradients=True), report(problem, gradients=False)
     for one, other in zip(jax.tree.leaves(known), jax.tree.leaves(alone), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-12)
 
 
 @pytest.fixture
 def selective(monkeypatch):
-    """A walk that takes some columns into its working set, where it would take all."""
-    monkeypatch.setattr(_working_set, "_ALL_COLUMNS", 0)
-    monkeypatch.setattr(_working_set, "_NEXT_IN_LINE", 8)
+    """An engine whose working sets are some of the columns, where all would be few enough."""
+    monkeypatch.setattr(OPTIONS, "max_columns", 0)
+    monkeypatch.setattr(OPTIONS, "min_candidates", 8)
 
 
-def test_a_path_takes_no_product_with_a_sparse_matrix_but_its_looks(monkeypatch, selective):
-    taken, looks = [], []
-    rdot, gradients = HostSparse.rdot, _working_set.LeastSquares.gradients
+def test_a_path_takes_no_product_with_a_sparse_matrix_but_its_kkt_checks(monkeypatch, selective):
+    taken, checked = [], []
+    rdot, gradients = HostSparse.rdot, LeastSquares.neg_gradients
 
     def counted(self, residuals, out):
         taken.append(residuals.shape[1])
         rdot(self, residuals, out)
 
-    def looked(self, states, out):
-        looks.append(len(states))
-        gradients(self, states, out)
+    def counting(self, points, out):
+        checked.append(len(points))
+        gradients(self, points, out)
 
     monkeypatch.setattr(HostSparse, "rdot", counted)
-    monkeypatch.setattr(_working_set.LeastSquares, "gradients", looked)
+    monkeypatch.setattr(LeastSquares, "neg_gradients", counting)
     path = l1jax.path(scipy.sparse.csc_array(X), Y, l1jax.L1(), n_lams=25)
-    assert taken == looks and sum(looks) >= 25
+    assert taken == checked and sum(checked) >= 25
     assert (np.asarray(path.relative_gaps) <= 1e-12).all()
 
 
 @pytest.mark.parametrize("make", [np.asarray, scipy.sparse.csc_array])
-def test_features_without_a_price_are_certified(monkeypatch, selective, make):
+def test_unpenalised_features_are_certified(monkeypatch, selective, make):
     calls, kept, lanes = [], [], _certified._lanes
 
     def counted(*arguments, absorb):
@@ -135,7 +142,7 @@ def test_features_without_a_price_are_certified(monkeypatch, selective, make):
     # A program that absorbs nothing would fail at the rounding of their gradients: it is not tried.
     assert calls == [True]
     assert np.isinf(lanes(*kept[0], absorb=False).gap).any()
-    l1jax.path(make(X), Y, l1jax.L1(), lams=lams, standardize=True)  # all have a price: it serves
+    l1jax.path(make(X), Y, l1jax.L1(), lams=lams, standardize=True)  # all are penalised: it serves
     assert calls == [True, False]
     assert (np.asarray(path.status) == l1jax.Status.CONVERGED).all()
     assert (np.asarray(path.relative_gaps) <= 1e-9).all()
@@ -144,11 +151,11 @@ def test_features_without_a_price_are_certified(monkeypatch, selective, make):
 
 @pytest.mark.float32
 @pytest.mark.parametrize("make", [np.asarray, scipy.sparse.csc_array])
-def test_single_precision_is_certified_by_looks_too(monkeypatch, selective, make):
+def test_single_precision_is_certified_by_known_gradients_too(monkeypatch, selective, make):
     lanes = _certified._lanes
 
     def known(problem, pen, inputs, *rest, **options):
-        assert inputs[-1].descent.dtype == jnp.float32
+        assert inputs[-1].neg_gradient.dtype == jnp.float32
         return lanes(problem, pen, inputs, *rest, **options)
 
     monkeypatch.setattr(_certified, "_lanes", known)
@@ -157,10 +164,10 @@ def test_single_precision_is_certified_by_looks_too(monkeypatch, selective, make
     assert (np.asarray(path.relative_gaps) <= 1e-5).all()
 
 
-def test_what_is_aligned_is_shared_and_not_copied():
+def test_aligned_arrays_are_not_copied():
     array = aligned((300, 7), np.float64)
     array[:] = 1
-    assert share(array).unsafe_buffer_pointer() == array.ctypes.data
+    assert zero_copy(array).unsafe_buffer_pointer() == array.ctypes.data
 
 
 def test_entries_that_jax_filled_up_with_are_none():

@@ -71,11 +71,11 @@ def test_a_mask_is_what_a_comparison_gives(path):
         (np.ones(L + 1, bool), IndexError, "12 fits, and the mask 13 entries"),
         ([0, L], IndexError, "12 fits, got index 12"),
         ([0, -L - 1], IndexError, "got index -13"),
-        ([0.0, 1.0], TypeError, "whole numbers or truths"),
-        ((0, 1), TypeError, "whole numbers or truths"),
-        ([[0, 1]], TypeError, "whole numbers or truths"),
-        ("0", TypeError, "whole numbers or truths"),
-        (True, TypeError, "whole numbers or truths"),
+        ([0.0, 1.0], TypeError, "integers or booleans"),
+        ((0, 1), TypeError, "integers or booleans"),
+        ([[0, 1]], TypeError, "integers or booleans"),
+        ("0", TypeError, "integers or booleans"),
+        (True, TypeError, "integers or booleans"),
     ],
 )
 def test_other_indices_are_refused(path, which, error, message):

@@ -1,8 +1,8 @@
-"""Tall least squares without its rows.
+"""Tall least squares by its Gram matrix, without its rows.
 
-Least squares sees the rows only through their moments: the means and the mean products of columns
-and target. A problem of p + 1 rows with the same moments has the same solutions, objectives and
-gaps, so that one symmetric product is all that the rows are needed for.
+Least squares depends on the rows only through their moments: the means and the mean products of
+columns and target. A problem of p + 1 rows with the same moments has the same solutions, objectives
+and gaps, so that the rows are needed for one symmetric product only.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ import numpy as np
 from jax.core import Tracer
 from scipy.linalg import get_lapack_funcs
 
+from ...._threads import gram
 from ....losses import Loss
 from ....penalties import Penalty
 from ...data._matrix import DenseMatrix
 from ...host._columns import GramColumns
-from ...host._threads import gram
 from ...model._null_model import with_null
 from ...model._problem import Data, Problem, ScaledData
 from ._working_set import has_group_weights, has_penalty_weights, supports
 
-_TALL = 2  # rows per column, from where on
+_TALL = 2  # rows per column, from which on the rows are replaced
 _MANY_COLUMNS = 2000  # a Gram matrix of 32 MB
-_KEPT = 1e-3  # of a column's mean square: with less about its mean, centring costs too many digits
-_KEPT_OF_A_PART = 1e-6  # of a column's variance: with less, a difference has lost too many
-_CONSTANT = 100  # units of rounding that a constant column may vary by
-_SAFE = 1e-5  # the least pivot for a factor without exchanges
+_MIN_VARIANCE = 1e-3  # fraction of a mean square: with less, centring costs too many digits
+_MIN_REMAINDER = 1e-6  # fraction of a column's variance: with less, a difference has too few
+_CONSTANT = 100  # units of rounding by which a constant column may vary
+_MIN_PIVOT = 1e-5  # for a factor without pivoting
 _potrf, _pstrf = get_lapack_funcs(("potrf", "pstrf"), dtype=np.float64)
 
 
 class Moments(NamedTuple):
-    """Sums over some rows, weighted: of 1, of the columns with the target last, of their products."""
+    """Weighted sums over some rows: of 1, of p columns and the target (last), of their products."""
 
     weight: float
     sums: np.ndarray  # (p + 1,)
@@ -43,7 +43,7 @@ class Moments(NamedTuple):
 
     @classmethod
     def of(cls, x: np.ndarray, target: np.ndarray, s: np.ndarray) -> Moments:
-        """Those of some rows, with their weights."""
+        """Returns the moments of some rows, with sample weights s."""
         p = x.shape[1]
         products = np.empty((p + 1, p + 1))
         of_columns = products[:p, :p]
@@ -64,7 +64,7 @@ class Moments(NamedTuple):
         return Moments(*(a - b for a, b in zip(self, other, strict=True)))
 
     def centred(self, centre: bool) -> tuple[np.ndarray, np.ndarray]:
-        """Means, and mean products about them; about zero unless `centre`."""
+        """Returns the means, and the mean products about them; about zero unless `centre`."""
         products = self.products / self.weight
         if not centre:
             return np.zeros_like(self.sums), products
@@ -73,51 +73,55 @@ class Moments(NamedTuple):
         return mean, products
 
     def squares(self, centre: bool) -> np.ndarray:
-        """Mean squares about the means; about zero unless `centre`."""
+        """Returns the mean squares about the means; about zero unless `centre`."""
         squares = self.products.diagonal() / self.weight
         return squares - (self.sums / self.weight) ** 2 if centre else squares
 
 
 class KnownGram(GramColumns):
-    """All columns, whose Gram matrix is known beforehand."""
+    """All columns of a problem without rows: `products` (p + 1, p + 1) hold their Gram matrix."""
 
     def __init__(self, problem: Problem, products: np.ndarray, centre: float):
         del problem
         p = len(products) - 1
-        self.matrix = None  # of rows that are not needed
+        self.matrix = None  # there are no rows
         self.gram, self.linear = products[:p, :p], products[:p, p]
         self.place, self.count, self.known, self.centre = np.arange(p), p, p, centre
 
 
 class TallRows:
-    """The rows of tall least squares, about a point at which their moments keep their digits."""
+    """The rows of tall least squares, shifted to where their moments keep their digits."""
 
     def __init__(self, data: Data):
         weights, y, offset = (
             np.asarray(v, np.float64) for v in (data.weights, data.y, data.offset)
         )
         self.fit_intercept, self.standardize = data.fit_intercept, data.standardize
-        self.x = np.asarray(data.x.array, np.float64)
+        self.x = np.asarray(data.x.as_array(), np.float64)
         self.s = weights / weights.sum()
         self.level = float(self.s @ (y - offset)) if data.fit_intercept else 0.0
         self.target = y - offset - self.level
         self.shift = np.zeros(self.x.shape[1])
 
     def moments(self, rows: Any) -> Moments:
+        """Returns the moments of the rows of this index."""
         return Moments.of(self.x[rows], self.target[rows], self.s[rows])
 
-    def move_to_means(self, whole: Moments) -> bool:
-        """Moves the rows there if centring would cost too many digits; says whether it did."""
-        mean = whole.sums / whole.weight if self.fit_intercept else np.zeros_like(whole.sums)
-        variance = whole.squares(self.fit_intercept)[:-1]
-        if (variance >= _KEPT * (variance + mean[:-1] ** 2)).all():
+    def move_to_means(self, total: Moments) -> bool:
+        """Shifts the rows to their means if centring would cost too many digits; returns whether it did."""
+        mean = total.sums / total.weight if self.fit_intercept else np.zeros_like(total.sums)
+        variance = total.squares(self.fit_intercept)[:-1]
+        if (variance >= _MIN_VARIANCE * (variance + mean[:-1] ** 2)).all():
             return False
         self.shift, self.x = self.shift + mean[:-1], self.x - mean[:-1]
         return True
 
-    def compressed(self, moments: Moments, whole: Moments) -> Compressed | None:
-        """The rows with these moments, of all; None where rounding is too much of them."""
-        before = whole.squares(self.fit_intercept)
+    def compressed(self, moments: Moments, total: Moments) -> Compressed | None:
+        """Returns p + 1 rows of these moments; None where rounding is too large a part of them.
+
+        `total`: the moments of all rows.
+        """
+        before = total.squares(self.fit_intercept)
         mean, products = moments.centred(self.fit_intercept)
         after = products.diagonal()
         if not np.isfinite(products).all():
@@ -125,12 +129,12 @@ class TallRows:
         rounding = 0.0
         if self.fit_intercept:  # a constant column leaves the problem
             rounding = (_CONSTANT * np.finfo(np.float64).eps) ** 2 * (before[:-1] + self.shift**2)
-        alive = np.append(before[:-1] > rounding, True)
-        if (after < _KEPT_OF_A_PART * before)[alive].any():
+        varies = np.append(before[:-1] > rounding, True)
+        if (after < _MIN_REMAINDER * before)[varies].any():
             return None
-        scale = np.where(alive, 1.0, 0.0)
+        scale = np.where(varies, 1.0, 0.0)
         if self.standardize:
-            scale[:-1] /= np.sqrt(np.where(alive, after, 1))[:-1]
+            scale[:-1] /= np.sqrt(np.where(varies, after, 1))[:-1]
         if (scale != 1).any():
             products *= scale[:, None]
             products *= scale
@@ -138,22 +142,22 @@ class TallRows:
             products=products,
             root=_root(products),
             mean=self.shift + mean[:-1],
-            inverse_scale=np.where(alive, scale, 1)[:-1],
+            inverse_scale=np.where(varies, scale, 1)[:-1],
             level=self.level + float(mean[-1]),
         )
 
 
 class Compressed(NamedTuple):
-    """Rows that have the moments of many others: no more of them than columns, the target among these."""
+    """p + 1 rows that have the moments of many others, as many as columns and target."""
 
     products: np.ndarray  # (p + 1, p + 1): mean products, centred and scaled
-    root: np.ndarray  # (p + 1, p + 1), its transpose times itself: the products
+    root: np.ndarray  # (p + 1, p + 1): rootᵀ root = products
     mean: np.ndarray
-    inverse_scale: np.ndarray  # how the columns came from the user's
-    level: float  # what was taken off y
+    inverse_scale: np.ndarray  # of the user's columns
+    level: float  # what was subtracted from y
 
     def problem(self, pen: Penalty, loss: Loss) -> tuple[Problem, KnownGram] | None:
-        """The problem of these rows; None where there is nothing to walk for."""
+        """Returns the problem of these rows, and its columns; None where the engine does not serve it."""
         m = len(self.root)
         columns = np.sqrt(m) * self.root[:, :-1]
         data = ScaledData(
@@ -174,25 +178,25 @@ class Compressed(NamedTuple):
 
 
 def compress(data: Data, pen: Penalty) -> tuple[Problem, KnownGram] | None:
-    """The problem of these data without their rows, for the walk; None where it needs the rows."""
+    """Returns the problem of these data without their rows; None where the rows are needed."""
     if not can_compress(data, pen):
         return None
     rows = TallRows(data)
     moments = rows.moments(slice(None))
     if rows.move_to_means(moments):
         moments = rows.moments(slice(None))
-    few = rows.compressed(moments, moments)
-    return few and few.problem(pen, data.loss)
+    compressed = rows.compressed(moments, moments)
+    return compressed and compressed.problem(pen, data.loss)
 
 
 def can_compress(data: Data, pen: Penalty) -> bool:
-    """Whether all that matters are moments, and whether they are cheaper than the rows."""
+    """Returns whether the moments are all that matters, and cheaper than the rows."""
     n, p = data.x.shape
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((data, pen))):
         return False
     if data.standardize and not data.fit_intercept:
         return False
-    dense = isinstance(data.x, DenseMatrix) and data.x.array.dtype == np.float64
+    dense = data.x.as_array() is not None and data.x.dtype == np.float64
     tall = n >= _TALL * (p + 1) and p <= _MANY_COLUMNS
     one = data.loss.is_quadratic and data.y.ndim == 1
     return (
@@ -201,16 +205,16 @@ def can_compress(data: Data, pen: Penalty) -> bool:
 
 
 def _root(products: np.ndarray) -> np.ndarray:
-    """R with RᵀR = products, which may be singular; the size of a column does not matter."""
-    size = np.sqrt(np.maximum(products.diagonal(), 0))
-    factor, failed = _potrf(products.T, lower=1)  # whatever the sizes, it errs by shares of them
-    if not failed and (factor.diagonal() > _SAFE * size).all():  # three times as fast
+    """Returns R with RᵀR = products, which may be singular, whatever the scales of the columns."""
+    scale = np.sqrt(np.maximum(products.diagonal(), 0))
+    factor, failed = _potrf(products.T, lower=1)  # its errors are relative to the scales
+    if not failed and (factor.diagonal() > _MIN_PIVOT * scale).all():  # three times as fast
         return factor.T
-    size = np.where(size > 0, size, 1)
-    factor, order, rank, _ = _pstrf(products / np.outer(size, size))
+    scale = np.where(scale > 0, scale, 1)
+    factor, order, rank, _ = _pstrf(products / np.outer(scale, scale))
     root = np.zeros_like(products)
     root[:rank, order - 1] = np.triu(factor)[:rank]
-    return root * size
+    return root * scale
 
 
 _with_null = eqx.filter_jit(with_null)

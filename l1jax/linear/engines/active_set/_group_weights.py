@@ -1,4 +1,4 @@
-"""What each group pays for leaving zero, at any strength, on the host."""
+"""Penalty weights per group: the group form of a penalty at any λ, on the host."""
 
 from __future__ import annotations
 
@@ -11,52 +11,55 @@ from ....penalties import Penalty
 
 
 class Layout(NamedTuple):
-    """Features that lie group by group: where each group starts, and the group of each feature."""
+    """Features sorted by group: where each group starts, and the group of each feature."""
 
     starts: np.ndarray  # (g,)
     ids: np.ndarray  # (m,), ascending from 0 without gaps
 
     @classmethod
     def of(cls, sorted_ids: np.ndarray) -> Layout:
-        """From ids that ascend, with gaps."""
+        """Returns the layout of ids that ascend, with gaps."""
         is_first = np.diff(sorted_ids, prepend=-1) != 0
         return cls(np.flatnonzero(is_first), np.cumsum(is_first) - 1)
 
     def sums(self, values: np.ndarray) -> np.ndarray:
-        """Sums over each group, and over all that follows the first axis: (m, ...) -> (g,)."""
+        """Returns the sums over each group, and over all axes but the first: (m, ...) -> (g,)."""
         if not len(self.starts):
             return np.zeros(0)
         return np.add.reduceat(values.reshape(len(values), -1).sum(axis=1), self.starts)
 
     def norms(self, values: np.ndarray) -> np.ndarray:
-        """‖values_g‖₂ of each group."""
+        """Returns ‖values_g‖₂ of each group, (g,)."""
         return np.sqrt(self.sums(values**2))
 
+    def broadcast(self, per_group: np.ndarray) -> np.ndarray:
+        """Returns the value of each feature's group: (g,) -> (m, 1)."""
+        return per_group[self.ids, None]
 
-class Cost(NamedTuple):
-    """Σ_g price_g ‖b_g‖₂ + l1_g ‖b_g‖₁ + ½ quad_g ‖b_g‖₂², for the groups of some features."""
 
-    weight: np.ndarray  # (g,)
+class GroupForm(NamedTuple):
+    """Σ_g weight_g ‖b_g‖₂ + l1_g ‖b_g‖₁ + ½ quad_g ‖b_g‖₂², for the groups of some features."""
+
+    weight: np.ndarray  # (g,): of the norm
     l1: np.ndarray  # (g,)
     quad: np.ndarray  # (g,)
 
 
 class GroupWeights:
-    """The group form of a penalty at any strength; it must be proportional to it.
+    """`PenaltyWeights` of a penalty of group form, which must be proportional to λ.
 
-    The features need not lie group by group: `order` sorts them so.
+    The features need not be sorted by group: `order` sorts them.
     """
 
     def __init__(self, pen: Penalty, shape: tuple[int, ...]):
-        forms = [pen.with_strength(lam).group_form(shape) for lam in (1.0, 0.37)]
-        unit, other = forms
-        assert unit is not None  # who asks for prices knows that there are some
+        unit, other = (pen.with_strength(lam).group_form(shape) for lam in (1.0, 0.37))
+        assert unit is not None  # by `has_group_weights`
         assert other is not None
         pairs = zip(unit[1:], other[1:], strict=True)
         self.proportional = all(np.allclose(0.37 * a, b, rtol=1e-6, atol=0) for a, b in pairs)
         parts = [np.asarray(part, np.float64) for part in unit[1:]]
-        self._held = held = np.isinf(parts[0])
-        self._unit = Cost(*(np.where(held, 0, part) for part in parts))
+        self._is_excluded = is_excluded = np.isinf(parts[0])
+        self._unit = GroupForm(*(np.where(is_excluded, 0, part) for part in parts))
         self.ids = np.asarray(unit.groups.ids)
         self._sort()
 
@@ -67,80 +70,73 @@ class GroupWeights:
         self.present = sorted_ids[self.layout.starts]  # the groups that have features here
 
     @property
-    def is_separable(self) -> bool:
-        """Whether features have prices of their own beside those of their groups."""
+    def has_l1(self) -> bool:
+        """Whether features have weights of their own beside those of their groups."""
         return bool(self._unit.l1.any())
 
     @property
-    def free(self) -> np.ndarray:
-        """Which features have no price for leaving zero."""
-        is_free = (self._unit.weight == 0) & (self._unit.l1 == 0) & ~self._held
+    def unpenalised(self) -> np.ndarray:
+        is_free = (self._unit.weight == 0) & (self._unit.l1 == 0) & ~self._is_excluded
         return is_free[self.ids]
 
     @property
-    def has_ridges(self) -> bool:
-        """Whether a group has a price for its square alone: it is never zero."""
+    def has_ridge_groups(self) -> bool:
+        """Whether a group has a weight for its square alone: it is never zero."""
         unit = self._unit
         return bool(((unit.weight == 0) & (unit.l1 == 0) & (unit.quad > 0)).any())
 
     @property
     def excluded(self) -> np.ndarray:
-        return self._held[self.ids]
+        return self._is_excluded[self.ids]
 
-    def of(self, some: np.ndarray) -> GroupWeights:
-        """The prices of some features, whose order is their own."""
+    def restrict(self, places: np.ndarray) -> GroupWeights:
+        """Returns the weights of some features, with an order of their own."""
         part = copy.copy(self)
-        part.ids = self.ids[some]
+        part.ids = self.ids[places]
         part._sort()
         return part
 
-    def at(self, lam: float) -> Cost:
-        """The prices of the groups `present`."""
-        return Cost(*(lam * part[self.present] for part in self._unit))
+    def at(self, lam: float) -> GroupForm:
+        """Returns the weights of the groups `present`."""
+        return GroupForm(*(lam * part[self.present] for part in self._unit))
 
-    def bend(self, lam: float, beta: np.ndarray) -> np.ndarray:
-        """The gradient of what they say of squares."""
+    def ridge_gradient(self, lam: float, beta: np.ndarray) -> np.ndarray:
         quad = np.empty(len(beta))
         quad[self.order] = self.at(lam).quad[self.layout.ids]
         return quad.reshape(-1, *(1,) * (beta.ndim - 1)) * beta
 
-    def slack(self, lam: float, beta: np.ndarray, gradient: np.ndarray) -> float:
-        """R(β) + R*(g) − ⟨β, g⟩, for gradients that are over their prices only where squares have one."""
-        now, sorted_beta, sums = self.at(lam), beta[self.order], self.layout.sums
-        norms = self.layout.norms(sorted_beta)
-        paid = now.weight @ norms + 0.5 * now.quad @ norms**2
+    def fenchel_gap(self, lam: float, beta: np.ndarray, neg_gradient: np.ndarray) -> float:
+        now, sorted_beta, layout = self.at(lam), beta[self.order], self.layout
+        norms = layout.norms(sorted_beta)
+        value = now.weight @ norms + 0.5 * now.quad @ norms**2
         if now.l1.any():
-            paid += now.l1 @ sums(np.abs(sorted_beta))
+            value += now.l1 @ layout.sums(np.abs(sorted_beta))
         if now.quad.any():
-            rest = np.abs(gradient[self.order])
-            rest = np.maximum(rest.reshape(len(rest), -1) - now.l1[self.layout.ids, None], 0)
-            over = np.maximum(self.layout.norms(rest) - now.weight, 0)
-            paid += 0.5 * np.divide(over**2, now.quad, where=now.quad > 0, out=0 * over).sum()
-        return float(paid - np.vdot(beta, gradient))
+            rest = np.abs(neg_gradient[self.order])
+            rest = np.maximum(rest.reshape(len(rest), -1) - layout.broadcast(now.l1), 0)
+            over = np.maximum(layout.norms(rest) - now.weight, 0)
+            value += 0.5 * np.divide(over**2, now.quad, where=now.quad > 0, out=0 * over).sum()
+        return float(value - np.vdot(beta, neg_gradient))
 
-    def whole(self, some: np.ndarray) -> np.ndarray:
-        """These features, and all others of their groups."""
-        inside = np.zeros(len(self._held), bool)
-        inside[self.ids[some]] = True
+    def close_over_groups(self, features: np.ndarray) -> np.ndarray:
+        inside = np.zeros(len(self._is_excluded), bool)
+        inside[self.ids[features]] = True
         return np.flatnonzero(inside[self.ids])
 
-    def excess(self, gradient: np.ndarray, lam: float, floor: float) -> np.ndarray:
-        """How far the gradient of each feature's group is over the price, as a share of it.
-
-        Below zero where it is not: the nearer to zero, the nearer to entering.
-        """
-        now, sums = self.at(lam), self.layout.norms
-        gradient = np.abs(gradient[self.order])
-        gradient = gradient.reshape(len(gradient), -1)
+    def kkt_violation(self, neg_gradient: np.ndarray, lam: float, floor: float) -> np.ndarray:
+        now, layout = self.at(lam), self.layout
+        sizes = np.abs(neg_gradient[self.order])
+        sizes = sizes.reshape(len(sizes), -1)
         total = np.maximum(now.weight + now.l1, floor)
-        rest = np.maximum(gradient - now.l1[self.layout.ids, None], 0)
-        over = (sums(rest) - now.weight) / total
-        if now.l1.any():  # where the whole group is below `l1`, all are as far over: these bounds
-            counts = np.diff(np.append(self.layout.starts, len(gradient))) * gradient.shape[1]
-            peaks = np.maximum.reduceat(gradient.max(axis=1), self.layout.starts)
-            spread = np.maximum(now.weight + now.l1 * np.sqrt(counts), floor)
-            nearest = np.maximum(peaks / total, sums(gradient) / spread) - 1
+        rest = np.maximum(sizes - layout.broadcast(now.l1), 0)
+        over = (layout.norms(rest) - now.weight) / total
+        if now.l1.any():
+            # Where a whole group is below `l1`, all violations would be equal: these bounds rank them.
+            counts = np.diff(np.append(layout.starts, len(sizes))) * sizes.shape[1]
+            peaks = np.maximum.reduceat(sizes.max(axis=1), layout.starts)
+            largest = np.maximum(now.weight + now.l1 * np.sqrt(counts), floor)
+            nearest = np.maximum(peaks / total, layout.norms(sizes) / largest) - 1
             over = np.where(over > 0, over, np.minimum(np.maximum(over, nearest), 0))
-        out = np.empty(len(gradient))
-        out[self.order] = over[self.layout.ids]
+        out = np.empty(len(sizes))
+        out[self.order] = over[layout.ids]
         return out

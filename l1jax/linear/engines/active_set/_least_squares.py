@@ -1,4 +1,4 @@
-"""Squared error on a working set: the solution is followed exactly, in terms of its Gram matrix."""
+"""Squared error with weights per coordinate: a quadratic program on the Gram matrix of a working set."""
 
 from __future__ import annotations
 
@@ -6,104 +6,111 @@ import numpy as np
 
 from ...host._columns import GramColumns
 from ...host._path_solution import Knot
-from ._penalty_weights import PenaltyWeights
-from ._quadratic_program import Face, Stop
-from ._state import State
-
-_HALVINGS = 4  # of a leap that is too far
+from ._active_set import ActiveSet
+from ._homotopy import LineKnot, homotopy
+from ._options import OPTIONS
+from ._path_point import PathPoint
+from ._penalty_weights import CoordinateForm, CoordinateWeights
+from ._primal_dual import primal_dual
+from ._quadratic_program import QuadraticProgram
 
 
 class LeastSquares:
-    """Follows the solutions of squared error from one strength to the next."""
+    """`PathFollower` of squared error; the solutions are exact."""
 
-    def __init__(self, columns: GramColumns, keep_knots: bool = False):
-        self.columns = columns
-        self.keep_knots = keep_knots
+    can_halve_steps = False
 
-    def start(self, features: np.ndarray, values: np.ndarray, gradient: np.ndarray) -> State:
-        """The null model, with the features that are free."""
+    def __init__(self, columns: GramColumns, weights: CoordinateWeights, keep_knots: bool = False):
+        self.columns, self.weights, self.keep_knots = columns, weights, keep_knots
+
+    def start(
+        self, features: np.ndarray, values: np.ndarray, neg_gradient: np.ndarray
+    ) -> PathPoint:
         signs = np.zeros(len(features))
-        return State(features, signs, values, self.columns.centre, gradient)
+        return PathPoint(features, signs, values, self.columns.centre, neg_gradient)
 
-    def mover(
-        self, members: np.ndarray, prices: PenaltyWeights, at: State, lam: float
+    def restricted_solver(
+        self, working: np.ndarray, at: PathPoint, lam: float
     ) -> LeastSquaresSolver:
-        """What moves on from the solution at `lam` on the columns `members`."""
-        return LeastSquaresSolver(self, members, prices, at, lam)
+        return LeastSquaresSolver(self, working, at, lam)
 
-    def gradients(self, states: list[State], out: np.ndarray) -> None:
-        """−∇L of all columns at each of the states, into `out` (B, p, *k)."""
-        self.columns.gradients([(state.features, state.values) for state in states], out)
+    def neg_gradients(self, points: list[PathPoint], out: np.ndarray) -> None:
+        self.columns.gradients([(point.features, point.values) for point in points], out)
 
 
 class LeastSquaresSolver:
-    """Moves the solution on some columns from one strength to another."""
+    """`RestrictedSolver` of squared error."""
 
-    def __init__(
-        self, path: LeastSquares, members: np.ndarray, prices: PenaltyWeights, at: State, lam: float
-    ):
-        places = path.columns.require(members)
+    def __init__(self, path: LeastSquares, working: np.ndarray, at: PathPoint, lam: float):
+        places = path.columns.require(working)
         self.intercept, self.keep_knots = path.columns.centre, path.keep_knots
-        self.members, self.prices = members, prices.of(members)
-        self.form, self.lam = self.prices.at(lam), lam
-        hessian = path.columns.gram_of(places)
-        self.face = Face(
-            hessian,
-            at.gradient[members],
-            self.form.up,
-            self.form.down,
-            np.searchsorted(members, at.features),
-            at.signs,
-            at.values,
+        self.working, self.weights = working, path.weights.restrict(working)
+        self.form, self.lam = self.weights.at(lam), lam
+        self.program = QuadraticProgram(
+            path.columns.gram_of(places),
+            at.neg_gradient[working],
+            (self.form.up, self.form.down),
+            ActiveSet(len(working), np.searchsorted(working, at.features), at.signs, at.values),
             at.inverse,
             self.form.quad,
             path.columns.linear[places],
         )
 
-    def to(self, lam: float) -> State:
-        """The solution at this strength."""
-        face, stops, before = self.face, [], self.lam
-        passed = self._move(lam, _HALVINGS, stops if self.keep_knots else None)
-        face.settle()
-        knots = tuple(_knot(stop, self.members, before, lam) for stop in stops)
-        return State(
-            features=self.members[face.face],
-            signs=face.signs.copy(),
-            values=face.values.copy(),
+    def to(self, lam: float) -> PathPoint:
+        program, start = self.program, self.lam
+        knots: list[LineKnot] = []
+        if self.keep_knots:
+            shift, form = self._move_to(lam)
+            num_steps = homotopy(program, shift, form[:2], knots)
+            self.form, self.lam = form, lam
+        else:
+            num_steps = self._solve(lam, OPTIONS.max_halvings)
+        program.refine()
+        active = program.active
+        return PathPoint(
+            features=self.working[active.indices],
+            signs=active.signs.copy(),
+            values=active.values.copy(),
             intercept=self.intercept,
-            gradient=face.gradient.copy(),
-            steps=passed,
-            knots=knots,
+            neg_gradient=program.neg_gradient.copy(),
+            num_steps=num_steps,
+            knots=tuple(_knot(knot, self.working, start, lam) for knot in knots),
         )
 
-    def _move(self, lam: float, halvings: int, stops: list[Stop] | None) -> int:
-        """Leaps there, by halves where that is too far; else by the knots, which `stops` collects."""
-        face, form = self.face, self.prices.at(lam)
-        bend = form.quad - self.form.quad
-        if bend.any():
-            face.bend(bend)
-        line = (-bend * face.x, form.up, form.down)
-        passed = face.leap(*line) if stops is None else None
-        if passed is None and stops is None and face.is_far and halvings:
-            if bend.any():
-                face.bend(-bend)
-            halfway = self._move((self.lam + lam) / 2, halvings - 1, stops)
-            return halfway + self._move(lam, halvings - 1, stops)
-        if passed is None:
-            passed = face.follow(*line, stops)
+    def _solve(self, lam: float, halvings: int) -> int:
+        """Solves at λ by guesses, by way of the middle where these diverge, or else by homotopy."""
+        old = self.form
+        shift, form = self._move_to(lam)
+        outcome = primal_dual(self.program, shift, form[:2])
+        if outcome.diverged and halvings:
+            if (form.quad != old.quad).any():
+                self.program.add_ridge(old.quad - form.quad)
+            steps = self._solve((self.lam + lam) / 2, halvings - 1)
+            return steps + self._solve(lam, halvings - 1)
+        steps = outcome.num_changes
+        if not outcome.converged:
+            steps = homotopy(self.program, shift, form[:2])
         self.form, self.lam = form, lam
-        return passed
+        return steps
 
-    def gap(self, lam: float, beta: np.ndarray, intercept: float, descent: np.ndarray) -> float:
-        """The duality gap of a point on a line between two solutions; `descent` is −∇L."""
-        del intercept  # at its best
-        return self.prices.slack(lam, beta, descent)
+    def _move_to(self, lam: float) -> tuple[np.ndarray, CoordinateForm]:
+        """Adds the ridge of λ to Q; returns by how much c has moved for it, and the weights there."""
+        form = self.weights.at(lam)
+        ridge = form.quad - self.form.quad
+        if ridge.any():
+            self.program.add_ridge(ridge)
+        return -ridge * self.program.x, form
 
-    def inverse(self) -> np.ndarray | None:
-        """Of the Hessian on the face where it stands, if it is known."""
-        return self.face.known_inverse
+    def gap(
+        self, lam: float, beta: np.ndarray, intercept: float, neg_gradient: np.ndarray
+    ) -> float:
+        del intercept  # it is at its best: columns and target are centred
+        return self.weights.fenchel_gap(lam, beta, neg_gradient)
+
+    def known_inverse(self) -> np.ndarray | None:
+        return self.program.known_inverse
 
 
-def _knot(stop: Stop, members: np.ndarray, lam: float, target: float) -> Knot:
-    inside = np.flatnonzero(stop.x)
-    return Knot(lam + stop.share * (target - lam), members[inside], stop.x[inside])
+def _knot(knot: LineKnot, working: np.ndarray, lam: float, target: float) -> Knot:
+    inside = np.flatnonzero(knot.x)
+    return Knot(lam + knot.fraction * (target - lam), working[inside], knot.x[inside])

@@ -1,4 +1,4 @@
-"""What each coordinate pays for leaving zero, at any strength, on the host."""
+"""Penalty weights per coordinate: the linear form of a penalty at any λ, on the host."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy as np
 from ....penalties import Penalty
 
 
-class Form(NamedTuple):
-    """A `LinearForm` on the host."""
+class CoordinateForm(NamedTuple):
+    """Σⱼ upⱼ βⱼ⁺ + downⱼ βⱼ⁻ + ½ quadⱼ βⱼ²: a `LinearForm` on the host."""
 
     up: np.ndarray
     down: np.ndarray
@@ -21,75 +21,70 @@ class Form(NamedTuple):
 
 @eqx.filter_jit
 def linear_form(pen: Penalty, lam: Any, shape: tuple[int, ...]) -> Any:
-    """The linear form of a penalty at some strength: None where it has none."""
+    """Returns the linear form of a penalty at λ: None if it has none."""
     return pen.with_strength(lam).linear_form(shape)
 
 
-class PenaltyWeights:
-    """The linear form of a penalty at any strength; evaluated once where it is proportional to it."""
+class CoordinateWeights:
+    """`PenaltyWeights` of a penalty of linear form; it is evaluated once if it is proportional to λ."""
 
     def __init__(self, pen: Penalty, p: int):
-        def evaluate(lam: float) -> Form:
+        def evaluate(lam: float) -> CoordinateForm:
             form = linear_form(pen, np.asarray(lam), (p,))
-            assert form is not None  # `supports` has asked
-            return Form(*(np.asarray(price, np.float64) for price in form))
+            assert form is not None  # by `supports`
+            return CoordinateForm(*(np.asarray(part, np.float64) for part in form))
 
         self._evaluate = evaluate
         self._unit = evaluate(1.0)
         pairs = zip(self._unit, evaluate(0.37), strict=True)
         self.proportional = all(np.allclose(0.37 * a, b, rtol=1e-6, atol=0) for a, b in pairs)
-        self._some: np.ndarray | slice = slice(None)
-        self._is_even = self.proportional and np.array_equal(self._unit.up, self._unit.down)
-        self._is_wall = tuple(bool(np.isinf(price).any()) for price in self._unit)
+        self._places: np.ndarray | slice = slice(None)
+        self._is_symmetric = self.proportional and np.array_equal(self._unit.up, self._unit.down)
+        self._has_infinite = tuple(bool(np.isinf(part).any()) for part in self._unit)
 
     @property
-    def free(self) -> np.ndarray:
-        """Which coordinates have no price for leaving zero."""
+    def unpenalised(self) -> np.ndarray:
         return (self._unit.up == 0) & (self._unit.down == 0)
 
     @property
     def excluded(self) -> np.ndarray:
         return np.isinf(self._unit.up) & np.isinf(self._unit.down)
 
-    def of(self, some: np.ndarray) -> PenaltyWeights:
-        """The prices of some coordinates."""
+    def restrict(self, places: np.ndarray) -> CoordinateWeights:
+        """Returns the weights of some of the coordinates."""
         part = copy.copy(self)
-        part._unit = Form(*(price[some] for price in self._unit))
-        part._some = some
+        part._unit = CoordinateForm(*(table[places] for table in self._unit))
+        part._places = places
         return part
 
-    def at(self, lam: float) -> Form:
+    def at(self, lam: float) -> CoordinateForm:
         if not self.proportional:
-            return Form(*(price[self._some] for price in self._evaluate(lam)))
-        return Form(
+            return CoordinateForm(*(table[self._places] for table in self._evaluate(lam)))
+        return CoordinateForm(
             *(
-                np.where(np.isinf(price), price, lam) * np.where(np.isinf(price), 1, price)
-                if wall
-                else lam * price
-                for price, wall in zip(self._unit, self._is_wall, strict=True)
+                np.where(np.isinf(table), table, lam) * np.where(np.isinf(table), 1, table)
+                if has_infinite  # at λ = 0 too
+                else lam * table
+                for table, has_infinite in zip(self._unit, self._has_infinite, strict=True)
             )
         )
 
-    def bend(self, lam: float, beta: np.ndarray) -> np.ndarray:
-        """The gradient of what they say of squares."""
+    def ridge_gradient(self, lam: float, beta: np.ndarray) -> np.ndarray:
         return self.at(lam).quad * beta
 
-    def slack(self, lam: float, beta: np.ndarray, gradient: np.ndarray) -> float:
-        """R(β) + R*(g) − ⟨β, g⟩, for gradients that are over their prices only where these rise."""
+    def fenchel_gap(self, lam: float, beta: np.ndarray, neg_gradient: np.ndarray) -> float:
         up, down, quad = self.at(lam)
-        price = np.where(gradient > 0, up, down)
+        weights = np.where(neg_gradient > 0, up, down)
         inside = beta != 0
-        paid = np.where(beta > 0, up, down)[inside] @ np.abs(beta[inside])
-        over = np.maximum(np.abs(gradient) - price, 0)
+        value = np.where(beta > 0, up, down)[inside] @ np.abs(beta[inside])
+        over = np.maximum(np.abs(neg_gradient) - weights, 0)
         over = np.divide(over**2, quad, where=quad > 0, out=np.zeros_like(over))
-        return float(paid + 0.5 * (quad @ beta**2 + over.sum()) - beta @ gradient)
+        return float(value + 0.5 * (quad @ beta**2 + over.sum()) - beta @ neg_gradient)
 
-    def whole(self, some: np.ndarray) -> np.ndarray:
-        """These features, and those that enter with them: none here."""
-        return some
-
-    def excess(self, gradient: np.ndarray, lam: float, floor: float) -> np.ndarray:
-        """How far gradients are over their prices, as a share of them: below zero where they are not."""
+    def kkt_violation(self, neg_gradient: np.ndarray, lam: float, floor: float) -> np.ndarray:
         now = self.at(lam)
-        price = now.up if self._is_even else np.where(gradient > 0, now.up, now.down)
-        return np.abs(gradient) / np.maximum(price, floor) - 1
+        weights = now.up if self._is_symmetric else np.where(neg_gradient > 0, now.up, now.down)
+        return np.abs(neg_gradient) / np.maximum(weights, floor) - 1
+
+    def close_over_groups(self, features: np.ndarray) -> np.ndarray:
+        return features  # each enters by itself

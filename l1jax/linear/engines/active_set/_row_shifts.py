@@ -5,10 +5,10 @@ With Huber's loss and the squared hinge the solution of
     minimise over (β, b, o):   Σᵢ ½ cᵢ(tᵢ − xᵢᵀβ − b − oᵢ)² + upᵢ oᵢ⁺ + downᵢ oᵢ⁻ + R(β)
 
 is that of the loss itself: minimal over o the rows are the loss (She and Owen 2011). So it is a
-quadratic problem with separable prices on the columns of [X, 1, I], whose solutions are followed
-from knot to knot; a row that changes its zone is a knot like any other. A quadratic model of the loss
-knows the zones of one point only, and where there are as many features in as rows that bend, its
-Hessian says nothing of what lies behind them.
+quadratic program with separable weights on the columns of [X, 1, I], and a row whose piece of the
+loss changes is a change of the active set like any other. A quadratic model of the loss knows the
+pieces at one point only; with as many active features as rows of positive curvature, its Hessian
+says nothing of what lies behind them.
 """
 
 from __future__ import annotations
@@ -17,139 +17,143 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ...host._threads import one_thread
+from ...._threads import one_thread
 from ...model._problem import Problem
-from ._penalty_weights import Form, PenaltyWeights
+from ._active_set import ActiveSet
+from ._path_point import PathPoint
+from ._penalty_weights import CoordinateForm, CoordinateWeights
+from ._primal_dual import solve_moved
 from ._prox_newton import ProxNewton
-from ._quadratic_program import Face
-from ._state import State
+from ._quadratic_program import QuadraticProgram
+from ._step_budget import StepBudget
 
-_MANY_ROWS = 1000  # each is a coordinate
+_MAX_ROWS = 1000  # each is a coordinate
 
 
-def is_few_rows(problem: Problem) -> bool:
-    """Whether rows are few enough to be coordinates, and features enough for that to be worth it."""
+def has_few_shifted_rows(problem: Problem) -> bool:
+    """Returns whether rows are few enough to be coordinates, and features enough to be worth it."""
     n, p = problem.x.shape
-    return n <= min(p, _MANY_ROWS) and problem.loss.shifts(problem.y, problem.s) is not None
+    return n <= min(p, _MAX_ROWS) and problem.loss.shifts(problem.y, problem.s) is not None
 
 
 class RowShifts(ProxNewton):
-    """Follows the solutions from one strength to the next."""
+    """`PathFollower` of a loss that has shifts; the solutions are exact."""
 
-    def __init__(self, problem: Problem, gap: float | None = None):
-        super().__init__(problem, gap)
+    def __init__(
+        self,
+        problem: Problem,
+        weights: CoordinateWeights,
+        budget: StepBudget,
+        relative_gap: float | None = None,
+    ):
+        super().__init__(problem, weights, budget, relative_gap)
+        loss = self.loss
         with jax.enable_x64(True):
-            form = self.loss.shifts(jnp.asarray(self.y), jnp.asarray(self.s))
-        assert form is not None  # `is_few_rows` has asked
-        self.counts = np.flatnonzero(self.s > 0)
-        form = (np.asarray(part, np.float64)[self.counts] for part in form)
-        self.curvature, self.target, self.up, self.down = form
-        self.target = self.target - self.offset[self.counts]
+            shifts = loss.loss.shifts(jnp.asarray(loss.y), jnp.asarray(loss.s))
+        assert shifts is not None  # by `has_few_shifted_rows`
+        self.rows = np.flatnonzero(loss.s > 0)  # of positive sample weight
+        parts = (np.asarray(part, np.float64)[self.rows] for part in shifts)
+        self.curvature, target, self.up, self.down = parts
+        self.target = target - loss.offset[self.rows]
 
-    def mover(
-        self, members: np.ndarray, prices: PenaltyWeights, at: State, lam: float
-    ) -> RowShiftSolver:
-        """What moves on from the solution at `lam` on the columns `members`."""
-        return RowShiftSolver(self, members, prices, at, lam)
+    def restricted_solver(self, working: np.ndarray, at: PathPoint, lam: float) -> RowShiftSolver:
+        return RowShiftSolver(self, working, at, lam)
 
 
 class RowShiftSolver:
-    """Moves the solution on some columns from one strength to another.
+    """`RestrictedSolver` of a loss that has shifts.
 
-    Its coordinates are the columns, the shifts of the rows that count, and the intercept, where there is
-    one; each is in units in which its diagonal entry of the Hessian is one.
+    Its coordinates are the columns of the working set, the shifts of the rows, and the intercept, if
+    there is one; each in the unit in which its diagonal entry of the Hessian is one.
     """
 
-    def __init__(
-        self, path: RowShifts, members: np.ndarray, prices: PenaltyWeights, at: State, lam: float
-    ):
-        self.path, self.members, self.prices = path, members, prices.of(members)
-        self.part = path.columns.matrix.part(path.columns.require(members))
-        self.size, self.rows = len(members), len(path.counts)
-        columns = np.hstack([self.part.dense()[path.counts], np.eye(self.rows)])
-        if path.fit_intercept:
-            columns = np.column_stack([columns, np.ones(self.rows)])
+    def __init__(self, path: RowShifts, working: np.ndarray, at: PathPoint, lam: float):
+        self.path, self.working, self.weights = path, working, path.weights.restrict(working)
+        self.part = path.columns.matrix.part(path.columns.require(working))
+        self.size, self.num_rows = len(working), len(path.rows)
+        columns = np.hstack([self.part.dense()[path.rows], np.eye(self.num_rows)])
+        if path.loss.fit_intercept:
+            columns = np.column_stack([columns, np.ones(self.num_rows)])
         columns *= np.sqrt(path.curvature)[:, None]
         self.unit = np.sqrt(np.einsum("ij,ij->j", columns, columns))
         self.unit[self.unit == 0] = 1
         columns /= self.unit
         linear = columns.T @ (np.sqrt(path.curvature) * path.target)
-        x, signs = self._start(at)
-        inside = np.flatnonzero(~np.isnan(signs))
+        x, signs = self._coordinates(at)
+        active = np.flatnonzero(~np.isnan(signs))
         self.form, self.lam = self._form(lam), lam
         with one_thread():
             hessian = columns.T @ columns
-            self.face = Face(
+            self.program = QuadraticProgram(
                 hessian,
                 linear - hessian @ x - self.form.quad * x,
-                self.form.up,
-                self.form.down,
-                inside,
-                signs[inside],
-                x[inside],
+                self.form[:2],
+                ActiveSet(len(x), active, signs[active], x[active]),
                 ridge=self.form.quad,
                 linear=linear,
             )
 
-    def _start(self, at: State) -> tuple[np.ndarray, np.ndarray]:
-        """The coordinates of a solution, and their signs: NaN for those that are zero."""
+    def _coordinates(self, at: PathPoint) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the coordinates of a solution, and their signs: NaN for the inactive ones."""
         path, m = self.path, self.size
         x, signs = np.zeros(len(self.unit)), np.full(len(self.unit), np.nan)
-        places = np.searchsorted(self.members, at.features)
+        places = np.searchsorted(self.working, at.features)
         x[places], signs[places] = at.values, at.signs
-        rest = path.target - self.part.dot(x[:m])[path.counts] - at.intercept
-        force = path.curvature * rest
-        high, low = np.maximum(force - path.up, 0), np.minimum(force + path.down, 0)
-        shifts, intercept = (high + low) / path.curvature, at.intercept
-        if path.fit_intercept and shifts.all():
-            # No row holds the intercept where it is. It is as good where it meets the first of them.
+        residual = path.target - self.part.dot(x[:m])[path.rows] - at.intercept
+        slope = path.curvature * residual
+        above, below = np.maximum(slope - path.up, 0), np.minimum(slope + path.down, 0)
+        shifts, intercept = (above + below) / path.curvature, at.intercept
+        if path.loss.fit_intercept and shifts.all():
+            # No row determines the intercept. It is as good where the first shift becomes zero.
             nearest = shifts[np.abs(shifts).argmin()]
             shifts, intercept = shifts - nearest, intercept + nearest
-        x[m : m + self.rows] = shifts
-        signs[m : m + self.rows] = np.where(shifts == 0, np.nan, np.sign(shifts))
-        if path.fit_intercept:
+        x[m : m + self.num_rows] = shifts
+        signs[m : m + self.num_rows] = np.where(shifts == 0, np.nan, np.sign(shifts))
+        if path.loss.fit_intercept:
             x[-1], signs[-1] = intercept, 0
         return x * self.unit, signs
 
-    def _form(self, lam: float) -> Form:
-        """The prices of all coordinates."""
-        path, unit, now = self.path, self.unit, self.prices.at(lam)
-        free = np.zeros(len(unit) - self.size - self.rows)
-        up, down = (
-            np.concatenate([now.up, path.up, free]),
-            np.concatenate([now.down, path.down, free]),
-        )
+    def _form(self, lam: float) -> CoordinateForm:
+        """Returns the weights of all coordinates at λ, in their units."""
+        path, unit, now = self.path, self.unit, self.weights.at(lam)
+        of_intercept = np.zeros(len(unit) - self.size - self.num_rows)
+        up = np.concatenate([now.up, path.up, of_intercept])
+        down = np.concatenate([now.down, path.down, of_intercept])
         quad = np.zeros(len(unit))
         quad[: self.size] = now.quad
-        return Form(up / unit, down / unit, quad / unit**2)
+        return CoordinateForm(up / unit, down / unit, quad / unit**2)
 
-    def to(self, lam: float) -> State:
-        """The solution at this strength."""
-        face, form, m = self.face, self._form(lam), self.size
-        bend = form.quad - self.form.quad
-        if bend.any():
-            face.bend(bend)
-        steps = face.move(-bend * face.x, form.up, form.down)
-        face.settle()
+    def to(self, lam: float) -> PathPoint:
+        self.path.budget.spend()
+        program, form, m = self.program, self._form(lam), self.size
+        ridge = form.quad - self.form.quad
+        if ridge.any():
+            program.add_ridge(ridge)
+        num_steps = solve_moved(program, -ridge * program.x, form[:2])
+        program.refine()
         self.form, self.lam = form, lam
-        inside = face.face < m
-        features = face.face[inside]
-        slope = np.zeros(len(self.path.s))
-        slope[self.path.counts] = -(face.gradient * self.unit)[m : m + self.rows]
-        return State(
-            features=self.members[features],
-            signs=face.signs[inside],
-            values=face.values[inside] / self.unit[features],
-            intercept=float(face.x[-1] / self.unit[-1]) if self.path.fit_intercept else 0.0,
-            gradient=(face.gradient * self.unit)[:m],
+        active, x = program.active, program.x
+        is_feature = active.indices < m
+        places = active.indices[is_feature]
+        neg_gradient = program.neg_gradient * self.unit
+        slope = np.zeros(len(self.path.loss.s))
+        slope[self.path.rows] = -neg_gradient[m : m + self.num_rows]
+        has_intercept = self.path.loss.fit_intercept
+        return PathPoint(
+            features=self.working[places],
+            signs=active.signs[is_feature],
+            values=active.values[is_feature] / self.unit[places],
+            intercept=float(x[-1] / self.unit[-1]) if has_intercept else 0.0,
+            neg_gradient=neg_gradient[:m],
             slope=slope,
-            steps=steps,
+            num_steps=num_steps,
         )
 
-    def gap(self, lam: float, beta: np.ndarray, intercept: float, descent: np.ndarray) -> float:
-        """The duality gap of a point; columns outside of the working set are not looked at."""
-        del descent  # rows change their zones
-        return self.path.gap(self.part, self.prices, lam, beta, intercept)
+    def gap(
+        self, lam: float, beta: np.ndarray, intercept: float, neg_gradient: np.ndarray
+    ) -> float:
+        del neg_gradient  # rows change their pieces between two solutions
+        return self.path.loss.duality_gap(self.part, self.weights, lam, beta, intercept)
 
-    def inverse(self) -> None:
-        """Nothing that another would start from."""
+    def known_inverse(self) -> None:
+        return None

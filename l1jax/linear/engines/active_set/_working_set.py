@@ -1,15 +1,15 @@
-"""The engine that walks a path on the few columns that matter.
+"""The active-set engine: paths that are followed on the few columns that matter.
 
-A walk (`LeastSquares`, `ProxNewton`) sees the active columns and those next in line. The gradients of all
-columns are looked at once per block of strengths, in one product; where a column outside of the
-working set passes its price, it joins, and the block is walked again from there. Everything here
-runs on the host, where sizes may change, and in float64.
+A `PathFollower` sees a working set: the active columns, and those that are the closest to entering.
+The KKT conditions of all columns are checked once per block of λ, in one product; where a column
+outside of the working set violates them, it joins, and the block is solved again from there.
+Everything here runs on the host, where sizes may change, and in float64.
 """
 
 from __future__ import annotations
 
 import itertools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -17,7 +17,6 @@ from jax.core import Tracer
 
 from ...._progress import advance, progress_bar
 from ....penalties import Penalty
-from ...data._matrix import DenseMatrix
 from ...host._columns import GramColumns
 from ...host._path_solution import Knot, PathSolution
 from ...host._zero_copy import aligned
@@ -27,35 +26,33 @@ from ._group_least_squares import GroupLeastSquares
 from ._group_weights import GroupWeights
 from ._interpolation import PathInterpolation
 from ._least_squares import LeastSquares
-from ._penalty_weights import PenaltyWeights, linear_form
+from ._options import OPTIONS
+from ._path_point import NumericalBreakdown, PathPoint
+from ._penalty_weights import CoordinateWeights, linear_form
+from ._protocols import PathFollower, PenaltyWeights, RestrictedSolver
 from ._prox_newton import ProxNewton
-from ._row_shifts import RowShifts, is_few_rows
-from ._state import NumericalBreakdown, State
+from ._row_shifts import RowShifts, has_few_shifted_rows
+from ._step_budget import StepBudget
+from ._step_control import StepControl
 
-_BLOCK = 10  # strengths per look at all columns
-_WHOLE_BLOCK = 25  # ... where all of them are in the working set
-_NEXT_IN_LINE = 256  # columns that join the active ones in a working set, at least; or as many
-_PATIENCE = 30  # blocks walked again before giving up
-_ALL_COLUMNS = 600  # a problem of no more columns than this is its own working set
-_CAUTION = 7  # at most: steps of 1/64 of the way; and four losses for each
-_TALL = 5  # as is one of this many times more rows than columns, up to a Gram matrix of 200 MB
-_MANY_COLUMNS = 5000
-_FLOOR = 1e-10
-_SLACK = 1e-9  # by which a gradient may pass its price, as a share of it
-_STRIDE = 0.955  # from one strength to the next on the way to a single one
+_TALL = 5  # rows per column, from where on all columns are the working set of squared error
+_MAX_TALL_COLUMNS = 5000  # ... up to a Gram matrix of 200 MB
+_FLOOR = 1e-10  # fraction of the null model's gradient that weights count as at least
+_VIOLATION = 1e-9  # fraction of its weight by which a gradient may exceed it
+_STRIDE = 0.955  # ratio from one λ to the next on the way to a single one
 _LONG_STRIDE = 0.5  # ... where all columns are in the working set, or hardly a new one comes in
-_NEAR = 1e-4  # of λmax: strides beyond it are long
-_FAR = 1e-10  # ... and beyond this there are none
+_LONG_BELOW = 1e-4  # of λmax: strides below it are long
+_NONE_BELOW = 1e-10  # ... and below this the rest is one step
 _ONE = np.ones(())
 
 
 def supports(problem: Problem, pen: Penalty) -> bool:
-    """Whether the walk serves this problem: prices with a corner at 0, and a loss to go with them."""
+    """Returns whether this engine serves a problem: a penalty with a corner at 0, and a loss to go with it."""
     leaves = jax.tree.leaves((problem, pen))
     if any(isinstance(leaf, Tracer) for leaf in leaves):
         return False
-    nothing = np.max(np.asarray(problem.norms)) == 0
-    if not problem.is_valid or problem.null.is_trivial or nothing:
+    is_empty = np.max(np.asarray(problem.norms)) == 0
+    if not problem.is_valid or problem.null.is_trivial or is_empty:
         return False
     shape = problem.coef_shape
     return has_penalty_weights(pen, shape) or (
@@ -64,40 +61,40 @@ def supports(problem: Problem, pen: Penalty) -> bool:
 
 
 def has_penalty_weights(pen: Penalty, shape: tuple[int, ...]) -> bool:
-    """Whether coefficients of this shape have prices each by itself."""
+    """Returns whether a penalty has a weight per coefficient, for coefficients of this shape."""
     if len(shape) != 1 or not pen.convex or not hasattr(pen, pen.strength):
         return False
     form = linear_form(pen, _ONE, shape)
     if form is None:
         return False
-    up, down, quad = (np.asarray(price) for price in form)
+    up, down, quad = (np.asarray(table) for table in form)
     return not ((up == 0) & (down == 0) & (quad > 0)).any()
 
 
 def has_group_weights(pen: Penalty, shape: tuple[int, ...]) -> bool:
-    """Whether coefficients of this shape have prices group by group."""
+    """Returns whether a penalty has a weight per group, for coefficients of this shape."""
     if not pen.convex or not hasattr(pen, pen.strength):
         return False
     if pen.with_strength(1.0).group_form(shape) is None:
         return False
-    prices = GroupWeights(pen, shape)
-    if prices.has_ridges:
+    weights = GroupWeights(pen, shape)
+    if weights.has_ridge_groups:
         return False
-    return prices.proportional and (len(shape) == 1 or not prices.is_separable)
+    return weights.proportional and (len(shape) == 1 or not weights.has_l1)
 
 
 def has_knots(problem: Problem, pen: Penalty) -> bool:
-    """Whether the path of a problem that can be walked is straight between its knots."""
+    """Returns whether the path of a supported problem is linear in λ between its knots."""
     shape = problem.coef_shape
     form = linear_form(pen, _ONE, shape)
     if form is None:
         return False
-    straight = not np.asarray(form.quad).any() and PenaltyWeights(pen, shape[0]).proportional
-    return bool(problem.loss.is_quadratic and straight)
+    is_linear = not np.asarray(form.quad).any() and CoordinateWeights(pen, shape[0]).proportional
+    return bool(problem.loss.is_quadratic and is_linear)
 
 
 class FollowerOptions(NamedTuple):
-    """What a path follower is asked for, beside the solutions on the grid."""
+    """What a path is to consist of beside the solutions on the grid, and where it starts."""
 
     progress: bool | None = False  # show a bar; None: in a terminal
     all_columns: bool | None = None  # take them all into the working set; None: where it is cheaper
@@ -143,8 +140,42 @@ def follow_path(
     return follower.result(interrupted)
 
 
+def follow_to(
+    problem: Problem,
+    pen: Penalty,
+    lam: float,
+    lambda_max: float,
+    columns: GramColumns | None = None,
+) -> PathSolution:
+    """Returns the solution at one λ, at the end of a path to it in strides that working sets can follow."""
+    if columns is not None:
+        options = FollowerOptions(all_columns=True, columns=columns)
+        return follow_path(problem, pen, np.array([lam]), lambda_max, options)
+    is_exact = has_penalty_weights(pen, problem.coef_shape) and problem.loss.is_quadratic
+    if (takes_all_columns(problem) and is_exact) or lam >= lambda_max:
+        return follow_path(problem, pen, np.array([lam]), lambda_max)
+    middle, end = (max(lam, ratio * lambda_max) for ratio in (_LONG_BELOW, _NONE_BELOW))
+    lams = _strides(lambda_max, middle, _LONG_STRIDE if takes_all_columns(problem) else _STRIDE)
+    if end < middle:
+        lams = np.append(lams, _strides(middle, end, _LONG_STRIDE))
+    if lam < end:
+        lams = np.append(lams, lam)
+    found = follow_path(problem, pen, lams, lambda_max)
+    complete = found.num_solved == len(lams)
+    return PathSolution(
+        found.betas[-1:], found.intercepts[-1:], found.num_steps.sum(keepdims=True), complete, []
+    )
+
+
+def _strides(start: float, end: float, stride: float) -> np.ndarray:
+    """Returns λ from below `start` down to `end`, each at least `stride` times the one before."""
+    count = int(np.ceil(np.log(end / start) / np.log(stride)))
+    steps = start * (end / start) ** (np.arange(1, count) / count)
+    return np.append(steps, end)
+
+
 class _Follower:
-    """Goes down the grid block by block, and notes what it finds."""
+    """Goes down the grid block by block, and keeps what is solved."""
 
     def __init__(
         self,
@@ -154,277 +185,249 @@ class _Follower:
         lambda_max: float,
         options: FollowerOptions,
     ):
-        whole, keep_knots, columns = options.all_columns, options.keep_knots, options.columns
-        keep_gradients, gap = options.keep_gradients, options.interpolation_gap
         self.problem, self.lams = problem, lams
-        self.whole = whole = _is_small(problem) if whole is None else whole
-        self.path, self.prices = path, prices = _way(problem, pen, columns, keep_knots, gap)
+        all_columns = options.all_columns
+        self.all_columns = takes_all_columns(problem) if all_columns is None else all_columns
+        self.budget = StepBudget(OPTIONS.max_steps(len(lams)))
+        self.path = _path_follower(problem, pen, options, self.budget)
+        self.weights = self.path.weights
+        # 1. The null model, at λmax.
         self.null = np.asarray(problem.null.point.beta, np.float64)
-        gradient = -np.asarray(problem.null.gradient, np.float64)
-        self.floor = _FLOOR * np.abs(gradient).max(
-            initial=0
-        )  # of a price, where its share is asked for
-        self.alive = (np.asarray(problem.norms) > 0) & ~prices.excluded
-        features = np.flatnonzero(prices.free & self.alive)
-        gradient[features] = 0
+        neg_gradient = -np.asarray(problem.null.gradient, np.float64)
+        self.floor = _FLOOR * np.abs(neg_gradient).max(initial=0)
+        self.is_candidate = (np.asarray(problem.norms) > 0) & ~self.weights.excluded
+        features = np.flatnonzero(self.weights.unpenalised & self.is_candidate)
+        neg_gradient[features] = 0
         self.lam = max(lambda_max, lams[0])
-        self.at = path.start(features, self.null[features], gradient)
-        self.done, self.patience, self.extra = 0, _PATIENCE, np.zeros(0, int)
-        # 1: one strength at a time, 2: a half of the way to the next, 3: a quarter ...
-        self.caution, self.losses, self.is_easy = 0, 0, False
-
-        self.bridges, is_quadratic = None, problem.loss.is_quadratic
-        if gap is not None and prices.proportional and (is_quadratic or not prices.free.any()):
-            self.bridges = PathInterpolation(
-                gap * float(problem.null.deviance), by_log=not is_quadratic
-            )
-            # Rounded coefficients have other gradients than lines between those that were seen.
-            keep_gradients &= problem.y.dtype == np.float64
-        # Of other losses they are not exactly those of what is returned.
-        keep_gradients &= not whole and is_quadratic
+        self.at = self.path.start(features, self.null[features], neg_gradient)
+        # 2. How to go on from there.
+        self.interpolation = self._interpolation(options.interpolation_gap)
+        self.control = StepControl(interpolates=self.interpolation is not None)
+        self.retries = OPTIONS.max_retries
+        self.violators = np.zeros(0, int)  # columns that the next working set must contain
+        # 3. What is to be filled in.
         shape = (len(lams), *self.null.shape)
-        self.betas, self.steps = aligned(shape, np.float64), np.zeros(len(lams), int)
-        self.seen = aligned(shape, np.float64) if keep_gradients else None
+        self.num_solved = 0
+        self.betas, self.num_steps = aligned(shape, np.float64), np.zeros(len(lams), int)
         self.intercepts = np.repeat(np.asarray(self.at.intercept)[None], len(lams), axis=0)
         self.knots: list[Knot] = []
+        keeps = options.keep_gradients and self._has_exact_gradients()
+        self.all_neg_gradients = aligned(shape, np.float64) if keeps else None
+
+    def _interpolation(self, relative_gap: float | None) -> PathInterpolation | None:
+        is_quadratic, weights = self.problem.loss.is_quadratic, self.weights
+        # Of other losses, an unpenalised gradient is not zero between two solutions.
+        is_feasible = is_quadratic or not weights.unpenalised.any()
+        if relative_gap is None or not weights.proportional or not is_feasible:
+            return None
+        tolerance = relative_gap * float(self.problem.null.deviance)
+        return PathInterpolation(tolerance, by_log=not is_quadratic)
+
+    def _has_exact_gradients(self) -> bool:
+        """Whether the gradients of the KKT checks are those of the coefficients that are returned."""
+        is_rounded = self.interpolation is not None and self.problem.y.dtype != np.float64
+        return self.problem.loss.is_quadratic and not self.all_columns and not is_rounded
 
     @property
     def is_done(self) -> bool:
         """Whether all is solved, or nothing more will be."""
-        return self.done == len(self.lams) or not self.patience
+        return self.num_solved == len(self.lams) or not self.retries
 
     def start_from(self, known: Known) -> None:
-        """Begins at a solution that is known."""
-        self.at = _there(self.problem, self.prices, known, self.at)
+        """Starts from a solution of an earlier path."""
+        self.at = _known_point(self.problem, self.weights, known, self.at)
         self.lam = known.lam
 
     def advance(self) -> int:
-        """One block: its strengths up to the first violation; returns how many.
+        """Solves a block up to the first KKT violation; returns how many λ of the grid that is.
 
-        Where a curved loss leads astray the block is shorter, and steps end between two strengths.
+        Where a solve fails, it returns 0, and the next step is shorter: it may end between two λ.
         """
-        block = self.lams[self.done :][: _WHOLE_BLOCK if self.whole else _BLOCK]
-        on_grid, before = self.caution <= 1, self.lam
-        if self.caution:
-            share = 0.5 ** (self.caution - 1)
-            block = block[:1] if on_grid else self.lam + share * (block[:1] - self.lam)
+        control, before = self.control, self.lam
+        size = OPTIONS.block_size_all_columns if self.all_columns else OPTIONS.block_size
+        block = control.next_block(self.lam, self.lams[self.num_solved :][:size])
         try:
-            count = self._advance(block, on_grid)
+            count = self._advance(block, control.ends_on_grid)
         except NumericalBreakdown:
-            # Without lines the next strength is what it was lost on the way to.
-            least = 2 if self.bridges is None else 1
-            self.losses, self.caution = self.losses + 1, max(self.caution + 1, least)
-            self.is_easy = False
-            if (
-                not isinstance(self.path, ProxNewton)
-                or max(self.losses / 4, self.caution) > _CAUTION
-            ):
+            control.fail()
+            if not self.path.can_halve_steps or control.is_exhausted or self.budget.is_spent:
                 raise
             return 0
-        if self.lam != before:  # two good steps in a row are followed by a longer one
-            self.caution -= self.is_easy and self.caution > 0
-            self.is_easy = not self.is_easy
+        if self.lam != before:
+            control.succeed()
         return count
 
-    def _advance(self, block: np.ndarray, on_grid: bool) -> int:
-        members = self._members()
-        mover = self.path.mover(members, self.prices, self.at, self.lam)
-        found = self._solve(mover, block)
-        gradients, good = self._look(found, members, block)
+    def _advance(self, block: np.ndarray, ends_on_grid: bool) -> int:
+        # 1. Solve on the working set.
+        working = self._working_set()
+        solver = self.path.restricted_solver(working, self.at, self.lam)
+        solved = self._solve(solver, block)
+        # 2. Check the KKT conditions of the other columns.
+        neg_gradients, good = self._check(solved, working, block)
         if not good:
             return 0
-        if on_grid:
-            self._note(found[:good])
+        # 3. Keep what meets them.
+        if ends_on_grid:
+            self._keep(solved[:good])
         for k in range(max(good - 2, 0), good):
-            i, state = found[k]
-            gradient = gradients[k].copy()
-            gradient[members] = state.gradient
-            before = self.lam, self.at._replace(inverse=None, knots=(), before=None)
-            self.at, self.lam = state._replace(gradient=gradient, before=before), block[i]
-        if self.bridges is None and good == len(block):
-            self.at = self.at._replace(inverse=mover.inverse())
-        count = found[good - 1][0] + 1 if on_grid else 0
-        self.done += count
+            i, point = solved[k]
+            neg_gradient = neg_gradients[k].copy()
+            neg_gradient[working] = point.neg_gradient
+            previous = self.lam, self.at._replace(inverse=None, knots=(), previous=None)
+            self.at = point._replace(neg_gradient=neg_gradient, previous=previous)
+            self.lam = block[i]
+        if self.interpolation is None and good == len(block):
+            self.at = self.at._replace(inverse=solver.known_inverse())
+        count = solved[good - 1][0] + 1 if ends_on_grid else 0
+        self.num_solved += count
         return count
 
-    def _note(self, found: list[tuple[int, State]]) -> None:
-        """The solutions at the next strengths, and what lies on lines between them."""
-        for i, state in found:
-            row = self.done + i
-            self.betas[row, state.features] = state.values
-            self.intercepts[row], self.steps[row] = state.intercept, state.steps
-            self.knots.extend(state.knots)
-        if self.bridges is not None:
-            ends = [self.done - 1, *(self.done + i for i, _ in found)]
-            for left, right in itertools.pairwise(ends):
-                self.bridges.fill(left, right, self.lams, self.betas, self.intercepts, self.seen)
+    def _working_set(self) -> np.ndarray:
+        """Returns the working set of the next block, sorted."""
+        violation = self.weights.kkt_violation(self.at.neg_gradient, self.lam, self.floor)
+        violation = np.where(self.is_candidate, violation, -np.inf)
+        if self.all_columns:
+            working = np.arange(len(violation))
+        else:
+            working = _largest(violation, self.at.features, self.violators)
+        working = self.weights.close_over_groups(working)
+        return working[self.is_candidate[working]]
 
-    def _members(self) -> np.ndarray:
-        """The working set of the next block."""
-        excess = self.prices.excess(self.at.gradient, self.lam, self.floor)
-        excess = np.where(self.alive, excess, -np.inf)
-        every = np.arange(len(self.alive))
-        members = every if self.whole else _choose(excess, self.at.features, self.extra)
-        members = self.prices.whole(members)
-        return members[self.alive[members]]
-
-    def _solve(self, mover: Any, block: np.ndarray) -> list[tuple[int, State]]:
-        """The solutions on the working set: at all strengths of the block, or where lines end."""
+    def _solve(self, solver: RestrictedSolver, block: np.ndarray) -> list[tuple[int, PathPoint]]:
+        """Returns the solutions on the working set, with their places: at all λ, or where lines end."""
         # A step that overflows is tried at half its length: no reason to warn.
         with np.errstate(over="ignore", invalid="ignore"):
-            if self.bridges is None:
-                return _until_lost(mover, block)
-            if not self.done:  # lines have both of their ends on the grid
-                self.bridges.length = 1
-            return self.bridges.across(mover, self.at, self.lam, block)
+            if self.interpolation is None:
+                return _solve_until_breakdown(solver, block)
+            if not self.num_solved:  # lines have both of their ends on the grid
+                self.interpolation.length = 1
+            return self.interpolation.solve(solver, self.at, self.lam, block)
 
-    def _look(
-        self, found: list[tuple[int, State]], members: np.ndarray, block: np.ndarray
+    def _check(
+        self, solved: list[tuple[int, PathPoint]], working: np.ndarray, block: np.ndarray
     ) -> tuple[np.ndarray, int]:
-        """−∇L of all columns at what was found, and how much of that passes."""
-        outside = self.alive.copy()
-        outside[members] = False
-        gradients = np.zeros((len(found), *self.null.shape))
-        good, violators = len(found), members[:0]
-        places = [i for i, _ in found]
-        if self.seen is not None or outside.any():
-            self.path.gradients([state for _, state in found], gradients)
-            good, violators = _first_violation(
-                gradients, self.prices, block[places], outside, self.floor
-            )
-        if self.seen is not None:
-            self.seen[[self.done + i for i in places]] = gradients
-        self.extra = violators if good else np.union1d(self.extra, violators)
-        self.patience -= not good
-        return gradients, good
+        """Returns −∇L of all columns at each solution, and how many meet the KKT conditions."""
+        outside = self.is_candidate.copy()
+        outside[working] = False
+        neg_gradients = np.zeros((len(solved), *self.null.shape))
+        good, violators = len(solved), working[:0]
+        places = [i for i, _ in solved]
+        if self.all_neg_gradients is not None or outside.any():
+            self.path.neg_gradients([point for _, point in solved], neg_gradients)
+            good, violators = self._first_violation(neg_gradients, block[places], outside)
+        if self.all_neg_gradients is not None:
+            self.all_neg_gradients[[self.num_solved + i for i in places]] = neg_gradients
+        self.violators = violators if good else np.union1d(self.violators, violators)
+        self.retries -= not good
+        return neg_gradients, good
+
+    def _first_violation(
+        self, neg_gradients: np.ndarray, lams: np.ndarray, outside: np.ndarray
+    ) -> tuple[int, np.ndarray]:
+        """Returns how many λ pass before a column outside of the working set violates, and which do."""
+        for i, lam in enumerate(lams):
+            violation = self.weights.kkt_violation(neg_gradients[i], lam, self.floor)
+            violates = outside & (violation > _VIOLATION)
+            if violates.any():
+                return i, np.flatnonzero(violates)
+        return len(lams), np.zeros(0, int)
+
+    def _keep(self, solved: list[tuple[int, PathPoint]]) -> None:
+        """Writes the next solutions into the tables, and what lies on lines between them."""
+        for i, point in solved:
+            row = self.num_solved + i
+            self.betas[row, point.features] = point.values
+            self.intercepts[row], self.num_steps[row] = point.intercept, point.num_steps
+            self.knots.extend(point.knots)
+        if self.interpolation is not None:
+            tables = self.betas, self.intercepts, self.all_neg_gradients
+            ends = [self.num_solved - 1, *(self.num_solved + i for i, _ in solved)]
+            for left, right in itertools.pairwise(ends):
+                self.interpolation.fill(left, right, self.lams, *tables)
 
     def result(self, interrupted: bool) -> PathSolution:
-        """All that was found; strengths that were not reached hold the last solution."""
-        done, is_complete = self.done, self.done == len(self.lams)
+        """Returns all that is solved; rows of λ that were not reached repeat the last solution."""
+        done, is_complete = self.num_solved, self.num_solved == len(self.lams)
         self.betas[done:] = self.betas[done - 1] if done else self.null
         self.intercepts[done:] = self.intercepts[done - 1] if done else self.at.intercept
         return PathSolution(
             self.betas,
             self.intercepts,
-            self.steps,
+            self.num_steps,
             done,
             self.knots,
             interrupted,
-            self.seen if is_complete else None,
+            self.all_neg_gradients if is_complete else None,
             self.path.columns,
-            has_free=bool(self.prices.free.any()) or self.lams[-1] == 0,
+            has_unpenalised=bool(self.weights.unpenalised.any()) or self.lams[-1] == 0,
         )
 
 
-def _until_lost(mover: Any, block: np.ndarray) -> list[tuple[int, State]]:
-    """The solutions at the strengths of a block, or at the first of them."""
-    found: list[tuple[int, State]] = []
+def _solve_until_breakdown(
+    solver: RestrictedSolver, block: np.ndarray
+) -> list[tuple[int, PathPoint]]:
+    """Returns the solutions at all λ of a block, or before the first that fails; raises if none is solved."""
+    solved: list[tuple[int, PathPoint]] = []
     for i, lam in enumerate(block):
         try:
-            found.append((i, mover.to(lam)))
+            solved.append((i, solver.to(lam)))
         except NumericalBreakdown:
-            if not found:
+            if not solved:
                 raise
             break
-    return found
+    return solved
 
 
-def _way(
-    problem: Problem,
-    pen: Penalty,
-    columns: GramColumns | None,
-    keep_knots: bool,
-    gap: float | None,
-) -> tuple[Any, Any]:
-    """What follows the solutions of this problem, and the prices that it follows them by."""
-    shape = problem.coef_shape
+def _path_follower(
+    problem: Problem, pen: Penalty, options: FollowerOptions, budget: StepBudget
+) -> PathFollower:
+    """Returns the follower for this loss and penalty."""
+    shape, gap, columns = problem.coef_shape, options.interpolation_gap, options.columns
     if problem.loss.is_quadratic and columns is None:
         columns = GramColumns(problem)
     if not has_penalty_weights(pen, shape):
-        assert columns is not None  # `supports` has asked
-        return GroupLeastSquares(columns, gap), GroupWeights(pen, shape)
-    prices = PenaltyWeights(pen, shape[0])
-    if columns is None:
-        follow = RowShifts if is_few_rows(problem) else ProxNewton
-        return follow(problem, gap), prices
-    return LeastSquares(columns, keep_knots), prices
+        assert columns is not None  # by `supports`
+        return GroupLeastSquares(columns, GroupWeights(pen, shape), budget, gap)
+    weights = CoordinateWeights(pen, shape[0])
+    if columns is not None:
+        return LeastSquares(columns, weights, options.keep_knots)
+    follower = RowShifts if has_few_shifted_rows(problem) else ProxNewton
+    return follower(problem, weights, budget, gap)
 
 
-def _there(problem: Problem, prices: Any, begin: Known, null: State) -> State:
-    """Where the walk stands at a solution that is known."""
-    beta = np.asarray(begin.point.beta, np.float64)
-    slope = problem.loss.gradient(problem.y, problem.eta(begin.point), problem.s)
-    gradient = -np.asarray(problem.x.rdot(slope), np.float64) - prices.bend(begin.lam, beta)
+def _known_point(
+    problem: Problem, weights: PenaltyWeights, known: Known, null: PathPoint
+) -> PathPoint:
+    """Returns the point of a solution of an earlier path."""
+    beta = np.asarray(known.point.beta, np.float64)
+    slope = problem.loss.gradient(problem.y, problem.eta(known.point), problem.s)
+    neg_gradient = -np.asarray(problem.x.rdot(slope), np.float64)
     features = np.flatnonzero((beta != 0).reshape(len(beta), -1).any(axis=1))
     features = np.union1d(features, null.features)
-    signs = np.where(prices.free[features], 0, np.sign(beta[features]).T).T
-    intercept = np.asarray(begin.point.intercept, np.float64)
-    intercept = intercept if intercept.ndim else float(intercept)
+    signs = np.where(weights.unpenalised[features], 0, np.sign(beta[features]).T).T
+    intercept = np.asarray(known.point.intercept, np.float64)
     return null._replace(
         features=features,
         signs=signs,
         values=beta[features],
-        intercept=intercept,
-        gradient=gradient,
+        intercept=intercept if intercept.ndim else float(intercept),
+        neg_gradient=neg_gradient - weights.ridge_gradient(known.lam, beta),
     )
 
 
-def follow_to(
-    problem: Problem,
-    pen: Penalty,
-    lam: float,
-    lambda_max: float,
-    columns: GramColumns | None = None,
-) -> PathSolution:
-    """The solution at one strength: follows the path to it, in strides that working sets can follow."""
-    if columns is not None:
-        options = FollowerOptions(all_columns=True, columns=columns)
-        return follow_path(problem, pen, np.array([lam]), lambda_max, options)
-    is_exact = has_penalty_weights(pen, problem.coef_shape) and problem.loss.is_quadratic
-    if (_is_small(problem) and is_exact) or lam >= lambda_max:
-        return follow_path(problem, pen, np.array([lam]), lambda_max)
-    near, far = max(lam, _NEAR * lambda_max), max(lam, _FAR * lambda_max)
-    lams = _strides(lambda_max, near, _LONG_STRIDE if _is_small(problem) else _STRIDE)
-    if far < near:
-        lams = np.append(lams, _strides(near, far, _LONG_STRIDE))
-    if lam < far:
-        lams = np.append(lams, lam)
-    found = follow_path(problem, pen, lams, lambda_max)
-    complete = found.num_solved == len(lams)
-    return PathSolution(
-        found.betas[-1:], found.intercepts[-1:], found.num_steps.sum(keepdims=True), complete, []
-    )
-
-
-def _strides(begin: float, end: float, stride: float) -> np.ndarray:
-    """Strengths from `begin` down to `end`, none further from the one before than a stride."""
-    count = int(np.ceil(np.log(end / begin) / np.log(stride)))
-    steps = begin * (end / begin) ** (np.arange(1, count) / count)
-    return np.append(steps, end)
-
-
-def _is_small(problem: Problem) -> bool:
-    """Whether the Gram matrix of all columns costs less than looking for those that matter."""
+def takes_all_columns(problem: Problem) -> bool:
+    """Returns whether the Gram matrix of all columns costs less than searching for those that matter."""
     n, p = problem.x.shape
-    is_tall = isinstance(problem.x, DenseMatrix) and _TALL * p <= n and p <= _MANY_COLUMNS
-    return p <= _ALL_COLUMNS or (is_tall and problem.loss.is_quadratic)
+    is_tall = problem.x.as_array() is not None and _TALL * p <= n and p <= _MAX_TALL_COLUMNS
+    return p <= OPTIONS.max_columns or (is_tall and problem.loss.is_quadratic)
 
 
-def _choose(excess: np.ndarray, face: np.ndarray, extra: np.ndarray) -> np.ndarray:
-    """The face, the violators, and the columns whose gradients are nearest to their prices."""
-    wanted = len(face) + max(_NEXT_IN_LINE, len(face))
-    possible = np.flatnonzero(excess > -np.inf)
+def _largest(violation: np.ndarray, active: np.ndarray, violators: np.ndarray) -> np.ndarray:
+    """Returns the active columns, the violators, and the columns of the largest KKT violation."""
+    wanted = len(active) + max(OPTIONS.min_candidates, len(active))
+    possible = np.flatnonzero(violation > -np.inf)
     if len(possible) <= wanted:
         return possible
-    excess[face] = np.inf
-    nearest = np.argpartition(-excess, wanted)[:wanted]
-    return np.union1d(nearest, extra)
-
-
-def _first_violation(gradients, prices, block, outside, floor) -> tuple[int, np.ndarray]:
-    """How many strengths pass before a column outside of the working set is over its price; which."""
-    for i, lam in enumerate(block):
-        over = outside & (prices.excess(gradients[i], lam, floor) > _SLACK)
-        if over.any():
-            return i, np.flatnonzero(over)
-    return len(block), np.zeros(0, int)
+    violation[active] = np.inf
+    largest = np.argpartition(-violation, wanted)[:wanted]
+    return np.union1d(largest, violators)

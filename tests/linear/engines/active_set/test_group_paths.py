@@ -1,4 +1,4 @@
-"""The walk on groups: against accelerated prox steps written here, on all that makes groups awkward."""
+"""Paths with weights per group: against accelerated prox steps written here, on awkward groups."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -6,11 +6,13 @@ import pytest
 import scipy.sparse
 
 import l1jax
-from l1jax.linear import _fit, _path
-from l1jax.linear.engines.active_set import _group_least_squares, _working_set
-from l1jax.linear.engines.active_set._group_hessian import ByGram, ByRows
+from l1jax.linear.engines import _gradient_steps
+from l1jax.linear.engines._gradient_steps import Sequential
+from l1jax.linear.engines.active_set import _group_least_squares
+from l1jax.linear.engines.active_set._group_hessian import GramHessian, NormCurvature, RowHessian
 from l1jax.linear.engines.active_set._group_newton import GroupNewton
 from l1jax.linear.engines.active_set._group_weights import GroupWeights, Layout
+from l1jax.linear.engines.active_set._options import OPTIONS
 
 N, P, TALL = 40, 60, 150
 RNG = np.random.default_rng(5)
@@ -25,7 +27,7 @@ WEIGHTS = np.sqrt(np.bincount(IDS))
 AWKWARD = WEIGHTS.copy()
 AWKWARD[9], AWKWARD[[3, 12]] = 0, np.inf
 SAMPLE_WEIGHT = RNG.uniform(0.2, 2, TALL)
-OPTIONS = {
+DATA_OPTIONS = {
     "plain": {},
     "no intercept": {"fit_intercept": False},
     "everything": {"standardize": True, "sample_weight": SAMPLE_WEIGHT},
@@ -34,15 +36,15 @@ OPTIONS = {
 
 @pytest.fixture(autouse=True)
 def no_help(monkeypatch):
-    """The walk must do it all; its working sets are smaller than the problem."""
+    """The active-set engine must do it all; its working sets are smaller than the problem."""
 
     def help(*_, **__):
-        raise AssertionError("the walk left something short of the tolerance")
+        raise AssertionError("the active-set engine left something short of the tolerance")
 
-    monkeypatch.setattr(_path, "_sequential", help)
-    monkeypatch.setattr(_working_set, "_is_small", lambda _: False)
-    monkeypatch.setattr(_working_set, "_NEXT_IN_LINE", 2)
-    monkeypatch.setattr(_group_least_squares, "_MANY", 0)  # rows serve wherever they are fewer
+    monkeypatch.setattr(Sequential, "run", help)
+    monkeypatch.setattr(OPTIONS, "max_columns", 0)
+    monkeypatch.setattr(OPTIONS, "min_candidates", 2)
+    monkeypatch.setattr(OPTIONS, "row_ratio", 0)  # rows serve wherever they are fewer
 
 
 def reference(X, y, lam, ids, weights, l1=0.0, *, fit_intercept=True, standardize=False,
@@ -57,14 +59,14 @@ def reference(X, y, lam, ids, weights, l1=0.0, *, fit_intercept=True, standardiz
     A, target = (X - mean) / scale, (y - level).reshape(len(y), -1)
     Q, C = A.T @ (s[:, None] * A), A.T @ (s[:, None] * target)
     step = 1 / np.linalg.eigvalsh(Q)[-1]
-    price = (lam * np.where(np.isinf(weights), 0, weights))[ids][:, None]
-    held = np.isinf(weights)[ids]
+    norm_weight = (lam * np.where(np.isinf(weights), 0, weights))[ids][:, None]
+    excluded = np.isinf(weights)[ids]
 
     def prox(z):
         z = np.sign(z) * np.maximum(np.abs(z) - step * lam * l1, 0)
         norms = np.sqrt(np.bincount(ids, (z**2).sum(axis=1)))[ids][:, None]
-        z = z * np.maximum(1 - step * price / np.where(norms > 0, norms, 1), 0)
-        return np.where(held[:, None], 0, z)
+        z = z * np.maximum(1 - step * norm_weight / np.where(norms > 0, norms, 1), 0)
+        return np.where(excluded[:, None], 0, z)
 
     b = ahead = np.zeros_like(C)
     momentum = 1.0
@@ -90,7 +92,7 @@ def agree(path, X, y, ids, weights, l1=0.0, **options):
     for i in (5, 14, len(path.lams) - 1):
         lam = float(path.lams[i])
         coef, intercept = reference(X, y, lam, ids, weights, l1, **options)
-        # Duplicates and a free constant column share what they say: fitted values are unique.
+        # Duplicates, and an unpenalised constant column, are not unique: fitted values are.
         atol = 1e-6 * np.abs(coef).max()
         fitted = X @ coefs[i] + np.asarray(path.intercepts[i])
         np.testing.assert_allclose(fitted, X @ coef + intercept, atol=10 * atol)
@@ -102,9 +104,11 @@ def agree(path, X, y, ids, weights, l1=0.0, **options):
     ("n", "options"),
     [(N, "plain"), (N, "no intercept"), (N, "everything"), (TALL, "plain"), (TALL, "everything")],
 )
-@pytest.mark.parametrize("weights", [WEIGHTS, AWKWARD], ids=["groups", "free and excluded groups"])
-def test_the_walk_finds_what_prox_steps_find(n, weights, options):
-    X, y, given = X_TALL[:n], Y_TALL[:n], dict(OPTIONS[options])
+@pytest.mark.parametrize(
+    "weights", [WEIGHTS, AWKWARD], ids=["groups", "unpenalised and excluded groups"]
+)
+def test_the_path_is_that_of_prox_steps(n, weights, options):
+    X, y, given = X_TALL[:n], Y_TALL[:n], dict(DATA_OPTIONS[options])
     if "sample_weight" in given:
         given["sample_weight"] = given["sample_weight"][:n]
     pen = l1jax.GroupL1(groups=IDS, weights=weights)
@@ -117,25 +121,25 @@ def test_the_walk_finds_what_prox_steps_find(n, weights, options):
         assert (coefs[:, 11] == 0).all()
 
 
-def test_a_block_goes_on_in_the_direction_of_the_one_before(monkeypatch):
-    monkeypatch.setattr(_working_set, "_NEXT_IN_LINE", P)
+def test_a_block_extrapolates_from_the_one_before(monkeypatch):
+    monkeypatch.setattr(OPTIONS, "min_candidates", P)
 
     def steps():
         pen = l1jax.GroupL1(groups=IDS, weights=WEIGHTS)
         path = l1jax.path(X_TALL[:N], Y_TALL[:N], pen, n_lams=100)
         return np.asarray(path.num_steps)[::10].sum()  # those at which blocks begin
 
-    make, going_on = _group_least_squares.GroupSolver.__init__, steps()
+    init, extrapolating = _group_least_squares.GroupSolver.__init__, steps()
 
-    def forgetful(self, path, members, prices, at, lam):
-        make(self, path, members, prices, at._replace(before=None), lam)
+    def without(self, path, working, at, lam):
+        init(self, path, working, at._replace(previous=None), lam)
 
-    monkeypatch.setattr(_group_least_squares.GroupSolver, "__init__", forgetful)
-    assert going_on < steps()
+    monkeypatch.setattr(_group_least_squares.GroupSolver, "__init__", without)
+    assert extrapolating < steps()
 
 
 @pytest.mark.parametrize("kind", ["dense", "sparse"])
-def test_several_responses_are_walked_together(kind):
+def test_several_responses_are_solved_together(kind):
     X, y = X_TALL[:N], np.stack([Y_TALL[:N], X_TALL[:N, 5] + 0.1 * Y_TALL[:N], np.ones(N)], axis=1)
     ids = np.arange(P)
     data = scipy.sparse.csr_array(X) if kind == "sparse" else X
@@ -148,8 +152,10 @@ def test_several_responses_are_walked_together(kind):
 def test_several_responses_in_groups_with_weights():
     X, y = X_TALL, np.stack([Y_TALL, X_TALL[:, 5] + 0.1 * Y_TALL], axis=1)
     pen = l1jax.GroupL1(groups=IDS, weights=AWKWARD)
-    path = l1jax.path(X, y, pen, n_lams=20, lam_min_ratio=0.03, tol=1e-10, **OPTIONS["everything"])
-    agree(path, X, y, IDS, AWKWARD, **OPTIONS["everything"])
+    path = l1jax.path(
+        X, y, pen, n_lams=20, lam_min_ratio=0.03, tol=1e-10, **DATA_OPTIONS["everything"]
+    )
+    agree(path, X, y, IDS, AWKWARD, **DATA_OPTIONS["everything"])
 
 
 def test_features_leave_within_groups():
@@ -168,9 +174,9 @@ def test_one_fit_is_that_of_the_path_and_that_of_gradient_steps(monkeypatch):
     slow = l1jax.fit(X, y, pen.with_strength(0.3 * most), tol=1e-12, engine="fista")
 
     def help(*_, **__):
-        raise AssertionError("the walk left something short of the tolerance")
+        raise AssertionError("the active-set engine left something short of the tolerance")
 
-    monkeypatch.setattr(_fit, "solve_one", help)
+    monkeypatch.setattr(_gradient_steps, "solve_one", help)
     fit = l1jax.fit(X, y, pen.with_strength(0.3 * most), tol=1e-12)
     assert fit.relative_gap <= 1e-12
     np.testing.assert_allclose(fit.coef, slow.coef, atol=1e-5)
@@ -180,7 +186,7 @@ def test_one_fit_is_that_of_the_path_and_that_of_gradient_steps(monkeypatch):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_groups_that_are_copies_of_others_end_optimal(seed):
-    """Their Hessian has no factor: of what it cannot solve, steps of one group at a time take care."""
+    """Their Hessian has no factor: prox steps of one group at a time replace Newton steps."""
     rng = np.random.default_rng(seed)
     half = rng.normal(size=(30, 15))
     X, y = np.hstack([half, half]), half[:, :3].sum(axis=1) + rng.normal(size=30)
@@ -188,14 +194,14 @@ def test_groups_that_are_copies_of_others_end_optimal(seed):
     lam = 0.01 * float(l1jax.lambda_max(X, y, pen, standardize=True))
     fit = l1jax.fit(X, y, pen.with_strength(lam), standardize=True)
     beta = (np.asarray(fit.coef) * X.std(axis=0)).reshape(10, 3)
-    descent = ((X - X.mean(axis=0)) / X.std(axis=0)).T @ (y - fit.predict(X)) / 30
-    sizes, price = np.linalg.norm(beta, axis=1, keepdims=True), lam * np.sqrt(3)
-    descent, active = descent.reshape(10, 3), sizes[:, 0] > 0
+    neg_gradient = ((X - X.mean(axis=0)) / X.std(axis=0)).T @ (y - fit.predict(X)) / 30
+    sizes, weight = np.linalg.norm(beta, axis=1, keepdims=True), lam * np.sqrt(3)
+    neg_gradient, active = neg_gradient.reshape(10, 3), sizes[:, 0] > 0
     assert active.any()
     np.testing.assert_allclose(
-        descent[active], price * beta[active] / sizes[active], atol=1e-6 * price
+        neg_gradient[active], weight * beta[active] / sizes[active], atol=1e-6 * weight
     )
-    assert (np.linalg.norm(descent, axis=1) <= price * (1 + 1e-6)).all()
+    assert (np.linalg.norm(neg_gradient, axis=1) <= weight * (1 + 1e-6)).all()
 
 
 def test_both_forms_of_the_hessian_solve_the_same_system():
@@ -205,70 +211,75 @@ def test_both_forms_of_the_hessian_solve_the_same_system():
     for k in (1, 2):
         u = rng.standard_normal((8, k))
         u /= layout.norms(u)[layout.ids, None]
-        bend, quad = rng.uniform(0.5, 2, (2, 5))[:, layout.ids]
+        curvature, quad = rng.uniform(0.5, 2, (2, 5))[:, layout.ids]
         residual = rng.standard_normal((8, k))
-        dense = np.kron(root[at, :] @ root[at, :].T + np.diag(bend + quad), np.eye(k))
+        dense = np.kron(root[at, :] @ root[at, :].T + np.diag(curvature + quad), np.eye(k))
         for g in range(4):
-            one = np.where(layout.ids == g, np.sqrt(bend), 0)[:, None] * u
+            one = np.where(layout.ids == g, np.sqrt(curvature), 0)[:, None] * u
             dense -= np.outer(one.ravel(), one.ravel())
         expected = np.linalg.solve(dense, residual.ravel()).reshape(8, k)
-        rows = ByRows(root)
-        for form, is_exact in ((ByGram(root @ root.T), True), (rows, True), (rows, False)):
-            found = form.factorise(at, layout, u, bend, quad, 1e-10, is_exact)(residual)
+        norms, rows = NormCurvature(layout, u, curvature, quad), RowHessian(root)
+        for form, is_exact in ((GramHessian(root @ root.T), True), (rows, True), (rows, False)):
+            found = form.factorise(at, norms, 1e-10, is_exact)(residual)
             np.testing.assert_allclose(found, expected, atol=1e-7 if is_exact else 1e-4)
 
 
-def test_prices_of_groups():
+def test_weights_of_groups():
     pen = l1jax.SparseGroupL1(groups=[4, 2, 4, 7], l1_ratio=0.5, weights=[2.0, 0.0, np.inf])
-    prices = GroupWeights(pen, (4,))
-    assert prices.excluded.tolist() == [False, False, False, True] and not prices.free.any()
-    assert prices.whole(np.array([0])).tolist() == [0, 2]
-    # Price 1 of the norm and ½ of each feature; a group of weight 0 has the latter alone.
-    excess = prices.excess(np.array([0.6, 1.5, 0.0, 0.0]), 1.0, 1e-9)
-    np.testing.assert_allclose(excess[:3], [0.2, 0.0, 0.2])
+    weights = GroupWeights(pen, (4,))
+    assert weights.excluded.tolist() == [False, False, False, True]
+    assert not weights.unpenalised.any()
+    assert weights.close_over_groups(np.array([0])).tolist() == [0, 2]
+    # Weight 1 of the norm and ½ of each feature; a group of weight 0 has the latter alone.
+    violation = weights.kkt_violation(np.array([0.6, 1.5, 0.0, 0.0]), 1.0, 1e-9)
+    np.testing.assert_allclose(violation[:3], [0.2, 0.0, 0.2])
 
 
 @pytest.fixture
-def asked(monkeypatch):
-    """Whether each factor by rows that was asked for had to be exact."""
-    asked = []
-    factorise = ByRows.factorise
+def requested(monkeypatch):
+    """Whether each factor by rows that was requested had to be exact."""
+    requested = []
+    factorise = RowHessian.factorise
 
     def noted(self, *arguments, is_exact):
-        asked.append(is_exact)
+        requested.append(is_exact)
         return factorise(self, *arguments, is_exact=is_exact)
 
-    monkeypatch.setattr(ByRows, "factorise", noted)
-    return asked
+    monkeypatch.setattr(RowHessian, "factorise", noted)
+    return requested
 
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(("of_x", "of_y"), [(2.0**140, 1.0), (1.0, 2.0**160), (2.0**-140, 2.0**70)])
-def test_numbers_out_of_the_range_of_single_precision_are_walked(monkeypatch, asked, of_x, of_y):
+def test_numbers_out_of_the_range_of_single_precision_are_solved(
+    monkeypatch, requested, of_x, of_y
+):
     def no_sweep(_):
         raise AssertionError("a step was taken with what is not finite")
 
     pen = l1jax.GroupL1(groups=IDS, weights=WEIGHTS)
     X, y = X_TALL[:N], Y_TALL[:N]
     path = l1jax.path(X, y, pen, n_lams=5)
-    assert asked and not any(asked)
-    asked.clear()
+    assert requested and not any(requested)
+    requested.clear()
     monkeypatch.setattr(GroupNewton, "_sweep", no_sweep)
     far = l1jax.path(of_x * X, of_y * y, pen, n_lams=5)  # powers of two change no digit
-    assert asked[:2] == [False, True]
+    assert requested[:2] == [False, True]
     np.testing.assert_allclose(of_x / of_y * np.asarray(far.coefs), path.coefs, atol=1e-9)
     assert (np.asarray(far.status) == l1jax.Status.CONVERGED).all()
 
 
-def test_a_rough_factor_that_does_not_serve_gives_way_to_an_exact_one(monkeypatch, asked):
-    noted = ByRows.factorise
+def test_a_single_precision_factor_that_does_not_serve_gives_way_to_an_exact_one(
+    monkeypatch, requested
+):
+    noted = RowHessian.factorise
 
     def useless(self, *arguments, is_exact):
         solve = noted(self, *arguments, is_exact=is_exact)
         return solve if is_exact else lambda residual: 1e-3 * solve(residual)
 
-    monkeypatch.setattr(ByRows, "factorise", useless)
+    monkeypatch.setattr(RowHessian, "factorise", useless)
     pen = l1jax.GroupL1(groups=IDS, weights=WEIGHTS)
     path = l1jax.path(X_TALL[:N], Y_TALL[:N], pen, n_lams=5)
-    assert any(asked) and not all(asked)
+    assert any(requested) and not all(requested)
     assert (np.asarray(path.relative_gaps) <= 1e-12).all()

@@ -1,4 +1,4 @@
-"""The exact walk: against the gradient engine, on ties and duplicates, and on what it must not touch."""
+"""The active-set engine: against the gradient engine, on ties and duplicates, and its bounds on work."""
 
 import contextlib
 
@@ -12,13 +12,15 @@ from hypothesis import strategies as st
 from threadpoolctl import ThreadpoolController
 
 import l1jax
+from l1jax import _threads
+from l1jax._threads import one_thread
 from l1jax.linear.data._inputs import read
 from l1jax.linear.engines._engine import Plan, choose_engine
 from l1jax.linear.engines._gradient_steps import Sequential
-from l1jax.linear.engines.active_set import _working_set
-from l1jax.linear.host import _threads
+from l1jax.linear.engines.active_set import _group_newton, _prox_newton, _row_shifts
+from l1jax.linear.engines.active_set._options import OPTIONS
+from l1jax.linear.engines.active_set._path_point import NumericalBreakdown
 from l1jax.linear.host._entry_point import entry_point
-from l1jax.linear.host._threads import one_thread
 from l1jax.linear.model._prepare import prepare_inputs
 from l1jax.linear.results import _certified
 
@@ -58,14 +60,14 @@ EVERYTHING = {
         ("sparse", {"fit_intercept": False}, "weighted elastic net"),
     ],
 )
-def test_the_walk_alone_meets_a_tight_tolerance(monkeypatch, kind, options, name):
+def test_the_engine_alone_meets_a_tight_tolerance(monkeypatch, kind, options, name):
     def no_help(*_, **__):
-        raise AssertionError("the walk left something short of the tolerance")
+        raise AssertionError("the active-set engine left something short of the tolerance")
 
     monkeypatch.setattr(Sequential, "run", no_help)
     # Working sets smaller than the problem, so that columns must be found outside of them.
-    monkeypatch.setattr(_working_set, "_is_small", lambda _: False)
-    monkeypatch.setattr(_working_set, "_NEXT_IN_LINE", 2)
+    monkeypatch.setattr(OPTIONS, "max_columns", 0)
+    monkeypatch.setattr(OPTIONS, "min_candidates", 2)
     data = scipy.sparse.csr_array(X) if kind == "sparse" else X
     path = l1jax.path(
         data, Y, PENALTIES[name], n_lams=40, tol=1e-10, engine="working_set", **options
@@ -74,7 +76,7 @@ def test_the_walk_alone_meets_a_tight_tolerance(monkeypatch, kind, options, name
     assert (np.asarray(path.relative_gaps) <= 1e-10).all()
     coefs = np.asarray(path.coefs)
     assert not np.signbit(coefs[coefs == 0]).any()
-    if options.get("fit_intercept", True):  # a constant column says what the intercept says
+    if options.get("fit_intercept", True):  # a constant column is collinear with the intercept
         assert (coefs[:, 11] == 0).all()
     if name.startswith("weighted"):
         assert (coefs[:, [0, 20]] == 0).all() and (coefs[:, [4, 5]] != 0).all()
@@ -97,13 +99,13 @@ CURVED = {
         ("sparse", "weighted elastic net"),
     ],
 )
-def test_other_losses_are_walked_too(monkeypatch, loss, name, kind):
+def test_other_losses_meet_a_tight_tolerance(monkeypatch, loss, name, kind):
     def no_help(*_, **__):
-        raise AssertionError("the walk left something short of the tolerance")
+        raise AssertionError("the active-set engine left something short of the tolerance")
 
     monkeypatch.setattr(Sequential, "run", no_help)
-    monkeypatch.setattr(_working_set, "_is_small", lambda _: False)
-    monkeypatch.setattr(_working_set, "_NEXT_IN_LINE", 2)
+    monkeypatch.setattr(OPTIONS, "max_columns", 0)
+    monkeypatch.setattr(OPTIONS, "min_candidates", 2)
     data = scipy.sparse.csr_array(X) if kind == "sparse" else X
     form, target = CURVED[loss]
     options = {"loss": form, "n_lams": 15, "lam_min_ratio": 0.05, "tol": 1e-10, **EVERYTHING}
@@ -121,11 +123,11 @@ def test_other_losses_are_walked_too(monkeypatch, loss, name, kind):
         (l1jax.SquaredHinge(), (60, 30), 2),
     ],
 )
-def test_a_step_that_leads_astray_is_tried_shorter(monkeypatch, loss, shape, seed):
-    """Few strengths, far from one another: each is reached, by way of some between them."""
+def test_a_step_that_fails_is_tried_shorter(monkeypatch, loss, shape, seed):
+    """Few λ, far from one another: each is reached, by way of some between them."""
 
     def no_help(*_, **__):
-        raise AssertionError("the walk left something short of the tolerance")
+        raise AssertionError("the active-set engine left something short of the tolerance")
 
     monkeypatch.setattr(Sequential, "run", no_help)
     rng = np.random.default_rng(seed)
@@ -142,11 +144,11 @@ def test_a_step_that_leads_astray_is_tried_shorter(monkeypatch, loss, shape, see
 
 @pytest.mark.parametrize("loss", [l1jax.Huber(), l1jax.SquaredHinge()])
 @pytest.mark.parametrize("seed", range(3))
-def test_losses_of_shifted_rows_are_walked_where_features_are_more(monkeypatch, loss, seed):
-    """Where as many features are in as rows that bend, at strengths far from one another."""
+def test_losses_with_row_shifts_are_solved_where_features_are_more(monkeypatch, loss, seed):
+    """With as many active features as rows of positive curvature, at λ far from one another."""
 
     def no_help(*_, **__):
-        raise AssertionError("the walk left something short of the tolerance")
+        raise AssertionError("the active-set engine left something short of the tolerance")
 
     monkeypatch.setattr("l1jax.linear.engines._gradient_steps.solve_best", no_help)
     rng = np.random.default_rng(seed)
@@ -157,30 +159,30 @@ def test_losses_of_shifted_rows_are_walked_where_features_are_more(monkeypatch, 
     pen = l1jax.L1(weights=np.where(np.arange(80) == 7, 0, 1))
     options = {"loss": loss, "sample_weight": s}
     most = float(l1jax.lambda_max(X, y, pen, **options))
-    for share in (0.3, 0.02, 0.002):
-        fit = l1jax.fit(X, y, pen.with_strength(share * most), **options)
+    for fraction in (0.3, 0.02, 0.002):
+        fit = l1jax.fit(X, y, pen.with_strength(fraction * most), **options)
         eta, weight = fit.predict(X, kind="link"), s / s.sum()
         if isinstance(loss, l1jax.Huber):
             slope = weight * np.clip(eta - y, -1, 1)
         else:
             slope = -2 * weight * (2 * y - 1) * np.maximum(1 - (2 * y - 1) * eta, 0)
-        # It is optimal by definition: slopes balance, and none is over its price.
-        coef, descent = np.asarray(fit.coef), -X.T @ slope
-        price = np.where(np.arange(80) == 7, 0, share * most)
+        # It is optimal by definition: slopes sum to zero, and no gradient exceeds its weight.
+        coef, neg_gradient = np.asarray(fit.coef), -X.T @ slope
+        weights = np.where(np.arange(80) == 7, 0, fraction * most)
         assert abs(slope.sum()) <= 1e-9
-        assert (np.abs(descent) <= price + 1e-9).all()
+        assert (np.abs(neg_gradient) <= weights + 1e-9).all()
         np.testing.assert_allclose(
-            descent[coef != 0], (price * np.sign(coef))[coef != 0], atol=1e-9
+            neg_gradient[coef != 0], (weights * np.sign(coef))[coef != 0], atol=1e-9
         )
 
 
-def test_one_fit_walks_to_its_strength_in_strides(monkeypatch):
-    monkeypatch.setattr(_working_set, "_is_small", lambda _: False)
-    monkeypatch.setattr(_working_set, "_NEXT_IN_LINE", 2)
+def test_one_fit_is_the_end_of_a_path(monkeypatch):
+    monkeypatch.setattr(OPTIONS, "max_columns", 0)
+    monkeypatch.setattr(OPTIONS, "min_candidates", 2)
     for lam in (0.3, 0.01, 0.0):
-        walked = l1jax.fit(X[:, :7], Y, l1jax.L1(lam), engine="working_set", tol=1e-12)
+        found = l1jax.fit(X[:, :7], Y, l1jax.L1(lam), engine="working_set", tol=1e-12)
         stepped = l1jax.fit(X[:, :7], Y, l1jax.L1(lam), engine="fista", tol=1e-12)
-        np.testing.assert_allclose(walked.coef, stepped.coef, atol=1e-9)
+        np.testing.assert_allclose(found.coef, stepped.coef, atol=1e-9)
     with pytest.raises(ValueError, match='engine="working_set" needs'):
         l1jax.fit(X, Y, l1jax.Ridge(1.0), engine="working_set")
 
@@ -195,7 +197,7 @@ def test_covariance_and_homotopy_are_the_same_path():
         np.testing.assert_allclose(path.fits.objective, paths[0].fits.objective, rtol=1e-12)
 
 
-def test_between_its_knots_a_path_is_straight():
+def test_a_path_is_linear_between_its_knots():
     some = np.delete(X, [7, 9, 11], axis=1)  # unique coefficients
     weights = np.delete(WEIGHTS, [7, 9, 11])
     for pen in (l1jax.L1(weights=weights), l1jax.NonNegativeL1()):
@@ -215,7 +217,7 @@ def test_between_its_knots_a_path_is_straight():
     [
         ("homotopy", {"pen": l1jax.ElasticNet()}, "straight between its knots"),
         ("covariance", {"pen": l1jax.L1(), "loss": l1jax.Huber()}, "needs SquaredError"),
-        ("covariance", {"pen": l1jax.Ridge(), "lams": [1.0]}, "prices per coordinate"),
+        ("covariance", {"pen": l1jax.Ridge(), "lams": [1.0]}, "a weight per coordinate"),
         ("homotopy", {"pen": l1jax.GroupL1(groups=[0, 0, 1, 1, 2])}, "straight between its knots"),
     ],
 )
@@ -230,11 +232,11 @@ def test_it_gives_the_coefficients_of_the_gradient_engine(name):
     pen = PENALTIES[name]
     if name.startswith("weighted"):
         pen = type(pen)(**_other_fields(pen), weights=np.delete(WEIGHTS, [7, 9, 11]))
-    walked = l1jax.path(some, Y, pen, n_lams=15, engine="working_set", standardize=True)
+    found = l1jax.path(some, Y, pen, n_lams=15, engine="working_set", standardize=True)
     stepped = l1jax.path(some, Y, pen, n_lams=15, engine="sequential", standardize=True, tol=1e-13)
-    np.testing.assert_allclose(walked.lams, stepped.lams, rtol=1e-12)
-    np.testing.assert_allclose(walked.coefs, stepped.coefs, atol=1e-7)
-    np.testing.assert_allclose(walked.intercepts, stepped.intercepts, atol=1e-6)
+    np.testing.assert_allclose(found.lams, stepped.lams, rtol=1e-12)
+    np.testing.assert_allclose(found.coefs, stepped.coefs, atol=1e-7)
+    np.testing.assert_allclose(found.intercepts, stepped.intercepts, atol=1e-6)
 
 
 def _other_fields(pen):
@@ -291,7 +293,7 @@ def test_problems_that_it_does_not_serve_go_to_another_engine():
 
 
 @pytest.mark.float32
-def test_float32_data_are_walked_in_float64():
+def test_float32_data_are_solved_in_float64():
     path = l1jax.path(jnp.asarray(X, jnp.float32), Y, l1jax.L1(), n_lams=10, engine="working_set")
     assert path.coefs.dtype == jnp.float32
     assert (np.asarray(path.relative_gaps) <= 1e-4).all()
@@ -353,7 +355,7 @@ def test_large_products_are_those_of_numpy_in_parts(monkeypatch):
         np.testing.assert_array_equal(_threads.gram(b[:5]), b[:5].T @ b[:5])  # too short for parts
 
 
-def test_on_an_accelerator_it_is_chosen_where_faces_stay_small(monkeypatch):
+def test_on_an_accelerator_it_is_chosen_where_active_sets_stay_small(monkeypatch):
     X = np.random.default_rng(0).normal(size=(9, 6))
     inputs = read(X, X[:, 0], l1jax.L1(), l1jax.SquaredError(), None, None, has_strength=False)
     problem = prepare_inputs(inputs, inputs.pen, inputs.loss, True, False)
@@ -365,15 +367,59 @@ def test_on_an_accelerator_it_is_chosen_where_faces_stay_small(monkeypatch):
     assert choose_engine("working_set", plan).name == "working_set"
 
 
-def test_a_column_that_becomes_cheaper_takes_the_place_of_its_double():
-    from l1jax.linear.engines.active_set._quadratic_program import Face
+BOUNDED = {
+    "logistic": (l1jax.L1(), l1jax.Logistic(), (Y > 0).astype(float), _prox_newton, "solve_moved"),
+    "huber": (l1jax.L1(), l1jax.Huber(0.5), Y, _row_shifts, "solve_moved"),
+    "groups": (
+        l1jax.GroupL1(groups=np.arange(P) // 4),
+        l1jax.SquaredError(),
+        Y,
+        _group_newton.GroupNewton,
+        "_step",
+    ),
+}
 
-    prices, stops = np.array([1.0, 3.0]), []
-    face = Face(np.ones((2, 2)), np.ones(2), prices, prices, np.array([0]), np.ones(1), np.ones(1))
-    cheaper = np.array([1.0, 0.5])
-    assert face.follow(np.zeros(2), cheaper, cheaper, stops) == 1
-    (stop,) = stops  # both cost 1 there, and either may hold the coefficient
-    assert stop.share == pytest.approx(0.8)
-    np.testing.assert_allclose(stop.x, [0, 1], atol=1e-15)
-    np.testing.assert_allclose(face.x, [0, 1.5], atol=1e-15)
-    np.testing.assert_allclose(face.gradient, 0.5, atol=1e-15)
+
+@pytest.mark.parametrize("name", BOUNDED)
+def test_a_path_that_has_spent_its_steps_is_finished_by_the_gradient_engine(monkeypatch, name):
+    monkeypatch.setattr(OPTIONS, "min_steps", 12)
+    monkeypatch.setattr(OPTIONS, "steps_per_lam", 0)
+    pen, loss, y, owner, step = BOUNDED[name]
+    count, original = 0, getattr(owner, step)
+
+    def counted(*arguments):
+        nonlocal count
+        count += 1
+        return original(*arguments)
+
+    monkeypatch.setattr(owner, step, counted)
+    path = l1jax.path(X, y, pen, loss=loss, n_lams=15, lam_min_ratio=0.1)
+    assert count == 12
+    assert (np.asarray(path.status) == l1jax.Status.CONVERGED).all()
+    assert (np.asarray(path.relative_gaps) <= 1e-6).all()
+
+
+@pytest.mark.parametrize(
+    ("limits", "num_tries"),
+    [
+        ({"min_steps": 12, "steps_per_lam": 0, "max_breakdowns": 1000}, 13),
+        ({"max_breakdowns": 5}, 16),  # the sixth failure
+        ({"max_breakdowns": 1000}, 19),  # to the end of the path
+    ],
+)
+def test_solves_that_fail_again_and_again_end_by_count(monkeypatch, limits, num_tries):
+    for name, value in limits.items():
+        monkeypatch.setattr(OPTIONS, name, value)
+    tries, to = [], _row_shifts.RowShiftSolver.to
+
+    def fails_once_in_three(self, lam):
+        tries.append(lam)
+        point = to(self, lam)
+        if len(tries) % 3 == 1:
+            raise NumericalBreakdown
+        return point
+
+    monkeypatch.setattr(_row_shifts.RowShiftSolver, "to", fails_once_in_three)
+    path = l1jax.path(X, Y, l1jax.L1(), loss=l1jax.Huber(0.5), n_lams=15, lam_min_ratio=0.1)
+    assert len(tries) == num_tries
+    assert (np.asarray(path.status) == l1jax.Status.CONVERGED).all()

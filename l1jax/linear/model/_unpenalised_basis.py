@@ -2,15 +2,14 @@
 
 A unit of an unpenalised column costs nothing, so that only the span of these columns matters. In a basis
 from the singular value decomposition of the columns (by way of their QR factors) Newton's system is the
-identity and the dual point is projected off them to rounding, where their own Gram matrix has lost all
-digits: its condition number is the square of theirs. Directions that are rounding are left out, which
+identity and the dual point is projected off them to rounding, where their own Gram matrix has no digits
+left: its condition number is the square of theirs. Directions that are rounding are left out, which
 gives the coefficients of least norm.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -19,7 +18,7 @@ from jaxtyping import Array, Float, Int
 
 from ..._tracing import is_traced
 from ..._types import AnyArray
-from ..data._matrix import DenseMatrix, SparseMatrix
+from ..data._matrix import DataMatrix
 from ._problem import Data, Problem
 
 _WELL_CONDITIONED = 30  # of columns of equal size: up to here, their own Gram matrix will do
@@ -41,10 +40,10 @@ class UnpenalisedBasis(eqx.Module):
     def to_data(self, coef: Array, intercept: Array) -> tuple[Array, Array]:
         """Coefficients of the columns as given, from those of the basis."""
         some = jnp.matmul(self.to_columns, coef[self.at], precision="highest")
-        moved = jnp.matmul(self.mean, some, precision="highest")
-        return coef.at[self.at].set(some), intercept - moved
+        of_means = jnp.matmul(self.mean, some, precision="highest")
+        return coef.at[self.at].set(some), intercept - of_means
 
-    def fitted(self, x: Any, beta: Array, coef: Array) -> Array:
+    def fitted(self, x: DataMatrix, beta: Array, coef: Array) -> Array:
         """Xβ by the columns as given, which is what a user sees of these coefficients."""
         others = x.dot(beta.at[self.at].set(0))
         return others + jnp.matmul(self.columns, coef[self.at], precision="highest")
@@ -57,9 +56,9 @@ class UnpenalisedBasis(eqx.Module):
     def from_data(self, coef: Array, intercept: Array) -> tuple[Array, Array]:
         """Coefficients of the basis, from those of the columns as given."""
         some = coef[self.at]
-        moved = jnp.matmul(self.mean, some, precision="highest")
+        of_means = jnp.matmul(self.mean, some, precision="highest")
         some = jnp.matmul(self.from_columns, some, precision="highest")
-        return coef.at[self.at].set(some), intercept + moved
+        return coef.at[self.at].set(some), intercept + of_means
 
 
 def in_orthonormal_basis(data: Data, problem: Problem) -> tuple[Data, UnpenalisedBasis] | None:
@@ -94,31 +93,11 @@ def in_orthonormal_basis(data: Data, problem: Problem) -> tuple[Data, Unpenalise
         (np.where(counts, values, 0)[:, None] * right * size).astype(data.y.dtype),
     )
     q = (centred * scale) @ (right.T * inverse)
-    if _is_centred(data):  # rounding of a short direction is no small share of it
+    if _is_centred(data):  # of a short direction, rounding is a large fraction
         q -= s @ q
-    x = _with_columns(data.x, at, q.astype(data.y.dtype))
+    x = data.x.with_columns(at, q.astype(data.y.dtype))
     return dataclasses.replace(data, x=x), basis
 
 
 def _is_centred(data: Data) -> bool:
     return data.fit_intercept or not data.loss.has_intercept
-
-
-def _with_columns(
-    x: DenseMatrix | SparseMatrix, at: np.ndarray, columns: np.ndarray
-) -> DenseMatrix | SparseMatrix:
-    """The matrix with these columns in place of its own."""
-    if isinstance(x, DenseMatrix):
-        array = np.array(x.array)
-        array[:, at] = columns
-        return DenseMatrix(array)
-    data, rows, cols = (np.asarray(part) for part in (x.data, x.rows, x.cols))
-    stays = ~np.isin(cols, at)
-    n = x.shape[0]
-    new_rows = np.tile(np.arange(n, dtype=rows.dtype), len(at))
-    return dataclasses.replace(
-        x,
-        data=np.concatenate([data[stays], columns.T.ravel()]),
-        rows=np.concatenate([rows[stays], new_rows]),
-        cols=np.concatenate([cols[stays], np.repeat(at, n).astype(cols.dtype)]),
-    )

@@ -1,0 +1,114 @@
+"""X of any kind as a `DataMatrix`, checked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import sparse as jax_sparse
+
+from ..._tracing import frozen, is_traced
+from ._arrays import as_array, float_dtype, fresh_view
+from ._frames import is_frame, is_polars, read_frame
+from ._matrix import DataMatrix, DenseMatrix
+from ._sparse import SparseMatrix
+from ._values import check_finite, check_scale, is_harmless
+
+
+def read_matrix(X: Any) -> tuple[DataMatrix, tuple[str, ...] | None]:
+    """Returns X as an operator, and the names of its columns where it has them."""
+    if isinstance(X, DataMatrix):
+        return _read_operator(X), None
+    names, advice = None, ""
+    if is_frame(X):
+        names = tuple(str(name) for name in X.columns)
+        means = 'X.fill_nan(None).fill_null(strategy="mean")'
+        advice = means if is_polars(X) else "X.fillna(X.median())"
+        X = read_frame(X, "X")
+    if isinstance(X, jax_sparse.BCSR):
+        X = X.to_bcoo()
+    if isinstance(X, jax_sparse.BCOO):
+        _check_shape(X)
+        return _read_bcoo(X), names
+    if hasattr(X, "tocoo") and not isinstance(X, np.ndarray | jax.Array):
+        _check_shape(X)
+        return _read_scipy(X), names
+    return _read_dense(X, names, advice), names
+
+
+def _read_dense(X: Any, names: tuple[str, ...] | None, advice: str) -> DenseMatrix:
+    X = as_array(X, "X")
+    if X.ndim == 0:
+        given = X.item()
+        hint = "A file is read first, for example with pandas.read_csv."
+        if hasattr(given, "shape"):
+            hint = "An operator is a subclass of l1jax.DataMatrix."
+        raise TypeError(f"X must be a matrix of numbers, got {given!r}. {hint}")
+    _check_shape(X)
+    X = X.astype(float_dtype(X, "X"), copy=False)
+    if not is_traced(X):
+        host = np.asarray(frozen(X))
+        if not is_harmless(host):
+            check_finite(host, "X", names, advice)
+            check_scale(host, "X")
+    return DenseMatrix(fresh_view(X))
+
+
+def _check_shape(X: Any) -> None:
+    if X.ndim != 2:
+        hint = " One feature is a column: X[:, None]." if X.ndim == 1 else ""
+        raise ValueError(f"X must be a matrix of shape (n, p), got shape {X.shape}.{hint}")
+    if 0 in X.shape:
+        raise ValueError(f"X is empty: shape {X.shape}. It needs at least one row and one column.")
+
+
+def _read_scipy(X: Any) -> SparseMatrix:
+    coo = X.tocsc().tocoo()  # by columns, without repeated entries
+    data = np.asarray(coo.data, float_dtype(coo.data, "X"))
+    rows, cols = coo.row.astype(np.int32), coo.col.astype(np.int32)
+    _check_entries(data, rows, cols)
+    return SparseMatrix(data, rows, cols, (int(coo.shape[0]), int(coo.shape[1])))
+
+
+def _read_bcoo(X: jax_sparse.BCOO) -> SparseMatrix:
+    if X.n_batch or X.n_dense:
+        raise ValueError(
+            f"X must be a BCOO matrix without batch or dense dimensions, got n_batch={X.n_batch} and "
+            f"n_dense={X.n_dense}."
+        )
+    X = X.sum_duplicates(nse=X.nse)
+    data, rows, cols = X.data, X.indices[:, 0], X.indices[:, 1]
+    data = data.astype(float_dtype(data, "X"))
+    if not is_traced(data):
+        _check_entries(np.asarray(frozen(data)), rows, cols)
+    return SparseMatrix(data, rows, cols, (int(X.shape[0]), int(X.shape[1])))
+
+
+def _check_entries(data: np.ndarray, rows: Any, cols: Any) -> None:
+    bad = np.flatnonzero(~np.isfinite(data))
+    if len(bad):
+        at = int(bad[0])
+        raise ValueError(f"X must be finite, got {data[at]} at row {rows[at]}, column {cols[at]}.")
+    check_scale(data, "X")
+
+
+def _read_operator(x: DataMatrix) -> DataMatrix:
+    """A user's own matrix: its entries cannot be checked, but its shape, dtype and fields can."""
+    kind = type(x).__name__
+    shape = x.shape
+    if len(shape) != 2 or not all(
+        isinstance(size, int | np.integer) and size > 0 for size in shape
+    ):
+        raise ValueError(
+            f"{kind}.shape must be (n, p) with at least one row and column, got {shape}."
+        )
+    if np.dtype(x.dtype) not in (np.float32, np.float64):
+        raise TypeError(f"{kind}.dtype must be float32 or float64, got {x.dtype}.")
+    for leaf in jax.tree.leaves(x):
+        if not isinstance(leaf, np.ndarray | jax.Array):
+            raise TypeError(
+                f"{kind} must hold arrays, got {leaf!r} in a field: declare it as "
+                "equinox.field(static=True)."
+            )
+    return jax.tree.map(fresh_view, x)
