@@ -27,9 +27,14 @@ from ._groups import Groups
 def prox_l1(x: PyTree, lam: Any, step: Any = 1.0, weights: Any = None) -> PyTree:
     """Soft threshold: sign(x)·max(|x| − s λ w, 0), the prox of λ Σ wⱼ|xⱼ|.
 
-    `x`: an array or pytree; `weights`: like x, or one per row of x. Raises: ValueError for a
-    negative lam, step or weight, TypeError for an x that is not floating. Source: Donoho and
-    Johnstone (1994).
+    **Arguments:**
+
+    - `x`: an array or pytree of floats.
+    - `lam`: λ ≥ 0, a number. `step`: s ≥ 0, a number or like x.
+    - `weights`: w ≥ 0, like x or one per row of x; inf gives zero.
+
+    **Raises:** ValueError for a negative lam, step or weight, TypeError for an x that is not floating.
+    Source: Donoho and Johnstone (1994).
 
     **Example:**
 
@@ -117,11 +122,16 @@ def prox_elastic_net(
 def prox_group_l1(x: PyTree, lam: Any, groups: Any, step: Any = 1.0, weights: Any = None) -> PyTree:
     """Block soft threshold: x_g·max(1 − s λ w_g/‖x_g‖, 0), the prox of λ Σ w_g‖x_g‖₂.
 
-    `x` (p,) or (p, k); `groups`: one id per feature, an integer or a string, or `Groups`; `weights`
-    (G,), √(size) unless given. Groups are of any size; with k columns a group holds all of them.
-    `step` may vary by coordinate, also within a group. For a pytree, `groups` (and `weights`, if
-    given) is a pytree like it. Raises: ValueError for lengths that do not fit. Source: Yuan and Lin
-    (2006).
+    Groups are of any size; with k columns a group contains all of them.
+
+    **Arguments:**
+
+    - `x`: (p,) or (p, k), or a pytree of them, and `groups` and `weights` like it.
+    - `lam`: λ ≥ 0, a number. `step`: s ≥ 0, a number or like x, also different within a group.
+    - `groups`: one id per feature, an integer or a string, or `Groups`.
+    - `weights`: w ≥ 0, (G,), √(size) unless given; inf gives zero.
+
+    **Raises:** ValueError for lengths that do not fit. Source: Yuan and Lin (2006).
 
     **Example:**
 
@@ -196,7 +206,10 @@ def project_nonnegative(x: PyTree) -> PyTree:
 
 
 def project_box(x: PyTree, lower: Any, upper: Any) -> PyTree:
-    """The nearest point with lower ≤ x ≤ upper (numbers, or like x). Raises: ValueError for lower > upper."""
+    """The nearest point with lower ≤ x ≤ upper, numbers or like x.
+
+    **Raises:** ValueError for lower > upper.
+    """
 
     def leaf(z: Array, low: Any, high: Any) -> Array:
         is_known = not (isinstance(low, Tracer) or isinstance(high, Tracer))

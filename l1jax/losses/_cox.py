@@ -19,20 +19,22 @@ _ROUNDING = 32  # units of rounding of its terms below which a deviance is taken
 
 
 class Cox(Loss):
-    """−Σᵢ sᵢδᵢ [ηᵢ − log Σ_{tⱼ ≥ tᵢ} wⱼ exp ηⱼ], with w the weights s at a mean of one.
+    """Minus the log partial likelihood of survival times: −Σᵢ sᵢδᵢ [ηᵢ − log Σ_{tⱼ ≥ tᵢ} wⱼ exp ηⱼ].
 
-    y (n, 2) holds (time, event): δ = 1 where the event happened at that time, 0 where observation
-    ended without it; a structured array of a boolean and a number, as in scikit-survival, is read
-    so. Only the order of times matters. With equal weights it is minus the log partial likelihood,
-    over n. Among d events at one time `ties="breslow"` has every one see all of them at risk;
-    "efron" takes the fraction l/d of those that tie off the l-th sum, l = 0 … d−1, and counts each
-    with their mean weight. There is no intercept, as a level common to all rows changes nothing:
-    `fit_intercept` has no effect and 0 is returned. The response is the relative risk exp η. The
-    gap is of a bound of the conjugate that is tight at the optimum; the deviance is relative to a
-    model that knows each time of death.
+    w are the weights s at a mean of one. y (n, 2) has the columns (time, event): δ = 1 where the event
+    happened at that time, 0 where the row is censored then; a structured array of a boolean and a number, as
+    in scikit-survival, is read so. Only the order of times matters. There is no intercept, as the same number
+    added to all η changes nothing: `fit_intercept` has no effect and 0 is returned. The response is the
+    relative risk exp η. The gap uses an upper bound of the conjugate that is tight at the optimum; the
+    deviance is relative to the saturated model.
 
-    Raises: ValueError for other ties. Sources: Cox (1972), Breslow (1974), Efron (1977), Simon,
-    Friedman, Hastie and Tibshirani (2011).
+    **Arguments:**
+
+    - `ties`: the sum over those at risk, of d events at one time: "breslow" counts all of them in each;
+      "efron" subtracts the fraction l/d of them from the l-th, l = 0 … d−1, and gives each their mean weight.
+
+    **Raises:** ValueError for other ties.
+    Source: Cox (1972); Breslow (1974); Efron (1977); Simon, Friedman, Hastie and Tibshirani (2011).
 
     **Example:**
 
@@ -196,7 +198,9 @@ def survival_columns(y: np.ndarray) -> np.ndarray:
     """The columns (time, event) of a structured array of survival times, (n, 2).
 
     It has two fields, as in scikit-survival: a boolean, which says whether the event was observed, and a
-    number, the time, of any names and in any order. Raises: ValueError for other fields.
+    number, the time, of any names and in any order.
+
+    **Raises:** ValueError for other fields.
     """
     fields = [y[name] for name in y.dtype.names or ()]
     events = [field for field in fields if field.dtype.kind == "b"]

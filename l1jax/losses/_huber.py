@@ -14,9 +14,13 @@ from ._base import Loss, Shifts
 
 
 class Huber(Loss):
-    """½r² where |r| ≤ δ, δ(|r| − ½δ) beyond, with r = y − η. `delta` > 0, in the units of y.
+    """Huber's loss of the residual r = y − η: ½r² where |r| ≤ δ, δ(|r| − ½δ) beyond.
 
-    Raises: ValueError for delta ≤ 0. Source: Huber (1964).
+    **Arguments:**
+
+    - `delta`: δ > 0, in the units of y; a number or one per row, (n,).
+
+    **Raises:** ValueError for delta ≤ 0. Source: Huber (1964).
 
     **Example:**
 

@@ -13,10 +13,10 @@ from ._strata import check_labels
 
 
 class Logistic(Loss):
-    """log(1 + exp η) − yη for labels y in {0, 1}.
+    """The logistic loss log(1 + exp η) − yη, minus the log-likelihood of labels y in {0, 1}, (n,).
 
-    Where all labels that count are equal the best intercept is infinite; the one returned leaves a
-    slope at rounding.
+    Where all labels of positive weight are equal the best intercept is infinite; the one returned leaves a
+    gradient at rounding.
 
     **Example:**
 

@@ -22,16 +22,21 @@ _VISIBLE = (
 
 
 class Multinomial(Loss):
-    """−Σₖ yₖ log softmax(η)ₖ, for labels 0 … K−1 or for rows of K probabilities.
+    """The multinomial loss −Σₖ yₖ log softmax(η)ₖ, for labels 0 … K−1 or for rows of K probabilities.
 
-    y (n,) holds whole numbers, or y (n, K) rows ≥ 0 that sum to one. Coefficients are (p, K), one
-    column per class, intercepts (K,); a level common to all classes changes nothing, and of all
-    intercepts, and coefficients of an unpenalised feature, that say the same those of mean zero are
-    returned. `GroupL1(lam, arange(p))` lets a feature in for all classes at once. `n_classes` (K)
-    is the number of labels that occur unless given; it must be where labels are traced, as their
-    values are not known, or where a class has no row. Of such a class, and of one without a row
-    that counts, the best intercept is minus infinity; the one returned leaves its probability at
-    rounding. Raises: ValueError for n_classes < 2. Source: Friedman, Hastie and Tibshirani (2010).
+    y (n,) has whole numbers, or y (n, K) rows ≥ 0 that sum to one. Coefficients are (p, K), one column per
+    class, intercepts (K,). The same number added to all classes changes nothing: intercepts, and coefficients
+    of an unpenalised feature, are returned with mean zero. `GroupL1(lam, range(p))` selects a feature for all
+    classes at once. Of a class without a row of positive weight the best intercept is minus infinity; the one
+    returned leaves its probability at rounding.
+
+    **Arguments:**
+
+    - `n_classes`: K ≥ 2, the number of labels that occur unless given; needed where labels are traced, or where
+      a class has no row.
+
+    **Raises:** ValueError for n_classes < 2.
+    Source: Friedman, Hastie and Tibshirani (2010).
 
     **Example:**
 

@@ -128,11 +128,18 @@ class _Grouped(Penalty):
 class GroupL1(_Grouped):
     """The group lasso λ Σ_g w_g‖x_g‖₂: a norm, not squared, so that it has a corner at zero.
 
-    Args: `lam` ≥ 0; `groups`: one id per feature, an integer or a string, or `Groups`; `weights`:
-    one per group in the order of sorted ids, √(its number of features) unless given; 0 leaves a
-    group free, inf excludes it. With coefficients (p, k) a group holds all responses of its
-    features: `GroupL1(lam, range(p))` is the multi-task lasso. Raises: ValueError for wrong lengths
-    or negative values. Source: Yuan and Lin (2006).
+    With coefficients (p, k) a group contains all responses of its features: `GroupL1(lam, range(p))` is the
+    multi-task lasso.
+
+    **Arguments:**
+
+    - `lam`: the strength λ ≥ 0, in units of a gradient; None is not set yet.
+    - `groups`: one id per feature, (p,), integers or strings, or `Groups`.
+    - `weights`: w ≥ 0, one per group (G,) in the order of sorted ids, √(number of its features) unless given;
+      0 leaves a group unpenalised, inf excludes it.
+
+    **Raises:** ValueError for wrong lengths or negative values; TypeError without groups.
+    Source: Yuan and Lin (2006).
 
     **Example:**
 
@@ -226,8 +233,9 @@ class GroupL1(_Grouped):
 class NonNegativeGroupL1(GroupL1):
     """The group lasso on non-negative coefficients: λ Σ_g w_g‖x_g‖₂ where x ≥ 0.
 
-    Args and errors: as for `GroupL1`. Its prox is that of `GroupL1` at max(z, 0): an entry below zero
-    only pulls to where x may not go.
+    Its prox is that of `GroupL1` at max(z, 0): an entry below zero is projected to zero first.
+
+    **Arguments and errors:** as for `GroupL1`.
 
     **Example:**
 
@@ -285,9 +293,13 @@ class NonNegativeGroupL1(GroupL1):
 class GroupElasticNet(GroupL1):
     """The elastic net on groups, λ Σ_g w_g(ρ‖x_g‖₂ + ½(1−ρ)‖x_g‖₂²): it selects groups, and shrinks them.
 
-    Args: as for `GroupL1`; `l1_ratio` ρ in [0, 1] (1: group lasso, 0: ridge). For coefficients
-    (p, k), `GroupElasticNet(lam, range(p), weights=1.0)` is the multi-task elastic net.
-    Raises: as for `GroupL1`. Source: Yang and Hastie (2024).
+    For coefficients (p, k), `GroupElasticNet(lam, range(p), weights=1.0)` is the multi-task elastic net.
+
+    **Arguments and errors:** as for `GroupL1`, and
+
+    - `l1_ratio`: ρ in [0, 1]; 1 is the group lasso, 0 ridge.
+
+    Source: Yang and Hastie (2024).
 
     **Example:**
 
@@ -376,9 +388,13 @@ class GroupElasticNet(GroupL1):
 class SparseGroupL1(_Grouped):
     """The sparse group lasso λ(ρ‖x‖₁ + (1−ρ) Σ_g w_g‖x_g‖₂): few groups, and few features within them.
 
-    Args: as for `GroupL1`; `l1_ratio` ρ in [0, 1] (1: lasso, 0: group lasso). An infinite weight
-    excludes its group; a weight of 0 leaves it the lasso part. Raises: as for `GroupL1`. Source:
-    Simon et al. (2013).
+    An infinite weight excludes its group; a weight of 0 leaves it the lasso part.
+
+    **Arguments and errors:** as for `GroupL1`, and
+
+    - `l1_ratio`: ρ in [0, 1]; 1 is the lasso, 0 the group lasso.
+
+    Source: Simon et al. (2013).
 
     **Example:**
 

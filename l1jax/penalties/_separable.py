@@ -124,9 +124,13 @@ class _Separable(Penalty):
 class L1(_Separable):
     """The lasso penalty λ Σⱼ wⱼ|xⱼ|, whose corners at zero select.
 
-    Args: `lam` ≥ 0, a number, array or tracer (None: not set yet); `weights` ≥ 0, one per feature
-    (the leading axis) or like the parameters: 0 leaves a feature free, inf excludes it.
-    Raises: ValueError for negative or NaN values, TypeError for what is not a number.
+    **Arguments:**
+
+    - `lam`: the strength λ ≥ 0, in units of a gradient: a number, array or tracer; None is not set yet.
+    - `weights`: w ≥ 0, one per feature (p,), the leading axis, or like the parameters; 0 leaves a feature
+      unpenalised, inf excludes it.
+
+    **Raises:** ValueError for negative or NaN values, TypeError for what is not a number.
     Source: Tibshirani (1996).
 
     **Example:**
@@ -175,7 +179,9 @@ class L1(_Separable):
 class NonNegativeL1(_Separable):
     """The lasso penalty on non-negative coefficients: λ Σⱼ wⱼxⱼ where x ≥ 0.
 
-    Args and errors: as for `L1`; λ = 0 gives non-negative least squares.
+    λ = 0 gives non-negative least squares.
+
+    **Arguments and errors:** as for `L1`.
 
     **Example:**
 
@@ -232,8 +238,11 @@ class NonNegativeL1(_Separable):
 class ElasticNet(_Separable):
     """The elastic net λ Σⱼ wⱼ(ρ|xⱼ| + ½(1−ρ)xⱼ²): L1 selects, L2 keeps correlated features together.
 
-    Args: `lam`, `weights` as for `L1`; `l1_ratio` ρ in [0, 1] (1: lasso, 0: ridge).
-    Raises: ValueError for values out of range. Source: Zou and Hastie (2005).
+    **Arguments and errors:** `lam` and `weights` as for `L1`, and
+
+    - `l1_ratio`: ρ in [0, 1]; 1 is the lasso, 0 ridge.
+
+    Source: Zou and Hastie (2005).
 
     **Example:**
 
@@ -312,7 +321,9 @@ class ElasticNet(_Separable):
 class NonNegativeElasticNet(ElasticNet):
     """The elastic net on non-negative coefficients: λ Σⱼ wⱼ(ρxⱼ + ½(1−ρ)xⱼ²) where x ≥ 0.
 
-    Args and errors: as for `ElasticNet`; ρ = 0 gives a non-negative ridge regression.
+    ρ = 0 gives a non-negative ridge regression.
+
+    **Arguments and errors:** as for `ElasticNet`.
 
     **Example:**
 
@@ -372,7 +383,7 @@ class NonNegativeElasticNet(ElasticNet):
 class Ridge(_Separable):
     """The ridge penalty ½λ Σⱼ wⱼxⱼ²: it shrinks and never selects, for comparison.
 
-    Args and errors: as for `L1`.
+    **Arguments and errors:** as for `L1`.
 
     **Example:**
 

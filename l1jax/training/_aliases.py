@@ -31,8 +31,10 @@ def prox_sgd(
 ) -> optax.GradientTransformationExtraArgs:
     """`optax.sgd`, then the prox: w⁺ = prox_{ηR/(1−β)}(w − η m), as momentum β sums 1/(1−β) gradients.
 
-    Args: as `proximal` and `optax.sgd`; 0 ≤ `momentum` < 1. Stable for η below 2/L, with momentum below
-    2(1+β)/L, with Nesterov's below 2(1+β)/((1+2β)L), L the largest curvature of f.
+    Stable for η below 2/L, with momentum below 2(1+β)/L, with Nesterov's below 2(1+β)/((1+2β)L), where L is the
+    largest curvature of f.
+
+    **Arguments and errors:** as for `proximal` and `optax.sgd`; 0 ≤ `momentum` < 1.
     Source: Nitanda (2014); the sum of the momentum is derived in the tests.
 
     **Example:**
@@ -72,10 +74,11 @@ def prox_adam(
     On the support C tends to λ, so a constant η must stay below 2(1+β₁)/((1−β₁)·λmax(C^−½HC^−½)), H the
     Hessian of f, or decay: above it the iterates burst. Where all gradients were 0 so far C = ε and the
     threshold ηλ/ε empties the coordinate at once, as is right for a dead unit; for rows that are only rare
-    a larger `eps` caps it (and moves no solution), a warm-up of the strength delays it.
+    a larger `eps` bounds it (and changes no solution), a warm-up of the strength delays it.
     (Within `optax.inject_hyperparams` and with parameters of bfloat16, in which 0.999 is 1, say
     `hyperparam_dtype=jnp.float32`, as for `optax.adam`.)
-    Args: as `proximal` and `optax.adam`. Source: Yun, Lozano and Yang (2021).
+
+    **Arguments and errors:** as for `proximal` and `optax.adam`. Source: Yun, Lozano and Yang (2021).
 
     **Example:**
 
@@ -112,8 +115,9 @@ def prox_adamw(
 ) -> optax.GradientTransformationExtraArgs:
     """`optax.adamw`, then the prox in Adam's metric; the decay is part of the direction.
 
-    Args: as `proximal` and `optax.adamw`. For an elastic net proper use `prox_adam` with `ElasticNet`.
-    Source: Loshchilov and Hutter (2019).
+    An elastic net is `prox_adam` with `ElasticNet`.
+
+    **Arguments and errors:** as for `proximal` and `optax.adamw`. Source: Loshchilov and Hutter (2019).
     """
     direction = directions.adamw(
         b1, b2, eps, eps_root, mu_dtype, weight_decay, mask, nesterov=nesterov
@@ -142,7 +146,8 @@ def prox_rmsprop(
 
     optax's momentum acts after the learning rate, so that a step sums past learning rates; the
     threshold takes the same sum, and a schedule does not change what is solved.
-    Args: as `proximal` and `optax.rmsprop`. Source: Tieleman and Hinton (2012).
+
+    **Arguments and errors:** as for `proximal` and `optax.rmsprop`. Source: Tieleman and Hinton (2012).
     """
     _check_momentum(momentum)
     options = _Options(strength, master_weights, rounding_key)
@@ -177,7 +182,7 @@ def prox_adagrad(
 ) -> optax.GradientTransformationExtraArgs:
     """`optax.adagrad`, then the prox in its metric √(Σg² + ε); where the sum is 0 nothing moves.
 
-    Args: as `proximal` and `optax.adagrad`. Source: Duchi, Hazan and Singer (2011).
+    **Arguments and errors:** as for `proximal` and `optax.adagrad`. Source: Duchi, Hazan and Singer (2011).
     """
     direction = directions.adagrad(initial_accumulator_value, eps)
     options = _Options(strength, master_weights, rounding_key)

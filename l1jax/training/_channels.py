@@ -18,11 +18,18 @@ from ._rematerialisation import GroupNormPenalty, RematOf
 
 
 class ChannelL1(GroupNormPenalty):
-    """λ Σ_c √k ‖x_c‖₂, one group for each index c of an axis, with k entries: whole channels go.
+    """The group lasso on channels, λ Σ_c √k ‖x_c‖₂: one group of k entries for each index c of an axis.
 
-    Args: `lam` ≥ 0; `axis`, the axis of channels of an array of any shape: −1 for the outputs of a
-    Flax or Haiku kernel, 0 for those of an Equinox weight. For unequal weights or several indices
-    per group use `GroupL1` with `on(..., axis=)`. Source: Yuan and Lin (2006); Wen et al. (2016).
+    For unequal weights or several indices per group use `GroupL1` with `on(..., axis=)`.
+
+    **Arguments:**
+
+    - `lam`: the strength λ ≥ 0, in units of a gradient; None is not set yet.
+    - `axis`: the axis of the channels in an array of any shape: −1 for the outputs of a Flax or Haiku kernel,
+      0 for those of an Equinox weight.
+
+    **Raises:** ValueError for a negative λ, or an array without that axis; TypeError for another `axis`.
+    Source: Yuan and Lin (2006); Wen et al. (2016).
 
     **Example:**
 

@@ -142,7 +142,9 @@ def check_last(tx: Any) -> Any:
     another problem. A chain does not tell its parts what surrounds them, so that a transformation cannot
     check this by itself; this sees through optax's own chains and wrappers, not into functions of yours.
 
-    Raises: ValueError; TypeError for what is no transformation. **Example:**
+    **Raises:** ValueError; TypeError for what is no transformation.
+
+    **Example:**
 
     ```python
     >>> import l1jax, optax

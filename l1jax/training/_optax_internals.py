@@ -13,9 +13,11 @@ from types import FunctionType
 from typing import Any
 
 import equinox as eqx
+import jax
 import numpy as np
 import optax
 from jax.core import Tracer
+from jaxtyping import PyTree
 
 # Transformations whose metric is the identity, and wrappers; all others have a metric of their own, or none.
 PLAIN = {
@@ -70,6 +72,13 @@ PROX |= {"_with_master_weights", "_with_stochastic_rounding"}
 AVERAGES = {"schedule_free", "lookahead"}
 # Their state is Adam's, what they divide by is not.
 NOT_ADAM = {"scale_by_adamax", "scale_by_radam"}
+
+
+# The states of directions that have a metric; their fields are nu, mu, count and sum_of_squares.
+ADAM_STATES = ("ScaleByAdamState",)
+RMS_STATES = ("ScaleByRmsState", "ScaleByRmsWithCountState")
+CENTRED_STATES = ("ScaleByRStdDevState", "ScaleByRStdDevWithCountState")
+ADAGRAD_STATES = ("ScaleByRssState",)
 
 
 def parts(function: FunctionType) -> list:
@@ -127,6 +136,21 @@ def components(
 def _makes(function: FunctionType) -> bool:
     """Whether it is a factory, as `optax.inject_hyperparams` holds one."""
     return function.__qualname__ in PROX or function is getattr(optax, function.__name__, None)
+
+
+def only_state(state: PyTree, kinds: tuple[str, ...], metric: str, maker: str) -> Any:
+    """Returns the one state of these kinds within the state of a direction."""
+
+    def is_one(node: Any) -> bool:
+        return type(node).__name__ in kinds
+
+    found = [leaf for leaf in jax.tree.leaves(state, is_leaf=is_one) if is_one(leaf)]
+    if len(found) != 1:
+        raise ValueError(
+            f"{metric} reads the state of {maker}, of which the direction must have one, but it has "
+            f"{len(found)}: name the metric that belongs to the direction."
+        )
+    return found[0]
 
 
 def has_rate(name: str, function: FunctionType) -> bool:

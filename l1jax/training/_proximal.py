@@ -55,12 +55,17 @@ def proximal(
     wherever the prox is 0. A threshold that does not divide by C, as a plain ηλ under Adam, solves
     another problem.
 
-    Args: `learning_rate` η and `strength` (multiplies the penalty), numbers, arrays or schedules;
-    `penalty` a `Penalty` or None, also given at update time, as in
-    `tx.update(grads, state, params, penalty=pen)`; `direction`, an optax transformation without its
-    learning rate; `metric`, "auto" for one of `l1jax.directions`, "identity" for the plain
-    gradient, an `AdamMetric`, `RMSPropMetric`, `AdagradMetric` or `MomentumMetric`, or a function
-    of (state of the direction, params) that returns C like params or one number.
+    **Arguments:**
+
+    - `learning_rate`: η ≥ 0, a number, array or schedule.
+    - `penalty`: a `Penalty` or None, also given at update time, as in
+      `tx.update(grads, state, params, penalty=pen)`.
+    - `direction`: an optax transformation without its learning rate.
+    - `metric`: "auto" for one of `l1jax.directions`, "identity" for the plain gradient, an `AdamMetric`,
+      `RMSPropMetric`, `AdagradMetric` or `MomentumMetric`, or a function of (state of the direction, params)
+      that returns C like params or one number.
+    - `strength`: a factor ≥ 0 of the penalty: a number, array or schedule.
+    - `master_weights`, `rounding_key`: for parameters of few digits, see below.
 
     **Parameters of bfloat16 or float16** lose every change below half of their spacing (in bfloat16 1/512
     to 1/256 of a parameter), so that small steps never move them. `master_weights=True` keeps a
@@ -71,7 +76,9 @@ def proximal(
     It must be the last of a chain: what scales its update afterwards undoes its zeros (`check_last`).
     At strength 0 its updates are bit for bit those of the direction (a constraint such as `L1Ball` has
     no strength, and holds).
-    Gradient clipping scales λ up where it is active, so clip well above ‖λ sign(w)‖. Raises: ValueError
+    Gradient clipping scales λ up where it is active, so clip well above ‖λ sign(w)‖.
+
+    **Raises:** ValueError
     for a direction without a metric (signs, trust ratios, normalised gradients), a penalty that does not
     serve the metric, or missing params; TypeError for what is not a penalty. Of a penalty with a
     `max_step`, such as a weakly convex one, η·strength/C must stay below it: checked in eager code only.
@@ -115,7 +122,9 @@ def prox_step(
         u ← prox_{ηR}(w + u) − w
 
     Right after `optax.sgd(η)`. After undamped momentum it would solve for λ(1−β), and after Adam another
-    problem: use `prox_sgd`, `prox_adam`. Args and errors as for `proximal`, with the η of the chain.
+    problem: use `prox_sgd`, `prox_adam`.
+
+    **Arguments and errors:** as for `proximal`, with the η of the chain.
 
     **Example:**
 

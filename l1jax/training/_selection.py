@@ -179,17 +179,21 @@ class Selections(GroupNormPenalty):
 def on(selector: Any, penalty: Any, *, axis: int | None = None) -> Selection:
     """A penalty for the leaves of a tree that a selector matches; each leaf by itself, unless joined.
 
-    `selector` is one of, or a list of: a path pattern, where `*` stays within a name and `**` runs over
-    any number of them (`"**/BatchNorm_*/scale"`); an exact path, as from `batch_norm_scales`; a
-    function of (path, leaf); a type of module, for trees of modules. Paths are joined by "/"; Flax
-    NNX's `.value` at the end is not part of them. `axis`: which axis of a leaf the penalty's features
-    lie on, such as −1 for `GroupL1(lam, heads)` on a kernel's outputs.
+    Paths are joined by "/"; Flax NNX's `.value` at the end is not part of them.
 
-    A mapping {selector: axis} joins leaves: what they hold at index c of their axes is one group c of
-    `ChannelL1(lam)` or `GroupL1(lam, groups)`, such as a channel's γ, β and the weights that read it.
+    **Arguments:**
 
-    `penalty=None` leaves the leaves alone, for use with `penalties`. Raises: ValueError where the
-    selector matches nothing or joined axes differ in length; TypeError for another selector.
+    - `selector`: one of, or a list of: a path pattern, where `*` matches within a name and `**` any number of
+      names (`"**/BatchNorm_*/scale"`); an exact path, as from `batch_norm_scales`; a function of (path, leaf);
+      a type of module, for trees of modules. A mapping {selector: axis} joins leaves: their entries at index c
+      of their axes are one group c of `ChannelL1(lam)` or `GroupL1(lam, groups)`, such as a channel's γ, β and
+      the weights that read it.
+    - `penalty`: a `Penalty`; None leaves the leaves unpenalised, for use with `penalties`.
+    - `axis`: the axis of a leaf on which the penalty's features are, such as −1 for `GroupL1(lam, heads)` on a
+      kernel's outputs.
+
+    **Raises:** ValueError where the selector matches nothing or joined axes differ in length; TypeError for
+    another selector.
 
     **Example:**
 
@@ -235,7 +239,9 @@ def on(selector: Any, penalty: Any, *, axis: int | None = None) -> Selection:
 def penalties(*selections: Any) -> Selections:
     """Several penalties for parts of one tree; a leaf belongs to the first that matches it.
 
-    Raises: TypeError for a penalty without a selector. **Example:**
+    **Raises:** TypeError for a penalty without a selector.
+
+    **Example:**
 
     ```python
     >>> import jax.numpy as jnp, l1jax
@@ -265,7 +271,7 @@ def paths(model: PyTree, selector: Any = "**") -> list[str]:
 
     To see what a pattern means; and to choose by type of module where the optimiser is given a state
     without modules, as with Flax NNX: `l1jax.on(l1jax.paths(model, nnx.Linear), pen)`.
-    Raises: ValueError where nothing matches.
+    **Raises:** ValueError where nothing matches.
 
     **Example:**
 

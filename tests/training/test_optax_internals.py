@@ -1,5 +1,6 @@
 """Every name that is read of optax's internals: a release of optax that loses one fails here."""
 
+import jax.numpy as jnp
 import optax
 import pytest
 from optax import contrib
@@ -91,3 +92,25 @@ def test_the_proximal_steps_of_this_package_are_found():
     for tx in (l1jax.prox_adam(0.1, pen), l1jax.prox_step(0.1, pen), l1jax.rda(1.0, pen)):
         assert names(tx) & internals.PROX
     assert "_with_master_weights" in names(l1jax.prox_sgd(0.1, pen, master_weights=True))
+
+
+STATES = {
+    "adam": (optax.scale_by_adam(), internals.ADAM_STATES, "nu count"),
+    "rms": (optax.scale_by_rms(), internals.RMS_STATES, "nu"),
+    "corrected rms": (optax.scale_by_rms(bias_correction=True), internals.RMS_STATES, "nu count"),
+    "centred": (optax.scale_by_stddev(), internals.CENTRED_STATES, "mu nu"),
+    "corrected": (
+        optax.scale_by_stddev(bias_correction=True),
+        internals.CENTRED_STATES,
+        "mu nu count",
+    ),
+    "adagrad": (optax.scale_by_rss(), internals.ADAGRAD_STATES, "sum_of_squares"),
+}
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_the_state_of_a_direction_has_the_fields_of_its_metric(name):
+    direction, kinds, fields = STATES[name]
+    state = optax.chain(optax.clip(1.0), direction).init(jnp.zeros(2))
+    found = internals.only_state(state, kinds, "metric", "maker")
+    assert all(hasattr(found, field) for field in fields.split())
