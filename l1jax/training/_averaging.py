@@ -45,8 +45,9 @@ def rda(
 
     Noise averages out before the threshold, so that supports are stable under small batches. It
     converges as O(1/√t): supports soon, digits late. Zeros where w₀ is zero are the natural ones: start
-    penalised parameters at 0, or small. Args and errors as for `proximal`; any penalty
-    serves. The state keeps the gradients' sum, in float32 at least, and w₀. Source: Xiao (2010), with γ = 1/η.
+    penalised parameters at 0, or small. The state is the sum of the gradients, in float32 at least, and w₀.
+
+    **Arguments and errors:** as for `proximal`; any penalty serves. Source: Xiao (2010), with γ = 1/η.
 
     **Example:**
 
@@ -100,13 +101,18 @@ def ftrl_proximal(
     master_weights: bool = False,
     rounding_key: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Follow the proximally regularised leader: Adagrad that charges the penalty of all steps at once.
+    """Follow the proximally regularised leader: Adagrad with the penalty of all steps so far in each.
 
         w = prox^D_{tR}(−z/D),   D = (β + √n)/η + l2,   n = Σg²,   z = Σ(g − ΔD·w)
 
-    λ is that of the mean loss, so t steps are charged tλ, the λ₁ of the paper. Made for one pass over
-    sparse data. Args and errors as for `proximal`; `beta` > 0, `l2` and
-    `initial_accumulator_value` n₀ as in the paper; the first w is the one given. Source: McMahan et al. (2013).
+    λ is that of the mean loss: after t steps tλ is the λ₁ of the paper. It suits one pass over sparse data; the
+    first w is the one given.
+
+    **Arguments and errors:** as for `proximal`, and
+
+    - `beta`: β > 0; `l2`: ≥ 0; `initial_accumulator_value`: n₀ ≥ 0, as in the paper.
+
+    Source: McMahan et al. (2013).
 
     **Example:**
 
@@ -125,7 +131,7 @@ def ftrl_proximal(
     check_rate(strength, "strength")
     if _is_zero(beta) and _is_zero(initial_accumulator_value):
         raise ValueError(
-            "beta and initial_accumulator_value are both 0: where no gradient was seen the step would be "
+            "beta and initial_accumulator_value are both 0: where all gradients were 0 the step would be "
             "infinite. Pass beta > 0, such as 1.0."
         )
 
