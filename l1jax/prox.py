@@ -172,7 +172,7 @@ def prox_sparse_group_l1(
     leaves, tree = jax.tree.flatten(x)
     partitions = tree.flatten_up_to(groups)
     weights = [None] * len(leaves) if weights is None else tree.flatten_up_to(weights)
-    each_step = _spread(step, tree)
+    each_step = _per_leaf(step, tree)
     out = [
         _sparse_group(leaf, lam, Groups.of(part), l1_ratio, s, w)
         for leaf, part, s, w in zip(leaves, partitions, each_step, weights, strict=True)
@@ -409,7 +409,7 @@ def _map(function: Callable[..., Array], x: PyTree, *parameters: Any) -> PyTree:
     if hasattr(x, "shape"):
         return one(x, *parameters)
     leaves, tree = jax.tree.flatten(x)
-    columns = [_spread(parameter, tree) for parameter in parameters]
+    columns = [_per_leaf(parameter, tree) for parameter in parameters]
     return jax.tree.unflatten(tree, [one(*row) for row in zip(leaves, *columns, strict=True)])
 
 
@@ -418,7 +418,7 @@ def _wide(z: Array) -> Array:
     return z.astype(jnp.promote_types(z.dtype, jnp.float32))
 
 
-def _spread(parameter: Any, tree: Any) -> list:
+def _per_leaf(parameter: Any, tree: Any) -> list:
     """One entry per leaf: of a pytree like x, or the same number or array for all."""
     if parameter is None or isinstance(parameter, int | float) or hasattr(parameter, "shape"):
         return [parameter] * tree.num_leaves

@@ -172,7 +172,7 @@ class Loss(eqx.Module):
         return d
 
     def _furthest_shift(self, eta: Array) -> Array:
-        """No minimiser is looked for beyond: where it is at infinity, the slope is rounding here."""
+        """Bounds the search for a minimiser: where it is at infinity, the slope is rounding here."""
         return 4 * jnp.max(jnp.abs(eta), initial=0) - 4 * jnp.log(jnp.finfo(eta.dtype).eps)
 
     def neutral_target(self, y: AnyArray, s: AnyArray) -> AnyArray:

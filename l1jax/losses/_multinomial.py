@@ -166,7 +166,7 @@ class Multinomial(Loss):
         return jnp.argmax(eta, axis=-1).astype(jnp.int32)
 
     def accepts(self, y: Array) -> Bool[Array, "n K"]:
-        is_whole = jnp.abs(jnp.sum(y, axis=-1, keepdims=True) - 1) <= _slack(y.dtype)
+        is_whole = jnp.abs(jnp.sum(y, axis=-1, keepdims=True) - 1) <= _rounding_of_sum(y.dtype)
         return (y >= 0) & is_whole
 
     def check_shape(self, shape: tuple[int, ...]) -> None:
@@ -186,7 +186,7 @@ class Multinomial(Loss):
         self.check_shape(y.shape)
         if y.ndim == 2:
             bad = np.flatnonzero(
-                (y < 0).any(axis=1) | (np.abs(y.sum(axis=1) - 1) > _slack(y.dtype))
+                (y < 0).any(axis=1) | (np.abs(y.sum(axis=1) - 1) > _rounding_of_sum(y.dtype))
             )
             if len(bad):
                 raise ValueError(
@@ -234,7 +234,7 @@ class _Iterate(NamedTuple):
 
     d: Float[Array, " K"]
     log_mean: Float[Array, " K"]  # of the probabilities
-    off: Float[Array, ""]  # how far the mean probabilities are from the shares of the classes
+    off: Float[Array, ""]  # how far the mean probabilities are from the frequencies of the classes
     value: Float[Array, ""]
 
 
@@ -256,7 +256,7 @@ def _solve_laplacian(s: Array, p: Array, rhs: Array) -> Array:
     return jnp.linalg.solve(system, rhs / root) / root
 
 
-def _slack(dtype: Any) -> float:
+def _rounding_of_sum(dtype: Any) -> float:
     """By which a row of probabilities may miss a sum of one."""
     is_short = jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 64
     return 1e-4 if is_short else 1e-8
