@@ -72,19 +72,19 @@ def compare(n: int, p: int, n_folds: int, n_lams: int, n_bootstraps: int, ratio:
     seconds, (coefs, gaps) = timed(lambda: batch(weights_there))
     some = range(0, len(weights), max(1, len(weights) // 10))
 
-    def walk(weight):
+    def follow(weight):
         return l1jax.path(
             X, y, l1jax.L1(), lams=lams, sample_weight=weight, tol=GAP,
             engine="working_set", progress=False,
         )  # fmt: skip
 
-    walk(weights[0])
-    walked = [timed(lambda i=i: walk(weights[i])) for i in some]
+    follow(weights[0])
+    followed = [timed(lambda i=i: follow(weights[i])) for i in some]
     off = max(
         float(jnp.max(jnp.abs(path.coefs - coefs[i])))
-        for i, (_, path) in zip(some, walked, strict=True)
+        for i, (_, path) in zip(some, followed, strict=True)
     )
-    each = float(np.median([spent for spent, _ in walked]))
+    each = float(np.median([spent for spent, _ in followed]))
     return {
         "problem": f"{n} × {p}: {n_bootstraps} bootstraps × {n_folds} folds × {n_lams} strengths",
         "fits": len(weights) * n_lams,
@@ -92,9 +92,9 @@ def compare(n: int, p: int, n_folds: int, n_lams: int, n_bootstraps: int, ratio:
         "again (s)": seconds,
         "largest relative gap": float(jnp.max(gaps)),
         "share within 1e-6": float(jnp.mean(gaps <= GAP)),
-        "walked on the host, all (s), from the median of ten": each * len(weights),
+        "active sets on the host, all (s), from the median of ten": each * len(weights),
         "largest difference of a coefficient from those": off,
-        "times faster than walking": each * len(weights) / seconds,
+        "times faster than active sets": each * len(weights) / seconds,
     }
 
 

@@ -77,7 +77,7 @@ def _gap(problem: Problem, lam: float, beta, eta, v) -> float:
 
 
 def _gap_at(problem: Problem, lam: float, beta, eta, v, c: float) -> float:
-    """Every feature that is out, and every one at its price, adds nothing but rounding."""
+    """Every feature that is out, and every one at its bound, adds nothing but rounding."""
     dual = _penalty(problem, lam, beta) + _conjugate(problem, lam, c * v) - c * float(beta @ v)
     return _loss_gap(problem, eta, c) + max(dual, 0.0)
 
@@ -106,7 +106,7 @@ def _penalty(problem: Problem, lam: float, beta: np.ndarray) -> float:
 
 
 def _conjugate(problem: Problem, lam: float, v: np.ndarray) -> float:
-    """R*(v): an indicator, which `_scales` has seen to, but for the elastic net's curvature."""
+    """R*(v): an indicator, which `_scales` ensures, but for the elastic net's curvature."""
     if problem.l1_ratio == 1:
         return 0.0
     size, weights = _per_price(problem, v)
@@ -119,18 +119,18 @@ def _scales(problem: Problem, lam: float, beta: np.ndarray, v: np.ndarray) -> li
     if problem.penalty == "nonnegative":
         v = np.maximum(v, 0)
     size, weights = _per_price(problem, v)
-    price = lam * problem.l1_ratio * weights
-    inside = _into(size, price)
+    bound = lam * problem.l1_ratio * weights
+    inside = _into(size, bound)
     if problem.l1_ratio == 1:
         return [inside]
     quadratic = lam * (1 - problem.l1_ratio) * weights
-    return [1.0, inside, _into(np.abs(v - quadratic * beta), price)]
+    return [1.0, inside, _into(np.abs(v - quadratic * beta), bound)]
 
 
-def _into(size: np.ndarray, price: np.ndarray) -> float:
-    """The largest c in [0, 1] with c·size ≤ price."""
-    outside = size > price
-    return float(np.min(price[outside] / size[outside])) if outside.any() else 1.0
+def _into(size: np.ndarray, bound: np.ndarray) -> float:
+    """The largest c in [0, 1] with c·size ≤ bound."""
+    outside = size > bound
+    return float(np.min(bound[outside] / size[outside])) if outside.any() else 1.0
 
 
 def _per_price(problem: Problem, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -68,12 +68,12 @@ class Measurement:
         compiled = count_compiled() if self.solver == "l1jax" else []
         gc.collect()
         before = resident()
-        seconds, _ = self.timed(solve, tol, patience=2 * self.limit)
+        seconds, _ = self.timed(solve, tol, limit=2 * self.limit)
         self.say("first", seconds=seconds, memory=peak() - before)
         if self.solver == "l1jax":
             first = len(compiled)
             again = self.peer.prepare(self.problem.other_values())
-            self.timed(again, tol, patience=self.limit)
+            self.timed(again, tol, limit=self.limit)
             self.say("first", compiled=first, compiled_again=len(compiled) - first)
 
     def search(self, solve: Solve, gap: float) -> float:
@@ -134,9 +134,9 @@ class Measurement:
         median = statistics.median(seconds)
         self.say("target", target=target, tol=tol, gap=found, seconds=median, statuses=statuses)
 
-    def timed(self, solve: Solve, tol: float, patience: float):
-        patience = min(patience, max(self.deadline - time.perf_counter(), 0.01))
-        signal.setitimer(signal.ITIMER_REAL, patience)
+    def timed(self, solve: Solve, tol: float, limit: float):
+        limit = min(limit, max(self.deadline - time.perf_counter(), 0.01))
+        signal.setitimer(signal.ITIMER_REAL, limit)
         start = time.perf_counter()
         coefs = quietly(solve, tol)
         seconds = time.perf_counter() - start

@@ -206,7 +206,7 @@ def glmnet(problem: Problem) -> Solve | None:
 
 @dataclasses.dataclass(frozen=True)
 class Peer:
-    """A solver, what to look for to know whether it is installed, and the tolerances to search."""
+    """A solver, what is imported to know whether it is installed, and the tolerances to search."""
 
     prepare: Callable[[Problem], Solve | None]
     package: str

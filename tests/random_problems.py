@@ -83,7 +83,7 @@ class Case:
     y: np.ndarray
     weights: np.ndarray | None
     offset: np.ndarray | None
-    prices: np.ndarray | None  # of features or groups, relative to the strength
+    penalty_weights: np.ndarray | None  # of features or groups, relative to the strength
     share: float  # of the critical strength
 
     def __str__(self) -> str:
@@ -128,13 +128,13 @@ def draw(kind: Kind, seed: int) -> Case:
     y = _target(kind.loss, rng, level if offset is None else level + offset)
     if kind.loss in ("squared", "several") and rng.random() < 0.2:
         y = y * rng.choice([1e-6, 1e6])
-    prices = _prices(kind.penalty, rng, p)
+    penalty_weights = _draw_weights(kind.penalty, rng, p)
     if kind.penalty == "ball":
         share = 10 ** rng.uniform(-2, 1.5)
     else:
         share = float(rng.choice([1.05, 0.7, 0.3, 0.1, 0.01, 1e-3]))
     x, y = x.astype(kind.dtype), y.astype(kind.dtype)
-    return Case(kind, seed, design, x, y, weights, offset, prices, share)
+    return Case(kind, seed, design, x, y, weights, offset, penalty_weights, share)
 
 
 def _target(loss: str, rng: np.random.Generator, level: np.ndarray) -> np.ndarray:
@@ -156,11 +156,11 @@ def _target(loss: str, rng: np.random.Generator, level: np.ndarray) -> np.ndarra
     return np.stack([times, (rng.random(n) < 0.7) | (np.arange(n) < 1)], axis=1).astype(float)
 
 
-def _prices(penalty: str, rng: np.random.Generator, p: int) -> np.ndarray | None:
+def _draw_weights(penalty: str, rng: np.random.Generator, p: int) -> np.ndarray | None:
     if penalty == "weighted l1":
-        prices = rng.uniform(0.3, 2, p)
-        prices[rng.random(p) < 0.1] = np.inf
-        return prices
+        penalty_weights = rng.uniform(0.3, 2, p)
+        penalty_weights[rng.random(p) < 0.1] = np.inf
+        return penalty_weights
     return None
 
 
@@ -260,10 +260,12 @@ class Judge:
         self.unit = np.where(constant, 1, spread) if kind.standardize else np.ones(len(spread))
         is_moved = kind.standardize or self.fit_intercept or kind.loss == "cox"
         self.gone = constant if is_moved else np.zeros(len(spread), bool)
-        if case.prices is not None:
-            self.gone = self.gone | np.isinf(case.prices)
-        prices = np.ones(len(spread)) if case.prices is None else case.prices
-        self.prices = np.where(np.isinf(prices), 0, prices).astype(dtype)
+        if case.penalty_weights is not None:
+            self.gone = self.gone | np.isinf(case.penalty_weights)
+        penalty_weights = (
+            np.ones(len(spread)) if case.penalty_weights is None else case.penalty_weights
+        )
+        self.penalty_weights = np.where(np.isinf(penalty_weights), 0, penalty_weights).astype(dtype)
         self.ids = _groups(len(spread))
 
     def smooth(self, beta: np.ndarray, intercept: np.ndarray) -> tuple[Any, np.ndarray]:
@@ -279,7 +281,7 @@ class Judge:
     def penalty(self, beta: np.ndarray, lam: Any) -> Any:
         """R at coefficients on the scale of X."""
         u = self.unit.reshape(-1, *np.ones(beta.ndim - 1, int)) * beta
-        sizes = np.abs(u.T) * self.prices
+        sizes = np.abs(u.T) * self.penalty_weights
         group = np.sqrt(
             np.array([np.sum(u[self.ids == g] ** 2) for g in np.unique(self.ids)], self.dtype)
         )
@@ -305,7 +307,7 @@ class Judge:
         """In the scale of σβ, with one step per feature that is the same within a group."""
         kind, t = (
             self.kind.penalty,
-            (lam * step * self.prices).reshape(-1, *np.ones(z.ndim - 1, int)),
+            (lam * step * self.penalty_weights).reshape(-1, *np.ones(z.ndim - 1, int)),
         )
         if kind in ("l1", "weighted l1"):
             z = z - np.clip(z, -t, t)
@@ -456,7 +458,7 @@ class Judge:
 
     def _slope(self, z, lam):
         """∇R where it has one."""
-        t = (lam * self.prices).reshape(-1, *np.ones(z.ndim - 1, int))
+        t = (lam * self.penalty_weights).reshape(-1, *np.ones(z.ndim - 1, int))
         kind = self.kind.penalty
         if kind in ("l1", "weighted l1", "non-negative"):
             return t * np.sign(z)
@@ -573,7 +575,7 @@ def _penalty(case: Case) -> Any:
     groups = tuple(_groups(case.kind.shape[1]).tolist())
     return {
         "l1": lambda: l1jax.L1(),
-        "weighted l1": lambda: l1jax.L1(weights=case.prices),
+        "weighted l1": lambda: l1jax.L1(weights=case.penalty_weights),
         "elastic net": lambda: l1jax.ElasticNet(),
         "ridge": lambda: l1jax.Ridge(),
         "non-negative": lambda: l1jax.NonNegativeL1(),
@@ -636,7 +638,7 @@ class Verdict:
 
 
 def judge(case: Case, steps: int = 1000) -> Verdict:
-    """Solves a problem and looks at the answer."""
+    """Solves a problem and judges the answer."""
     faults: list[str] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

@@ -42,9 +42,9 @@ def test_certificate_agrees_with_l1jax_and_bounds_the_excess(name):
         (gap,) = certificate.relative_gaps(one, rough.coef[:, None])
         assert gap == pytest.approx(float(rough.relative_gap), rel=1e-6)
         assert gap > 1e-6  # rough indeed
-        excess = certificate.objective(one, lam, rough.coef) - least
-        assert excess == pytest.approx(float(rough.objective - best.objective), rel=1e-6)
-        assert 0 < excess <= gap * scale * (1 + 1e-9)
+        above = certificate.objective(one, lam, rough.coef) - least
+        assert above == pytest.approx(float(rough.objective - best.objective), rel=1e-6)
+        assert 0 < above <= gap * scale * (1 + 1e-9)
     assert certificate.worst_gap(one, best.coef[:, None]) < 1e-11
 
 
@@ -58,8 +58,8 @@ def test_certificate_of_any_point_bounds_its_excess(name):
     for size in (0.0, 1e-3, 1e-1, 10.0):
         beta = size * np.abs(rng.standard_normal(problem.X.shape[1]))
         (gap,) = certificate.relative_gaps(one, beta[:, None])
-        excess = certificate.objective(one, lam, beta) - null  # no more than the true one
-        assert gap * certificate.null_deviance(one) >= excess * (1 - 1e-9)
+        above = certificate.objective(one, lam, beta) - null  # no more than the true one
+        assert gap * certificate.null_deviance(one) >= above * (1 - 1e-9)
 
 
 @pytest.mark.parametrize("name", KINDS)

@@ -187,7 +187,7 @@ def test_nearly_collinear_free_features_are_charged_for_what_rounding_hides():
 @pytest.mark.parametrize("engine", ["auto", "fista"])
 @pytest.mark.parametrize("loss", [l1jax.SquaredError(), l1jax.Logistic(), l1jax.Poisson()])
 def test_free_features_that_others_explain_do_no_harm(loss, engine):
-    """All levels of a category beside the intercept, and nothing priced: as without one of the levels."""
+    """All levels of a category beside the intercept, and nothing penalised: as without one of the levels."""
     rng = np.random.default_rng(3)
     levels = np.eye(4)[rng.integers(0, 4, 60)]
     x = rng.standard_normal((60, 3))

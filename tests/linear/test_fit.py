@@ -118,8 +118,10 @@ def polished(X, y, loss, name, s, offset, fit_intercept, beta, b):
         return np.sign(z) * np.maximum(np.abs(z) - price, 0)
 
     def by_group(z, price):
-        norms, prices = np.sqrt(np.bincount(IDS, z**2)), price * np.sqrt(np.bincount(IDS))
-        return z * np.where(norms > prices, 1 - prices / np.maximum(norms, prices), 0)[IDS]
+        norms, thresholds = np.sqrt(np.bincount(IDS, z**2)), price * np.sqrt(np.bincount(IDS))
+        return (
+            z * np.where(norms > thresholds, 1 - thresholds / np.maximum(norms, thresholds), 0)[IDS]
+        )
 
     def in_ball(z):
         if np.abs(z).sum() <= 0.4:
@@ -168,17 +170,17 @@ def test_every_pair_agrees_with_an_interior_point_method(data, loss, name, every
     assert fit.status == l1jax.Status.CONVERGED
     assert fit.relative_gap <= 1e-12
     assert float(fit.objective) == pytest.approx(objective, abs=1e-8)
-    # A gap of 1e-12 leaves 1e-6 in coefficients; landing on the face leaves rounding.
+    # A gap of 1e-12 leaves 1e-6 in coefficients; the exact active set leaves rounding.
     np.testing.assert_allclose(fit.coef, beta / sigma, atol=1e-8)
     assert float(fit.intercept) == pytest.approx(b, abs=1e-8)
 
 
 def test_the_ball_agrees_with_the_penalty_at_the_radius_of_its_solution(data):
     X, targets, _, _ = data
-    priced = l1jax.fit(X, targets["squared"], l1jax.L1(0.1), tol=1e-13)
-    ball = l1jax.L1Ball(float(jnp.abs(priced.coef).sum()))
+    penalised = l1jax.fit(X, targets["squared"], l1jax.L1(0.1), tol=1e-13)
+    ball = l1jax.L1Ball(float(jnp.abs(penalised.coef).sum()))
     bounded = l1jax.fit(X, targets["squared"], ball, tol=1e-13)
-    np.testing.assert_allclose(bounded.coef, priced.coef, atol=1e-6)
+    np.testing.assert_allclose(bounded.coef, penalised.coef, atol=1e-6)
 
 
 def test_group_lasso_of_rows_is_the_multi_task_lasso(data):
@@ -311,10 +313,10 @@ def test_the_gap_is_never_below_the_true_excess(data, loss, name, seed, factor, 
     rough = l1jax.fit(X, y, pen, init=start, tol=0.0, max_steps=steps, engine="fista", **problem)
     best = l1jax.fit(X, y, pen, tol=1e-13, **problem)
     assert 0 <= float(best.gap) <= max(0.1 * float(rough.gap), 1e-12)
-    excess = float(rough.objective - best.objective)
+    above = float(rough.objective - best.objective)
     rounding = 1e-14 * max(1.0, abs(float(rough.objective)))
-    assert float(rough.gap) >= excess - rounding
-    assert float(best.gap) >= -excess - rounding
+    assert float(rough.gap) >= above - rounding
+    assert float(best.gap) >= -above - rounding
 
 
 def test_a_warm_start_needs_fewer_steps(data):

@@ -28,13 +28,13 @@ RNG = np.random.default_rng(8)
 X = RNG.standard_normal((N, P)) * np.array([1.0, 3.0, 1.0, 0.5, 1.0, 1.0])
 Y = X @ np.array([2.0, -1.0, 0.5, 0.0, 0.0, 0.0]) + RNG.standard_normal(N) + 5
 GROUPS = l1jax.GroupL1(groups=[0, 0, 1, 1, 2, 2])
-PRICED = l1jax.ElasticNet(l1_ratio=0.5, weights=[0.0, 1.0, 2.0, 1.0, 1.0, np.inf])
+WEIGHTED = l1jax.ElasticNet(l1_ratio=0.5, weights=[0.0, 1.0, 2.0, 1.0, 1.0, np.inf])
 LOGISTIC = {"loss": l1jax.Logistic()}
 CASES = {
-    "walk": (X, Y, l1jax.L1(), {}),
-    "walk with prices and curvature": (X, Y, PRICED, {"standardize": True}),
-    "walk of another loss": (X, Y > 5, l1jax.L1(), LOGISTIC),
-    "walk on groups": (X, Y, GROUPS, {"tol": 1e-10}),
+    "working set": (X, Y, l1jax.L1(), {}),
+    "working set, weights and curvature": (X, Y, WEIGHTED, {"standardize": True}),
+    "working set, another loss": (X, Y > 5, l1jax.L1(), LOGISTIC),
+    "working set of groups": (X, Y, GROUPS, {"tol": 1e-10}),
     "sequential": (X, Y, GROUPS, {"tol": 1e-10, "engine": "sequential"}),
 }
 
@@ -88,7 +88,7 @@ def assert_close(path, other):
     np.testing.assert_allclose(path.intercepts, other.intercepts, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["walk", "sequential"])
+@pytest.mark.parametrize("name", ["working set", "sequential"])
 def test_only_what_is_missing_is_solved(monkeypatch, name):
     X, y, pen, options = CASES[name]
     part = interrupted(monkeypatch, X, y, pen, **options)
@@ -118,7 +118,7 @@ def test_a_tighter_tolerance_is_met_on_resume():
     assert (np.asarray(l1jax.path(X, Y, GROUPS, resume=loose, tol=1e-10).gaps) < 1e-8).all()
 
 
-@pytest.mark.parametrize("name", ["walk", "sequential"])
+@pytest.mark.parametrize("name", ["working set", "sequential"])
 def test_with_nothing_done_the_interrupt_goes_through(monkeypatch, name):
     def stop(*_, **__):
         raise KeyboardInterrupt
@@ -177,7 +177,7 @@ def test_no_resume_inside_jit():
         jax.jit(lambda y: l1jax.path(X, y, l1jax.L1(), resume=path).coefs)(Y)
 
 
-@pytest.mark.parametrize("name", ["walk", "sequential"])
+@pytest.mark.parametrize("name", ["working set", "sequential"])
 def test_the_bar_says_where_the_path_is(capsys, monkeypatch, name):
     at_once = functools.partial(tqdm.tqdm, mininterval=0)
     monkeypatch.setattr("l1jax._progress.tqdm", at_once)

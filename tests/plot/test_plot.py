@@ -48,7 +48,7 @@ def drawn(ax):
 
 
 def boxes(ax):
-    """The rectangles of all texts that are seen, in pixels."""
+    """The rectangles of all texts that are drawn, in pixels."""
     ax.figure.canvas.draw()
     texts = [text for text in ax.figure.findobj(plt.Text) if text.get_text() and text.get_visible()]
     return {text.get_text(): plt.Text.get_window_extent(text) for text in texts}
@@ -74,9 +74,9 @@ def test_a_path_is_drawn_where_its_features_are_in(path, x, expected):
     for j in range(P):
         (line,) = [v for v in lines if len(v[0]) == L and v[1][-1] == path.coefs[-1, j]]
         np.testing.assert_array_equal(line[0], xs)
-        seen = np.isfinite(line[1])
-        np.testing.assert_array_equal(line[1][seen], np.asarray(path.coefs)[seen, j])
-        assert seen[np.asarray(path.coefs)[:, j] != 0].all()
+        shown = np.isfinite(line[1])
+        np.testing.assert_array_equal(line[1][shown], np.asarray(path.coefs)[shown, j])
+        assert shown[np.asarray(path.coefs)[:, j] != 0].all()
     assert any(len(v[0]) == 2 and np.allclose(v[0], xs[9]) for v in lines)  # the mark
     assert set(NAMES) <= set(boxes(ax)) and not overlapping(NAMES, ax)
 
@@ -119,12 +119,12 @@ def test_the_pulls_of_the_kkt_picture_are_those_of_the_residuals(path):
 def test_the_pulls_are_in_units_of_the_price():
     weights, scale = np.array([1.0, 3.0, 0.5, 1.0, np.inf, 0.0]), X.std(axis=0)
     pen, options = l1jax.ElasticNet(l1_ratio=0.5, weights=weights), {"standardize": True}
-    priced = l1jax.path(X, Y, pen, n_lams=L, **options)
-    pulls = _pulls(priced, X, Y, pen, True, True, None, None)
-    inside, coefs = np.asarray(priced.fits.support), np.asarray(priced.coefs)
-    residuals = Y - np.asarray(priced.predict(X))
+    weighted = l1jax.path(X, Y, pen, n_lams=L, **options)
+    pulls = _pulls(weighted, X, Y, pen, True, True, None, None)
+    inside, coefs = np.asarray(weighted.fits.support), np.asarray(weighted.coefs)
+    residuals = Y - np.asarray(weighted.predict(X))
     gradient = residuals @ (X - X.mean(axis=0)) / scale / N
-    lams = np.asarray(priced.lams)[:, None]
+    lams = np.asarray(weighted.lams)[:, None]
     with np.errstate(divide="ignore", invalid="ignore"):
         by_hand = np.abs(gradient - 0.5 * lams * weights * scale * coefs) / (0.5 * weights)
     np.testing.assert_allclose(pulls[:, :4], by_hand[:, :4], atol=1e-12)

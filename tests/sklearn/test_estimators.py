@@ -312,7 +312,7 @@ def test_a_fold_without_a_class_gives_it_no_probability():
     assert (model.scores_ == 0).all()
     first = model.coefs_paths_[0, 0, 0]
     assert first[0, -1] == -np.inf and (first[0, :-1] == 0).all()
-    # Softmax of two classes is logistic regression on the difference of its rows, at the same price.
+    # Softmax of two classes is logistic regression on the difference of its rows, at the same strength.
     rest = ours.LogisticRegression(l1_ratio=1.0).fit(X[50:], y[50:])
     eta = X @ (first[2, :-1] - first[1, :-1]) + first[2, -1] - first[1, -1]
     np.testing.assert_allclose(eta, rest.decision_function(X), atol=1e-6)
@@ -370,8 +370,8 @@ def _huber(y, eta):
 def _cox(y, eta):
     """The slope of minus the log partial likelihood, event by event."""
     slope = np.zeros(len(eta))
-    for time, seen, i in zip(*y.T, range(len(eta)), strict=True):
-        if seen:
+    for time, observed, i in zip(*y.T, range(len(eta)), strict=True):
+        if observed:
             risk = np.where(y[:, 0] >= time, np.exp(eta), 0)
             slope += risk / risk.sum()
             slope[i] -= 1
@@ -394,13 +394,15 @@ def test_conditions_of_optimality_hold(small, kind, ratio):
     found = X @ model.coef_ + model.intercept_
     slopes = {"poisson": lambda: np.exp(found) - y, "huber": lambda: _huber(y, found)}
     slope = slopes.get(kind, lambda: _cox(y, found))() / len(y)
-    price = alpha * ratio
+    threshold = alpha * ratio
     gradient = X.T @ slope + alpha * (1 - ratio) * model.coef_
     inside = model.coef_ != 0
     assert 0 < inside.sum() < 6
     # The fit is exact up to rounding of sums over 80 rows.
-    np.testing.assert_allclose(gradient[inside], -price * np.sign(model.coef_[inside]), atol=1e-10)
-    assert (np.abs(gradient[~inside]) <= price + 1e-10).all()
+    np.testing.assert_allclose(
+        gradient[inside], -threshold * np.sign(model.coef_[inside]), atol=1e-10
+    )
+    assert (np.abs(gradient[~inside]) <= threshold + 1e-10).all()
     assert abs(slope.sum()) < 1e-10
     assert model.score(X, y) > 0.2
 

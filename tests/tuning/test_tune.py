@@ -80,8 +80,8 @@ def test_several_hyperparameters_end_no_worse_than_they_start(one):
     found = l1jax.tune(X, Y, l1jax.L1(), by="weights", criterion=CRITERION, max_fits=1)
     assert all(trial.values.keys() == {"lam", "weights"} for trial in found.history)
     for trial in (found.history[2], found.history[-1]):  # each holds all that its criterion is of
-        lam, prices = float(trial.values["lam"]), trial.values["weights"]
-        assert error_by_hand([lam], X / prices)[0] == pytest.approx(trial.criterion, rel=1e-5)
+        lam, weights = float(trial.values["lam"]), trial.values["weights"]
+        assert error_by_hand([lam], X / weights)[0] == pytest.approx(trial.criterion, rel=1e-5)
     assert all(cell for row in found._table().rows for cell in row[:-1])
     both = l1jax.tune(
         X, Y, l1jax.ElasticNet(), by=("lam", "l1_ratio"), criterion=CRITERION, max_fits=4

@@ -245,16 +245,16 @@ def test_events_are_spread_over_the_folds_and_none_may_be_missing():
 
 
 def test_a_function_scores_predictions_of_held_out_rows():
-    seen = []
+    weights_passed = []
 
     def explained(y, prediction, weight):
-        seen.append(weight)
+        weights_passed.append(weight)
         return 1 - weight @ (y - prediction) ** 2 / (weight @ (y - weight @ y) ** 2)
 
     how = {"folds": np.arange(N) % 3, "n_lams": 6, "sample_weight": WEIGHT}
     cv = l1jax.cross_validate(TALL, Y, l1jax.L1(), score=explained, higher_is_better=True, **how)
-    assert cv.higher_is_better and cv.score == "explained" and len(seen) == 18
-    np.testing.assert_allclose(seen[0], WEIGHT[::3] / WEIGHT[::3].sum())
+    assert cv.higher_is_better and cv.score == "explained" and len(weights_passed) == 18
+    np.testing.assert_allclose(weights_passed[0], WEIGHT[::3] / WEIGHT[::3].sum())
     errors = l1jax.cross_validate(TALL, Y, l1jax.L1(), **how).fold_scores
     for i in range(3):
         y, w = Y[i::3], WEIGHT[i::3]
@@ -413,6 +413,6 @@ def test_folds_and_strengths_in_one_batch_are_those_of_each_fold(monkeypatch):
     assert len(calls) == 5
     for one, other in zip(jax.tree.leaves(together), jax.tree.leaves(apart), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-8)
-    walked = l1jax.cross_validate(TALL, Y, l1jax.L1(), **how)
-    np.testing.assert_allclose(together.fold_scores, walked.fold_scores, rtol=1e-6)
+    by_working_sets = l1jax.cross_validate(TALL, Y, l1jax.L1(), **how)
+    np.testing.assert_allclose(together.fold_scores, by_working_sets.fold_scores, rtol=1e-6)
     assert together.fold_gaps.max() < 1e-10
