@@ -257,14 +257,14 @@ class _Model:
         self, indices: np.ndarray, signs: np.ndarray, min_curvature: Curvature = 0.0
     ) -> None:
         """Builds the model at x, with an active set; its gradient is the nearest that makes x optimal."""
-        gradient = np.clip(self.neg_gradient, -self.form.down, self.form.up)
-        gradient[indices] = self._stationary(indices, signs)
+        neg_gradient = np.clip(self.neg_gradient, -self.form.down, self.form.up)
+        neg_gradient[indices] = self._stationary(indices, signs)
         curvature, bound = self.loss.curvatures(self.eta)
         min_curvature = np.minimum(min_curvature, bound)
         for damping in _DAMPINGS:
             hessian = self._hessian(curvature, np.maximum(min_curvature, damping * bound))
-            active = ActiveSet(len(gradient), indices, signs, self.x[indices])
-            self.program = QuadraticProgram(hessian, gradient, self.form[:2], active)
+            active = ActiveSet(len(neg_gradient), indices, signs, self.x[indices])
+            self.program = QuadraticProgram(hessian, neg_gradient, self.form[:2], active)
             try:
                 self.program.factor.factorise()
                 return

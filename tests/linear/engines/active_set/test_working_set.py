@@ -20,6 +20,7 @@ from l1jax.linear.engines._gradient_steps import Sequential
 from l1jax.linear.engines.active_set import _group_newton, _prox_newton, _row_shifts
 from l1jax.linear.engines.active_set._options import OPTIONS
 from l1jax.linear.engines.active_set._path_point import NumericalBreakdown
+from l1jax.linear.engines.active_set._step_control import StepControl
 from l1jax.linear.host._entry_point import entry_point
 from l1jax.linear.model._prepare import prepare_inputs
 from l1jax.linear.results import _certified
@@ -423,3 +424,26 @@ def test_solves_that_fail_again_and_again_end_by_count(monkeypatch, limits, num_
     path = l1jax.path(X, Y, l1jax.L1(), loss=l1jax.Huber(0.5), n_lams=15, lam_min_ratio=0.1)
     assert len(tries) == num_tries
     assert (np.asarray(path.status) == l1jax.Status.CONVERGED).all()
+
+
+@pytest.mark.parametrize("interpolates", [False, True])
+def test_steps_halve_where_they_fail_and_double_after_two_that_succeed(interpolates):
+    control, grid = StepControl(interpolates), np.array([0.5, 0.25])
+    np.testing.assert_array_equal(control.next_block(1.0, grid), grid)
+    lengths = [1.0, 0.5, 0.25] if interpolates else [0.5, 0.25, 0.125]  # of the way to 0.5
+    for length in lengths:
+        control.fail()
+        np.testing.assert_allclose(control.next_block(1.0, grid), [1 - 0.5 * length])
+        assert control.ends_on_grid == (length == 1)
+    while not control.is_block:
+        length = control.fraction
+        control.succeed()
+        assert control.fraction == length
+        control.succeed()
+        assert control.fraction == min(2 * length, 1)
+    np.testing.assert_array_equal(control.next_block(1.0, grid), grid)
+    for _ in range(OPTIONS.max_step_halvings + interpolates):
+        control.fail()
+        assert not control.is_exhausted
+    control.fail()
+    assert control.is_exhausted
