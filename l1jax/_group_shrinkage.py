@@ -1,6 +1,7 @@
 """The block soft threshold: one factor for each entry of a group, from sums over the group.
 
-Arrays come as floats of at least float32, prices as one number per group, in the shape that `sum` returns.
+Arrays are floats of at least float32; penalty weights (λ included) are one number per group, in the shape that
+`sum` returns. The threshold of an entry is the weight of its group times its step.
 """
 
 from __future__ import annotations
@@ -22,17 +23,17 @@ _FOLDS = (10, 8, 9, 7, 6, 5, 4, 3)  # into how many parts; 16 are no vector loop
 _PAGE = 256  # entries that are read together; over 1000 and more it takes twice the time
 
 
-class Recipe(NamedTuple):
-    """How z and its steps come about, to be made anew where they are used.
+class Rematerialisation(NamedTuple):
+    """How to compute an array z and its steps again, where they are used.
 
-    Where a sum over z is followed by work on each entry, XLA keeps z in memory between the two. That is dear
-    where z is as large as the parameters of a network and follows from what is in memory anyway.
-    `make(inputs, after)` makes both again, once `after` is known; `near` is an array close to z.
+    Where a sum over z is followed by work on each entry, XLA writes z to memory between the two. That costs
+    time where z is as large as the parameters of a network and follows from arrays in memory anyway.
+    `compute(inputs, after)` returns (z, steps) once `after` is known; `estimate` is an array close to z.
     """
 
     inputs: Any
-    make: Callable[[Any, Any], tuple[Array, Any]]
-    near: Array | None = None
+    compute: Callable[[Any, Any], tuple[Array, Any]]
+    estimate: Array | None = None
 
 
 class Rows(NamedTuple):
@@ -50,7 +51,7 @@ class Rows(NamedTuple):
     def max(self, x: Array) -> Array:
         return self.groups.maxima(jnp.max(x, axis=1))
 
-    def spread(self, per_group: Array) -> Array:
+    def broadcast(self, per_group: Array) -> Array:
         return self.groups.broadcast(per_group)[:, None]
 
 
@@ -64,8 +65,8 @@ class Channels(NamedTuple):
     def others(self) -> tuple[int, ...]:
         return tuple(k for k in range(self.ndim) if k != self.axis)
 
-    def prices(self, prices: Any, z: Array) -> Array:
-        return jnp.broadcast_to(jnp.asarray(prices, z.dtype), self._one_each(z.shape))
+    def per_group(self, weights: Any, z: Array) -> Array:
+        return jnp.broadcast_to(jnp.asarray(weights, z.dtype), self._one_each(z.shape))
 
     def totals(self, sums: tuple, maxima: tuple = ()) -> tuple[list, list]:
         """The sums and the maxima of several arrays over each group: on a CPU in one pass over them."""
@@ -93,7 +94,7 @@ class Channels(NamedTuple):
     def max(self, x: Array) -> Array:
         return jnp.max(x, self.others, keepdims=True)
 
-    def spread(self, per_group: Array) -> Array:
+    def broadcast(self, per_group: Array) -> Array:
         return per_group
 
     def _one_each(self, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -155,50 +156,50 @@ def _fold(sums: tuple, maxima: tuple, view: View) -> tuple[tuple, tuple, tuple[i
 
 
 def shrink(
-    z: Array, prices: Array, steps: Array, groups: Rows | Channels, norms: Array | None = None
+    z: Array, weights: Array, steps: Array, groups: Rows | Channels, norms: Array | None = None
 ) -> Array:
-    """z·θ/(θ + price·step): the block soft threshold, with θ the norm of the result in each group."""
+    """z·θ/(θ + weight·step): the block soft threshold, with θ the norm of the result in each group."""
     if norms is None:
-        norms = norms_left(z, steps, None, prices, groups)
+        norms = norms_left(z, steps, None, weights, groups)
     # In units of θ, so that no square in a derivative overflows.
     unit = jax.lax.stop_gradient(jnp.where(norms > 0, norms, 1))
-    theta, charge = groups.spread(norms / unit), groups.spread(prices / unit) * steps
-    # What is not charged stays, also beside entries that are not numbers.
-    theta = jnp.where(jnp.isnan(theta) & (charge == 0), 1, theta)
-    gone = (theta == 0) & (charge > 0)
-    total = theta + jnp.where(gone, 0, charge)
+    theta, threshold = groups.broadcast(norms / unit), groups.broadcast(weights / unit) * steps
+    # An entry with threshold 0 stays, also beside entries that are not numbers.
+    theta = jnp.where(jnp.isnan(theta) & (threshold == 0), 1, theta)
+    gone = (theta == 0) & (threshold > 0)
+    total = theta + jnp.where(gone, 0, threshold)
     factors = jnp.where(total == 0, 1, theta / jnp.where(total == 0, 1, total))
     return jnp.where(gone, 0, z * factors)
 
 
 def norms_left(
-    z: Array, steps: Array, recipe: Recipe | None, prices: Array, groups: Rows | Channels
+    z: Array, steps: Array, remat: Rematerialisation | None, weights: Array, groups: Rows | Channels
 ) -> Array:
     """θ = ‖x_g‖ of the block soft threshold x, with the derivative of an implicit function.
 
-    It is 0 where Σ (z/charge)² ≤ 1, with charge = price·step, and else the root of Σ z²/(θ + charge)² = 1.
-    Where a group has one step for all, that is ‖z_g‖ − charge. Values come from the recipe of z and steps, if
-    there is one, derivatives from these themselves.
+    It is 0 where Σ (z/threshold)² ≤ 1, and else the root of Σ z²/(θ + threshold)² = 1. Where a group has one
+    step for all, that is ‖z_g‖ − threshold. Values come from the rematerialised z and steps, if given;
+    derivatives from z and steps themselves.
     """
-    limits, is_kept = jnp.finfo(z.dtype), recipe is None
-    recipe = recipe or Recipe((z, steps), lambda inputs, after: inputs)
+    limits, is_kept = jnp.finfo(z.dtype), remat is None
+    remat = remat or Rematerialisation((z, steps), lambda inputs, after: inputs)
 
     @jax.custom_jvp
-    def norms(z: Array, charge: Array, inputs: Any, near: Array | None, prices: Array) -> Array:
-        def charged(after: Any) -> tuple[Array, Array]:
-            z, steps = recipe.make(inputs, after)
-            return z, groups.spread(prices) * steps
+    def norms(
+        z: Array, threshold: Array, inputs: Any, estimate: Array | None, weights: Array
+    ) -> Array:
+        def terms(after: Any) -> tuple[Array, Array]:
+            z, steps = remat.compute(inputs, after)
+            return z, groups.broadcast(weights) * steps
 
         if steps.ndim:
-            start = _start(charged, near, groups)
+            start = _start(terms, estimate, groups)
             theta = (
-                _roots_of(*charged(None), start, groups)
-                if is_kept
-                else roots(charged, start, groups)
+                _roots_of(*terms(None), start, groups) if is_kept else roots(terms, start, groups)
             )
         else:
-            sizes = _euclid(charged, groups, near is not None)
-            one = prices * recipe.make(inputs, None)[1]
+            sizes = _euclid(terms, groups, estimate is not None)
+            one = weights * remat.compute(inputs, None)[1]
             # A comparison decides, as a difference may be rounded otherwise where it is fused.
             theta = jnp.where(sizes <= one, 0, jnp.maximum(sizes - one, limits.tiny))
         # No norm above the largest number, which divided by itself is 1.
@@ -207,37 +208,37 @@ def norms_left(
     @norms.defjvp
     def _(primals: tuple, tangents: tuple) -> tuple:
         theta = norms(*primals)
-        (z, charge), (dz, dcharge) = primals[:2], tangents[:2]
-        inverse = _inverse(groups.spread(theta) + charge)
-        share = z * inverse
-        move = groups.sum(share * inverse * (dz - share * dcharge))
-        slope = groups.sum(share**2 * inverse)
+        (z, threshold), (dz, dthreshold) = primals[:2], tangents[:2]
+        inverse = _inverse(groups.broadcast(theta) + threshold)
+        ratio = z * inverse
+        move = groups.sum(ratio * inverse * (dz - ratio * dthreshold))
+        slope = groups.sum(ratio**2 * inverse)
         there = (theta > 0) & (slope > 0)
         return theta, jnp.where(there, move / jnp.where(there, slope, 1), 0)
 
-    fixed = jax.lax.stop_gradient((recipe.inputs, recipe.near, prices))
-    return norms(z, groups.spread(prices) * steps, *fixed)
+    fixed = jax.lax.stop_gradient((remat.inputs, remat.estimate, weights))
+    return norms(z, groups.broadcast(weights) * steps, *fixed)
 
 
 def _start(
-    charged: Callable[[Any], tuple[Array, Array]], near: Array | None, groups: Rows | Channels
+    terms: Callable[[Any], tuple[Array, Array]], estimate: Array | None, groups: Rows | Channels
 ) -> Array:
-    """Where to look for a root: at the norm of an array near z, if there is one, else of z."""
-    if near is None:
-        return _euclid(charged, groups, False)
-    wide = near.astype(jnp.promote_types(near.dtype, jnp.float32))
+    """Returns the start of the root search: the norms of the estimate of z, if there is one, else of z."""
+    if estimate is None:
+        return _euclid(terms, groups, False)
+    wide = estimate.astype(jnp.promote_types(estimate.dtype, jnp.float32))
     return jnp.sqrt(groups.sum(wide**2))
 
 
 def roots(
-    charged: Callable[[Any], tuple[Array, Array]], start: Array, groups: Rows | Channels
+    terms: Callable[[Any], tuple[Array, Array]], start: Array, groups: Rows | Channels
 ) -> Array:
-    """The root θ ≥ 0 of φ(θ) = Σ z²/(θ + charge)² = 1 in each group, 0 where φ(0) ≤ 1.
+    """The root θ ≥ 0 of φ(θ) = Σ z²/(θ + threshold)² = 1 in each group, 0 where φ(0) ≤ 1.
 
     Newton on h = φ^(−1/2) = 1, and to second order once that is exact to rounding. As h is concave and
     increasing, no step from the left of the root passes it, and one from the right ends on its left. Where that
-    is below zero, or numbers overflow, max(|z| − charge) is on the left too, and from there on none does.
-    All charges alike, or small ones, make h a straight line.
+    is below zero, or numbers overflow, max(|z| − threshold) is on the left too, and from there on none does.
+    All thresholds alike, or small ones, make h a straight line.
     """
     limits = jnp.finfo(start.dtype)
 
@@ -246,67 +247,67 @@ def roots(
 
     def step(state: tuple) -> tuple:
         count, theta, done = state
-        z, charge = charged(theta)
-        inverse = 1 / jnp.maximum(groups.spread(theta) + charge, limits.tiny)
+        z, threshold = terms(theta)
+        inverse = 1 / jnp.maximum(groups.broadcast(theta) + threshold, limits.tiny)
         squares = (z * inverse) ** 2
         phi, third, fourth = groups.totals((squares, squares * inverse, squares * inverse**2))[0]
         is_zero = (theta == 0) & (phi <= 1)
         usable = (phi > 0) & (third > 0) & jnp.isfinite(third)
         phi, third = (jnp.where(usable, x, 1) for x in (phi, third))
-        excess = jnp.sqrt(phi) - 1
-        move = excess * phi / third
-        bend = 3 * jnp.maximum(fourth / third - third / phi, 0)  # −h″/h′
-        bent = theta + move + bend * move**2 / 2
-        error, size = 4 * bend * jnp.abs(move) ** 3, jnp.abs(move)
-        is_short = (2 * size <= theta + move) & (2 * bend * size <= 1)
-        is_close = usable & is_short & (4 * error <= limits.eps * bent**2)
-        is_exact = usable & (jnp.abs(excess) <= 4 * limits.eps)
-        lost = ~usable | (theta + move <= 0) | ((theta == 0) & (count == 0))
-        lost &= ~(is_zero | is_close | is_exact | done)
+        residual = jnp.sqrt(phi) - 1
+        move = residual * phi / third
+        ratio = 3 * jnp.maximum(fourth / third - third / phi, 0)  # −h″/h′
+        corrected = theta + move + ratio * move**2 / 2
+        error, size = 4 * ratio * jnp.abs(move) ** 3, jnp.abs(move)
+        is_short = (2 * size <= theta + move) & (2 * ratio * size <= 1)
+        is_close = usable & is_short & (4 * error <= limits.eps * corrected**2)
+        is_exact = usable & (jnp.abs(residual) <= 4 * limits.eps)
+        unsafe = ~usable | (theta + move <= 0) | ((theta == 0) & (count == 0))
+        unsafe &= ~(is_zero | is_close | is_exact | done)
 
         def left() -> Array:
-            z, charge = charged(lost)
+            z, threshold = terms(unsafe)
             # With a sum beside it XLA keeps none of both in memory.
-            (square,), (most,) = groups.totals((z**2,), (jnp.abs(z) - charge,))
-            return jnp.where(jnp.isnan(square), square, jnp.maximum(most, 0))
+            (square,), (left_end,) = groups.totals((z**2,), (jnp.abs(z) - threshold,))
+            return jnp.where(jnp.isnan(square), square, jnp.maximum(left_end, 0))
 
-        safe = jax.lax.cond(jnp.any(lost), left, lambda: theta)
-        new = jnp.where(is_close, bent, theta + move)
-        new = jnp.where(is_zero, 0, jnp.where(lost, safe, new))
+        safe = jax.lax.cond(jnp.any(unsafe), left, lambda: theta)
+        new = jnp.where(is_close, corrected, theta + move)
+        new = jnp.where(is_zero, 0, jnp.where(unsafe, safe, new))
         new = jnp.where(done, theta, new)
         return count + 1, new, done | is_zero | is_close | is_exact | ~jnp.isfinite(new)
 
     start = jnp.where(jnp.isfinite(start), start, 0)
-    none = start < 0  # made of start, so that it lies on the same devices in a shard_map
+    none = start < 0  # computed from start, so that it lies on the same devices in a shard_map
     return jax.lax.while_loop(moving, step, (0, start, none))[1]
 
 
 @functools.partial(jax.jit, static_argnums=3)
-def _roots_of(z: Array, charge: Array, start: Array, groups: Rows | Channels) -> Array:
+def _roots_of(z: Array, threshold: Array, start: Array, groups: Rows | Channels) -> Array:
     """Those of arrays: compiled once, where eager code would compile the loop at every call."""
-    return roots(lambda after: (z, charge), start, groups)
+    return roots(lambda after: (z, threshold), start, groups)
 
 
 def _euclid(
-    charged: Callable[[Any], tuple[Array, Array]], groups: Rows | Channels, in_one_pass: bool
+    terms: Callable[[Any], tuple[Array, Array]], groups: Rows | Channels, in_one_pass: bool
 ) -> Array:
     """‖z_g‖, from squares in units of the largest entry where others overflow or vanish.
 
     In one pass, and a second where that is so; or in two at once, for code that runs both sides of a condition.
     """
-    z, _ = charged(None)
+    z, _ = terms(None)
     limits = jnp.finfo(z.dtype)
 
     def scaled(peak: Array, z: Array) -> Array:
         unit = jnp.where((peak > 0) & jnp.isfinite(peak), peak, 1)
-        return unit * jnp.sqrt(groups.sum((z / groups.spread(unit)) ** 2))
+        return unit * jnp.sqrt(groups.sum((z / groups.broadcast(unit)) ** 2))
 
     if not in_one_pass:
         return scaled(groups.max(jnp.abs(z)), z)
     (square,), (peak,) = groups.totals((z**2,), (jnp.abs(z),))
     unsure = (peak > 0) & ((peak < limits.tiny**0.4) | (peak > limits.max**0.4))
     return jax.lax.cond(
-        jnp.any(unsure), lambda: scaled(peak, charged(peak)[0]), lambda: jnp.sqrt(square)
+        jnp.any(unsure), lambda: scaled(peak, terms(peak)[0]), lambda: jnp.sqrt(square)
     )
 
 

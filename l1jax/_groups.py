@@ -16,11 +16,15 @@ _MOST_FILL = 4  # places per feature in a table of groups
 class Groups:
     """Which group each feature belongs to.
 
-    `ids`: one integer or string per feature, in any order; groups are numbered 0, 1, ... in the
-    order of their sorted ids (`labels`). A feature belongs to one group: where groups overlap, repeat
-    a column for each of its groups (Jacob, Obozinski, Vert 2009). Being static, other groups mean
-    one recompilation. Raises: TypeError for ids that are traced or of another kind, ValueError for
-    an empty or non-flat list.
+    A feature belongs to one group: where groups overlap, repeat a column for each of its groups (Jacob,
+    Obozinski, Vert 2009). Groups are static: others mean one recompilation.
+
+    **Arguments:**
+
+    - `ids`: one integer or string per feature, (p,), in any order; groups are numbered 0, 1, ... in the order
+      of their sorted ids (`labels`).
+
+    **Raises:** TypeError for ids that are traced or of another kind, ValueError for an empty or non-flat list.
 
     **Example:**
 

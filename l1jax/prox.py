@@ -20,16 +20,21 @@ from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
-from ._group_shrinkage import Recipe, Rows, channels, norms_left, shrink
+from ._group_shrinkage import Rematerialisation, Rows, channels, norms_left, shrink
 from ._groups import Groups
 
 
 def prox_l1(x: PyTree, lam: Any, step: Any = 1.0, weights: Any = None) -> PyTree:
     """Soft threshold: sign(x)·max(|x| − s λ w, 0), the prox of λ Σ wⱼ|xⱼ|.
 
-    `x`: an array or pytree; `weights`: like x, or one per row of x. Raises: ValueError for a
-    negative lam, step or weight, TypeError for an x that is not floating. Source: Donoho and
-    Johnstone (1994).
+    **Arguments:**
+
+    - `x`: an array or pytree of floats.
+    - `lam`: λ ≥ 0, a number. `step`: s ≥ 0, a number or like x.
+    - `weights`: w ≥ 0, like x or one per row of x; inf gives zero.
+
+    **Raises:** ValueError for a negative lam, step or weight, TypeError for an x that is not floating.
+    Source: Donoho and Johnstone (1994).
 
     **Example:**
 
@@ -42,7 +47,7 @@ def prox_l1(x: PyTree, lam: Any, step: Any = 1.0, weights: Any = None) -> PyTree
     ```
     """
     _check(lam=lam, step=step, weights=weights)
-    return _map(lambda z, t, w, s: _soft(z, _price(z, t, w, s)), x, lam, weights, step)
+    return _map(lambda z, t, w, s: _soft(z, _threshold(z, t, w, s)), x, lam, weights, step)
 
 
 def prox_nonnegative_l1(x: PyTree, lam: Any, step: Any = 1.0, weights: Any = None) -> PyTree:
@@ -61,8 +66,8 @@ def prox_nonnegative_l1(x: PyTree, lam: Any, step: Any = 1.0, weights: Any = Non
     _check(lam=lam, step=step, weights=weights)
 
     def leaf(z, t, w, s):
-        price = _price(z, t, w, s)
-        return jnp.where(z <= price, jnp.zeros((), z.dtype), z - _finite(price))
+        threshold = _threshold(z, t, w, s)
+        return jnp.where(z <= threshold, jnp.zeros((), z.dtype), z - _finite(threshold))
 
     return _map(leaf, x, lam, weights, step)
 
@@ -104,11 +109,11 @@ def prox_elastic_net(
     _check(lam=lam, step=step, weights=weights, l1_ratio=l1_ratio)
 
     def leaf(z, t, w, s):
-        price, ratio = _price(z, t, w, s), jnp.asarray(l1_ratio, z.dtype)
-        # An infinite price excludes its coordinate, also where ρ = 0 would make 0·inf of it.
-        excluded = jnp.isinf(price)
-        price = jnp.where(excluded, 1, price)
-        out = _soft(z, ratio * price) / (1 + (1 - ratio) * price)
+        threshold, ratio = _threshold(z, t, w, s), jnp.asarray(l1_ratio, z.dtype)
+        # An infinite threshold excludes its coordinate, also where ρ = 0 would make 0·inf of it.
+        excluded = jnp.isinf(threshold)
+        threshold = jnp.where(excluded, 1, threshold)
+        out = _soft(z, ratio * threshold) / (1 + (1 - ratio) * threshold)
         return _exclude(out, excluded, z)
 
     return _map(leaf, x, lam, weights, step)
@@ -117,11 +122,16 @@ def prox_elastic_net(
 def prox_group_l1(x: PyTree, lam: Any, groups: Any, step: Any = 1.0, weights: Any = None) -> PyTree:
     """Block soft threshold: x_g·max(1 − s λ w_g/‖x_g‖, 0), the prox of λ Σ w_g‖x_g‖₂.
 
-    `x` (p,) or (p, k); `groups`: one id per feature, an integer or a string, or `Groups`; `weights`
-    (G,), √(size) unless given. Groups are of any size; with k columns a group holds all of them.
-    `step` may vary by coordinate, also within a group. For a pytree, `groups` (and `weights`, if
-    given) is a pytree like it. Raises: ValueError for lengths that do not fit. Source: Yuan and Lin
-    (2006).
+    Groups are of any size; with k columns a group contains all of them.
+
+    **Arguments:**
+
+    - `x`: (p,) or (p, k), or a pytree of them, and `groups` and `weights` like it.
+    - `lam`: λ ≥ 0, a number. `step`: s ≥ 0, a number or like x, also different within a group.
+    - `groups`: one id per feature, an integer or a string, or `Groups`.
+    - `weights`: w ≥ 0, (G,), √(size) unless given; inf gives zero.
+
+    **Raises:** ValueError for lengths that do not fit. Source: Yuan and Lin (2006).
 
     **Example:**
 
@@ -162,7 +172,7 @@ def prox_sparse_group_l1(
     leaves, tree = jax.tree.flatten(x)
     partitions = tree.flatten_up_to(groups)
     weights = [None] * len(leaves) if weights is None else tree.flatten_up_to(weights)
-    each_step = _spread(step, tree)
+    each_step = _per_leaf(step, tree)
     out = [
         _sparse_group(leaf, lam, Groups.of(part), l1_ratio, s, w)
         for leaf, part, s, w in zip(leaves, partitions, each_step, weights, strict=True)
@@ -196,7 +206,10 @@ def project_nonnegative(x: PyTree) -> PyTree:
 
 
 def project_box(x: PyTree, lower: Any, upper: Any) -> PyTree:
-    """The nearest point with lower ≤ x ≤ upper (numbers, or like x). Raises: ValueError for lower > upper."""
+    """The nearest point with lower ≤ x ≤ upper, numbers or like x.
+
+    **Raises:** ValueError for lower > upper.
+    """
 
     def leaf(z: Array, low: Any, high: Any) -> Array:
         is_known = not (isinstance(low, Tracer) or isinstance(high, Tracer))
@@ -273,25 +286,25 @@ def project_linf_ball(x: PyTree, radius: Any = 1.0) -> PyTree:
     return _map(lambda z, r: _clip(z, jnp.asarray(r, z.dtype)), x, radius)
 
 
-def _soft(z: Array, price: Array) -> Array:
-    # z − stop(z) is a positive zero that still has derivative one where nothing is charged.
-    nothing = jnp.where(price > 0, jnp.zeros_like(z), z - jax.lax.stop_gradient(z))
-    # Not z − clip(z, ±price): at a price of 0 that has the derivative of neither side.
-    out = jnp.where(z > 0, z - price, z + price)
-    return jnp.where(jnp.abs(z) <= price, nothing, out)
+def _soft(z: Array, threshold: Array) -> Array:
+    # z − stop(z) is a positive zero that still has derivative one where the threshold is 0.
+    nothing = jnp.where(threshold > 0, jnp.zeros_like(z), z - jax.lax.stop_gradient(z))
+    # Not z − clip(z, ±threshold): at a threshold of 0 that has the derivative of neither side.
+    out = jnp.where(z > 0, z - threshold, z + threshold)
+    return jnp.where(jnp.abs(z) <= threshold, nothing, out)
 
 
-def _price(z: Array, lam: Any, weights: Any, step: Any) -> Array:
+def _threshold(z: Array, lam: Any, weights: Any, step: Any) -> Array:
     """s λ w in the dtype of z; infinite where w is, also at λ = 0 or s = 0."""
-    price = jnp.asarray(lam, z.dtype) * _per_row(step, z)
+    threshold = jnp.asarray(lam, z.dtype) * _per_row(step, z)
     if weights is None:
-        return price
+        return threshold
     w = _per_row(weights, z)
-    return jnp.where(jnp.isinf(w), jnp.inf, price * jnp.where(jnp.isinf(w), 0, w))
+    return jnp.where(jnp.isinf(w), jnp.inf, threshold * jnp.where(jnp.isinf(w), 0, w))
 
 
-def _finite(price: Array) -> Array:
-    return jnp.where(jnp.isinf(price), 0, price)
+def _finite(threshold: Array) -> Array:
+    return jnp.where(jnp.isinf(threshold), 0, threshold)
 
 
 def _exclude(out: Array, excluded: Array, z: Array) -> Array:
@@ -316,39 +329,41 @@ def _sparse_group(
     weights = jnp.broadcast_to(jnp.asarray(weights, z.dtype), (groups.num_groups,))
     lam, ratio = jnp.asarray(lam, z.dtype), jnp.asarray(l1_ratio, z.dtype)
     excluded = jnp.isinf(weights)
-    group_price = lam * (1 - ratio) * jnp.where(excluded, 0, weights)
+    group_weights = lam * (1 - ratio) * jnp.where(excluded, 0, weights)
     steps = _per_row(step, z)
     soft = z if isinstance(l1_ratio, float) and l1_ratio == 0 else _soft(z, lam * ratio * steps)
     flat = soft.reshape(z.shape[0], -1)
     if steps.ndim:
         steps = jnp.broadcast_to(steps, z.shape).reshape(flat.shape)
-    out = _positive_zeros(shrink(flat, group_price, steps, Rows(groups))).reshape(z.shape)
-    spread = groups.broadcast(excluded).reshape((-1,) + (1,) * (z.ndim - 1))
-    return _exclude(out, spread, z).astype(dtype)
+    out = _positive_zeros(shrink(flat, group_weights, steps, Rows(groups))).reshape(z.shape)
+    off = groups.broadcast(excluded).reshape((-1,) + (1,) * (z.ndim - 1))
+    return _exclude(out, off, z).astype(dtype)
 
 
-def prox_channels(z: Array, prices: Any, step: Any, axis: int, norms: Array | None = None) -> Array:
+def prox_channels(
+    z: Array, weights: Any, step: Any, axis: int, norms: Array | None = None
+) -> Array:
     """The block soft threshold of each index of an axis, in place: nothing is moved or copied.
 
-    `norms`: what `channel_norms` returns, if it was called for the same z and step before.
+    `norms`: what `channel_norms` returns, if it was called before for the same z and step.
     """
     dtype, z, groups = z.dtype, _wide(z), channels(z, axis)
-    prices = groups.prices(prices, z)
-    out = shrink(z, prices, _per_row(step, z), groups, norms)
+    weights = groups.per_group(weights, z)
+    out = shrink(z, weights, _per_row(step, z), groups, norms)
     return _positive_zeros(out).astype(dtype)
 
 
-def channel_norms(z: Array, step: Any, recipe: Recipe, prices: Any, axis: int) -> Array:
-    """The norm that `prox_channels` leaves of each index of an axis, from the recipe of z and step."""
+def channel_norms(z: Array, step: Any, remat: Rematerialisation, weights: Any, axis: int) -> Array:
+    """The norm that `prox_channels` leaves of each index of an axis, from the rematerialised z and step."""
     groups, z = channels(z, axis), _wide(z)
     steps = _per_row(step, z)
 
-    def make(inputs: Any, after: Any) -> tuple[Array, Array]:
-        again, step = recipe.make(inputs, after)
+    def compute(inputs: Any, after: Any) -> tuple[Array, Array]:
+        again, step = remat.compute(inputs, after)
         return again.astype(z.dtype), _per_row(step, z)
 
-    wide = Recipe(recipe.inputs, make, recipe.near)
-    return norms_left(z, steps, wide, groups.prices(prices, z), groups)
+    wide = Rematerialisation(remat.inputs, compute, remat.estimate)
+    return norms_left(z, steps, wide, groups.per_group(weights, z), groups)
 
 
 def _norm(flat: Array) -> Array:
@@ -394,7 +409,7 @@ def _map(function: Callable[..., Array], x: PyTree, *parameters: Any) -> PyTree:
     if hasattr(x, "shape"):
         return one(x, *parameters)
     leaves, tree = jax.tree.flatten(x)
-    columns = [_spread(parameter, tree) for parameter in parameters]
+    columns = [_per_leaf(parameter, tree) for parameter in parameters]
     return jax.tree.unflatten(tree, [one(*row) for row in zip(leaves, *columns, strict=True)])
 
 
@@ -403,7 +418,7 @@ def _wide(z: Array) -> Array:
     return z.astype(jnp.promote_types(z.dtype, jnp.float32))
 
 
-def _spread(parameter: Any, tree: Any) -> list:
+def _per_leaf(parameter: Any, tree: Any) -> list:
     """One entry per leaf: of a pytree like x, or the same number or array for all."""
     if parameter is None or isinstance(parameter, int | float) or hasattr(parameter, "shape"):
         return [parameter] * tree.num_leaves

@@ -63,7 +63,7 @@ def test_certificate_of_any_point_bounds_its_excess(name):
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_nothing_is_in_at_the_critical_strength(name):
+def test_nothing_is_in_at_lambda_max(name):
     problem = make(name, short=True)
     nothing = np.zeros((problem.X.shape[1], len(problem.lams)))
     gaps = certificate.relative_gaps(problem, nothing)

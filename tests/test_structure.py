@@ -1,6 +1,7 @@
 """The rooms of the package: who may import whom, and how long a definition may be."""
 
 import ast
+import re
 
 import pytest
 
@@ -48,3 +49,29 @@ def test_an_import_of_a_room_above_is_found_wherever_it_is_written(tmp_path, fil
 def test_a_circle_is_found():
     assert structure.circle({"a": {"b"}, "b": {"c"}, "c": {"a"}})
     assert not structure.circle({"a": {"b", "c"}, "b": {"c"}, "c": set()})
+
+
+def test_no_function_is_long_no_class_large_and_no_private_call_wide():
+    functions = list(structure.definitions(PACKAGE, ast.FunctionDef))
+    assert [one for one in functions if one.lines > 60] == []
+    assert [one for one in structure.definitions(PACKAGE, ast.ClassDef) if one.lines > 200] == []
+    private = [one for one in functions if one.where.rpartition(":")[2].startswith("_")]
+    assert [one for one in private if one.parameters > 8] == []
+
+
+# Words that once had private meanings; the terms of the field are in CONTRIBUTING.md.
+RETIRED = (
+    r"walk\w*|mover\w*|leap\w*|stiffen\w*|patience|caution|is_easy|alive|prices?|priced|excess|slack"
+    r"|Recipe\w*|twins?|Lost|critical_strength|unfinished|faces?|look(?:s|ed|ing)?|bends?|spread|seen"
+    r"|settle\w*|push|even_prox"
+)
+
+
+def test_no_retired_word_is_back():
+    found = [
+        f"{file.relative_to(PACKAGE)}: {line.strip()}"
+        for file in PACKAGE.rglob("*.py")
+        for line in file.read_text(encoding="utf-8").splitlines()
+        if re.search(rf"(?<![\w-])_?(?:{RETIRED})\b", line)
+    ]
+    assert found == []

@@ -27,11 +27,14 @@ from ._step import scalar_dtype, tree_finite, tree_where
 class ISTA(eqx.Module):
     """Proximal gradient descent: x⁺ = prox_{sR}(x − s∇f(x)), whose objective never goes up.
 
-    Args: `step`, the first (or only) s > 0, estimated from the curvature at the start where None;
-    `backtracking=False` trusts the given step and never changes it: it must be at most 1/L for
-    gradients with Lipschitz constant L. The number is a leaf: another one is no recompilation.
+    **Arguments:**
 
-    Raises: ValueError for a step that is not positive, or for no step to trust.
+    - `step`: the first (or only) s > 0; None: estimated from the curvature at the start. It is a leaf: another
+      number is no recompilation.
+    - `backtracking`: False never changes the given step, which must be at most 1/L for gradients with
+      Lipschitz constant L, and below the `max_step` of the penalty.
+
+    **Raises:** ValueError for a step that is not positive, or for `backtracking=False` without one.
     Source: Beck and Teboulle (2009), with a step that may also grow.
 
     **Example:**
@@ -55,11 +58,11 @@ class ISTA(eqx.Module):
 class FISTA(eqx.Module):
     """Accelerated proximal gradient descent: ISTA from a point extrapolated along the last move.
 
-    Args: as in `ISTA`; `restart` forgets the momentum whenever it points uphill, which makes the
-    convergence linear without a word about how convex the objective is. Without it steps only
-    shrink, as in the original.
+    **Arguments and errors:** as in `ISTA`, and
 
-    Raises: ValueError for a step that is not positive, or for no step to trust.
+    - `restart`: drops the momentum whenever it points uphill, which makes the convergence linear without
+      knowing the strong convexity of the objective. Without it steps only shrink, as in the original.
+
     Source: Beck and Teboulle (2009); restart by the gradient: O'Donoghue and Candès (2015).
 
     **Example:**

@@ -13,7 +13,7 @@ from scipy.linalg import get_lapack_funcs
 from .._tracing import as_array, is_traced
 from ._derivative import Solver
 
-_CUT = 1e-11  # eigenvalues below this share of the largest are taken for zero
+_CUT = 1e-11  # eigenvalues below this fraction of the largest count as zero
 _ROUNDING = 100  # ... or below so many units of rounding
 _potrf, _potri = get_lapack_funcs(("potrf", "potri"), dtype=np.float64)
 
@@ -46,9 +46,9 @@ class _Factored(Solver):
     def __call__(self, system: Any, rhs: Float[Array, " m"]) -> Float[Array, " m"]:
         del system
         size = jnp.sqrt(jnp.maximum(jnp.diag(self.matrix), 0))
-        alive = size > 0
-        scale, cut = jnp.where(alive, size, 1), _cut(rhs.dtype)
-        unit = self.matrix / jnp.outer(scale, scale) + jnp.diag(jnp.where(alive, 0.0, 1.0))
+        nonzero = size > 0
+        scale, cut = jnp.where(nonzero, size, 1), _cut(rhs.dtype)
+        unit = self.matrix / jnp.outer(scale, scale) + jnp.diag(jnp.where(nonzero, 0.0, 1.0))
         factor = jax.lax.linalg.cholesky(unit, symmetrize_input=False)
 
         def by_factor(rhs: Array) -> Array:
@@ -61,8 +61,8 @@ class _Factored(Solver):
             return _product(vectors, jnp.where(keep, parts, 0))
 
         sound = jnp.min(jnp.diag(factor)) ** 2 > cut  # False for NaN, of a factor that failed
-        u = jax.lax.cond(sound, by_factor, by_eigenvalues, jnp.where(alive, rhs, 0) / scale)
-        return jnp.where(alive, u, 0) / scale
+        u = jax.lax.cond(sound, by_factor, by_eigenvalues, jnp.where(nonzero, rhs, 0) / scale)
+        return jnp.where(nonzero, u, 0) / scale
 
 
 def _cut(dtype: Any) -> float:
@@ -75,11 +75,11 @@ def pseudo_inverse(matrix: np.ndarray, cut: float = _CUT) -> np.ndarray:
     Rows that are zero stay zero, whatever the scale of the others.
     """
     size = np.sqrt(np.maximum(np.diag(matrix), 0))
-    alive = np.flatnonzero(size > 0)
-    scale = size[alive]
-    unit = matrix[np.ix_(alive, alive)] / np.outer(scale, scale)
+    nonzero = np.flatnonzero(size > 0)
+    scale = size[nonzero]
+    unit = matrix[np.ix_(nonzero, nonzero)] / np.outer(scale, scale)
     factor, failed = _potrf(unit, lower=1)
-    if not len(alive):
+    if not len(nonzero):
         inverse = unit
     elif not failed and np.diag(factor).min() ** 2 > cut:
         inverse, _ = _potri(factor, lower=1)
@@ -90,7 +90,7 @@ def pseudo_inverse(matrix: np.ndarray, cut: float = _CUT) -> np.ndarray:
         keep = values > cut * values.max()
         inverse = (vectors[:, keep] / values[keep]) @ vectors[:, keep].T
     full = np.zeros_like(matrix)
-    full[np.ix_(alive, alive)] = inverse / np.outer(scale, scale)
+    full[np.ix_(nonzero, nonzero)] = inverse / np.outer(scale, scale)
     return full
 
 

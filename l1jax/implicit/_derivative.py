@@ -6,7 +6,7 @@ and r what the right side does, at a fixed x, as the data θ move, the solution 
     dx = r + J u,    (I − J F′) J u = J F′ r.
 
 In coordinates where the metric s is the identity J and F′ are symmetric, and so is the system. It
-lives on the range of J: the active coordinates or groups, the intercept, a face of a ball. Nothing
+lives on the range of J: the active coordinates or groups, the intercept, the tangent space of a ball. Nothing
 is unrolled; a rule for the forward derivative gives the reverse and all higher ones.
 """
 
@@ -28,7 +28,7 @@ from jaxtyping import Array, Float, PyTree
 from .._tracing import as_array, frozen, is_traced, is_weak
 
 _POLISHING = 3  # Newton steps before a derivative is taken: a solve may have ended at a loose tol
-_EXACT = 0.7  # the power of the unit of rounding that counts as solved, as a share of x
+_EXACT = 0.7  # solved where the relative error is below this power of the unit of rounding
 
 _MOST_STEPS = 5000  # of conjugate gradients
 
@@ -143,8 +143,8 @@ def _dense(move: PyTree, like: PyTree) -> PyTree:
 def _propagate(x: PyTree, conditions: Conditions, direct: PyTree, solver: Solver) -> PyTree:
     """r + J u: how x moves where the right side of its equation moves by r at a fixed x."""
     root = conditions.root(x)
-    z, push_forward = jax.linearize(conditions.forward, x)
-    _, push_prox = jax.linearize(conditions.prox, z)
+    z, forward_jvp = jax.linearize(conditions.forward, x)
+    _, prox_jacobian = jax.linearize(conditions.prox, z)
 
     # As one vector, of which no part can be a constant that has no transpose.
     weights, unravel = ravel_pytree(root)
@@ -153,12 +153,12 @@ def _propagate(x: PyTree, conditions: Conditions, direct: PyTree, solver: Solver
         return weights * ravel_pytree(u)[0]
 
     def system(u: Array) -> Array:
-        inside = push_prox(unravel(u / weights))
-        return in_metric(optax.tree.sub(inside, push_prox(push_forward(inside))))
+        inside = prox_jacobian(unravel(u / weights))
+        return in_metric(optax.tree.sub(inside, prox_jacobian(forward_jvp(inside))))
 
-    rhs = in_metric(push_prox(push_forward(direct)))
+    rhs = in_metric(prox_jacobian(forward_jvp(direct)))
     u = jax.lax.custom_linear_solve(system, rhs, solver, symmetric=True)
-    return optax.tree.add(direct, push_prox(unravel(u / weights)))
+    return optax.tree.add(direct, prox_jacobian(unravel(u / weights)))
 
 
 def _polished(x: PyTree, conditions: Conditions) -> tuple[PyTree, Solver]:

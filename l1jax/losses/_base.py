@@ -43,12 +43,12 @@ class Loss(eqx.Module):
 
     @property
     def is_quadratic(self) -> bool:
-        """Whether it is ½(y − η)², so that a Gram matrix says all that a solver needs."""
+        """Whether it is ½(y − η)², so that the Gram matrix and Xᵀy determine the solution."""
         return False
 
     @property
     def is_of_residuals(self) -> bool:
-        """Whether it is a function of y − η alone, so that a level common to both says nothing."""
+        """Whether it is a function of y − η alone, unchanged by a number added to both."""
         return self.is_quadratic
 
     @property
@@ -58,7 +58,7 @@ class Loss(eqx.Module):
 
     @property
     def has_intercept(self) -> bool:
-        """Whether a level common to all rows changes it; where not, there is no intercept."""
+        """Whether the same number added to all η changes it; where not, there is no intercept."""
         return True
 
     @property
@@ -113,7 +113,7 @@ class Loss(eqx.Module):
         return jnp.broadcast_to(self.smoothness * weights, eta.shape)
 
     def shifts(self, y: Array, s: Float[Array, " n"]) -> Shifts | None:
-        """L as least squares with a shift of each row, that pays for it; None where it is not that."""
+        """L as a minimum over shifts of the targets, each with a cost (see `Shifts`); None if it is none."""
         del y, s
         return None
 
@@ -172,7 +172,7 @@ class Loss(eqx.Module):
         return d
 
     def _furthest_shift(self, eta: Array) -> Array:
-        """No minimiser is looked for beyond: where it is at infinity, the slope is rounding here."""
+        """Bounds the search for a minimiser: where it is at infinity, the slope is rounding here."""
         return 4 * jnp.max(jnp.abs(eta), initial=0) - 4 * jnp.log(jnp.finfo(eta.dtype).eps)
 
     def neutral_target(self, y: AnyArray, s: AnyArray) -> AnyArray:
@@ -183,18 +183,18 @@ class Loss(eqx.Module):
         return y[s.argmax()]
 
     def saturated(self, y: Array, s: Float[Array, " n"]) -> Float[Array, ""]:
-        """Σᵢ sᵢ min_η loss(yᵢ, η): what no model can go below. 0 unless said, right for losses ≥ 0."""
+        """Σᵢ sᵢ min_η loss(yᵢ, η): the loss of the saturated model. By default 0, the least of most losses."""
         del s
         return jnp.zeros((), y.dtype)
 
     def deviance(self, y: Array, eta: Array, s: Float[Array, " n"]) -> Float[Array, ""]:
-        """L(η) above what no model can go below; 0 where the rest is rounding."""
+        """L(η) minus the loss of the saturated model."""
         return self.value(y, eta, s) - self.saturated(y, s)
 
     def held_out_deviance(
         self, y: Array, eta: Array, s: Float[Array, " n"], held_out: Bool[Array, " n"]
     ) -> Float[Array, ""]:
-        """What the rows held out add to the deviance of the others, over what they count for.
+        """The deviance that the rows held out add to that of the others, over the weight of their terms.
 
         Where rows interact, as those that are at risk together, it is not the deviance of these rows
         by themselves. Source: Verweij and van Houwelingen (1993).
@@ -203,23 +203,23 @@ class Loss(eqx.Module):
         return added / jnp.sum(jnp.where(held_out, self.counts(y, s), 0))
 
     def counts(self, y: Array, s: Float[Array, " n"]) -> Float[Array, " n"]:
-        """What each row counts for in a mean deviance: its weight."""
+        """The weight of each row in a mean deviance."""
         del y
         return s
 
     def strata(self, y: np.ndarray) -> Strata:
-        """Of encoded targets the kinds of rows of each of which a fit needs some: the classes."""
+        """The kinds of rows of each of which a fit needs some, from encoded targets: the classes."""
         return of_classes(y) if self.has_classes else Strata((), np.zeros((len(y), 0)))
 
     def identify_free(self, coef: Array) -> Array:
-        """Of all coefficients (p, *k) of unpenalised features that say the same as these, the ones to report.
+        """Returns the representative of the coefficients (p, *k) of unpenalised features with the same loss.
 
         A linear projection: solvers of singular systems stay in its range.
         """
         return coef
 
     def identify(self, intercept: Any) -> Any:
-        """Of all intercepts that say the same as this one, the one to report."""
+        """Returns the representative of all intercepts with the same loss."""
         return intercept
 
     def inverse_link(self, eta: Array) -> Array:
@@ -235,7 +235,7 @@ class Loss(eqx.Module):
         )
 
     def accepts(self, y: Array) -> Bool[Array, "n *k"]:
-        """Which targets can be modelled, for those that are traced; `check_targets` says it aloud."""
+        """Which targets are valid, (n, *k): for traced targets, where `check_targets` cannot raise."""
         return jnp.isfinite(y)
 
     def check_shape(self, shape: tuple[int, ...]) -> None:

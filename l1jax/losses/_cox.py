@@ -19,26 +19,28 @@ _ROUNDING = 32  # units of rounding of its terms below which a deviance is taken
 
 
 class Cox(Loss):
-    """−Σᵢ sᵢδᵢ [ηᵢ − log Σ_{tⱼ ≥ tᵢ} wⱼ exp ηⱼ], with w the weights s at a mean of one.
+    """Minus the log partial likelihood of survival times: −Σᵢ sᵢδᵢ [ηᵢ − log Σ_{tⱼ ≥ tᵢ} wⱼ exp ηⱼ].
 
-    y (n, 2) holds (time, event): δ = 1 where the event happened at that time, 0 where observation
-    ended without it; a structured array of a boolean and a number, as in scikit-survival, is read
-    so. Only the order of times matters. With equal weights it is minus the log partial likelihood,
-    over n. Among d events at one time `ties="breslow"` has every one see all of them at risk;
-    "efron" takes the share l/d of those that tie off the l-th sum, l = 0 … d−1, and counts each
-    with their mean weight. There is no intercept, as a level common to all rows changes nothing:
-    `fit_intercept` has no effect and 0 is returned. The response is the relative risk exp η. The
-    gap is of a bound of the conjugate that is tight at the optimum; the deviance is relative to a
-    model that knows each time of death.
+    w are the weights s at a mean of one. y (n, 2) has the columns (time, event): δ = 1 where the event
+    happened at that time, 0 where the row is censored then; a structured array of a boolean and a number, as
+    in scikit-survival, is read so. Only the order of times matters. There is no intercept, as the same number
+    added to all η changes nothing: `fit_intercept` has no effect and 0 is returned. The response is the
+    relative risk exp η. The gap uses an upper bound of the conjugate that is tight at the optimum; the
+    deviance is relative to the saturated model.
 
-    Raises: ValueError for other ties. Sources: Cox (1972), Breslow (1974), Efron (1977), Simon,
-    Friedman, Hastie and Tibshirani (2011).
+    **Arguments:**
+
+    - `ties`: the sum over those at risk, of d events at one time: "breslow" counts all of them in each;
+      "efron" subtracts the fraction l/d of them from the l-th, l = 0 … d−1, and gives each their mean weight.
+
+    **Raises:** ValueError for other ties.
+    Source: Cox (1972); Breslow (1974); Efron (1977); Simon, Friedman, Hastie and Tibshirani (2011).
 
     **Example:**
 
     ```python
     >>> import jax.numpy as jnp, l1jax
-    >>> y = jnp.array([[1.0, 1], [2.0, 0], [3.0, 1]])  # dies, is lost, dies
+    >>> y = jnp.array([[1.0, 1], [2.0, 0], [3.0, 1]])  # event, censored, event
     >>> eta, s = jnp.zeros(3), jnp.ones(3) / 3
     >>> print(f"{3 * l1jax.Cox().value(y, eta, s):.4f} = log 3")
     1.0986 = log 3
@@ -74,23 +76,23 @@ class Cox(Loss):
         return jnp.sum(self._terms(y, eta, s))
 
     def _terms(self, y: Array, eta: Array, s: Array) -> Float[Array, " n"]:
-        at = _look(self.ties, y, eta, s)
+        at = _risks_at(self.ties, y, eta, s)
         gained = s * (at.log_risk - eta) + at.weight * jnp.log1p(-at.left_out * at.tied)
         return jnp.where(at.dies, gained, 0)
 
     def gradient(self, y: Array, eta: Array, s: Float[Array, " n"]) -> Float[Array, " n"]:
-        at = _look(self.ties, y, eta, s)
+        at = _risks_at(self.ties, y, eta, s)
         return at.expected() - jnp.where(at.dies, s, 0)
 
     def curvature(self, y: Array, eta: Array, s: Float[Array, " n"]) -> Float[Array, " n"]:
-        at = _look(self.ties, y, eta, s)
+        at = _risks_at(self.ties, y, eta, s)
         return jnp.maximum(at.expected() - at.expected_squares(), 0)
 
     def majorant(self, y: Array, eta: Array, s: Float[Array, " n"]) -> Float[Array, " n"]:
         """Half of the weight of the events that each row was at risk of."""
-        at = _look(self.ties, y, eta, s)
-        seen = jnp.cumsum(jnp.where(at.dies, at.weight, 0)[at.sets.order])[at.sets.last]
-        return jnp.where(s > 0, seen / 2, 0)
+        at = _risks_at(self.ties, y, eta, s)
+        at_risk = jnp.cumsum(jnp.where(at.dies, at.weight, 0)[at.sets.order])[at.sets.last]
+        return jnp.where(s > 0, at_risk / 2, 0)
 
     def fenchel_gap(
         self, y: Array, eta: Array, c: Array, s: Float[Array, " n"]
@@ -101,21 +103,21 @@ class Cox(Loss):
         conjugate from above; these are right at c = 1. Where several die, the part of KL among them
         is bounded by (1−c)KL(yₗ‖pₗ) and by the log of one plus the divergence χ².
         """
-        at = _look(self.ties, y, eta, s)
+        at = _risks_at(self.ties, y, eta, s)
         tied = jnp.minimum(at.tied, 1)
         thinner = 1 - at.left_out * tied
         others = (1 - tied) / thinner  # the probability that none of those who die is the one
         log_own = jnp.log1p(-at.left_out) + jnp.log(tied) - jnp.log(thinner)
         own = jnp.where(c * others < 1, 1 - c * others, 0)
         log_ratio = jnp.log(jnp.where(own > 0, own, 1)) - log_own
-        share = (1 - c) / jnp.where(own > 0, own, 1)
+        ratio = (1 - c) / jnp.where(own > 0, own, 1)
         # Among those who die at one time: y by weight, p by weight and risk.
         y_in = s / at.sum_ties(s)
         log_p = at.log_weight + eta - at.log_risk - jnp.log(at.tied)
         p_in = jnp.exp(log_p)
         divergence = at.sum_ties(y_in * (jnp.log(y_in) - log_p) - y_in + p_in)
         chi_square = at.sum_ties((y_in - p_in) ** 2 / p_in)
-        among = jnp.minimum(share * divergence, jnp.log1p(share**2 * chi_square))
+        among = jnp.minimum(ratio * divergence, jnp.log1p(ratio**2 * chi_square))
         rows = xlogy(c * others, c) + own * (log_ratio + jnp.maximum(among, 0))
         rows = jnp.where(c == 1, 0, jnp.maximum(rows, 0))
         return jnp.sum(jnp.where(at.dies, at.weight * rows, 0))
@@ -129,7 +131,7 @@ class Cox(Loss):
 
     def saturated(self, y: Array, s: Float[Array, " n"]) -> Float[Array, ""]:
         """Σ over the times of death, of weight D: D log D, and with Efron's ties D/d log(d!/dᵈ)."""
-        at = _look(self.ties, y, jnp.zeros_like(s), s)
+        at = _risks_at(self.ties, y, jnp.zeros_like(s), s)
         weight = at.sum_ties(jnp.exp(at.log_weight))
         rows = s * jnp.log(jnp.where(at.dies, weight, 1))
         if self.ties == "efron":
@@ -144,7 +146,7 @@ class Cox(Loss):
         return jnp.where(found > _ROUNDING * jnp.finfo(eta.dtype).eps * size, found, 0)
 
     def counts(self, y: Array, s: Float[Array, " n"]) -> Float[Array, " n"]:
-        """The weight of its event; 0 where none was seen."""
+        """The weight of the event of each row; 0 where it is censored."""
         return s * y[:, 1]
 
     def strata(self, y: np.ndarray) -> Strata:
@@ -195,15 +197,17 @@ class Cox(Loss):
 def survival_columns(y: np.ndarray) -> np.ndarray:
     """The columns (time, event) of a structured array of survival times, (n, 2).
 
-    It has two fields, as in scikit-survival: a boolean, which says whether the event was seen, and a
-    number, the time, of any names and in any order. Raises: ValueError for other fields.
+    It has two fields, as in scikit-survival: a boolean, which says whether the event was observed, and a
+    number, the time, of any names and in any order.
+
+    **Raises:** ValueError for other fields.
     """
     fields = [y[name] for name in y.dtype.names or ()]
     events = [field for field in fields if field.dtype.kind == "b"]
     times = [field for field in fields if field.dtype.kind in "iuf"]
     if len(fields) != 2 or not events or not times:
         raise ValueError(
-            "y must have two fields, a boolean (was the event seen?) and a number (the time), got "
+            "y must have two fields, a boolean (was the event observed?) and a number (the time), got "
             f"{y.dtype.descr}: numpy.column_stack([time, event])."
         )
     return np.stack([times[0], events[0]], axis=1, dtype=np.float64)
@@ -238,9 +242,11 @@ class _Risks(NamedTuple):
     eta: Float[Array, " n"]
     log_weight: Float[Array, " n"]
     weight: Float[Array, " n"]  # of the term
-    left_out: Float[Array, " n"]  # the share of those who die at that time that its sum leaves out
+    left_out: Float[
+        Array, " n"
+    ]  # the fraction of those who die at that time that its sum leaves out
     log_risk: Float[Array, " n"]  # log of the sum over all at risk
-    tied: Float[Array, " n"]  # the share of it that those who die at that time have
+    tied: Float[Array, " n"]  # the fraction of it due to those who die at that time
 
     def sum_ties(self, values: Array) -> Array:
         """The sum over the rows that die at the time of each row."""
@@ -253,7 +259,7 @@ class _Risks(NamedTuple):
         return jnp.where(self.dies, jnp.log(weight) - power * log_sum, _never(self.eta))
 
     def _over_terms(self, power: int) -> Array:
-        """Σ over the terms, of weight times the row's share of the sum to a power."""
+        """Σ over the terms, of weight times the row's fraction of the sum, to a power."""
         size = self.log_weight + self.eta
         in_all = jnp.exp(power * size + self.sets.earlier(self.log_rates(power)))
         # Those who die are left out of some of the sums of their own time, in part.
@@ -271,7 +277,7 @@ class _Risks(NamedTuple):
         return self._over_terms(2)
 
 
-def _look(ties: str, y: Array, eta: Array, s: Array) -> _Risks:
+def _risks_at(ties: str, y: Array, eta: Array, s: Array) -> _Risks:
     time, dies = y[:, 0], (y[:, 1] > 0) & (s > 0)
     order = jnp.argsort(time, stable=True)
     in_order = time[order]

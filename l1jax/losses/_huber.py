@@ -14,9 +14,13 @@ from ._base import Loss, Shifts
 
 
 class Huber(Loss):
-    """½r² where |r| ≤ δ, δ(|r| − ½δ) beyond, with r = y − η. `delta` > 0, in the units of y.
+    """Huber's loss of the residual r = y − η: ½r² where |r| ≤ δ, δ(|r| − ½δ) beyond.
 
-    Raises: ValueError for delta ≤ 0. Source: Huber (1964).
+    **Arguments:**
+
+    - `delta`: δ > 0, in the units of y; a number or one per row, (n,).
+
+    **Raises:** ValueError for delta ≤ 0. Source: Huber (1964).
 
     **Example:**
 
@@ -65,9 +69,9 @@ class Huber(Loss):
         return s * delta / jnp.maximum(jnp.abs(y - eta), delta)
 
     def shifts(self, y: Array, s: Float[Array, " n"]) -> Shifts:
-        """A row pays δ per unit that it is shifted."""
-        price = s * jnp.asarray(self.delta, s.dtype)
-        return Shifts(s, y, price, price)
+        """Shifting the target of a row costs δ per unit."""
+        weight = s * jnp.asarray(self.delta, s.dtype)
+        return Shifts(s, y, weight, weight)
 
     def conjugate(self, y: Array, u: Array, s: Float[Array, " n"]) -> Float[Array, ""]:
         delta = jnp.asarray(self.delta, u.dtype)

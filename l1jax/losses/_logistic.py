@@ -13,10 +13,10 @@ from ._strata import check_labels
 
 
 class Logistic(Loss):
-    """log(1 + exp η) − yη for labels y in {0, 1}.
+    """The logistic loss log(1 + exp η) − yη, minus the log-likelihood of labels y in {0, 1}, (n,).
 
-    Where all labels that count are equal the best intercept is infinite; the one returned leaves a
-    slope at rounding.
+    Where all labels of positive weight are equal the best intercept is infinite; the one returned leaves a
+    gradient at rounding.
 
     **Example:**
 
@@ -48,8 +48,8 @@ class Logistic(Loss):
         """Σ s(q log q + (1−q) log(1−q)) with q = y + u/s in [0, 1], else infinite."""
         scaled = jnp.where(s > 0, u / jnp.where(s > 0, s, 1), 0)
         q = jnp.where(s > 0, y + scaled, 0.5)
-        slack = 8 * jnp.finfo(u.dtype).eps
-        inside = jnp.all((q >= -slack) & (q <= 1 + slack))
+        rounding = 8 * jnp.finfo(u.dtype).eps
+        inside = jnp.all((q >= -rounding) & (q <= 1 + rounding))
         q = jnp.clip(q, 0, 1)
         return jnp.where(inside, jnp.sum(s * (xlogy(q, q) + xlogy(1 - q, 1 - q))), jnp.inf)
 

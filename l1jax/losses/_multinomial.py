@@ -22,16 +22,21 @@ _VISIBLE = (
 
 
 class Multinomial(Loss):
-    """−Σₖ yₖ log softmax(η)ₖ, for labels 0 … K−1 or for rows of K probabilities.
+    """The multinomial loss −Σₖ yₖ log softmax(η)ₖ, for labels 0 … K−1 or for rows of K probabilities.
 
-    y (n,) holds whole numbers, or y (n, K) rows ≥ 0 that sum to one. Coefficients are (p, K), one
-    column per class, intercepts (K,); a level common to all classes changes nothing, and of all
-    intercepts, and coefficients of an unpenalised feature, that say the same those of mean zero are
-    returned. `GroupL1(lam, arange(p))` lets a feature in for all classes at once. `n_classes` (K)
-    is the number of labels that occur unless given; it must be where labels are traced, as their
-    values are not known, or where a class has no row. Of such a class, and of one without a row
-    that counts, the best intercept is minus infinity; the one returned leaves its probability at
-    rounding. Raises: ValueError for n_classes < 2. Source: Friedman, Hastie and Tibshirani (2010).
+    y (n,) has whole numbers, or y (n, K) rows ≥ 0 that sum to one. Coefficients are (p, K), one column per
+    class, intercepts (K,). The same number added to all classes changes nothing: intercepts, and coefficients
+    of an unpenalised feature, are returned with mean zero. `GroupL1(lam, range(p))` selects a feature for all
+    classes at once. Of a class without a row of positive weight the best intercept is minus infinity; the one
+    returned leaves its probability at rounding.
+
+    **Arguments:**
+
+    - `n_classes`: K ≥ 2, the number of labels that occur unless given; needed where labels are traced, or where
+      a class has no row.
+
+    **Raises:** ValueError for n_classes < 2.
+    Source: Friedman, Hastie and Tibshirani (2010).
 
     **Example:**
 
@@ -85,8 +90,8 @@ class Multinomial(Loss):
         """Σ s Σₖ q log q with q = y + u/s a row of probabilities, else infinite."""
         counts = s[:, None] > 0
         q = _one_hot(y, u) + jnp.where(counts, u / jnp.where(counts, s[:, None], 1), 0)
-        slack = 8 * jnp.finfo(u.dtype).eps * u.shape[-1]
-        inside = jnp.all(q >= -slack, axis=-1) & (jnp.abs(jnp.sum(q, axis=-1) - 1) <= slack)
+        rounding = 8 * jnp.finfo(u.dtype).eps * u.shape[-1]
+        inside = jnp.all(q >= -rounding, axis=-1) & (jnp.abs(jnp.sum(q, axis=-1) - 1) <= rounding)
         q = jnp.clip(q, 0, 1)
         total = jnp.sum(s * jnp.sum(xlogy(q, q), axis=-1))
         return jnp.where(jnp.all(inside | (s == 0)), total, jnp.inf)
@@ -115,30 +120,30 @@ class Multinomial(Loss):
         rows are certain beyond what rounding shows it may end short: then there is no gap.
         """
         y, eps = _one_hot(y, eta), jnp.finfo(eta.dtype).eps
-        share = jnp.maximum(s @ y, eps**2)
+        frequency = jnp.maximum(s @ y, eps**2)
         log_s = jnp.where(s > 0, jnp.log(jnp.where(s > 0, s, 1)), -jnp.inf)[:, None]
 
-        def look(d: Array) -> _Place:
+        def iterate_at(d: Array) -> _Iterate:
             log_p = _log_probabilities(eta + d)
             log_mean = jax.nn.logsumexp(log_s + log_p, axis=0)
-            off = jnp.max(jnp.abs(jnp.exp(log_mean) - share))
-            return _Place(d, log_mean, off, -jnp.sum(s[:, None] * y * log_p))
+            off = jnp.max(jnp.abs(jnp.exp(log_mean) - frequency))
+            return _Iterate(d, log_mean, off, -jnp.sum(s[:, None] * y * log_p))
 
         def step(carry):
             at, steps, _ = carry
-            u = -_solve_laplacian(s, jax.nn.softmax(eta + at.d), jnp.exp(at.log_mean) - share)
+            u = -_solve_laplacian(s, jax.nn.softmax(eta + at.d), jnp.exp(at.log_mean) - frequency)
             reach = jnp.max(u) - jnp.min(u)
             shortened = jnp.log1p(reach) / jnp.where(reach > 0, reach, 1)
-            newton, damped = look(at.d + u), look(at.d + shortened * u)
-            scaled = look(at.d + jnp.log(share) - at.log_mean)
+            newton, damped = iterate_at(at.d + u), iterate_at(at.d + shortened * u)
+            scaled = iterate_at(at.d + jnp.log(frequency) - at.log_mean)
             safe = _choose(damped.value < scaled.value, damped, scaled)
             new = _choose(newton.off < 0.5 * at.off, newton, safe)
             stalled = ~(new.off < at.off) & (at.off <= _VISIBLE * eps)
             return _choose(stalled, at, new), steps + 1, stalled | (new.off <= eps)
 
-        at = look(0 * eta[0])
+        at = iterate_at(0 * eta[0])
         done = at.off <= eps
-        at = _choose(done, at, look(at.d + jnp.log(share) - at.log_mean))
+        at = _choose(done, at, iterate_at(at.d + jnp.log(frequency) - at.log_mean))
         first = (at, jnp.zeros((), jnp.int32), done)
         at, *_ = jax.lax.while_loop(lambda c: ~c[2] & (c[1] < _POLISH_STEPS), step, first)
         return self.identify(at.d)
@@ -161,7 +166,7 @@ class Multinomial(Loss):
         return jnp.argmax(eta, axis=-1).astype(jnp.int32)
 
     def accepts(self, y: Array) -> Bool[Array, "n K"]:
-        is_whole = jnp.abs(jnp.sum(y, axis=-1, keepdims=True) - 1) <= _slack(y.dtype)
+        is_whole = jnp.abs(jnp.sum(y, axis=-1, keepdims=True) - 1) <= _rounding_of_sum(y.dtype)
         return (y >= 0) & is_whole
 
     def check_shape(self, shape: tuple[int, ...]) -> None:
@@ -181,7 +186,7 @@ class Multinomial(Loss):
         self.check_shape(y.shape)
         if y.ndim == 2:
             bad = np.flatnonzero(
-                (y < 0).any(axis=1) | (np.abs(y.sum(axis=1) - 1) > _slack(y.dtype))
+                (y < 0).any(axis=1) | (np.abs(y.sum(axis=1) - 1) > _rounding_of_sum(y.dtype))
             )
             if len(bad):
                 raise ValueError(
@@ -224,16 +229,16 @@ def _log_probabilities(eta: Array) -> Array:
     return (eta - top) - jnp.log1p(rest)
 
 
-class _Place(NamedTuple):
+class _Iterate(NamedTuple):
     """Where the search for an intercept stands."""
 
     d: Float[Array, " K"]
     log_mean: Float[Array, " K"]  # of the probabilities
-    off: Float[Array, ""]  # how far the mean probabilities are from the shares of the classes
+    off: Float[Array, ""]  # how far the mean probabilities are from the frequencies of the classes
     value: Float[Array, ""]
 
 
-def _choose(condition: Array, yes: _Place, no: _Place) -> _Place:
+def _choose(condition: Array, yes: _Iterate, no: _Iterate) -> _Iterate:
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
 
 
@@ -251,7 +256,7 @@ def _solve_laplacian(s: Array, p: Array, rhs: Array) -> Array:
     return jnp.linalg.solve(system, rhs / root) / root
 
 
-def _slack(dtype: Any) -> float:
+def _rounding_of_sum(dtype: Any) -> float:
     """By which a row of probabilities may miss a sum of one."""
     is_short = jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 64
     return 1e-4 if is_short else 1e-8

@@ -11,9 +11,9 @@ from ._base import Loss
 
 
 class Poisson(Loss):
-    """exp(η) − yη for counts (or rates) y ≥ 0.
+    """The Poisson loss exp(η) − yη, minus the log-likelihood of counts (or rates) y ≥ 0, (n,), with a log link.
 
-    Its curvature exp(η) has no bound. Where all y that count are 0 the best intercept is minus
+    Its curvature exp(η) has no bound. Where y is 0 in all rows of positive weight the best intercept is minus
     infinity; the one returned leaves a mean at rounding.
 
     **Example:**

@@ -9,7 +9,7 @@ from ._base import Loss
 
 
 class SquaredError(Loss):
-    """½(y − η)², summed over responses: with weights 1/n the lasso is ½n⁻¹‖y − Xβ‖² + λ‖β‖₁.
+    """Half the squared error ½(y − η)², summed over responses: the lasso is ½n⁻¹‖y − Xβ‖² + λ‖β‖₁.
 
     y (n,) or (n, k), real.
 

@@ -11,11 +11,11 @@ from ._strata import check_labels
 
 
 class SquaredHinge(Loss):
-    """max(0, 1 − mη)² for labels y in {0, 1}, with the margin's sign m = 2y − 1.
+    """The squared hinge loss max(0, 1 − mη)² of support vector machines, m = 2y − 1, for labels y in {0, 1}.
 
-    It knows no probabilities: its response is η, its class the sign. With `L1(λ)` and no intercept
-    it is scikit-learn's `LinearSVC(penalty="l1", dual=False, C=1/(nλ))`. Source: Chang, Hsieh and
-    Lin (2008).
+    It is no likelihood: its response is η, its class the sign of η, and it has no AIC or BIC. With `L1(λ)` and
+    no intercept it is scikit-learn's `LinearSVC(penalty="l1", dual=False, C=1/(nλ))`.
+    Source: Chang, Hsieh and Lin (2008).
 
     **Example:**
 

@@ -11,14 +11,14 @@ class Strata(NamedTuple):
     """Kinds of rows, of each of which a fit needs some: the classes, or the events."""
 
     names: tuple[str, ...]
-    shares: np.ndarray  # (n, number of kinds), >= 0: how much of a row is of each kind
+    membership: np.ndarray  # (n, number of kinds), >= 0: how much of a row is of each kind
 
     @property
     def labels(self) -> np.ndarray:
         """The number of the kind that each row is mostly of, from 1 on; 0 if of none. (n,)"""
         if not self.names:
-            return np.zeros(len(self.shares), int)
-        return np.where(self.shares.any(axis=1), self.shares.argmax(axis=1) + 1, 0)
+            return np.zeros(len(self.membership), int)
+        return np.where(self.membership.any(axis=1), self.membership.argmax(axis=1) + 1, 0)
 
 
 def of_classes(y: np.ndarray) -> Strata:

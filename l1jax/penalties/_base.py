@@ -20,7 +20,6 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, PyTree
 
-from .._group_shrinkage import Recipe
 from .._groups import Groups
 from .._tracing import frozen, is_traced
 from .._types import AnyArray
@@ -40,7 +39,7 @@ EDGE = 8  # units of rounding by which a point on the edge of the dual ball may 
 
 
 class Masks(NamedTuple):
-    """Which coordinates a penalty leaves free, and which it holds at zero."""
+    """The coordinates that a penalty leaves free, and those that it fixes at zero."""
 
     unpenalised: Bool[Array, "..."]
     excluded: Bool[Array, "..."]
@@ -106,19 +105,6 @@ class Penalty(eqx.Module):
     def prox(self, z: PyTree, step: Any = 1.0) -> PyTree:
         """argmin_x ½‖x − z‖²/step + R(x); `step` is a scalar, or like z where `metric` is diagonal."""
 
-    def group_norms(self, z: PyTree, step: Any, recipe_of: Callable[[int], Recipe | None]) -> Any:
-        """What `prox_given_norms` needs of z, if knowing it saves z from being kept in memory; None: nothing.
-
-        `recipe_of(k)` says how the k-th array of z and its step come about.
-        """
-        del z, step, recipe_of
-        return None
-
-    def prox_given_norms(self, z: PyTree, step: Any, norms: Any) -> PyTree:
-        """`prox`, where `norms` is what `group_norms` returned for the same z and step."""
-        del norms
-        return self.prox(z, step)
-
     def __repr__(self) -> str:
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         shown = (f"{name}={_show(v)}" for name, v in fields.items() if v is not None)
@@ -162,7 +148,7 @@ class Penalty(eqx.Module):
         return jnp.all((strength >= 0) & jnp.isfinite(strength))
 
     def masks(self, shape: tuple[int, ...]) -> Masks:
-        """The coordinates of an array of this shape that are free of the penalty, or held at zero."""
+        """Returns the unpenalised and the excluded coordinates of an array of this shape."""
         nothing = jnp.zeros(shape, bool)
         return Masks(unpenalised=nothing, excluded=nothing)
 
@@ -437,7 +423,7 @@ def no_negative(weights: PyTree) -> Bool[Array, ""]:
 
 
 def weight_leaves(weights: Any, name: str = "weights") -> tuple[PyTree, PyTree]:
-    """Weights as (finite weights, excluded mask): inf means held at zero and never meets a product."""
+    """Weights as (finite weights, excluded mask): inf means fixed at zero and enters no product."""
     if weights is None:
         return None, None
 

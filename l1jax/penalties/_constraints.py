@@ -13,9 +13,13 @@ from ._base import Penalty, nearest_knot, strength_leaf, total
 
 
 class L1Ball(Penalty):
-    """The constraint Σⱼ|xⱼ| ≤ τ: the lasso in its first form, with a budget in place of a price.
+    """The constraint Σⱼ|xⱼ| ≤ τ: the lasso in its first form, with a bound in place of a weight.
 
-    Args: `tau` ≥ 0, the radius (None: not set yet). Raises: ValueError for a negative radius.
+    **Arguments:**
+
+    - `tau`: the radius τ ≥ 0, in units of a coefficient; None is not set yet.
+
+    **Raises:** ValueError for a negative radius.
     Source: Tibshirani (1996); the projection: Duchi et al. (2008).
 
     **Example:**

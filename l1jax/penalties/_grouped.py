@@ -69,16 +69,16 @@ class _Grouped(Penalty):
         return self.lam
 
     def linear_form(self, shape: tuple[int, ...]) -> LinearForm | None:
-        """Groups of one feature have the price of that feature."""
+        """The weights of single features, where every group is one."""
         form = self.group_form(shape)
         if form is None or len(shape) != 1 or self.groups.num_groups != self.groups.num_features:
             return None
-        price = form.groups.broadcast(jnp.asarray(form.weight + form.l1))
-        return LinearForm(price, price, jnp.zeros_like(price))
+        weight = form.groups.broadcast(jnp.asarray(form.weight + form.l1))
+        return LinearForm(weight, weight, jnp.zeros_like(weight))
 
     def uniform_metric(self, squares: Array) -> Array:
         """One step for each group: the block soft threshold, instead of the root of an equation."""
-        return jnp.broadcast_to(self._spread(self._largest(squares), squares), squares.shape)
+        return jnp.broadcast_to(self._broadcast(self._largest(squares), squares), squares.shape)
 
     def _largest(self, values: Array) -> Float[Array, " groups"]:
         """The largest value of each group: of steps that are equal there, the step."""
@@ -96,22 +96,22 @@ class _Grouped(Penalty):
             return jnp.asarray(np.sqrt(self.groups.sizes), dtype)
         return jnp.broadcast_to(jnp.asarray(self.weights, dtype), (self.groups.num_groups,))
 
-    def _held(self) -> Any:
-        held = False if self.excluded is None else self.excluded
-        return jnp.broadcast_to(jnp.asarray(held, bool), (self.groups.num_groups,))
+    def _is_excluded(self) -> Any:
+        excluded = False if self.excluded is None else self.excluded
+        return jnp.broadcast_to(jnp.asarray(excluded, bool), (self.groups.num_groups,))
 
     def violation(self, x: Array) -> Array:
         if self.excluded is None:
             return jnp.zeros((), x.dtype)
-        return jnp.max(jnp.where(self._held(), self._norms(x), 0), initial=0)
+        return jnp.max(jnp.where(self._is_excluded(), self._norms(x), 0), initial=0)
 
-    def _hold(self, x: Array) -> Array:
+    def _zero_excluded(self, x: Array) -> Array:
         if self.excluded is None:
             return x
-        return jnp.where(self._spread(self._held(), x), jnp.zeros((), x.dtype), x)
+        return jnp.where(self._broadcast(self._is_excluded(), x), jnp.zeros((), x.dtype), x)
 
-    def _spread(self, per_group: Array, x: Array) -> Array:
-        """One value per group, repeated over its features and responses."""
+    def _broadcast(self, per_group: Array, x: Array) -> Array:
+        """Repeats one value per group over its features and responses."""
         per_feature = self.groups.broadcast(per_group)
         return per_feature.reshape(per_feature.shape + (1,) * (x.ndim - 1))
 
@@ -128,11 +128,18 @@ class _Grouped(Penalty):
 class GroupL1(_Grouped):
     """The group lasso λ Σ_g w_g‖x_g‖₂: a norm, not squared, so that it has a corner at zero.
 
-    Args: `lam` ≥ 0; `groups`: one id per feature, an integer or a string, or `Groups`; `weights`:
-    one per group in the order of sorted ids, √(its number of features) unless given; 0 leaves a
-    group free, inf excludes it. With coefficients (p, k) a group holds all responses of its
-    features: `GroupL1(lam, range(p))` is the multi-task lasso. Raises: ValueError for wrong lengths
-    or negative values. Source: Yuan and Lin (2006).
+    With coefficients (p, k) a group contains all responses of its features: `GroupL1(lam, range(p))` is the
+    multi-task lasso.
+
+    **Arguments:**
+
+    - `lam`: the strength λ ≥ 0, in units of a gradient; None is not set yet.
+    - `groups`: one id per feature, (p,), integers or strings, or `Groups`.
+    - `weights`: w ≥ 0, one per group (G,) in the order of sorted ids, √(number of its features) unless given;
+      0 leaves a group unpenalised, inf excludes it.
+
+    **Raises:** ValueError for wrong lengths or negative values; TypeError without groups.
+    Source: Yuan and Lin (2006).
 
     **Example:**
 
@@ -150,41 +157,41 @@ class GroupL1(_Grouped):
 
     def value(self, x: Array) -> Array:
         self._check(x)
-        prices = jnp.asarray(self._lam(), x.dtype) * self._group_weights(x.dtype)
-        return jnp.sum(prices * self._norms(x), where=~self._held())
+        weights = jnp.asarray(self._lam(), x.dtype) * self._group_weights(x.dtype)
+        return jnp.sum(weights * self._norms(x), where=~self._is_excluded())
 
     def prox(self, z: Array, step: Any = 1.0) -> Array:
         self._check(z)
         weights = self._group_weights(z.dtype)
-        return self._hold(prox.prox_group_l1(z, self._lam(), self.groups, step, weights))
+        return self._zero_excluded(prox.prox_group_l1(z, self._lam(), self.groups, step, weights))
 
     def uniform_prox(self, z: Array, step: Any = 1.0) -> Array:
         if jnp.ndim(step) == 0:
             return self.prox(z, step)
         weights = self._group_weights(z.dtype) * self._largest(step)
-        return self._hold(prox.prox_group_l1(z, self._lam(), self.groups, 1.0, weights))
+        return self._zero_excluded(prox.prox_group_l1(z, self._lam(), self.groups, 1.0, weights))
 
     def masks(self, shape: tuple[int, ...]) -> Masks:
         x = jnp.zeros(shape)
         free = (
             jnp.asarray(self._lam(), x.dtype) * self._group_weights(x.dtype) == 0
-        ) & ~self._held()
+        ) & ~self._is_excluded()
         return Masks(
-            unpenalised=jnp.broadcast_to(self._spread(free, x), shape),
-            excluded=jnp.broadcast_to(self._spread(self._held(), x), shape),
+            unpenalised=jnp.broadcast_to(self._broadcast(free, x), shape),
+            excluded=jnp.broadcast_to(self._broadcast(self._is_excluded(), x), shape),
         )
 
     def group_form(self, shape: tuple[int, ...]) -> GroupForm | None:
-        price = self._prices(jnp.zeros(shape))
-        held = self._held()
-        none = jnp.zeros_like(price)
-        return GroupForm(self.groups, jnp.where(held, jnp.inf, price), none, none)
+        weight = self._weights_at_lam(jnp.zeros(shape))
+        excluded = self._is_excluded()
+        none = jnp.zeros_like(weight)
+        return GroupForm(self.groups, jnp.where(excluded, jnp.inf, weight), none, none)
 
     def _critical_strengths(self, gradient: Array) -> Float[Array, " groups"]:
         """The λ from which on each group by itself is 0, with this gradient there; 0: unpenalised."""
         self._check(gradient)
         weights = self._group_weights(gradient.dtype)
-        penalised = (weights > 0) & ~self._held()
+        penalised = (weights > 0) & ~self._is_excluded()
         ratios = self._norms(gradient) / jnp.where(penalised, weights, 1)
         return jnp.where(penalised, ratios, 0)
 
@@ -196,7 +203,7 @@ class GroupL1(_Grouped):
 
     def margin(self, x: Array, gradient: Array, curvature: Array) -> Array:
         is_out = self._norms(x) == 0
-        is_penalised = (self._group_weights(x.dtype) > 0) & ~self._held()
+        is_penalised = (self._group_weights(x.dtype) > 0) & ~self._is_excluded()
         leaves = self._critical_strengths(gradient - curvature * x)
         return nearest_knot(
             self._lam(),
@@ -204,30 +211,31 @@ class GroupL1(_Grouped):
             jnp.where(~is_out & is_penalised, leaves, jnp.inf),
         )
 
-    def _prices(self, x: Array) -> Array:
+    def _weights_at_lam(self, x: Array) -> Array:
         self._check(x)
         return jnp.asarray(self._lam(), x.dtype) * self._group_weights(x.dtype)
 
     def conjugate(self, v: Array) -> Array:
-        return _indicator(self._held() | _within(self._norms(v), self._prices(v)), v)
+        return _indicator(self._is_excluded() | _within(self._norms(v), self._weights_at_lam(v)), v)
 
     def dual_scale(self, v: Array) -> Array:
-        return _scale_into(self._norms(v), self._prices(v), ~self._held())
+        return _scale_into(self._norms(v), self._weights_at_lam(v), ~self._is_excluded())
 
     def distance(self, x: Array, gradient: Array, step: Any = 1.0) -> Array:
         del step
-        prices, norms = self._prices(x), self._norms(x)
-        direction = x / self._spread(jnp.where(norms > 0, norms, 1), x)
-        active = self._norms(gradient + self._spread(prices, x) * direction)
-        inside = jnp.maximum(self._norms(gradient) - prices, 0)
-        return jnp.where(self._held(), norms, jnp.where(norms > 0, active, inside))
+        weights, norms = self._weights_at_lam(x), self._norms(x)
+        direction = x / self._broadcast(jnp.where(norms > 0, norms, 1), x)
+        active = self._norms(gradient + self._broadcast(weights, x) * direction)
+        inside = jnp.maximum(self._norms(gradient) - weights, 0)
+        return jnp.where(self._is_excluded(), norms, jnp.where(norms > 0, active, inside))
 
 
 class NonNegativeGroupL1(GroupL1):
     """The group lasso on non-negative coefficients: λ Σ_g w_g‖x_g‖₂ where x ≥ 0.
 
-    Args and errors: as for `GroupL1`. Its prox is that of `GroupL1` at max(z, 0): an entry below zero
-    only pulls to where x may not go.
+    Its prox is that of `GroupL1` at max(z, 0): an entry below zero is projected to zero first.
+
+    **Arguments and errors:** as for `GroupL1`.
 
     **Example:**
 
@@ -253,12 +261,12 @@ class NonNegativeGroupL1(GroupL1):
         return jnp.maximum(_below_zero(x), super().violation(x))
 
     def masks(self, shape: tuple[int, ...]) -> Masks:
-        # A coordinate without a price is still bound to be non-negative: it is not free.
+        # A coordinate of weight 0 is still bound to be non-negative: it is not free.
         masks = super().masks(shape)
         return Masks(unpenalised=jnp.zeros_like(masks.unpenalised), excluded=masks.excluded)
 
     def group_form(self, shape: tuple[int, ...]) -> Any:
-        del shape  # prices know of no bounds
+        del shape  # these weights say nothing of bounds
 
     def _critical_strengths(self, gradient: Array) -> Float[Array, " groups"]:
         return super()._critical_strengths(jnp.minimum(gradient, 0))
@@ -271,23 +279,27 @@ class NonNegativeGroupL1(GroupL1):
 
     def distance(self, x: Array, gradient: Array, step: Any = 1.0) -> Array:
         del step
-        prices, norms = self._prices(x), self._norms(x)
-        direction = x / self._spread(jnp.where(norms > 0, norms, 1), x)
-        slope = gradient + self._spread(prices, x) * direction
+        weights, norms = self._weights_at_lam(x), self._norms(x)
+        direction = x / self._broadcast(jnp.where(norms > 0, norms, 1), x)
+        slope = gradient + self._broadcast(weights, x) * direction
         # At zero the bound takes any slope that is not below zero.
         slope = jnp.where(x == 0, jnp.minimum(slope, 0), slope)
-        inside = jnp.maximum(self._norms(jnp.minimum(gradient, 0)) - prices, 0)
+        inside = jnp.maximum(self._norms(jnp.minimum(gradient, 0)) - weights, 0)
         inside = jnp.where(norms > 0, self._norms(slope), inside)
         inside = jnp.maximum(inside, self._norms(jnp.minimum(x, 0)))
-        return jnp.where(self._held(), norms, inside)
+        return jnp.where(self._is_excluded(), norms, inside)
 
 
 class GroupElasticNet(GroupL1):
     """The elastic net on groups, λ Σ_g w_g(ρ‖x_g‖₂ + ½(1−ρ)‖x_g‖₂²): it selects groups, and shrinks them.
 
-    Args: as for `GroupL1`; `l1_ratio` ρ in [0, 1] (1: group lasso, 0: ridge). For coefficients
-    (p, k), `GroupElasticNet(lam, range(p), weights=1.0)` is the multi-task elastic net.
-    Raises: as for `GroupL1`. Source: Yang and Hastie (2024).
+    For coefficients (p, k), `GroupElasticNet(lam, range(p), weights=1.0)` is the multi-task elastic net.
+
+    **Arguments and errors:** as for `GroupL1`, and
+
+    - `l1_ratio`: ρ in [0, 1]; 1 is the group lasso, 0 ridge.
+
+    Source: Yang and Hastie (2024).
 
     **Example:**
 
@@ -321,64 +333,68 @@ class GroupElasticNet(GroupL1):
         return norm
 
     def _both(self, x: Array) -> tuple[Array, Array]:
-        """The prices of ‖x_g‖ and of ½‖x_g‖²."""
-        price, ratio = self._prices(x), jnp.asarray(self.l1_ratio, x.dtype)
-        return price * ratio, price * (1 - ratio)
+        """The weights of ‖x_g‖ and of ½‖x_g‖², λ included."""
+        weight, ratio = self._weights_at_lam(x), jnp.asarray(self.l1_ratio, x.dtype)
+        return weight * ratio, weight * (1 - ratio)
 
     def value(self, x: Array) -> Array:
         (linear, quadratic), norms = self._both(x), self._norms(x)
-        return jnp.sum(linear * norms + 0.5 * quadratic * norms**2, where=~self._held())
+        return jnp.sum(linear * norms + 0.5 * quadratic * norms**2, where=~self._is_excluded())
 
     def prox(self, z: Array, step: Any = 1.0) -> Array:
         step = jnp.asarray(step, z.dtype)
-        shrink = 1 + step * self._spread(self._both(z)[1], z)
+        shrink = 1 + step * self._broadcast(self._both(z)[1], z)
         if step.ndim == 0:
             return self._norm().prox(z, step) / shrink
         return self._norm().prox(z / shrink, step / shrink)  # the square, completed
 
     def uniform_prox(self, z: Array, step: Any = 1.0) -> Array:
-        shrink = 1 + jnp.asarray(step, z.dtype) * self._spread(self._both(z)[1], z)
+        shrink = 1 + jnp.asarray(step, z.dtype) * self._broadcast(self._both(z)[1], z)
         return self._norm().uniform_prox(z, step) / shrink
 
     def group_form(self, shape: tuple[int, ...]) -> GroupForm:
         linear, quadratic = self._both(jnp.zeros(shape))
-        linear = jnp.where(self._held(), jnp.inf, linear)
+        linear = jnp.where(self._is_excluded(), jnp.inf, linear)
         return GroupForm(self.groups, linear, jnp.zeros_like(linear), quadratic)
 
     def _critical_strengths(self, gradient: Array) -> Float[Array, " groups"]:
         return ridge_or(super()._critical_strengths(gradient), self.l1_ratio)
 
     def conjugate(self, v: Array) -> Array:
-        (linear, quadratic), held = self._both(v), self._held()
+        (linear, quadratic), excluded = self._both(v), self._is_excluded()
         beyond = jnp.maximum(self._norms(v) - linear, 0)
         curved = quadratic > 0
         terms = jnp.where(curved, beyond**2 / (2 * jnp.where(curved, quadratic, 1)), 0)
-        inside = held | curved | _within(self._norms(v), linear)
-        return jnp.sum(terms, where=~held) + _indicator(inside, v)
+        inside = excluded | curved | _within(self._norms(v), linear)
+        return jnp.sum(terms, where=~excluded) + _indicator(inside, v)
 
     def dual_scale(self, v: Array) -> Array:
         linear, quadratic = self._both(v)
-        return _scale_into(self._norms(v), linear, ~self._held() & (quadratic == 0))
+        return _scale_into(self._norms(v), linear, ~self._is_excluded() & (quadratic == 0))
 
     def dual_scales(self, v: Array, x: Array) -> Array:
         """Unscaled; scaled into the ball of the norms; and scaled as the group lasso on augmented data."""
         linear, quadratic = self._both(v)
-        limit, rest = self.dual_scale(v), v - self._spread(quadratic, x) * x
-        boxed = _scale_into(self._norms(v), linear, ~self._held())
-        augmented = _scale_into(self._norms(rest), linear, ~self._held())
+        limit, rest = self.dual_scale(v), v - self._broadcast(quadratic, x) * x
+        boxed = _scale_into(self._norms(v), linear, ~self._is_excluded())
+        augmented = _scale_into(self._norms(rest), linear, ~self._is_excluded())
         return jnp.minimum(jnp.stack([limit, boxed, augmented]), limit)
 
     def distance(self, x: Array, gradient: Array, step: Any = 1.0) -> Array:
-        slope = gradient + self._spread(self._both(x)[1], x) * x
+        slope = gradient + self._broadcast(self._both(x)[1], x) * x
         return self._norm().distance(x, slope, step)
 
 
 class SparseGroupL1(_Grouped):
     """The sparse group lasso λ(ρ‖x‖₁ + (1−ρ) Σ_g w_g‖x_g‖₂): few groups, and few features within them.
 
-    Args: as for `GroupL1`; `l1_ratio` ρ in [0, 1] (1: lasso, 0: group lasso). An infinite weight
-    excludes its group; a weight of 0 leaves it the lasso part. Raises: as for `GroupL1`. Source:
-    Simon et al. (2013).
+    An infinite weight excludes its group; a weight of 0 leaves it the lasso part.
+
+    **Arguments and errors:** as for `GroupL1`, and
+
+    - `l1_ratio`: ρ in [0, 1]; 1 is the lasso, 0 the group lasso.
+
+    Source: Simon et al. (2013).
 
     **Example:**
 
@@ -405,15 +421,15 @@ class SparseGroupL1(_Grouped):
     def value(self, x: Array) -> Array:
         self._check(x)
         lam, ratio = jnp.asarray(self._lam(), x.dtype), jnp.asarray(self.l1_ratio, x.dtype)
-        held = self._spread(self._held(), x)
-        norms = jnp.sum(self._group_weights(x.dtype) * self._norms(x), where=~self._held())
-        return lam * (ratio * jnp.sum(jnp.abs(x), where=~held) + (1 - ratio) * norms)
+        excluded = self._broadcast(self._is_excluded(), x)
+        norms = jnp.sum(self._group_weights(x.dtype) * self._norms(x), where=~self._is_excluded())
+        return lam * (ratio * jnp.sum(jnp.abs(x), where=~excluded) + (1 - ratio) * norms)
 
     def prox(self, z: Array, step: Any = 1.0) -> Array:
         self._check(z)
         weights = self._group_weights(z.dtype)
         out = prox.prox_sparse_group_l1(z, self._lam(), self.groups, self.l1_ratio, step, weights)
-        return self._hold(out)
+        return self._zero_excluded(out)
 
     def uniform_prox(self, z: Array, step: Any = 1.0) -> Array:
         if jnp.ndim(step) == 0:
@@ -421,36 +437,36 @@ class SparseGroupL1(_Grouped):
         lam, ratio = jnp.asarray(self._lam(), z.dtype), jnp.asarray(self.l1_ratio, z.dtype)
         weights = (1 - ratio) * self._group_weights(z.dtype) * self._largest(step)
         z = prox.prox_l1(z, lam * ratio, step)
-        return self._hold(prox.prox_group_l1(z, lam, self.groups, 1.0, weights))
+        return self._zero_excluded(prox.prox_group_l1(z, lam, self.groups, 1.0, weights))
 
     def masks(self, shape: tuple[int, ...]) -> Masks:
         x = jnp.zeros(shape)
         lam, ratio = jnp.asarray(self._lam(), x.dtype), jnp.asarray(self.l1_ratio, x.dtype)
-        price = lam * (ratio + (1 - ratio) * self._group_weights(x.dtype))
-        free = (price == 0) & ~self._held()
+        weight = lam * (ratio + (1 - ratio) * self._group_weights(x.dtype))
+        free = (weight == 0) & ~self._is_excluded()
         return Masks(
-            unpenalised=jnp.broadcast_to(self._spread(free, x), shape),
-            excluded=jnp.broadcast_to(self._spread(self._held(), x), shape),
+            unpenalised=jnp.broadcast_to(self._broadcast(free, x), shape),
+            excluded=jnp.broadcast_to(self._broadcast(self._is_excluded(), x), shape),
         )
 
     def group_form(self, shape: tuple[int, ...]) -> GroupForm:
         x = jnp.zeros(shape)
         lam, ratio = jnp.asarray(self._lam(), x.dtype), jnp.asarray(self.l1_ratio, x.dtype)
-        price = lam * (1 - ratio) * self._group_weights(x.dtype)
-        price = jnp.where(self._held(), jnp.inf, price)
-        l1 = jnp.full(price.shape, lam * ratio)
-        return GroupForm(self.groups, price, l1, jnp.zeros_like(l1))
+        weight = lam * (1 - ratio) * self._group_weights(x.dtype)
+        weight = jnp.where(self._is_excluded(), jnp.inf, weight)
+        l1 = jnp.full(weight.shape, lam * ratio)
+        return GroupForm(self.groups, weight, l1, jnp.zeros_like(l1))
 
     def margin(self, x: Array, gradient: Array, curvature: Array) -> Array:
         """As in `Penalty`, of features and of groups; to first order in λ for groups."""
         lam, ratio = jnp.asarray(self._lam(), x.dtype), jnp.asarray(self.l1_ratio, x.dtype)
         at_zero = gradient - curvature * x
-        is_out, held = self._norms(x) == 0, self._held()
+        is_out, excluded = self._norms(x) == 0, self._is_excluded()
         enters = jnp.where(is_out, self._critical_strengths(gradient), 0)
-        leaves = jnp.where(is_out | held, jnp.inf, self._critical_strengths(at_zero))
+        leaves = jnp.where(is_out | excluded, jnp.inf, self._critical_strengths(at_zero))
         groups = nearest_knot(lam, enters, leaves)
         # A feature of a group that is in: its own part of the penalty is λρ|x|.
-        inside = ~self._spread(is_out | held, x) & (ratio > 0)
+        inside = ~self._broadcast(is_out | excluded, x) & (ratio > 0)
         unit = jnp.where(ratio > 0, ratio, 1)
         enters = jnp.where(inside & (x == 0), jnp.abs(gradient) / unit, 0)
         leaves = jnp.where(inside & (x != 0), jnp.abs(at_zero) / unit, jnp.inf)
@@ -463,5 +479,5 @@ class SparseGroupL1(_Grouped):
         norms, weights = self._norms(rest), self._group_weights(gradient.dtype)
         sums = self.groups.sums(rest.reshape(rest.shape[0], -1).sum(axis=1))
         rate = (1 - ratio) * weights + ratio * sums / jnp.where(norms > 0, norms, 1)
-        excess = norms - lam * (1 - ratio) * weights
-        return jnp.where(rate > 0, lam + excess / jnp.where(rate > 0, rate, 1), 0)
+        above = norms - lam * (1 - ratio) * weights
+        return jnp.where(rate > 0, lam + above / jnp.where(rate > 0, rate, 1), 0)

@@ -77,21 +77,21 @@ class _Separable(Penalty):
         lam_w, excluded = self._array_terms(jnp.zeros(shape))
         return Masks(unpenalised=(lam_w == 0) & ~excluded, excluded=excluded)
 
-    def _wall(self, shape: tuple[int, ...]) -> Array:
+    def _weights_or_inf(self, shape: tuple[int, ...]) -> Array:
         """λ w, infinite where a coordinate is excluded."""
         lam_w, excluded = self._array_terms(jnp.zeros(shape))
         return jnp.where(excluded, jnp.inf, lam_w)
 
-    def _hold(self, x: PyTree) -> PyTree:
-        """x with the excluded coordinates at zero."""
+    def _zero_excluded(self, x: PyTree) -> PyTree:
+        """Returns x with 0 in the excluded coordinates."""
         if self.excluded is None:
             return x
         leaves, tree = jax.tree.flatten(x)
-        held = [
+        kept = [
             jnp.where(per_row(off, leaf, bool), jnp.zeros((), leaf.dtype), leaf)
             for leaf, off in zip(leaves, _like(self.excluded, tree, False), strict=True)
         ]
-        return jax.tree.unflatten(tree, held)
+        return jax.tree.unflatten(tree, kept)
 
     def _unit_weights(self, x: Array) -> tuple[Array, Array]:
         """The weights without λ, and which coordinates they penalise at all."""
@@ -124,9 +124,13 @@ class _Separable(Penalty):
 class L1(_Separable):
     """The lasso penalty λ Σⱼ wⱼ|xⱼ|, whose corners at zero select.
 
-    Args: `lam` ≥ 0, a number, array or tracer (None: not set yet); `weights` ≥ 0, one per feature
-    (the leading axis) or like the parameters: 0 leaves a feature free, inf excludes it.
-    Raises: ValueError for negative or NaN values, TypeError for what is not a number.
+    **Arguments:**
+
+    - `lam`: the strength λ ≥ 0, in units of a gradient: a number, array or tracer; None is not set yet.
+    - `weights`: w ≥ 0, one per feature (p,), the leading axis, or like the parameters; 0 leaves a feature
+      unpenalised, inf excludes it.
+
+    **Raises:** ValueError for negative or NaN values, TypeError for what is not a number.
     Source: Tibshirani (1996).
 
     **Example:**
@@ -150,11 +154,11 @@ class L1(_Separable):
         return total(jnp.sum(lam_w * jnp.abs(leaf), where=~off) for leaf, lam_w, off in terms)
 
     def prox(self, z: PyTree, step: Any = 1.0) -> PyTree:
-        return self._hold(prox.prox_l1(z, self._lam(), step, self.weights))
+        return self._zero_excluded(prox.prox_l1(z, self._lam(), step, self.weights))
 
     def linear_form(self, shape: tuple[int, ...]) -> LinearForm:
-        price = self._wall(shape)
-        return LinearForm(price, price, jnp.zeros_like(price))
+        weight = self._weights_or_inf(shape)
+        return LinearForm(weight, weight, jnp.zeros_like(weight))
 
     def conjugate(self, v: Array) -> Array:
         lam_w, excluded = self._array_terms(v)
@@ -175,7 +179,9 @@ class L1(_Separable):
 class NonNegativeL1(_Separable):
     """The lasso penalty on non-negative coefficients: λ Σⱼ wⱼxⱼ where x ≥ 0.
 
-    Args and errors: as for `L1`; λ = 0 gives non-negative least squares.
+    λ = 0 gives non-negative least squares.
+
+    **Arguments and errors:** as for `L1`.
 
     **Example:**
 
@@ -196,13 +202,13 @@ class NonNegativeL1(_Separable):
         return total(jnp.sum(lam_w * leaf, where=~off) for leaf, lam_w, off in self._terms(x))
 
     def prox(self, z: PyTree, step: Any = 1.0) -> PyTree:
-        return self._hold(prox.prox_nonnegative_l1(z, self._lam(), step, self.weights))
+        return self._zero_excluded(prox.prox_nonnegative_l1(z, self._lam(), step, self.weights))
 
     def violation(self, x: PyTree) -> Array:
         return jnp.maximum(_below_zero(x), super().violation(x))
 
     def masks(self, shape: tuple[int, ...]) -> Masks:
-        # A coordinate without a price is still bound to be non-negative: it is not free.
+        # A coordinate of weight 0 is still bound to be non-negative: it is not free.
         masks = super().masks(shape)
         return Masks(unpenalised=jnp.zeros_like(masks.unpenalised), excluded=masks.excluded)
 
@@ -210,7 +216,7 @@ class NonNegativeL1(_Separable):
         return super()._critical_strengths(jnp.minimum(gradient, 0))
 
     def linear_form(self, shape: tuple[int, ...]) -> LinearForm:
-        up = self._wall(shape)
+        up = self._weights_or_inf(shape)
         return LinearForm(up, jnp.full_like(up, jnp.inf), jnp.zeros_like(up))
 
     def conjugate(self, v: Array) -> Array:
@@ -232,8 +238,11 @@ class NonNegativeL1(_Separable):
 class ElasticNet(_Separable):
     """The elastic net λ Σⱼ wⱼ(ρ|xⱼ| + ½(1−ρ)xⱼ²): L1 selects, L2 keeps correlated features together.
 
-    Args: `lam`, `weights` as for `L1`; `l1_ratio` ρ in [0, 1] (1: lasso, 0: ridge).
-    Raises: ValueError for values out of range. Source: Zou and Hastie (2005).
+    **Arguments and errors:** `lam` and `weights` as for `L1`, and
+
+    - `l1_ratio`: ρ in [0, 1]; 1 is the lasso, 0 ridge.
+
+    Source: Zou and Hastie (2005).
 
     **Example:**
 
@@ -254,8 +263,8 @@ class ElasticNet(_Separable):
     def is_valid(self) -> Bool[Array, ""]:
         return super().is_valid() & is_ratio(self.l1_ratio)
 
-    def _prices(self, x: Array) -> tuple[Array, Array, Array]:
-        """The prices of |x| and of ½x², and the excluded mask."""
+    def _weights_of_terms(self, x: Array) -> tuple[Array, Array, Array]:
+        """The weights of |x| and of ½x², and the excluded mask."""
         lam_w, excluded = self._array_terms(x)
         ratio = jnp.asarray(self.l1_ratio, x.dtype)
         return lam_w * ratio, lam_w * (1 - ratio), excluded
@@ -263,25 +272,25 @@ class ElasticNet(_Separable):
     def value(self, x: PyTree) -> Array:
         def term(leaf, lam_w, off):
             ratio = jnp.asarray(self.l1_ratio, leaf.dtype)
-            price = ratio * jnp.abs(leaf) + 0.5 * (1 - ratio) * leaf**2
-            return jnp.sum(lam_w * price, where=~off)
+            unit = ratio * jnp.abs(leaf) + 0.5 * (1 - ratio) * leaf**2
+            return jnp.sum(lam_w * unit, where=~off)
 
         return total(term(*terms) for terms in self._terms(x))
 
     def prox(self, z: PyTree, step: Any = 1.0) -> PyTree:
         out = prox.prox_elastic_net(z, self._lam(), self.l1_ratio, step, self.weights)
-        return self._hold(out)
+        return self._zero_excluded(out)
 
     def _critical_strengths(self, gradient: Array) -> Array:
         return ridge_or(super()._critical_strengths(gradient), self.l1_ratio)
 
     def linear_form(self, shape: tuple[int, ...]) -> LinearForm:
-        linear, quadratic, excluded = self._prices(jnp.zeros(shape))
+        linear, quadratic, excluded = self._weights_of_terms(jnp.zeros(shape))
         linear = jnp.where(excluded, jnp.inf, linear)
         return LinearForm(linear, linear, quadratic)
 
     def conjugate(self, v: Array) -> Array:
-        linear, quadratic, excluded = self._prices(v)
+        linear, quadratic, excluded = self._weights_of_terms(v)
         beyond = jnp.maximum(jnp.abs(v) - linear, 0)
         curved = quadratic > 0
         terms = jnp.where(curved, beyond**2 / (2 * jnp.where(curved, quadratic, 1)), 0)
@@ -289,12 +298,12 @@ class ElasticNet(_Separable):
         return jnp.sum(terms, where=~excluded) + _indicator(inside, v)
 
     def dual_scale(self, v: Array) -> Array:
-        linear, quadratic, excluded = self._prices(v)
+        linear, quadratic, excluded = self._weights_of_terms(v)
         return _scale_into(jnp.abs(v), linear, ~excluded & (quadratic == 0))
 
     def dual_scales(self, v: Array, x: Array) -> Array:
         """Unscaled; scaled into the lasso's ball; and scaled as the lasso on augmented data."""
-        linear, quadratic, excluded = self._prices(v)
+        linear, quadratic, excluded = self._weights_of_terms(v)
         limit = self.dual_scale(v)
         boxed = _scale_into(jnp.abs(v), linear, ~excluded)
         augmented = _scale_into(jnp.abs(v - quadratic * x), linear, ~excluded)
@@ -302,7 +311,7 @@ class ElasticNet(_Separable):
 
     def distance(self, x: Array, gradient: Array, step: Any = 1.0) -> Array:
         del step
-        linear, quadratic, excluded = self._prices(x)
+        linear, quadratic, excluded = self._weights_of_terms(x)
         slope = gradient + quadratic * x
         inside = jnp.maximum(jnp.abs(slope) - linear, 0)
         active = jnp.abs(slope + linear * jnp.sign(x))
@@ -312,7 +321,9 @@ class ElasticNet(_Separable):
 class NonNegativeElasticNet(ElasticNet):
     """The elastic net on non-negative coefficients: λ Σⱼ wⱼ(ρxⱼ + ½(1−ρ)xⱼ²) where x ≥ 0.
 
-    Args and errors: as for `ElasticNet`; ρ = 0 gives a non-negative ridge regression.
+    ρ = 0 gives a non-negative ridge regression.
+
+    **Arguments and errors:** as for `ElasticNet`.
 
     **Example:**
 
@@ -330,13 +341,13 @@ class NonNegativeElasticNet(ElasticNet):
     def prox(self, z: PyTree, step: Any = 1.0) -> PyTree:
         lam, ratio = self._lam(), self.l1_ratio
         out = prox.prox_nonnegative_l1(z, lam * ratio, step, self.weights)
-        return self._hold(prox.prox_ridge(out, lam * (1 - ratio), step, self.weights))
+        return self._zero_excluded(prox.prox_ridge(out, lam * (1 - ratio), step, self.weights))
 
     def violation(self, x: PyTree) -> Array:
         return jnp.maximum(_below_zero(x), super().violation(x))
 
     def masks(self, shape: tuple[int, ...]) -> Masks:
-        # A coordinate without a price is still bound to be non-negative: it is not free.
+        # A coordinate of weight 0 is still bound to be non-negative: it is not free.
         masks = super().masks(shape)
         return Masks(unpenalised=jnp.zeros_like(masks.unpenalised), excluded=masks.excluded)
 
@@ -355,7 +366,7 @@ class NonNegativeElasticNet(ElasticNet):
 
     def dual_scales(self, v: Array, x: Array) -> Array:
         """As of `ElasticNet`, of what is above zero: below it there is no limit."""
-        linear, quadratic, excluded = self._prices(v)
+        linear, quadratic, excluded = self._weights_of_terms(v)
         limit = self.dual_scale(v)
         boxed = _scale_into(jnp.maximum(v, 0), linear, ~excluded)
         augmented = _scale_into(jnp.maximum(v - quadratic * x, 0), linear, ~excluded)
@@ -363,7 +374,7 @@ class NonNegativeElasticNet(ElasticNet):
 
     def distance(self, x: Array, gradient: Array, step: Any = 1.0) -> Array:
         del step
-        linear, quadratic, excluded = self._prices(x)
+        linear, quadratic, excluded = self._weights_of_terms(x)
         slope = gradient + quadratic * x + linear
         inside = jnp.where(x == 0, jnp.maximum(-slope, 0), jnp.abs(slope))
         return jnp.where(excluded | (x < 0), jnp.abs(x), inside)
@@ -372,7 +383,7 @@ class NonNegativeElasticNet(ElasticNet):
 class Ridge(_Separable):
     """The ridge penalty ½λ Σⱼ wⱼxⱼ²: it shrinks and never selects, for comparison.
 
-    Args and errors: as for `L1`.
+    **Arguments and errors:** as for `L1`.
 
     **Example:**
 
@@ -397,7 +408,7 @@ class Ridge(_Separable):
         return self._net().value(x)
 
     def prox(self, z: PyTree, step: Any = 1.0) -> PyTree:
-        return self._hold(prox.prox_ridge(z, self._lam(), step, self.weights))
+        return self._zero_excluded(prox.prox_ridge(z, self._lam(), step, self.weights))
 
     def _critical_strengths(self, gradient: Array) -> Array:
         return ridge_or(super()._critical_strengths(gradient), 0.0)

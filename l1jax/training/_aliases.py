@@ -6,7 +6,7 @@ to the parameters, the sum may differ in its last bit: XLA joins optax's product
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import optax
@@ -31,8 +31,10 @@ def prox_sgd(
 ) -> optax.GradientTransformationExtraArgs:
     """`optax.sgd`, then the prox: w⁺ = prox_{ηR/(1−β)}(w − η m), as momentum β sums 1/(1−β) gradients.
 
-    Args: as `proximal` and `optax.sgd`; 0 ≤ `momentum` < 1. Stable for η below 2/L, with momentum below
-    2(1+β)/L, with Nesterov's below 2(1+β)/((1+2β)L), L the largest curvature of f.
+    Stable for η below 2/L, with momentum below 2(1+β)/L, with Nesterov's below 2(1+β)/((1+2β)L), where L is the
+    largest curvature of f.
+
+    **Arguments and errors:** as for `proximal` and `optax.sgd`; 0 ≤ `momentum` < 1.
     Source: Nitanda (2014); the sum of the momentum is derived in the tests.
 
     **Example:**
@@ -49,14 +51,8 @@ def prox_sgd(
     """
     _check_momentum(momentum)
     direction = directions.sgd(momentum, nesterov, accumulator_dtype)
-    return proximal(
-        learning_rate,
-        penalty,
-        direction,
-        strength=strength,
-        master_weights=master_weights,
-        rounding_key=rounding_key,
-    )
+    options = _Options(strength, master_weights, rounding_key)
+    return options.proximal(learning_rate, penalty, direction)
 
 
 def prox_adam(
@@ -76,12 +72,13 @@ def prox_adam(
     """`optax.adam`, then the prox in its metric C = √v̂ + ε: for L1 the threshold ηλ/C of each coordinate.
 
     On the support C tends to λ, so a constant η must stay below 2(1+β₁)/((1−β₁)·λmax(C^−½HC^−½)), H the
-    Hessian of f, or decay: above it the iterates burst. Where no gradient was ever seen C = ε and the
+    Hessian of f, or decay: above it the iterates burst. Where all gradients were 0 so far C = ε and the
     threshold ηλ/ε empties the coordinate at once, as is right for a dead unit; for rows that are only rare
-    a larger `eps` caps it (and moves no solution), a warm-up of the strength delays it.
+    a larger `eps` bounds it (and changes no solution), a warm-up of the strength delays it.
     (Within `optax.inject_hyperparams` and with parameters of bfloat16, in which 0.999 is 1, say
     `hyperparam_dtype=jnp.float32`, as for `optax.adam`.)
-    Args: as `proximal` and `optax.adam`. Source: Yun, Lozano and Yang (2021).
+
+    **Arguments and errors:** as for `proximal` and `optax.adam`. Source: Yun, Lozano and Yang (2021).
 
     **Example:**
 
@@ -96,14 +93,8 @@ def prox_adam(
     ```
     """
     direction = directions.adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov)
-    return proximal(
-        learning_rate,
-        penalty,
-        direction,
-        strength=strength,
-        master_weights=master_weights,
-        rounding_key=rounding_key,
-    )
+    options = _Options(strength, master_weights, rounding_key)
+    return options.proximal(learning_rate, penalty, direction)
 
 
 def prox_adamw(
@@ -124,20 +115,15 @@ def prox_adamw(
 ) -> optax.GradientTransformationExtraArgs:
     """`optax.adamw`, then the prox in Adam's metric; the decay is part of the direction.
 
-    Args: as `proximal` and `optax.adamw`. For an elastic net proper use `prox_adam` with `ElasticNet`.
-    Source: Loshchilov and Hutter (2019).
+    An elastic net is `prox_adam` with `ElasticNet`.
+
+    **Arguments and errors:** as for `proximal` and `optax.adamw`. Source: Loshchilov and Hutter (2019).
     """
     direction = directions.adamw(
         b1, b2, eps, eps_root, mu_dtype, weight_decay, mask, nesterov=nesterov
     )
-    return proximal(
-        learning_rate,
-        penalty,
-        direction,
-        strength=strength,
-        master_weights=master_weights,
-        rounding_key=rounding_key,
-    )
+    options = _Options(strength, master_weights, rounding_key)
+    return options.proximal(learning_rate, penalty, direction)
 
 
 def prox_rmsprop(
@@ -160,24 +146,19 @@ def prox_rmsprop(
 
     optax's momentum acts after the learning rate, so that a step sums past learning rates; the
     threshold takes the same sum, and a schedule does not change what is solved.
-    Args: as `proximal` and `optax.rmsprop`. Source: Tieleman and Hinton (2012).
+
+    **Arguments and errors:** as for `proximal` and `optax.rmsprop`. Source: Tieleman and Hinton (2012).
     """
     _check_momentum(momentum)
-    options = (decay, eps, initial_scale, eps_in_sqrt, centered)
+    options = _Options(strength, master_weights, rounding_key)
+    arguments = (decay, eps, initial_scale, eps_in_sqrt, centered)
     if momentum is None:
-        direction = directions.rmsprop(*options, bias_correction=bias_correction)
-        return proximal(
-            learning_rate,
-            penalty,
-            direction,
-            strength=strength,
-            master_weights=master_weights,
-            rounding_key=rounding_key,
-        )
+        direction = directions.rmsprop(*arguments, bias_correction=bias_correction)
+        return options.proximal(learning_rate, penalty, direction)
     check_rate(learning_rate, "learning_rate")
     move = optax.rmsprop(
         learning_rate,
-        *options,
+        *arguments,
         momentum=momentum,
         nesterov=nesterov,
         bias_correction=bias_correction,
@@ -201,17 +182,24 @@ def prox_adagrad(
 ) -> optax.GradientTransformationExtraArgs:
     """`optax.adagrad`, then the prox in its metric √(Σg² + ε); where the sum is 0 nothing moves.
 
-    Args: as `proximal` and `optax.adagrad`. Source: Duchi, Hazan and Singer (2011).
+    **Arguments and errors:** as for `proximal` and `optax.adagrad`. Source: Duchi, Hazan and Singer (2011).
     """
     direction = directions.adagrad(initial_accumulator_value, eps)
-    return proximal(
-        learning_rate,
-        penalty,
-        direction,
-        strength=strength,
-        master_weights=master_weights,
-        rounding_key=rounding_key,
-    )
+    options = _Options(strength, master_weights, rounding_key)
+    return options.proximal(learning_rate, penalty, direction)
+
+
+class _Options(NamedTuple):
+    """The options that all of them share."""
+
+    strength: Any
+    master_weights: bool
+    rounding_key: Any
+
+    def proximal(
+        self, learning_rate: Any, penalty: Any, direction: Any
+    ) -> optax.GradientTransformationExtraArgs:
+        return proximal(learning_rate, penalty, direction, **self._asdict())
 
 
 def _check_momentum(momentum: Any) -> None:

@@ -45,8 +45,9 @@ def rda(
 
     Noise averages out before the threshold, so that supports are stable under small batches. It
     converges as O(1/√t): supports soon, digits late. Zeros where w₀ is zero are the natural ones: start
-    penalised parameters at 0, or small. Args and errors as for `proximal`; any penalty
-    serves. The state keeps the gradients' sum, in float32 at least, and w₀. Source: Xiao (2010), with γ = 1/η.
+    penalised parameters at 0, or small. The state is the sum of the gradients, in float32 at least, and w₀.
+
+    **Arguments and errors:** as for `proximal`; any penalty serves. Source: Xiao (2010), with γ = 1/η.
 
     **Example:**
 
@@ -82,8 +83,8 @@ def rda(
             return start - (step / count).astype(g.dtype) * g
 
         there = _map(point, state.start, total)
-        price = step * number(at(strength, state.count), "strength")
-        return arrive(pen, there, updates, params, price), RDAState(count, total, state.start)
+        threshold = step * number(at(strength, state.count), "strength")
+        return arrive(pen, there, updates, params, threshold), RDAState(count, total, state.start)
 
     step = optax.GradientTransformationExtraArgs(init, update)
     return in_float32(step, master_weights, rounding_key)
@@ -100,13 +101,18 @@ def ftrl_proximal(
     master_weights: bool = False,
     rounding_key: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Follow the proximally regularised leader: Adagrad that charges the penalty of all steps at once.
+    """Follow the proximally regularised leader: Adagrad with the penalty of all steps so far in each.
 
         w = prox^D_{tR}(−z/D),   D = (β + √n)/η + l2,   n = Σg²,   z = Σ(g − ΔD·w)
 
-    λ is that of the mean loss, so t steps are charged tλ, the λ₁ of the paper. Made for one pass over
-    sparse data. Args and errors as for `proximal`; `beta` > 0, `l2` and
-    `initial_accumulator_value` n₀ as in the paper; the first w is the one given. Source: McMahan et al. (2013).
+    λ is that of the mean loss: after t steps tλ is the λ₁ of the paper. It suits one pass over sparse data; the
+    first w is the one given.
+
+    **Arguments and errors:** as for `proximal`, and
+
+    - `beta`: β > 0; `l2`: ≥ 0; `initial_accumulator_value`: n₀ ≥ 0, as in the paper.
+
+    Source: McMahan et al. (2013).
 
     **Example:**
 
@@ -125,7 +131,7 @@ def ftrl_proximal(
     check_rate(strength, "strength")
     if _is_zero(beta) and _is_zero(initial_accumulator_value):
         raise ValueError(
-            "beta and initial_accumulator_value are both 0: where no gradient was seen the step would be "
+            "beta and initial_accumulator_value are both 0: where all gradients were 0 the step would be "
             "infinite. Pass beta > 0, such as 1.0."
         )
 
@@ -163,8 +169,8 @@ def ftrl_proximal(
 
         linear = _map(leader, state.linear, updates, now, last, params)
         there = _map(lambda z, d: -z / d, linear, now)
-        price = count * number(at(strength, state.count), "strength")
-        moves = arrive(pen, there, updates, params, steps_in(price, now))
+        threshold = count * number(at(strength, state.count), "strength")
+        moves = arrive(pen, there, updates, params, steps_in(threshold, now))
         moves = _map(lambda u: jnp.where(moves_now, u, 0), moves)
         rate = jnp.where(moves_now, rate, state.rate)
         return moves, FTRLState(count, linear, squares, rate)

@@ -15,10 +15,16 @@ _STATISTICS = ("mean", "var")
 def batch_norm_scales(model: PyTree, state: Any = None) -> list[str]:
     """The paths of all scales of batch normalisation, for `on`; those of other norms and layers are not.
 
-    `model`: an Equinox or Flax NNX module; Flax Linen's variables, with "batch_stats" and "params" (the paths
-    begin below "params"); Haiku's params, with its `state`. What is found are modules of the
-    frameworks' own type, or, in Linen and Haiku, those that keep running statistics: names do not matter.
-    Raises: ValueError where there are none.
+    They are those of modules of the frameworks' own type, or, in Linen and Haiku, of modules with running
+    statistics: names do not matter.
+
+    **Arguments:**
+
+    - `model`: an Equinox or Flax NNX module; Flax Linen's variables, with "batch_stats" and "params" (the paths
+      begin below "params"); Haiku's params.
+    - `state`: that of Haiku.
+
+    **Raises:** ValueError where there are none.
 
     **Example:**
 

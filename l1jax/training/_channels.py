@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any, ClassVar
 
 import equinox as eqx
@@ -13,16 +12,24 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from .. import prox
-from .._group_shrinkage import Recipe
-from ..penalties._base import Penalty, strength_leaf, total
+from .._group_shrinkage import Rematerialisation
+from ..penalties._base import strength_leaf, total
+from ._rematerialisation import GroupNormPenalty, RematOf
 
 
-class ChannelL1(Penalty):
-    """λ Σ_c √k ‖x_c‖₂, one group for each index c of an axis, with k entries: whole channels go.
+class ChannelL1(GroupNormPenalty):
+    """The group lasso on channels, λ Σ_c √k ‖x_c‖₂: one group of k entries for each index c of an axis.
 
-    Args: `lam` ≥ 0; `axis`, the axis of channels of an array of any shape: −1 for the outputs of a
-    Flax or Haiku kernel, 0 for those of an Equinox weight. For unequal weights or several indices
-    per group use `GroupL1` with `on(..., axis=)`. Source: Yuan and Lin (2006); Wen et al. (2016).
+    For unequal weights or several indices per group use `GroupL1` with `on(..., axis=)`.
+
+    **Arguments:**
+
+    - `lam`: the strength λ ≥ 0, in units of a gradient; None is not set yet.
+    - `axis`: the axis of the channels in an array of any shape: −1 for the outputs of a Flax or Haiku kernel,
+      0 for those of an Equinox weight.
+
+    **Raises:** ValueError for a negative λ, or an array without that axis; TypeError for another `axis`.
+    Source: Yuan and Lin (2006); Wen et al. (2016).
 
     **Example:**
 
@@ -86,22 +93,22 @@ class ChannelL1(Penalty):
         self._check(z)
         if not z.size:
             return z
-        return prox.prox_channels(z, self._price(z), step, self.axis, norms)
+        return prox.prox_channels(z, self._weight(z), step, self.axis, norms)
 
-    def group_norms(self, z: PyTree, step: Any, recipe_of: Callable[[int], Recipe | None]) -> Any:
+    def group_norms(self, z: PyTree, step: Any, remat_of: RematOf) -> Any:
         if type(self).prox is not ChannelL1.prox:
             return None  # a prox of somebody's own
         leaves, tree = jax.tree.flatten(z)
-        recipes = [recipe_of(k) for k in range(len(leaves))]
-        each = zip(leaves, steps_of(step, tree), recipes, strict=True)
+        remats = [remat_of(k) for k in range(len(leaves))]
+        each = zip(leaves, steps_of(step, tree), remats, strict=True)
         return [self._norms(*one) for one in each]
 
-    def _norms(self, z: Array, step: Any, recipe: Recipe | None) -> Array | None:
-        if recipe is None or not z.size:
+    def _norms(self, z: Array, step: Any, remat: Rematerialisation | None) -> Array | None:
+        if remat is None or not z.size:
             return None
-        return prox.channel_norms(z, step, recipe, self._price(z), self.axis)
+        return prox.channel_norms(z, step, remat, self._weight(z), self.axis)
 
-    def _price(self, z: Array) -> Array:
+    def _weight(self, z: Array) -> Array:
         lam = jnp.asarray(self._lam(), jnp.promote_types(z.dtype, jnp.float32))
         return lam * (z.size // z.shape[self.axis]) ** 0.5
 

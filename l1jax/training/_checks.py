@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Iterator
-from types import FunctionType
 from typing import Any
 
 import equinox as eqx
@@ -17,61 +14,16 @@ from jaxtyping import PyTree
 from .._tracing import frozen, is_traced
 from ..penalties._base import Penalty
 from ._metrics import AdamMetric
-
-# What leaves a gradient a gradient, and wrappers: all other transformations of optax have a metric of
-# their own, or none.
-_PLAIN = {
-    "adaptive_grad_clip",
-    "add_decayed_weights",
-    "add_noise",
-    "apply_every",
-    "apply_if_finite",
-    "cast_gradients",
-    "centralize",
-    "chain",
-    "clip",
-    "clip_by_block_rms",
-    "clip_by_global_norm",
-    "conditionally_mask",
-    "conditionally_transform",
-    "flatten",
-    "identity",
-    "inject_hyperparams",
-    "keep_params_nonnegative",
-    "masked",
-    "named_chain",
-    "partition",
-    "scale",
-    "scale_by_schedule",
-    "selective_transform",
-    "set_to_zero",
-    "sgd",
-    "snapshot",
-    "stateless",
-    "stateless_with_tree_map",
-    "with_extra_args_support",
-    "zero_nans",
-    "MultiSteps",
-}
-# Transformations that move a coordinate by about the learning rate, whatever its gradient.
-_NORMALISED = {
-    "scale_by_lion",
-    "scale_by_sign",
-    "scale_by_rprop",
-    "scale_by_muon",
-    "scale_by_trust_ratio",
-    "scale_by_param_block_norm",
-    "scale_by_param_block_rms",
-    "normalize_by_update_norm",
-    "normalize",
-}
-_PROX = {"proximal_after", "prox_sgd", "prox_adam", "prox_adamw", "prox_rmsprop", "prox_adagrad"}
-_PROX |= {"proximal", "prox_step", "rda", "ftrl_proximal"}
-_PROX |= {"_with_master_weights", "_with_stochastic_rounding"}
-# Wrappers that average what the proximal step returns.
-_AVERAGES = {"schedule_free", "lookahead"}
-# Their state is Adam's, what they divide by is not.
-_NOT_ADAM = {"scale_by_adamax", "scale_by_radam"}
+from ._optax_internals import (
+    AVERAGES,
+    NORMALISED,
+    NOT_ADAM,
+    PLAIN,
+    PROX,
+    components,
+    has_rate,
+    parts,
+)
 
 
 def check_penalty(pen: Any) -> Penalty | None:
@@ -150,32 +102,32 @@ def check_direction(direction: Any, metric: Any) -> None:
             "direction must be an optax transformation without its learning rate, such as "
             f"l1jax.directions.adam() or optax.scale_by_adam(), got {type(direction).__name__}."
         )
-    components = list(_components(direction.update))
-    for name, _ in components:
-        if name in _NORMALISED:
+    found = list(components(direction.update))
+    for name, _ in found:
+        if name in NORMALISED:
             raise ValueError(
                 f"direction contains {name}, which moves a coordinate by the learning rate whatever the "
                 "size of its gradient: no metric makes zeros of its steps. Use a direction of "
                 "l1jax.directions."
             )
-    for name, function in components:
-        if name in _NOT_ADAM and isinstance(metric, AdamMetric):
+    for name, function in found:
+        if name in NOT_ADAM and isinstance(metric, AdamMetric):
             raise ValueError(
                 f"direction contains {name}, whose metric is not AdamMetric although its state is Adam's: "
                 "pass a function of (state, params) that returns what it divides by."
             )
-        if name not in _PLAIN | _PROX and isinstance(metric, str) and metric == "identity":
+        if name not in PLAIN | PROX and isinstance(metric, str) and metric == "identity":
             raise ValueError(
                 f'direction contains {name}, whose metric is not "identity": the threshold of another metric '
                 'solves another problem. Use the direction of l1jax.directions with metric="auto", or name '
                 "its metric, such as l1jax.AdamMetric(b2, eps) or l1jax.MomentumMetric(decay), or a function "
                 "of (state, params)."
             )
-        if name in _PROX:
+        if name in PROX:
             raise ValueError(
                 "direction contains a proximal step already: pass it what comes before."
             )
-        if _has_rate(name, function):
+        if has_rate(name, function):
             raise ValueError(
                 "direction contains a learning rate (a scale by a negative number, or by a schedule): pass it "
                 "without one, as in optax.scale_by_adam() for optax.adam(1e-3)."
@@ -190,7 +142,9 @@ def check_last(tx: Any) -> Any:
     another problem. A chain does not tell its parts what surrounds them, so that a transformation cannot
     check this by itself; this sees through optax's own chains and wrappers, not into functions of yours.
 
-    Raises: ValueError; TypeError for what is no transformation. **Example:**
+    **Raises:** ValueError; TypeError for what is no transformation.
+
+    **Example:**
 
     ```python
     >>> import l1jax, optax
@@ -205,101 +159,26 @@ def check_last(tx: Any) -> Any:
     """
     if not callable(getattr(tx, "update", None)):
         raise TypeError(f"tx must be a transformation of optax, got {tx!r}.")
-    for name, function in _components(tx.update):
-        if name in _AVERAGES and _PROX & {inner for inner, _ in _components(function, set())}:
+    for name, function in components(tx.update):
+        if name in AVERAGES and PROX & {inner for inner, _ in components(function, set())}:
             raise ValueError(
                 f"{name} averages the parameters of a proximal step, and averages are never zero: use the "
                 "proximal optimiser without it."
             )
-        parts = _parts(function) if name in ("chain", "named_chain") else []
         proximal, before = False, set()
-        for part in parts:
-            inside = {inner for inner, _ in _components(part)}
-            if inside & _PROX and before - _PLAIN:
+        for part in parts(function) if name in ("chain", "named_chain") else []:
+            inside = {inner for inner, _ in components(part)}
+            if inside & PROX and before - PLAIN:
                 raise ValueError(
-                    f"{min(before - _PLAIN)} comes before a proximal step, which takes its threshold in "
+                    f"{min(before - PLAIN)} comes before a proximal step, which takes its threshold in "
                     "another metric and so solves another problem: use prox_adam, prox_sgd(momentum=...) or "
                     "their like, or pass it to l1jax.proximal as the direction."
                 )
             before |= inside
-            if proximal and not inside & _PROX and inside != {"identity"}:
+            if proximal and not inside & PROX and inside != {"identity"}:
                 raise ValueError(
                     f"{next(iter(sorted(inside)), 'a function')} comes after a proximal step, and would "
                     "scale its zeros away: put it before, or inside the direction."
                 )
-            proximal = proximal or bool(inside & _PROX)
+            proximal = proximal or bool(inside & PROX)
     return tx
-
-
-def _parts(function: FunctionType) -> list:
-    """The transformations of a chain, in order."""
-    for value in _closure(function).values():
-        if not isinstance(value, list | tuple) or isinstance(value, optax.GradientTransformation):
-            continue
-        parts = [
-            part[1]
-            if isinstance(part, tuple) and len(part) == 2 and isinstance(part[0], str)
-            else part
-            for part in value
-        ]
-        if parts and all(map(_is_transformation, parts)):
-            return parts
-    return []
-
-
-def _is_transformation(value: Any) -> bool:
-    return isinstance(value, optax.GradientTransformation) or (
-        callable(value) and "update" in getattr(value, "__name__", "")
-    )
-
-
-def _components(function: Any, seen: set[int] | None = None) -> Iterator[tuple[str, FunctionType]]:
-    """(factory, update function) of all transformations that an update function closes over."""
-    seen = set() if seen is None else seen
-    if isinstance(function, optax.GradientTransformation):
-        function = function.update
-    if isinstance(function, list | tuple):
-        for part in function:
-            yield from _components(part, seen)
-    elif isinstance(function, dict):
-        yield from _components(list(function.values()), seen)
-    owner = getattr(function, "__self__", None)
-    if owner is not None and type(owner).__module__.startswith("optax"):
-        yield from _components(vars(owner), seen)
-    function = getattr(function, "__func__", function)
-    if not isinstance(function, FunctionType) or id(function) in seen:
-        return
-    seen.add(id(function))
-    if (function.__module__ or "").split(".")[0] not in ("optax", "l1jax"):
-        return
-    if ".<locals>.update" in function.__qualname__ or _makes(function):
-        yield function.__qualname__.split(".")[0], function
-    for value in _closure(function).values():
-        yield from _components(value, seen)
-
-
-def _makes(function: FunctionType) -> bool:
-    """Whether it is a factory, as `optax.inject_hyperparams` holds one."""
-    return function.__qualname__ in _PROX or function is getattr(optax, function.__name__, None)
-
-
-def _has_rate(name: str, function: FunctionType) -> bool:
-    """Whether a transformation is a learning rate, or a factory whose optimiser has one."""
-    if name == "scale":
-        step_size = _closure(function).get("step_size")
-        concrete = eqx.is_array_like(step_size) and not isinstance(step_size, Tracer)
-        return concrete and bool(np.any(np.asarray(step_size) < 0))
-    is_factory = ".<locals>." not in function.__qualname__
-    has_rate = is_factory and "learning_rate" in inspect.signature(function).parameters
-    return name == "scale_by_schedule" or has_rate
-
-
-def _closure(function: FunctionType) -> dict[str, Any]:
-    cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
-    filled = {}
-    for name, cell in cells:
-        try:
-            filled[name] = cell.cell_contents
-        except ValueError:  # a name that is not bound yet
-            continue
-    return filled

@@ -1,4 +1,4 @@
-"""Parameters of bfloat16 or float16: steps that are too small for their spacing are not lost.
+"""Parameters of bfloat16 or float16: steps that are too small for their spacing are not rounded away.
 
 Between 0.5 and 1 the spacing of bfloat16 is 2⁻⁸, and to add less than half of it changes nothing. Two
 remedies are in use: a float32 copy of the parameters, the master weights (Micikevicius et al., 2018), and
@@ -115,7 +115,7 @@ def _take(
 
 
 def _towards(move: Array, new: Array, old: Array) -> Array:
-    """An update u for which old + u is `new`, which `old` can hold: in float32, so that nothing is lost.
+    """An update u for which old + u is `new`, which `old` can hold: in float32, without rounding.
 
     Up to a factor of 2¹⁶ between the two it is exact, and where `new` is zero.
     """
@@ -147,10 +147,10 @@ def stochastic_round(key: Array, x: Array, dtype: Any) -> Array:
     least = max(float(info.tiny), float(jnp.finfo(jnp.float32).tiny / info.eps))
     spacing = jnp.maximum(power, least) * float(info.eps)
     below = jnp.floor(x / spacing)
-    share = x / spacing - below
+    fraction = x / spacing - below
     chance = jax.random.uniform(key, x.shape, jnp.float32, **_placed_like(x))
-    rounded = (below + (chance < share)) * spacing
-    return jnp.where(jnp.isfinite(x) & (share > 0), rounded, x)
+    rounded = (below + (chance < fraction)) * spacing
+    return jnp.where(jnp.isfinite(x) & (fraction > 0), rounded, x)
 
 
 def _placed_like(x: Array) -> dict[str, Any]:

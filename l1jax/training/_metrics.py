@@ -12,9 +12,13 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import PyTree
 
-# By name: optax exports only some of these classes.
-_CENTRED = ("ScaleByRStdDevState", "ScaleByRStdDevWithCountState")
-_RMS = ("ScaleByRmsState", "ScaleByRmsWithCountState")
+from ._optax_internals import (
+    ADAGRAD_STATES,
+    ADAM_STATES,
+    CENTRED_STATES,
+    RMS_STATES,
+    only_state,
+)
 
 
 class Metric(eqx.Module):
@@ -51,8 +55,8 @@ class MomentumMetric(Metric):
 class AdamMetric(Metric):
     """C = √(v̂ + eps_root) + eps with v̂ the bias-corrected second moment of `optax.scale_by_adam`.
 
-    Args: as given to `optax.scale_by_adam`, whose state does not hold them. Raises: ValueError if
-    the direction has no such state, or several. Source: Kingma and Ba (2015).
+    **Arguments:** those of `optax.scale_by_adam`, whose state does not contain them.
+    **Raises:** ValueError if the direction has no such state, or several. Source: Kingma and Ba (2015).
 
     **Example:**
 
@@ -71,7 +75,7 @@ class AdamMetric(Metric):
 
     def diagonal(self, state: PyTree, params: PyTree) -> Any:
         del params
-        adam = _only(state, ("ScaleByAdamState",), "AdamMetric", "optax.scale_by_adam")
+        adam = only_state(state, ADAM_STATES, "AdamMetric", "optax.scale_by_adam")
         second = optax.tree.bias_correction(_precise(adam.nu), self.b2, adam.count)
         return jax.tree.map(lambda v: jnp.sqrt(v + self.eps_root) + self.eps, second)
 
@@ -79,9 +83,11 @@ class AdamMetric(Metric):
 class RMSPropMetric(Metric):
     """C = √(ν + eps), or √ν + eps, with ν the second moment of `optax.scale_by_rms` or `scale_by_stddev`.
 
-    Args: as given to the direction; whether it is centred shows in its state. `momentum` β, of an
-    `optax.trace(β)` that follows it, multiplies C by 1 − β. Raises: as `AdamMetric`. Source: Tieleman and
-    Hinton (2012).
+    **Arguments:** those of the direction (its state says whether it is centred), and
+
+    - `momentum`: β of an `optax.trace(β)` that follows it, which multiplies C by 1 − β.
+
+    **Raises:** as `AdamMetric`. Source: Tieleman and Hinton (2012).
 
     **Example:**
 
@@ -103,9 +109,9 @@ class RMSPropMetric(Metric):
     def diagonal(self, state: PyTree, params: PyTree) -> Any:
         del params
         maker = "optax.scale_by_rms or scale_by_stddev"
-        rms = _only(state, (*_RMS, *_CENTRED), "RMSPropMetric", maker)
+        rms = only_state(state, (*RMS_STATES, *CENTRED_STATES), "RMSPropMetric", maker)
         second = self._corrected(rms, rms.nu)
-        if type(rms).__name__ in _CENTRED:
+        if type(rms).__name__ in CENTRED_STATES:
             first = self._corrected(rms, rms.mu)
             second = jax.tree.map(lambda v, m: v - m**2, second, first)
         damping = 1 if self.momentum is None else 1 - self.momentum
@@ -124,7 +130,8 @@ class RMSPropMetric(Metric):
 class AdagradMetric(Metric):
     """C = √(Σg² + eps) of `optax.scale_by_rss`, infinite where the sum is 0: there nothing moves yet.
 
-    Args: `eps` as given to the direction. Raises: as `AdamMetric`. Source: Duchi, Hazan and Singer (2011).
+    **Arguments:** `eps`, that of the direction. **Raises:** as `AdamMetric`.
+    Source: Duchi, Hazan and Singer (2011).
 
     **Example:**
 
@@ -141,7 +148,7 @@ class AdagradMetric(Metric):
 
     def diagonal(self, state: PyTree, params: PyTree) -> Any:
         del params
-        rss = _only(state, ("ScaleByRssState",), "AdagradMetric", "optax.scale_by_rss")
+        rss = only_state(state, ADAGRAD_STATES, "AdagradMetric", "optax.scale_by_rss")
         return jax.tree.map(
             lambda t: jnp.where(t > 0, jnp.sqrt(t + self.eps), jnp.inf),
             _precise(rss.sum_of_squares),
@@ -192,21 +199,6 @@ def has_one_per_coordinate(diagonal: Callable[[PyTree, PyTree], Any]) -> bool:
     """Whether that is known of what `resolve` returns."""
     kinds = AdamMetric | RMSPropMetric | AdagradMetric
     return isinstance(getattr(diagonal, "__self__", None), kinds)
-
-
-def _only(state: PyTree, kinds: tuple[str, ...], metric: str, maker: str) -> Any:
-    """The one state of these kinds within the state of a direction."""
-
-    def is_one(node: Any) -> bool:
-        return type(node).__name__ in kinds
-
-    found = [leaf for leaf in jax.tree.leaves(state, is_leaf=is_one) if is_one(leaf)]
-    if len(found) != 1:
-        raise ValueError(
-            f"{metric} reads the state of {maker}, of which the direction must have one, but it has "
-            f"{len(found)}: name the metric that belongs to the direction."
-        )
-    return found[0]
 
 
 def _precise(moments: PyTree) -> PyTree:

@@ -12,7 +12,7 @@ import optax
 from jax.core import Tracer
 from jaxtyping import Array, Int, PyTree
 
-from .._group_shrinkage import Recipe
+from .._group_shrinkage import Rematerialisation
 from .._sharding import in_auto_axes, is_explicit, specs
 from ..penalties._base import Penalty
 from ._checks import (
@@ -26,7 +26,7 @@ from ._checks import (
 )
 from ._low_precision import in_float32
 from ._metrics import has_one_per_coordinate, resolve
-from ._recipes import Recipes
+from ._rematerialisation import Rematerialiser, RematOf, norms_for, prox_with
 
 
 class ProximalState(NamedTuple):
@@ -55,12 +55,17 @@ def proximal(
     wherever the prox is 0. A threshold that does not divide by C, as a plain ηλ under Adam, solves
     another problem.
 
-    Args: `learning_rate` η and `strength` (multiplies the penalty), numbers, arrays or schedules;
-    `penalty` a `Penalty` or None, also given at update time, as in
-    `tx.update(grads, state, params, penalty=pen)`; `direction`, an optax transformation without its
-    learning rate; `metric`, "auto" for one of `l1jax.directions`, "identity" for the plain
-    gradient, an `AdamMetric`, `RMSPropMetric`, `AdagradMetric` or `MomentumMetric`, or a function
-    of (state of the direction, params) that returns C like params or one number.
+    **Arguments:**
+
+    - `learning_rate`: η ≥ 0, a number, array or schedule.
+    - `penalty`: a `Penalty` or None, also given at update time, as in
+      `tx.update(grads, state, params, penalty=pen)`.
+    - `direction`: an optax transformation without its learning rate.
+    - `metric`: "auto" for one of `l1jax.directions`, "identity" for the plain gradient, an `AdamMetric`,
+      `RMSPropMetric`, `AdagradMetric` or `MomentumMetric`, or a function of (state of the direction, params)
+      that returns C like params or one number.
+    - `strength`: a factor ≥ 0 of the penalty: a number, array or schedule.
+    - `master_weights`, `rounding_key`: for parameters of few digits, see below.
 
     **Parameters of bfloat16 or float16** lose every change below half of their spacing (in bfloat16 1/512
     to 1/256 of a parameter), so that small steps never move them. `master_weights=True` keeps a
@@ -71,7 +76,9 @@ def proximal(
     It must be the last of a chain: what scales its update afterwards undoes its zeros (`check_last`).
     At strength 0 its updates are bit for bit those of the direction (a constraint such as `L1Ball` has
     no strength, and holds).
-    Gradient clipping scales λ up where it is active, so clip well above ‖λ sign(w)‖. Raises: ValueError
+    Gradient clipping scales λ up where it is active, so clip well above ‖λ sign(w)‖.
+
+    **Raises:** ValueError
     for a direction without a metric (signs, trust ratios, normalised gradients), a penalty that does not
     serve the metric, or missing params; TypeError for what is not a penalty. Of a penalty with a
     `max_step`, such as a weakly convex one, η·strength/C must stay below it: checked in eager code only.
@@ -115,7 +122,9 @@ def prox_step(
         u ← prox_{ηR}(w + u) − w
 
     Right after `optax.sgd(η)`. After undamped momentum it would solve for λ(1−β), and after Adam another
-    problem: use `prox_sgd`, `prox_adam`. Args and errors as for `proximal`, with the η of the chain.
+    problem: use `prox_sgd`, `prox_adam`.
+
+    **Arguments and errors:** as for `proximal`, with the η of the chain.
 
     **Example:**
 
@@ -206,15 +215,15 @@ def proximal_after(
                     moves, params, _divide(step, metric(inner, params), pen, moves)
                 ), inner
 
-            recipes = Recipes(again, (updates, state.inner, params), inner)
-            moves = after_prox(pen, moves, params, steps, recipes)
+            remats = Rematerialiser(again, (updates, state.inner, params), inner)
+            moves = after_prox(pen, moves, params, steps, remats)
         return moves, ProximalState(increment(state.count), inner, rate_state)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
 def after_prox(
-    penalty: Penalty, moves: PyTree, params: PyTree, step: Any, recipes: Recipes
+    penalty: Penalty, moves: PyTree, params: PyTree, step: Any, remats: Rematerialiser
 ) -> PyTree:
     """Updates to prox(params + moves), and the moves themselves where the prox changes nothing."""
     leaves, tree = jax.tree.flatten(moves, is_leaf=is_none)
@@ -222,10 +231,10 @@ def after_prox(
     there = [_there(p, u) for p, u in zip(old, leaves, strict=True)]
     points = [p for p in old if p is not None]
 
-    def recipe_of(index: int) -> Recipe | None:
-        return recipes.of(index, near=points[index])
+    def remat_of(index: int) -> Rematerialisation | None:
+        return remats.of(index, estimate=points[index])
 
-    new = tree.flatten_up_to(_prox(penalty, tree.unflatten(there), step, recipe_of))
+    new = tree.flatten_up_to(_prox(penalty, tree.unflatten(there), step, remat_of))
     out = [
         u if z is x else _to(x, z, u, p) for u, p, z, x in zip(leaves, old, there, new, strict=True)
     ]
@@ -252,7 +261,7 @@ def _prox(
     penalty: Penalty,
     there: PyTree,
     step: Any,
-    recipe_of: Callable[[int], Recipe | None] | None = None,
+    remat_of: RematOf | None = None,
 ) -> PyTree:
     """The prox; where axes of a mesh are explicit, the compiler places what it needs within."""
     check_step(penalty, step)
@@ -262,11 +271,9 @@ def _prox(
     is_compiled = any(isinstance(z, Tracer) for z in leaves)
     is_mapped = any(getattr(jax.typeof(z), "vma", None) for z in leaves)  # in a shard_map
     norms = None
-    if recipe_of and is_compiled and not is_mapped:
-        norms = penalty.group_norms(there, step, recipe_of)
-    return (
-        penalty.prox(there, step) if norms is None else penalty.prox_given_norms(there, step, norms)
-    )
+    if remat_of and is_compiled and not is_mapped:
+        norms = norms_for(penalty, there, step, remat_of)
+    return prox_with(penalty, there, step, norms)
 
 
 def increment(count: Array) -> Array:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -12,10 +12,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, PyTree
 
-from .._group_shrinkage import Recipe
+from .._group_shrinkage import Rematerialisation
 from ..penalties._base import Penalty, total
 from ._channels import ChannelL1, flat, steps_of
 from ._checks import check_penalty
+from ._rematerialisation import GroupNormPenalty, RematOf, norms_for, prox_with
 
 _SHOWN = 20
 
@@ -28,7 +29,7 @@ class Block(NamedTuple):
     array: Array
 
 
-class Selection(Penalty):
+class Selection(GroupNormPenalty):
     """What `on` returns: a penalty for those leaves of a tree that a selector matches."""
 
     penalty: Penalty | None
@@ -65,8 +66,8 @@ class Selection(Penalty):
     def prox_given_norms(self, z: PyTree, step: Any, norms: Any) -> PyTree:
         return Selections((self,)).prox_given_norms(z, step, norms)
 
-    def group_norms(self, z: PyTree, step: Any, recipe_of: Callable[[int], Recipe | None]) -> Any:
-        return Selections((self,)).group_norms(z, step, recipe_of)
+    def group_norms(self, z: PyTree, step: Any, remat_of: RematOf) -> Any:
+        return Selections((self,)).group_norms(z, step, remat_of)
 
     def matched(self, entries: list[_Entry]) -> list[list[tuple[int, int | None]]]:
         """The leaves of each block, as (index, axis of the groups); an error where nothing matches."""
@@ -81,7 +82,7 @@ class Selection(Penalty):
         return [pairs] if self.joined else [[pair] for pair in pairs]
 
 
-class Selections(Penalty):
+class Selections(GroupNormPenalty):
     """What `penalties` returns: several selections, of which the first that matches a leaf has it."""
 
     selections: tuple[Selection, ...]
@@ -132,34 +133,35 @@ class Selections(Penalty):
         owners = list(self._owners(entries))
         for (pen, pairs), known in zip(owners, norms or [None] * len(owners), strict=True):
             array, s = _join_both(pairs, leaves, steps, names)
-            new = pen.prox(array, s) if known is None else pen.prox_given_norms(array, s, known)
+            new = prox_with(pen, array, s, known)
             for index, leaf in _split(new, pairs, leaves):
                 leaves[index] = leaf
         return tree.unflatten(leaves)
 
-    def group_norms(self, z: PyTree, step: Any, recipe_of: Callable[[int], Recipe | None]) -> Any:
+    def group_norms(self, z: PyTree, step: Any, remat_of: RematOf) -> Any:
         leaves, tree = jax.tree.flatten(z)
         entries = _entries(z)
         names = {e.place: e.path for e in entries}
         steps = steps_of(step, tree)
 
-        def joined(pairs: list) -> Recipe | None:
-            found = {i: recipe_of(i) for i, _ in pairs}
-            recipes = {i: recipe for i, recipe in found.items() if recipe is not None}
-            if len(recipes) < len(found):
+        def joined(pairs: list) -> Rematerialisation | None:
+            found = {i: remat_of(i) for i, _ in pairs}
+            remats = {i: remat for i, remat in found.items() if remat is not None}
+            if len(remats) < len(found):
                 return None
 
-            def make(inputs: dict, after: Any) -> tuple[Array, Any]:
-                made = {i: recipe.make(inputs[i], after) for i, recipe in recipes.items()}
-                arrays, steps = ({i: both[k] for i, both in made.items()} for k in (0, 1))
+            def compute(inputs: dict, after: Any) -> tuple[Array, Any]:
+                both = {i: remat.compute(inputs[i], after) for i, remat in remats.items()}
+                arrays, steps = ({i: pair[k] for i, pair in both.items()} for k in (0, 1))
                 return _join_both(pairs, arrays, steps, names)
 
-            near = _join(pairs, {i: recipe.near for i, recipe in recipes.items()}, names)
-            return Recipe({i: recipe.inputs for i, recipe in recipes.items()}, make, near)
+            estimate = _join(pairs, {i: remat.estimate for i, remat in remats.items()}, names)
+            inputs = {i: remat.inputs for i, remat in remats.items()}
+            return Rematerialisation(inputs, compute, estimate)
 
         return [
-            pen.group_norms(
-                *_join_both(pairs, leaves, steps, names), lambda _, pairs=pairs: joined(pairs)
+            norms_for(
+                pen, *_join_both(pairs, leaves, steps, names), lambda _, pairs=pairs: joined(pairs)
             )
             for pen, pairs in self._owners(entries)
         ]
@@ -177,17 +179,21 @@ class Selections(Penalty):
 def on(selector: Any, penalty: Any, *, axis: int | None = None) -> Selection:
     """A penalty for the leaves of a tree that a selector matches; each leaf by itself, unless joined.
 
-    `selector` is one of, or a list of: a path pattern, where `*` stays within a name and `**` runs over
-    any number of them (`"**/BatchNorm_*/scale"`); an exact path, as from `batch_norm_scales`; a
-    function of (path, leaf); a type of module, for trees of modules. Paths are joined by "/"; Flax
-    NNX's `.value` at the end is not part of them. `axis`: which axis of a leaf the penalty's features
-    lie on, such as −1 for `GroupL1(lam, heads)` on a kernel's outputs.
+    Paths are joined by "/"; Flax NNX's `.value` at the end is not part of them.
 
-    A mapping {selector: axis} joins leaves: what they hold at index c of their axes is one group c of
-    `ChannelL1(lam)` or `GroupL1(lam, groups)`, such as a channel's γ, β and the weights that read it.
+    **Arguments:**
 
-    `penalty=None` leaves the leaves alone, for use with `penalties`. Raises: ValueError where the
-    selector matches nothing or joined axes differ in length; TypeError for another selector.
+    - `selector`: one of, or a list of: a path pattern, where `*` matches within a name and `**` any number of
+      names (`"**/BatchNorm_*/scale"`); an exact path, as from `batch_norm_scales`; a function of (path, leaf);
+      a type of module, for trees of modules. A mapping {selector: axis} joins leaves: their entries at index c
+      of their axes are one group c of `ChannelL1(lam)` or `GroupL1(lam, groups)`, such as a channel's γ, β and
+      the weights that read it.
+    - `penalty`: a `Penalty`; None leaves the leaves unpenalised, for use with `penalties`.
+    - `axis`: the axis of a leaf on which the penalty's features are, such as −1 for `GroupL1(lam, heads)` on a
+      kernel's outputs.
+
+    **Raises:** ValueError where the selector matches nothing or joined axes differ in length; TypeError for
+    another selector.
 
     **Example:**
 
@@ -233,7 +239,9 @@ def on(selector: Any, penalty: Any, *, axis: int | None = None) -> Selection:
 def penalties(*selections: Any) -> Selections:
     """Several penalties for parts of one tree; a leaf belongs to the first that matches it.
 
-    Raises: TypeError for a penalty without a selector. **Example:**
+    **Raises:** TypeError for a penalty without a selector.
+
+    **Example:**
 
     ```python
     >>> import jax.numpy as jnp, l1jax
@@ -263,7 +271,7 @@ def paths(model: PyTree, selector: Any = "**") -> list[str]:
 
     To see what a pattern means; and to choose by type of module where the optimiser is given a state
     without modules, as with Flax NNX: `l1jax.on(l1jax.paths(model, nnx.Linear), pen)`.
-    Raises: ValueError where nothing matches.
+    **Raises:** ValueError where nothing matches.
 
     **Example:**
 

@@ -128,8 +128,9 @@ def _warn_of_emptied(found: Sparsity) -> None:
 def masked_average(average: PyTree, params: PyTree) -> PyTree:
     """The average of parameters, zero where they are zero now: no average of a training run ever is.
 
-    For what `optax.ema`, `optax.incremental_update` or SWA keeps, before it is evaluated. Raises:
-    ValueError for trees or shapes that differ.
+    For the averages of `optax.ema`, `optax.incremental_update` or SWA, before they are evaluated.
+
+    **Raises:** ValueError for trees or shapes that differ.
 
     **Example:**
 

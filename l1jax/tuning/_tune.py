@@ -182,7 +182,7 @@ def tune(
                 interrupted = True
                 found = with_fields(pen, search.best().values)
         best = give_back(found, inputs.wants_x64)
-        result = fit(X, y, best, tol=tol, **options)
+    result = fit(X, y, best, tol=tol, **options)
     trial = search.best()
     history = tuple(search.history)
     return Tuned(

@@ -247,7 +247,7 @@ def test_tol_is_used():  # the other half of jaxopt#582
     assert counts == sorted(set(counts))
 
 
-def test_all_zero_parameters_are_explained_by_the_critical_strength():  # jaxopt#617
+def test_all_zero_parameters_are_explained_by_lambda_max():  # jaxopt#617
     X, y = data(n=100)
     y = (y > 0).astype(float)
     zero = jnp.zeros(20)

@@ -72,7 +72,7 @@ def test_what_is_done_is_kept_and_the_rest_is_solved_on_resume(monkeypatch, name
     np.testing.assert_allclose(part.lams, whole.lams, rtol=1e-14)
     for values in (part.coefs, part.intercepts, part.relative_gaps, part.gaps):
         assert np.isnan(values[10:]).all()
-    assert not part.n_nonzero[10:].any() and "unfinished: 7 not reached" in str(part)
+    assert not part.n_nonzero[10:].any() and "incomplete: 7 not reached" in str(part)
 
     file = io.BytesIO()
     part.save(file)

@@ -217,7 +217,7 @@ def test_what_cannot_be_drawn_is_an_error(path):
         plot.path(path[3])
     with pytest.raises(TypeError, match=r"pass its `\.path`"):
         plot.path(SimpleNamespace(path=path))
-    with pytest.raises(ValueError, match="price per coordinate"):
+    with pytest.raises(ValueError, match="weight per coordinate"):
         plot.kkt(path, X, Y, l1jax.GroupL1(groups=[0, 0, 1, 1, 2, 2]))
 
 

@@ -13,7 +13,7 @@ import pytest
 
 import l1jax
 from l1jax import _group_shrinkage as shrinkage
-from l1jax.training._recipes import Recipes
+from l1jax.training._rematerialisation import Rematerialiser
 
 LAM = 0.02
 OPTIMISERS = {
@@ -21,7 +21,7 @@ OPTIMISERS = {
     "momentum": functools.partial(l1jax.prox_sgd, momentum=0.9, nesterov=True),
     "adam": l1jax.prox_adam,
     "nesterov": functools.partial(l1jax.prox_adam, nesterov=True),
-    "half moments": functools.partial(l1jax.prox_adam, mu_dtype=jnp.bfloat16),  # has no recipe
+    "half moments": functools.partial(l1jax.prox_adam, mu_dtype=jnp.bfloat16),  # has no remat
     "adamw": l1jax.prox_adamw,
     "rmsprop": functools.partial(l1jax.prox_rmsprop, momentum=0.5),
     "centred": functools.partial(l1jax.prox_rmsprop, centered=True),
@@ -57,7 +57,7 @@ def start():
 
 @pytest.mark.parametrize("name", OPTIMISERS)
 def test_compiled_steps_are_those_of_eager_code(name):
-    """Eager code takes the prox of arrays, compiled code of recipes: different sums of the same numbers."""
+    """Eager code takes the prox of arrays, compiled code of remats: different sums of the same numbers."""
     most = [which for which in PENALTIES if which != "all"]
     for which in most if name in ("sgd", "adam") else ("rows", "several"):
         params, grads = start()
@@ -278,13 +278,13 @@ def test_what_an_array_follows_from_is_found_or_is_said_to_be_gone():
 
     arguments = (jnp.ones(3), {"total": jnp.arange(3.0), "count": jnp.zeros(())}, jnp.full(3, 9.0))
     pairs, kept = compute(*arguments)
-    recipes = Recipes(compute, arguments, kept)
-    recipe = recipes.of(0, near=arguments[2])
+    remats = Rematerialiser(compute, arguments, kept)
+    remat = remats.of(0, estimate=arguments[2])
     # The new sum, not the old one and a gradient.
-    assert sorted(jnp.ndim(x) for x in recipe.inputs) == [0, 1, 1]
-    for found, expected in zip(recipe.make(recipe.inputs, None), pairs[0], strict=True):
+    assert sorted(jnp.ndim(x) for x in remat.inputs) == [0, 1, 1]
+    for found, expected in zip(remat.compute(remat.inputs, None), pairs[0], strict=True):
         np.testing.assert_array_equal(found, expected)
-    assert recipes.of(1, near=arguments[2]) is None  # the old sum is overwritten
+    assert remats.of(1, estimate=arguments[2]) is None  # the old sum is overwritten
 
 
 def test_charges_over_many_decades_shrink_as_their_root_says():
@@ -357,9 +357,9 @@ def test_only_work_on_each_entry_is_done_again():
         assert len(calls) == (direction is callback)
         two, _ = tx.update(grads, tx.init(params), params)
         np.testing.assert_allclose(one, two, rtol=1e-12, atol=1e-15)
-        recipes = Recipes(
+        remats = Rematerialiser(
             lambda g, s, p, d=direction: ([(p - d.update(g, s, p)[0], 1.0)], s),
             (grads, direction.init(params), params),
             direction.init(params),
         )
-        assert recipes.of(0, near=params) is None
+        assert remats.of(0, estimate=params) is None

@@ -1,6 +1,7 @@
 """Hyperparameters by gradient, against grids, and against refits by hand."""
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -225,7 +226,7 @@ def test_an_interrupted_search_ends_with_the_best_so_far(monkeypatch):
 
     monkeypatch.setattr(_Search, "_note", stop)
     tuned = l1jax.tune(X, Y, l1jax.L1(), criterion=CRITERION)
-    assert tuned.interrupted and len(tuned.history) == 6 and "unfinished" in repr(tuned)
+    assert tuned.interrupted and len(tuned.history) == 6 and "interrupted" in repr(tuned)
     best = min(tuned.history, key=lambda trial: trial.criterion)
     assert tuned.criterion == best.criterion and float(tuned.pen.lam) == best.values["lam"]
     assert float(tuned.fit.lam) == best.values["lam"]
@@ -239,3 +240,11 @@ def test_folds_that_leave_a_class_out_are_refused():
         ValueError, match="fold 0 leaves no rows of class 0 to fit. Leave folds out"
     ):
         l1jax.tune(X, y, l1jax.L1(0.1), loss=l1jax.Logistic(), criterion=criterion)
+
+
+def test_with_x64_off_the_fit_holds_arrays_of_numpy_in_float64():
+    with jax.enable_x64(False):
+        X = np.random.default_rng(0).standard_normal((12, 2))
+        tuned = l1jax.tune(X, X[:, 0], l1jax.L1(), criterion=l1jax.CrossValidation(3), max_fits=2)
+        assert isinstance(tuned.fit.coef, np.ndarray) and tuned.fit.coef.dtype == np.float64
+        assert tuned.fit.n_nonzero == (tuned.fit.coef != 0).sum()

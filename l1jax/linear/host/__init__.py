@@ -1,4 +1,4 @@
-"""What engines share that work on the host in NumPy, where arrays may change their sizes.
+"""What engines on the host need: columns in NumPy, whose sizes may change, and what they return.
 
 May import `model`, `data` and what these may import.
 """

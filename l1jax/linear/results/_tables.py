@@ -128,7 +128,7 @@ def path_table(path: PathRecord, most: int = _FITS) -> Table:
     title = f"Path: {len(path)} fits ({len(shown)} shown)"
     missing = int(np.sum(np.asarray(path.status) == Status.INTERRUPTED))
     if missing:
-        title += f", unfinished: {missing} not reached"
+        title += f", incomplete: {missing} not reached"
     header = ("lam", "features", "explained", "rel. gap", "status")
     return Table(title, header, tuple(rows), left=(4,))
 

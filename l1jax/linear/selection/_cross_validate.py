@@ -83,7 +83,7 @@ def cross_validate(
     **Arguments:**
 
     - `n_folds`: random folds of equal size, over which the rows of each class, or with an event (for
-      `Cox`), are spread evenly. The rows that a fold fits must hold every class (some event).
+      `Cox`), are in equal proportion. The rows that a fold fits must hold every class (some event).
       `seed`: the same seed gives the same folds. `n_repeats`: as often, with the seeds after it.
     - `groups` (n,): rows of a group are held out together.
     - `folds`: given ones instead: the fold of each row (n,); pairs (train, test) of row numbers or

@@ -23,11 +23,11 @@ class FoldGrams:
     def __init__(self, data: Data, splits: list[Split]):
         self.rows, self.splits = TallRows(data), splits
         self.parts: list[Moments | None]
-        self._look()
+        self._sum_moments()
         if self.rows.move_to_means(self.total):
-            self._look()
+            self._sum_moments()
 
-    def _look(self) -> None:
+    def _sum_moments(self) -> None:
         parts = [self.rows.moments(split.test) for split in self.splits]
         counts = self.rows.s > 0
         counted = np.sum([split.test for split in self.splits], axis=0)[counts]

@@ -98,7 +98,7 @@ def check_splits(
     `given`: the argument that the splits follow from, None if they are random.
     """
     counts, strata = weights > 0, loss.strata(y)
-    in_stratum = (strata.shares > 0) & counts[:, None]
+    in_stratum = (strata.membership > 0) & counts[:, None]
     totals = in_stratum.sum(axis=0)
     for i, split in enumerate(which):
         for rows, what in ((split.train, "fits"), (split.test, "holds out")):
@@ -120,7 +120,7 @@ def _advice(total: int, given: str | None) -> str:
         return "Pass another seed."
     if given != "folds":
         return "Take fewer folds, so that each leaves more rows, or merge rare classes."
-    return f"Leave {given} out, and the {total} of them are spread evenly over random folds."
+    return f"Leave {given} out, and the {total} of them are in equal proportion in random folds."
 
 
 def random_folds(n_folds: int, labels: np.ndarray, seed: int) -> np.ndarray:

@@ -446,7 +446,7 @@ def test_other_named_fields_are_refused():
     with pytest.raises(TypeError, match=r"SquaredError, got the fields \('event', 'time'\).*Cox"):
         l1jax.fit(X, y, l1jax.L1(0.1))
     y = np.zeros(N, [("event", int), ("time", float)])
-    with pytest.raises(ValueError, match="a boolean .was the event seen.*column_stack"):
+    with pytest.raises(ValueError, match="a boolean .was the event observed.*column_stack"):
         l1jax.fit(X, y, l1jax.L1(0.1), loss=l1jax.Cox())
 
 

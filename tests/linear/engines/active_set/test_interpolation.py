@@ -203,7 +203,7 @@ def test_float32_paths_are_interpolated(monkeypatch, solved):
 
     def unknown(problem, pen, inputs, *rest, **options):
         # The gradients of rounded coefficients are not on a line between those of the KKT checks.
-        assert inputs[-1].descent is None
+        assert inputs[-1].neg_gradient is None
         return lanes(problem, pen, inputs, *rest, **options)
 
     monkeypatch.setattr(_certified, "_lanes", unknown)

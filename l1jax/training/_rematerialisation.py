@@ -1,12 +1,13 @@
-"""How the arrays of a step come about, so that they can be made again rather than kept.
+"""Rematerialisation: how the arrays of a training step are computed again rather than kept in memory.
 
-An optimiser's move follows from the gradients, the parameters and the state that it leaves behind, all of
-which are in memory at the end of a step. To sum over the entries of a group before any of them is shrunk, it
-is cheaper to compute the moves twice than to write them to new memory and read them back.
+The move of an optimiser is a function of the gradients, the parameters and its new state, all of which are in
+memory at the end of a step. To sum over the entries of a group before any of them is shrunk, computing the
+moves twice is faster than writing them to new memory and reading them back.
 """
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +17,10 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, Literal, jaxpr_as_fun
 from jaxtyping import Array, PyTree
 
-from .._group_shrinkage import Recipe
+from .._group_shrinkage import Rematerialisation
+from ..penalties._base import Penalty
+
+RematOf = Callable[[int], Rematerialisation | None]
 
 # The primitives of JAX that work on each entry by itself.
 _NAMES = """
@@ -27,22 +31,52 @@ squeeze stop_gradient sub tanh
 _ENTRYWISE = frozenset(_NAMES.split())
 
 
-class Recipes:
-    """A `Recipe` for each pair of arrays, a point and its step, that an optimiser computes.
+class GroupNormPenalty(Penalty):
+    """A penalty whose prox takes norms of groups, which may come from rematerialised arrays.
 
-    `compute(gradients, state, params)` returns (pairs, the state after the step); `kept` is that state as
-    the optimiser returns it. Nothing is traced before a recipe is asked for.
+    Compiled steps call `group_norms` and then `prox_given_norms`, in place of `prox`.
+    """
+
+    @abc.abstractmethod
+    def group_norms(self, z: PyTree, step: Any, remat_of: RematOf) -> Any:
+        """Returns what `prox_given_norms` takes as `norms`, computed without z in memory; None: nothing.
+
+        `remat_of(k)` is the rematerialisation of the k-th array of z and its step; None if there is none.
+        """
+
+    @abc.abstractmethod
+    def prox_given_norms(self, z: PyTree, step: Any, norms: Any) -> PyTree:
+        """`prox`, where `norms` is what `group_norms` returned for the same z and step."""
+
+
+def norms_for(pen: Penalty, z: PyTree, step: Any, remat_of: RematOf) -> Any:
+    """Returns the group norms of a penalty that takes them; None of any other."""
+    return pen.group_norms(z, step, remat_of) if isinstance(pen, GroupNormPenalty) else None
+
+
+def prox_with(pen: Penalty, z: PyTree, step: Any, norms: Any) -> PyTree:
+    """Returns the prox, from the norms that `norms_for` returned for the same arguments."""
+    if norms is None or not isinstance(pen, GroupNormPenalty):
+        return pen.prox(z, step)
+    return pen.prox_given_norms(z, step, norms)
+
+
+class Rematerialiser:
+    """Finds the rematerialisation of each pair of arrays, a point and its step, that an optimiser computes.
+
+    `compute(gradients, state, params)` returns (pairs, the new state); `kept` is that state as the optimiser
+    returns it. Nothing is traced before the first call of `of`.
     """
 
     def __init__(self, compute: Callable, arguments: tuple[PyTree, PyTree, PyTree], kept: PyTree):
         self._compute, self._arguments, self._kept = compute, arguments, _arrays(kept)
         self._program: tuple[Any, list, dict] | None = None
 
-    def of(self, index: int, near: Array) -> Recipe | None:
-        """That of one of the pairs; None if it takes more than work on each entry of what stays in memory.
+    def of(self, index: int, estimate: Array) -> Rematerialisation | None:
+        """Returns that of one pair; None unless it is entrywise work on arrays that stay in memory.
 
-        Arrays of the old state are overwritten; sums, products of matrices, branches, callbacks and what
-        devices exchange are not to be done again.
+        Arrays of the old state are overwritten. Sums, matrix products, branches, callbacks and collectives
+        are not repeated. `estimate` is an array close to the point.
         """
         self._program = self._program or self._trace()
         jaxpr, pairs, known = self._program
@@ -51,10 +85,10 @@ class Recipes:
             return None
         part = jaxpr.replace(constvars=(), invars=inputs, outvars=pairs[index], eqns=equations)
         compute = jaxpr_as_fun(ClosedJaxpr(part, ()))
-        return Recipe(
+        return Rematerialisation(
             tuple(known[v] for v in inputs),
             lambda values, after: tuple(compute(*_anew(values, after))),
-            near,
+            estimate,
         )
 
     def _trace(self) -> tuple[Any, list, dict]:
