@@ -190,8 +190,8 @@ def at_solution(problem: Problem, data: Data, coef: Any, intercept: Any, pen: Pe
         z = Point(x.beta - step.beta * problem.x.rdot(slope), x.intercept)
     move = 1 + jnp.arange(z.beta.size, dtype=z.beta.dtype) % 7 / 8
     move = Point(move.reshape(z.beta.shape), jnp.zeros_like(z.intercept))
-    moved = jax.jvp(conditions.prox, (z,), (move,))[1].beta
-    can_move = (moved != 0) | (x.beta != 0)
+    change = jax.jvp(conditions.prox, (z,), (move,))[1].beta
+    can_move = (change != 0) | (x.beta != 0)
     can_move = can_move.reshape(can_move.shape[0], -1).any(axis=1)
     return _Solution(x, step, constants, z.beta, can_move)
 
@@ -265,7 +265,7 @@ def _padded_size(count: int, p: int) -> int:
 
 
 def padded_indices(inside: np.ndarray) -> np.ndarray:
-    """The indices of these features, padded by p to a size that many counts share."""
+    """The indices of these features, padded by p to one of a few sizes."""
     features, p = np.flatnonzero(inside), len(inside)
     at = np.full(_padded_size(len(features), p), p, np.int32)
     at[: len(features)] = features
