@@ -378,7 +378,7 @@ def _simplex(flat: Array, total: Array) -> Array:
     unit = jnp.where(total > 0, total, 1)
     # All follows from what was sorted: compiled code may compute x again, and round it otherwise.
     sizes, places = jax.lax.sort((-flat, jnp.arange(flat.size)), num_keys=1)
-    # A level common to all says nothing, and next to a large one a total of 1 would be lost.
+    # The same number added to all changes nothing, and beside a large one a total of 1 would be rounded away.
     ordered = (jax.lax.stop_gradient(sizes[0]) - sizes) / unit
     counts = jnp.arange(1, flat.size + 1, dtype=flat.dtype)
     fixed = jax.lax.stop_gradient(ordered)

@@ -254,19 +254,19 @@ def test_bad_arguments_are_named(call, error, message):
         call()
 
 
-@pytest.mark.parametrize("price", [0.0, 0.5])
+@pytest.mark.parametrize("lam", [0.0, 0.5])
 @pytest.mark.parametrize("step", [1.0, np.array([1.0, 2.0, 1.5, 0.5])])
-def test_a_zero_in_a_group_that_stays_moves_with_its_group(price, step):
+def test_a_zero_in_a_group_that_stays_moves_with_its_group(lam, step):
     z, move = np.array([0.0, 2.0, 0.1, 0.0]), np.array([1.0, 1.2, 0.9, -1.3])
 
     def shrunk(z):
-        return prox.prox_group_l1(jnp.asarray(z), price, [0, 0, 1, 1], step)
+        return prox.prox_group_l1(jnp.asarray(z), lam, [0, 0, 1, 1], step)
 
     h = 1e-6
     expected = (shrunk(z + h * move) - shrunk(z - h * move)) / (2 * h)
     moved = jax.jvp(shrunk, (z,), (move,))[1]
     np.testing.assert_allclose(moved, expected, rtol=1e-8, atol=1e-9)
-    assert moved[0] != 0 and (moved[2:].any() == (price == 0))
+    assert moved[0] != 0 and (moved[2:].any() == (lam == 0))
 
 
 def test_a_price_of_zero_has_the_derivative_of_a_price_that_rises():

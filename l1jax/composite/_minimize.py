@@ -122,7 +122,7 @@ def minimize(
     - `fun`: `fun(params, *args) -> scalar`, or `(scalar, aux)` with `has_aux`. Differentiable, not
       necessarily convex.
     - `init`: any pytree of floating-point arrays; dtypes and shardings are kept, leaf by leaf (with x64 off JAX
-      makes float32 of NumPy's float64). A module that holds functions too: `eqx.partition` it
+      makes float32 of NumPy's float64). A module with functions in it: `eqx.partition` it
       first. Where R is a constraint, the solve starts from its projection.
     - `pen`: a `l1jax.Penalty`, or None for fun alone.
     - `solver`: `l1jax.FISTA()` unless given, or `l1jax.ISTA()`.

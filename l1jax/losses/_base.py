@@ -207,6 +207,18 @@ class Loss(eqx.Module):
         del y
         return s
 
+    def take_rows(self, rows: np.ndarray) -> Loss:
+        """Returns the loss of the rows where the mask `rows` (n,) is true.
+
+        Fields with one number per row, such as a `delta` of Huber's, are indexed; others stay.
+        """
+
+        def some(leaf: Any) -> Any:
+            has_rows = getattr(leaf, "shape", ())[:1] == rows.shape
+            return np.asarray(leaf)[rows] if has_rows else leaf
+
+        return jax.tree.map(some, self)
+
     def strata(self, y: np.ndarray) -> Strata:
         """The kinds of rows of each of which a fit needs some, from encoded targets: the classes."""
         return of_classes(y) if self.has_classes else Strata((), np.zeros((len(y), 0)))

@@ -1,4 +1,4 @@
-"""Penalties: each one small class that says its value and its prox, and what it can say beyond them.
+"""Penalties: each a small class with its value and its prox, and what engines may ask beyond them.
 
 May import `prox`, `_groups` and the ground floor.
 """

@@ -1,4 +1,4 @@
-"""The protocol: what a penalty must say, and what follows from it.
+"""The protocol of a penalty: what it must define, and what follows from it.
 
 A penalty is a small frozen `equinox.Module` whose strengths are leaves. Its author writes `value`
 and `prox`; everything else here is a default derived from those two, which an override may sharpen.
@@ -65,7 +65,7 @@ class GroupForm(NamedTuple):
 class Penalty(eqx.Module):
     """A penalty R on an array or a pytree of arrays: R(x), its prox, and what follows from them.
 
-    A subclass must define `value` and `prox`. It names the field that holds its strength in the
+    A subclass must define `value` and `prox`. It names the field of its strength in the
     class attribute `strength` (`"lam"` unless said), says `convex = False` if it is not convex, with
     `max_step` if its prox takes no longer ones, and `metric = "diagonal"` if its `prox` also accepts
     a step per coordinate.
@@ -134,7 +134,7 @@ class Penalty(eqx.Module):
         """The same penalty with another strength; `lam` may be a tracer."""
         if not hasattr(self, self.strength):
             raise AttributeError(
-                f"{type(self).__name__} has no field {self.strength!r}: name the field that holds "
+                f"{type(self).__name__} has no field {self.strength!r}: name the field of "
                 "its strength in the class attribute `strength`."
             )
         lam = strength_leaf(lam, self.strength)
@@ -228,7 +228,7 @@ class Penalty(eqx.Module):
             return ~(carry[3] <= rounding) & (carry[2] < most)
 
         x, _, _, distance = jax.lax.while_loop(is_far, step, start)
-        # R*(u) = ⟨x, u⟩ − R(x) for a u as near as `distance`.
+        # R*(u) = ⟨x, u⟩ − R(x) for a u within `distance`.
         found = jnp.sum(x * v) + distance * jnp.sum(jnp.abs(x)) - self.value(x)
         is_known = (distance <= rounding) & (found > -jnp.inf)
         return jnp.where(is_known, found, jnp.inf).astype(v.dtype)
@@ -346,17 +346,17 @@ def _longest(dtype: Any) -> int:
 
 
 def _bisect(
-    holds, low: Array, high: Array, lower: bool = False, steps: int | Array = _BISECTIONS
+    is_true, low: Array, high: Array, lower: bool = False, steps: int | Array = _BISECTIONS
 ) -> Array:
-    """The edge between low, where `holds` is false, and high, where it is true; from above.
+    """The edge between low, where `is_true` is false, and high, where it is true; from above.
 
-    With `lower`, from below: the last point where `holds` is false.
+    With `lower`, from below: the last point where `is_true` is false.
     """
 
     def halve(_, bracket):
         low, high = bracket
         middle = low + (high - low) / 2
-        true = holds(middle)
+        true = is_true(middle)
         return jnp.where(true, low, middle), jnp.where(true, middle, high)
 
     low, high = jax.lax.fori_loop(0, steps, halve, (low, high))
@@ -386,7 +386,7 @@ def total(terms: Iterable[Array]) -> Array:
 
 
 def strength_leaf(value: Any, name: str) -> Any:
-    """A strength as a leaf: Python numbers become 0-d float64 NumPy arrays, so that no digit is lost
+    """A strength as a leaf: Python numbers become 0-d float64 NumPy arrays, so that no digit is rounded
     before it meets the data and no value forces a recompilation. Concrete values are checked."""
     if value is None:
         return None

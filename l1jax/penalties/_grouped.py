@@ -1,4 +1,4 @@
-"""Penalties on groups of features: whole groups enter or stay out."""
+"""Penalties on groups of features: groups enter or stay out as one."""
 
 from __future__ import annotations
 
@@ -479,5 +479,5 @@ class SparseGroupL1(_Grouped):
         norms, weights = self._norms(rest), self._group_weights(gradient.dtype)
         sums = self.groups.sums(rest.reshape(rest.shape[0], -1).sum(axis=1))
         rate = (1 - ratio) * weights + ratio * sums / jnp.where(norms > 0, norms, 1)
-        above = norms - lam * (1 - ratio) * weights
-        return jnp.where(rate > 0, lam + above / jnp.where(rate > 0, rate, 1), 0)
+        beyond = norms - lam * (1 - ratio) * weights
+        return jnp.where(rate > 0, lam + beyond / jnp.where(rate > 0, rate, 1), 0)

@@ -83,8 +83,8 @@ def rda(
             return start - (step / count).astype(g.dtype) * g
 
         there = _map(point, state.start, total)
-        threshold = step * number(at(strength, state.count), "strength")
-        return arrive(pen, there, updates, params, threshold), RDAState(count, total, state.start)
+        prox_step = step * number(at(strength, state.count), "strength")
+        return arrive(pen, there, updates, params, prox_step), RDAState(count, total, state.start)
 
     step = optax.GradientTransformationExtraArgs(init, update)
     return in_float32(step, master_weights, rounding_key)
@@ -169,8 +169,8 @@ def ftrl_proximal(
 
         linear = _map(leader, state.linear, updates, now, last, params)
         there = _map(lambda z, d: -z / d, linear, now)
-        threshold = count * number(at(strength, state.count), "strength")
-        moves = arrive(pen, there, updates, params, steps_in(threshold, now))
+        total = count * number(at(strength, state.count), "strength")
+        moves = arrive(pen, there, updates, params, steps_in(total, now))
         moves = _map(lambda u: jnp.where(moves_now, u, 0), moves)
         rate = jnp.where(moves_now, rate, state.rate)
         return moves, FTRLState(count, linear, squares, rate)

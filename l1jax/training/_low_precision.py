@@ -115,7 +115,7 @@ def _take(
 
 
 def _towards(move: Array, new: Array, old: Array) -> Array:
-    """An update u for which old + u is `new`, which `old` can hold: in float32, without rounding.
+    """An update u for which old + u is `new`, which `old` can represent: in float32, without rounding.
 
     Up to a factor of 2¹⁶ between the two it is exact, and where `new` is zero.
     """
@@ -123,14 +123,14 @@ def _towards(move: Array, new: Array, old: Array) -> Array:
 
 
 def _nearest(x: Array, dtype: Any) -> Array:
-    """x rounded to what the dtype holds; XLA may leave out a cast there and back."""
+    """x rounded to the numbers of the dtype; XLA may leave out a cast there and back."""
     if x.dtype == dtype:
         return x
     info = jnp.finfo(dtype)
     normal = jax.lax.reduce_precision(x, info.nexp, info.nmant)
     if info.tiny <= jnp.finfo(x.dtype).tiny:
         return normal
-    # `reduce_precision` takes what lies below the normal numbers to zero, where spacing is even.
+    # `reduce_precision` takes what lies below the normal numbers to zero, where spacing is uniform.
     spacing = float(info.smallest_subnormal)
     return jnp.where(jnp.abs(x) < float(info.tiny), jnp.round(x / spacing) * spacing, normal)
 
@@ -138,12 +138,12 @@ def _nearest(x: Array, dtype: Any) -> Array:
 def stochastic_round(key: Array, x: Array, dtype: Any) -> Array:
     """One of the two neighbours of x in a shorter dtype, at random, with x as its mean; as float32.
 
-    What the dtype holds, zero above all, stays as it is.
+    Numbers of the dtype, zero above all, are unchanged.
     """
     info = jnp.finfo(dtype)
     bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
     power = jax.lax.bitcast_convert_type(bits & 0x7F800000, jnp.float32)  # 2^⌊log₂|x|⌋
-    # Below the normal numbers spacing is even; XLA holds no spacing that is no normal float32.
+    # Below the normal numbers spacing is uniform; XLA has no spacing below the normal float32.
     least = max(float(info.tiny), float(jnp.finfo(jnp.float32).tiny / info.eps))
     spacing = jnp.maximum(power, least) * float(info.eps)
     below = jnp.floor(x / spacing)

@@ -1,4 +1,4 @@
-"""What is read of optax by name: the factories of its transformations, and what their closures hold.
+"""What is read of optax by name: the factories of its transformations, and what is in their closures.
 
 optax does not promise any of it. A transformation is a pair of functions: its factory is in the qualified name
 of `update`, as in "scale_by_adam.<locals>.update_fn", and its parts are in the closure.
@@ -108,7 +108,7 @@ def components(
 ) -> Iterator[tuple[str, FunctionType]]:
     """Yields (factory, update function) of all transformations that an update function closes over.
 
-    `visited` holds the ids of functions yielded before.
+    `visited` contains the ids of functions yielded before.
     """
     visited = set() if visited is None else visited
     if isinstance(function, optax.GradientTransformation):
@@ -134,7 +134,7 @@ def components(
 
 
 def _makes(function: FunctionType) -> bool:
-    """Whether it is a factory, as `optax.inject_hyperparams` holds one."""
+    """Whether it is a factory, as is in the closure of `optax.inject_hyperparams`."""
     return function.__qualname__ in PROX or function is getattr(optax, function.__name__, None)
 
 

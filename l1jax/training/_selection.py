@@ -339,7 +339,7 @@ def _types_along(tree: PyTree, path: Any) -> tuple[type, ...]:
 def _matches(selector: Any, entry: _Entry) -> bool:
     if isinstance(selector, str):
         pattern = _pattern(selector)
-        plain = selector in (entry.path, entry.full)  # an exact path may hold brackets
+        plain = selector in (entry.path, entry.full)  # an exact path may contain brackets
         return plain or bool(pattern.fullmatch(entry.path) or pattern.fullmatch(entry.full))
     if isinstance(selector, type):
         return any(issubclass(kind, selector) for kind in entry.types)

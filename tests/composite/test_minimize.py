@@ -164,11 +164,11 @@ def test_ball_of_the_lasso_norm_gives_the_lasso():
 
 
 def test_start_outside_of_a_constraint_is_projected_first():
-    seen = minimize(
+    found = minimize(
         lambda x: jnp.sum(0 * x), 10 * jnp.ones(4), l1jax.L1Ball(2.0)
     )  # nothing to descend
-    np.testing.assert_allclose(seen.params, 0.5 * np.ones(4))
-    assert int(seen.num_steps) == 0
+    np.testing.assert_allclose(found.params, 0.5 * np.ones(4))
+    assert int(found.num_steps) == 0
 
 
 # The stopping rule

@@ -13,7 +13,7 @@ import l1jax
 
 BRESLOW, EFRON = l1jax.Cox(), l1jax.Cox("efron")
 each = pytest.mark.parametrize("loss", [BRESLOW, EFRON], ids=["breslow", "efron"])
-# Ties among those who die, among those who are lost, and between the two; a row of weight 0.
+# Ties among those who die, among those who are censored, and between the two; a row of weight 0.
 Y = jnp.array([[3.0, 1], [1, 1], [3, 1], [2, 0], [3, 0], [1, 1], [5, 0], [4, 1], [3, 1], [2, 0]])
 S = jnp.array([0.2, 0.1, 0.05, 0.1, 0.05, 0.15, 0.1, 0.1, 0.15, 0.0])
 predictors = st.lists(st.floats(-3, 3), min_size=10, max_size=10).map(np.array).map(jnp.asarray)
@@ -91,11 +91,11 @@ def test_the_gap_is_within_a_factor_of_the_exact_one(loss):
     both = jax.jit(lambda e: (loss.value(Y, e, S), loss.gradient(Y, e, S)))
     for c in (0.5, 0.9, 0.99):
 
-        def excess(e, c=c):
+        def suboptimality(e, c=c):
             value, gradient = both(e)
             return float(value - c * slope @ e), np.asarray(gradient - c * slope)
 
-        found = minimize(excess, np.asarray(eta), jac=True, tol=1e-12)
+        found = minimize(suboptimality, np.asarray(eta), jac=True, tol=1e-12)
         exact = float(loss.value(Y, eta, S)) - c * float(slope @ eta) - found.fun
         ours = float(loss.fenchel_gap(Y, eta, jnp.asarray(c), S))
         assert exact - 1e-12 <= ours <= 10 * exact
@@ -104,7 +104,7 @@ def test_the_gap_is_within_a_factor_of_the_exact_one(loss):
 @each
 def test_saturated_is_what_a_model_that_knows_each_time_comes_to(loss):
     values = [float(loss.value(Y, -size * Y[:, 0], S)) for size in (1, 10, 40)]
-    # Those who are lost at a time of death are at no risk in the limit.
+    # Those who are censored at a time of death are at no risk in the limit.
     ended = jnp.where(Y[:, 1] == 1, 0, -100)
     limit = float(loss.value(Y, -40 * Y[:, 0] + ended, S))
     assert limit == pytest.approx(float(loss.saturated(Y, S)), rel=1e-12)
@@ -192,21 +192,21 @@ def test_without_a_price_a_fit_is_that_of_statsmodels(loss):
 
 def test_both_engines_find_one_certified_path():
     options = {"loss": EFRON, "n_lams": 6, "standardize": True, "sample_weight": 1 + EVENTS}
-    walked = l1jax.path(X, TARGET, l1jax.L1(), tol=1e-10, **options)
+    followed = l1jax.path(X, TARGET, l1jax.L1(), tol=1e-10, **options)
     stepped = l1jax.path(X, TARGET, l1jax.L1(), tol=1e-10, engine="sequential", **options)
-    for path in (walked, stepped):
+    for path in (followed, stepped):
         assert (np.asarray(path.status) == l1jax.Status.CONVERGED).all()
         assert (np.asarray(path.relative_gaps) <= 1e-10).all()
-    assert walked.n_nonzero[1] > 0
-    np.testing.assert_allclose(walked.coefs, stepped.coefs, atol=1e-8)
+    assert followed.n_nonzero[1] > 0
+    np.testing.assert_allclose(followed.coefs, stepped.coefs, atol=1e-8)
 
 
 def test_the_gap_of_a_poor_point_is_above_its_excess():
     best = fit(0.05, EFRON)
     with pytest.warns(l1jax.ConvergenceWarning):
         poor = fit(0.05, EFRON, engine="fista", max_steps=1)
-    excess = float(poor.objective - best.objective)
-    assert 1e-6 < excess <= float(poor.gap) < 100 * excess
+    suboptimality = float(poor.objective - best.objective)
+    assert 1e-6 < suboptimality <= float(poor.gap) < 100 * suboptimality
 
 
 def test_an_intercept_changes_nothing():

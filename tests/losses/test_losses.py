@@ -41,7 +41,7 @@ def test_defaults_equal_overrides(name, eta):
     loss, y = LOSSES[name], Y[name]
     for method, atol in (("gradient", 1e-14), ("curvature", 1e-14), ("polish_intercept", 1e-10)):
         if name in ("huber", "hinge") and method == "curvature":
-            continue  # it jumps where hypothesis likes to look
+            continue  # it jumps where hypothesis likes to sample
         default = call(getattr(Loss, method), loss, y, eta, S)
         override = call(getattr(type(loss), method), loss, y, eta, S)
         np.testing.assert_allclose(default, override, atol=atol)

@@ -21,7 +21,7 @@ predictors = st.lists(st.floats(-3, 3), min_size=12, max_size=12).map(
 )
 kinds = pytest.mark.parametrize("y", [LABELS, ROWS], ids=["labels", "probabilities"])
 
-# All fits share their shapes, so that each program is compiled once.
+# All fits probabilities their shapes, so that each program is compiled once.
 N, P, K = 60, 6, 3
 RNG = np.random.default_rng(3)
 X = RNG.standard_normal((N, P)) + 0.5
@@ -42,8 +42,8 @@ def test_value_and_derivatives_are_those_of_the_textbook(y, eta):
     assert float(LOSS.value(y, eta, S)) == pytest.approx(textbook(y, eta, S), rel=1e-13)
     slope = jax.grad(lambda e: LOSS.value(y, e, S))(eta)
     np.testing.assert_allclose(LOSS.gradient(y, eta, S), slope, atol=1e-15)
-    bend = jax.linearize(lambda e: LOSS.gradient(y, e, S), eta)[1]
-    matrix = jax.vmap(bend)(jnp.eye(12).reshape(12, 4, 3)).reshape(12, 12)
+    hvp = jax.linearize(lambda e: LOSS.gradient(y, e, S), eta)[1]
+    matrix = jax.vmap(hvp)(jnp.eye(12).reshape(12, 4, 3)).reshape(12, 12)
     ours = jax.vmap(LOSS.hessian(y, eta, S))(jnp.eye(12).reshape(12, 4, 3)).reshape(12, 12)
     np.testing.assert_allclose(ours, matrix, atol=1e-15)
     np.testing.assert_allclose(LOSS.curvature(y, eta, S).ravel(), jnp.diag(matrix), atol=1e-15)
@@ -114,8 +114,8 @@ def test_the_polished_intercept_gives_each_class_its_share(eta, size, rare):
 def test_where_a_class_has_no_row_its_probability_is_rounding():
     y = jnp.array([0.0, 2.0, 2.0, 2.0])
     shift = polish(LOSS.encode(y), jnp.zeros((4, 3)), S)
-    share = jax.nn.softmax(shift)
-    np.testing.assert_allclose(share, [0.4, 0, 0.6], atol=1e-15)
+    probabilities = jax.nn.softmax(shift)
+    np.testing.assert_allclose(probabilities, [0.4, 0, 0.6], atol=1e-15)
     assert jnp.isfinite(shift).all()
 
 
@@ -227,7 +227,7 @@ def test_unpenalised_coefficients_sum_to_zero_over_the_classes(pen, condition, s
     basis = np.linalg.qr(rng.standard_normal((N, P)))[0] * np.sqrt(N)
     turn = np.linalg.qr(rng.standard_normal((P, P)))[0] * np.geomspace(1, condition, P)
     y = np.argmax(basis @ (0.5 * rng.standard_normal((P, K))) + rng.gumbel(size=(N, K)), axis=1)
-    # In the orthonormal basis, where nothing is lost: classes against class 0.
+    # In the orthonormal basis, without rounding: classes against class 0.
     against_first = sm.MNLogit(y, basis).fit(disp=0, tol=1e-14, maxiter=100).params
     right = turn @ np.column_stack([np.zeros(P), against_first])
     right = right - right.mean(axis=1, keepdims=True)

@@ -49,12 +49,12 @@ class TwoMethods(Penalty):
 
 
 class Rounded(TwoMethods):
-    """The same, where a compiled loop rounds prices up and all else rounds them down."""
+    """The same, where a compiled loop rounds thresholds up and all else rounds them down."""
 
     def prox(self, z, step=1.0):
         units = 2 if is_traced((z, self.lam)) else -2
-        price = step * self.lam * (1 + units * jnp.finfo(z.dtype).eps)
-        return jnp.sign(z) * jnp.maximum(jnp.abs(z) - price, 0)
+        threshold = step * self.lam * (1 + units * jnp.finfo(z.dtype).eps)
+        return jnp.sign(z) * jnp.maximum(jnp.abs(z) - threshold, 0)
 
 
 class Mcp(Penalty):
@@ -153,7 +153,7 @@ def test_the_conjugate_is_attained_at_the_prox(name, z):
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_the_tangent_is_the_derivative_of_the_prox(name):
+def test_the_jacobian_of_the_prox_is_its_derivative(name):
     pen = ALL[name]
     z, u = jnp.array([2.0, -1.5, 1.1, 0.9, -2.2]), jnp.array([0.3, 1.0, -0.5, 0.2, 0.7])
     central = (pen.prox(z + 1e-6 * u, 0.4) - pen.prox(z - 1e-6 * u, 0.4)) / 2e-6
@@ -161,7 +161,7 @@ def test_the_tangent_is_the_derivative_of_the_prox(name):
 
 
 @pytest.mark.core
-def test_masks_name_what_is_free_and_what_is_held():
+def test_masks_name_what_is_unpenalised_and_what_is_excluded():
     masks = l1jax.L1(0.1, weights=[0.0, 1.0, np.inf]).masks((3,))
     assert masks.unpenalised.tolist() == [True, False, False]
     assert masks.excluded.tolist() == [False, False, True]
@@ -192,9 +192,9 @@ def test_a_penalty_that_is_not_convex_is_judged_by_its_kkt(data):
     assert fit.relative_kkt <= 1e-8
     coef = np.asarray(fit.coef)
     gradient = -X.T @ (y - np.asarray(fit.predict(X))) / 40
-    price = np.maximum(0.3 - np.abs(coef) / 3, 0)  # the slope of the penalty, falling to zero
+    slope = np.maximum(0.3 - np.abs(coef) / 3, 0)  # the slope of the penalty, falling to zero
     inside = coef != 0
-    np.testing.assert_allclose(gradient[inside], -(np.sign(coef) * price)[inside], atol=1e-7)
+    np.testing.assert_allclose(gradient[inside], -(np.sign(coef) * slope)[inside], atol=1e-7)
     assert inside.any() and (np.abs(gradient[~inside]) <= 0.3).all()
 
 
@@ -242,14 +242,14 @@ def test_bad_arguments_are_named(call, error, message):
     | st.integers(1, 4).map(lambda size: list(np.repeat([0, 1, 2], size)))  # rows of an array
     | st.just([0] * 30 + list(range(1, 30)))  # one so large that a table would be mostly empty
 )
-def test_sums_maxima_and_spreads_are_those_of_each_group(ids):
+def test_sums_maxima_and_broadcasts_are_those_of_each_group(ids):
     groups = l1jax.Groups(ids)
     values = jnp.asarray(np.random.default_rng(0).normal(size=(len(ids), 2)))
     parts = [np.asarray(values)[np.asarray(ids) == label] for label in groups.labels]
     np.testing.assert_allclose(groups.sums(values), [p.sum(axis=0) for p in parts], rtol=1e-12)
     np.testing.assert_array_equal(groups.maxima(values), [p.max(axis=0) for p in parts])
-    spread = groups.broadcast(groups.sums(values))
-    np.testing.assert_array_equal(spread, np.asarray(groups.sums(values))[groups.ids])
+    repeated = groups.broadcast(groups.sums(values))
+    np.testing.assert_array_equal(repeated, np.asarray(groups.sums(values))[groups.ids])
 
 
 @pytest.mark.parametrize("ids", [[0, 0, 1, 1], [1, 0, 0, 1], [0, 1, 1, 1]])
@@ -260,8 +260,10 @@ def test_with_one_step_per_group_the_prox_is_the_soft_threshold_of_blocks(kind, 
     step = jnp.array([0.5, 2.0])[np.asarray(ids)]
     np.testing.assert_allclose(pen.uniform_prox(z, step), pen.prox(z, step), rtol=1e-12)
     squares = jnp.array([1.0, 4.0, 2.0, 3.0])
-    even = np.asarray(pen.uniform_metric(squares))
-    assert (even >= squares).all() and all(len({*even[np.equal(ids, g)]}) == 1 for g in (0, 1))
+    uniform = np.asarray(pen.uniform_metric(squares))
+    assert (uniform >= squares).all() and all(
+        len({*uniform[np.equal(ids, g)]}) == 1 for g in (0, 1)
+    )
 
 
 def test_what_a_penalty_forbids_is_a_violation_and_far_from_optimal():
@@ -278,7 +280,7 @@ def test_what_a_penalty_forbids_is_a_violation_and_far_from_optimal():
         assert float(pen.violation(x)) == outside
         assert float(pen.violation(pen.prox(x))) == 0
         assert float(jnp.max(pen.distance(x, slope))) >= outside
-    # At its edge the gradient of a price of one may be as low as −1, and not lower.
+    # At its edge the gradient at a weight of one may be as low as −1, and not lower.
     assert float(l1jax.NonNegativeL1(1.0).distance(jnp.array([-2.0]), jnp.array([5.0]))[0]) == 2
 
 

@@ -21,7 +21,9 @@ OPTIMISERS = {
     "momentum": functools.partial(l1jax.prox_sgd, momentum=0.9, nesterov=True),
     "adam": l1jax.prox_adam,
     "nesterov": functools.partial(l1jax.prox_adam, nesterov=True),
-    "half moments": functools.partial(l1jax.prox_adam, mu_dtype=jnp.bfloat16),  # has no remat
+    "half moments": functools.partial(
+        l1jax.prox_adam, mu_dtype=jnp.bfloat16
+    ),  # no rematerialisation
     "adamw": l1jax.prox_adamw,
     "rmsprop": functools.partial(l1jax.prox_rmsprop, momentum=0.5),
     "centred": functools.partial(l1jax.prox_rmsprop, centered=True),
@@ -141,15 +143,15 @@ def test_an_axis_is_an_integer():
         l1jax.ChannelL1(0.5, axis=1.5)
 
 
-def bisected(z, charge):
-    """The root of Σ z²/(θ + charge)² = 1 in extended precision, 0 where there is none."""
-    z, charge = z.astype(np.longdouble), charge.astype(np.longdouble)
-    if np.sum((z / charge) ** 2) <= 1:
+def bisected(z, threshold):
+    """The root of Σ z²/(θ + threshold)² = 1 in extended precision, 0 where there is none."""
+    z, threshold = z.astype(np.longdouble), threshold.astype(np.longdouble)
+    if np.sum((z / threshold) ** 2) <= 1:
         return np.longdouble(0)
     low, high = np.longdouble(0), np.sqrt(np.sum(z**2))
     for _ in range(100):
         middle = (low + high) / 2
-        if np.sum((z / (middle + charge)) ** 2) > 1:
+        if np.sum((z / (middle + threshold)) ** 2) > 1:
             low = middle
         else:
             high = middle
@@ -168,38 +170,40 @@ STARTS = {
 @pytest.mark.float32
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_roots_are_exact_to_rounding_from_any_start(dtype):
-    """Charges over 12 decades, groups far from zero and at the brink, against bisection."""
+    """Thresholds over 12 decades, groups far from zero and at the brink, against bisection."""
     dtype = np.dtype(dtype) if jax.config.jax_enable_x64 else np.dtype("float32")
     eps, rng = np.finfo(dtype).eps, np.random.default_rng(0)
     axes = shrinkage.Channels(0, 2)
-    solve = jax.jit(lambda z, charge, start: shrinkage.roots(lambda _: (z, charge), start, axes))
-    for spread, scale in ((0, 1.0), (1, 1e-6), (3, 1.0), (6, 1e6)):
+    solve = jax.jit(
+        lambda z, threshold, start: shrinkage.roots(lambda _: (z, threshold), start, axes)
+    )
+    for decades, scale in ((0, 1.0), (1, 1e-6), (3, 1.0), (6, 1e6)):
         z = rng.standard_normal((60, 9)) * 10.0 ** rng.standard_normal((60, 9))
-        charge = 10.0 ** (spread * rng.standard_normal(z.shape) / 3)
-        size = np.sqrt(np.sum((z / charge) ** 2, axis=1, keepdims=True))
-        charge[:40] *= size[:40] * 10.0 ** rng.uniform(-6, 0.5, (40, 1))
-        charge[40:] *= size[40:] * (1 - 10.0 ** rng.uniform(-5, -1, (20, 1)))
-        z, charge = (np.asarray(scale * x, dtype) for x in (z, charge))
-        root = np.array([bisected(*pair) for pair in zip(z, charge, strict=True)])
+        threshold = 10.0 ** (decades * rng.standard_normal(z.shape) / 3)
+        size = np.sqrt(np.sum((z / threshold) ** 2, axis=1, keepdims=True))
+        threshold[:40] *= size[:40] * 10.0 ** rng.uniform(-6, 0.5, (40, 1))
+        threshold[40:] *= size[40:] * (1 - 10.0 ** rng.uniform(-5, -1, (20, 1)))
+        z, threshold = (np.asarray(scale * x, dtype) for x in (z, threshold))
+        root = np.array([bisected(*pair) for pair in zip(z, threshold, strict=True)])
         assert 0 < np.sum(root == 0) < 30
         for make in STARTS.values():
             first = jnp.asarray(make(z, root)[:, None], dtype)
-            found = np.asarray(solve(jnp.asarray(z), jnp.asarray(charge), first))[:, 0]
+            found = np.asarray(solve(jnp.asarray(z), jnp.asarray(threshold), first))[:, 0]
             np.testing.assert_array_equal(found == 0, root == 0)
             # An error of eps in z moves θ by eps·‖z‖ and more: twenty of these are allowed.
             live = root > 0
-            slope = np.sum((z**2 / (root[:, None] + charge) ** 3)[live], axis=1)
+            slope = np.sum((z**2 / (root[:, None] + threshold) ** 3)[live], axis=1)
             wiggle = eps / slope
             assert (np.abs(found - root)[live] <= 20 * wiggle).all()
 
 
 @pytest.mark.float32
 def test_a_bend_that_is_larger_than_its_step_is_not_believed():
-    """Two charges of eps beside a plain one: from zero the second order points far beyond the norm."""
+    """Two thresholds of eps beside a plain one: from zero the second order points far beyond the norm."""
     z = jnp.array([[1000.0, 1500.0, 1500.0]])
-    charge = jnp.array([[1.0, 2.0, 0.0]]) * jnp.finfo(z.dtype).eps + jnp.array([[0, 0, 100.0]])
-    found = shrinkage.roots(lambda _: (z, charge), jnp.zeros((1, 1)), shrinkage.Channels(0, 2))
-    expected = float(bisected(np.asarray(z[0]), np.asarray(charge[0])))
+    threshold = jnp.array([[1.0, 2.0, 0.0]]) * jnp.finfo(z.dtype).eps + jnp.array([[0, 0, 100.0]])
+    found = shrinkage.roots(lambda _: (z, threshold), jnp.zeros((1, 1)), shrinkage.Channels(0, 2))
+    expected = float(bisected(np.asarray(z[0]), np.asarray(threshold[0])))
     np.testing.assert_allclose(found, expected, rtol=4 * jnp.finfo(z.dtype).eps)
 
 
@@ -288,7 +292,7 @@ def test_what_an_array_follows_from_is_found_or_is_said_to_be_gone():
 
 
 def test_charges_over_many_decades_shrink_as_their_root_says():
-    """An entry with a huge gradient is hardly charged: θ is far below its charges, or above most."""
+    """An entry with a huge gradient has a small threshold: θ is far below its thresholds, or above most."""
     params = jnp.array([[1e-4], [0.9]])
     tx = l1jax.prox_adam(1e-5, l1jax.ChannelL1(1e-3 / 2**0.5, axis=-1))
     for size in (1e2, 1e4, 1e6, 1e8):
@@ -297,9 +301,9 @@ def test_charges_over_many_decades_shrink_as_their_root_says():
         for update in (tx.update, jax.jit(tx.update)):
             new = optax.apply_updates(params, update(grads, state, params)[0])[:, 0]
             z = np.array([1e-4 - 1e-5, 0.9])
-            charge = 1e-3 * 1e-5 / (np.array([size, 0]) + 1e-8)
-            root = float(bisected(z, charge))
-            np.testing.assert_allclose(new, z * root / (root + charge), rtol=1e-6)
+            threshold = 1e-3 * 1e-5 / (np.array([size, 0]) + 1e-8)
+            root = float(bisected(z, threshold))
+            np.testing.assert_allclose(new, z * root / (root + threshold), rtol=1e-6)
 
 
 @pytest.mark.parametrize("make", [l1jax.prox_sgd, l1jax.prox_adam])

@@ -73,7 +73,7 @@ OPTIMISERS = {  # of a penalty, and a factor of the learning rate
     "momentum": lambda pen, r: l1jax.prox_sgd(0.05 * r, pen, momentum=0.9),
     "nesterov": lambda pen, r: l1jax.prox_sgd(0.05 * r, pen, momentum=0.9, nesterov=True),
     "adam": lambda pen, r: l1jax.prox_adam(0.02 * r, pen, b2=0.99),
-    # Without an average the steps of a small metric never settle: the rate must decay.
+    # Without an average the steps of a small metric never converge: the rate must decay.
     "rmsprop": lambda pen, r: l1jax.prox_rmsprop(decaying(0.02 * r, 1000), pen, decay=0.99),
     "rmsprop, momentum": lambda pen, r: l1jax.prox_rmsprop(
         0.005 * r, pen, decay=0.99, momentum=0.8

@@ -97,10 +97,12 @@ def test_groups_lie_along_the_axis_that_is_named(axis):
 def shrunk(z, step):
     """A group of one column and its norm, by bisection."""
 
-    def excess(theta):
+    def residual(theta):
         return np.sum((z / (theta + step)) ** 2) - 1
 
-    theta = scipy.optimize.brentq(excess, 0, 100, xtol=1e-300, rtol=1e-15) if excess(0) > 0 else 0
+    theta = (
+        scipy.optimize.brentq(residual, 0, 100, xtol=1e-300, rtol=1e-15) if residual(0) > 0 else 0
+    )
     return z * theta / (theta + step), theta
 
 
@@ -111,7 +113,7 @@ def test_steps_of_any_spread_and_dead_entries_shrink_a_group_as_its_root_says():
     for scale in (1e-3, 0.03, 1.0):
         z = rng.standard_normal((12, 20))
         step = scale * np.exp(2 * rng.standard_normal(z.shape))
-        z[:4], step[:4] = 0, 1e6  # no gradient was ever seen: Adam's metric is ε
+        z[:4], step[:4] = 0, 1e6  # no gradient so far: Adam's metric is ε
         out = np.asarray(prox(jnp.asarray(z), jnp.asarray(step)))
         for c in range(20):
             exact, theta = shrunk(z[:, c], step[:, c])

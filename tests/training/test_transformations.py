@@ -65,7 +65,7 @@ def parameters(low=jnp.bfloat16):
 
 
 def gradients(params, seed=0):
-    """Numbers that bfloat16 holds."""
+    """Numbers that bfloat16 represents."""
     rng = np.random.default_rng(seed)
     return jax.tree.map(lambda p: jnp.asarray(rng.integers(-2, 3, p.shape) / 4, p.dtype), params)
 
@@ -245,9 +245,9 @@ def test_steps_below_half_a_spacing_are_lost_unless_an_argument_keeps_them(low):
     spacing = float(jnp.finfo(low).eps) / 4
     assert (np.abs(kept - end) <= spacing / 2 + sums).all()
     found = after(rounding_key=jax.random.key(1))
-    # A step of a share q of the spacing s varies by q(1 − q)s² at most.
-    share = 0.1 * penalty / spacing
-    deviation = spacing * np.sqrt(steps * share * (1 - share) / len(found))
+    # A step of a fraction q of the spacing s varies by q(1 − q)s² at most.
+    fraction = 0.1 * penalty / spacing
+    deviation = spacing * np.sqrt(steps * fraction * (1 - fraction) / len(found))
     assert abs(found.mean() - end) < 5 * deviation
     assert found.std() > 0
 

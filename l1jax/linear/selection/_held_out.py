@@ -16,7 +16,7 @@ from ..results._path import Path
 from ..results._warning import warn_if_short
 from ._cross_validated import CrossValidated
 from ._folds import Split
-from ._scores import Score, held_out_deviance, of_rows, response
+from ._scores import Score, held_out_deviance, response
 
 
 class HeldOut:
@@ -35,11 +35,11 @@ class HeldOut:
         if self.score.is_of_all_rows:
             both = train | rows
             eta, held_out = self.predictors(both, fits), rows[both]
-            loss, s = of_rows(self.loss, both), self.weights[both]
+            loss, s = self.loss.take_rows(both), self.weights[both]
             every = np.moveaxis(eta, 1, 0)
             return eta[held_out], held_out_deviance(loss, self.y[both], every, s, held_out)
         eta, s = self.predictors(rows, fits), self.weights[rows]
-        loss = of_rows(self.loss, rows)
+        loss = self.loss.take_rows(rows)
         return eta, self.score.function(loss, self.y[rows], np.moveaxis(eta, 1, 0), s / s.sum())
 
     def add(self, i: int, eta: np.ndarray, scores: np.ndarray, certified: Fit) -> None:

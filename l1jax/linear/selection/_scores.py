@@ -271,16 +271,6 @@ def _total(errors: np.ndarray) -> np.ndarray:
     return errors if errors.ndim == 2 else errors.sum(axis=2)
 
 
-def of_rows(loss: Loss, rows: np.ndarray) -> Loss:
-    """The loss of some rows: a number for each row, such as a `delta` of Huber's, goes with them."""
-
-    def some(leaf: Any) -> Any:
-        has_rows = getattr(leaf, "shape", ())[:1] == rows.shape
-        return np.asarray(leaf)[rows] if has_rows else leaf
-
-    return jax.tree.map(some, loss)
-
-
 @eqx.filter_jit
 def _deviances(loss: Loss, y: Any, eta: Any, s: Any) -> Any:
     return jax.vmap(lambda one: 2 * loss.deviance(y, one, s))(eta)
