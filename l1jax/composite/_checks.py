@@ -72,7 +72,7 @@ def check_step(solver: Any, pen: Penalty) -> None:
     """Raises where a step that backtracking may not shorten is longer than the prox allows."""
     if solver.backtracking or is_traced((solver.step, pen.max_step)):
         return
-    longest = float(longest_step(pen, np.float64))
+    longest = float(longest_step(pen, float))
     if float(frozen(solver.step)) > longest:
         raise ValueError(
             f"step must be at most {longest:.6g} for {type(pen).__name__}, whose prox takes steps below "
