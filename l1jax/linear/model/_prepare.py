@@ -61,7 +61,9 @@ def _prepare_as_given(data: Data, pen: Penalty) -> Problem:
     """Returns the problem; columns that stay as they are are not copied."""
     data = dataclasses.replace(data, x=jax.device_put(data.x))
     problem = _all_but_kept_columns(data, pen)
-    return problem if problem.x is not None else dataclasses.replace(problem, x=data.x)
+    if problem.x is not None:
+        return problem
+    return eqx.tree_at(lambda q: q.x, problem, data.x, is_leaf=lambda leaf: leaf is None)
 
 
 @eqx.filter_jit
@@ -69,4 +71,4 @@ def _all_but_kept_columns(data: Data, pen: Penalty) -> Problem:
     problem = prepare(data, pen)
     before, after = jax.tree.leaves(data.x), jax.tree.leaves(problem.x)
     is_kept = len(before) == len(after) and all(map(operator.is_, before, after))
-    return dataclasses.replace(problem, x=None) if is_kept else problem
+    return eqx.tree_at(lambda q: q.x, problem, None) if is_kept else problem

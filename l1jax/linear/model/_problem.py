@@ -99,7 +99,7 @@ class ScaledData(eqx.Module):
 
     def limited_metric(self, pen: Penalty, curvature: Any) -> Point:
         """The metric, raised to where the steps 1/(curvature C) are no longer than the prox allows."""
-        return limited(self.metric(pen), curvature, self.max_step(pen))
+        return limited(self.metric(pen), jnp.asarray(curvature, self.y.dtype), self.max_step(pen))
 
     def to_user(self, point: Point) -> tuple[Array, Array]:
         """Coefficients and intercept on the scale of the data as given."""
