@@ -180,7 +180,7 @@ class Loss(eqx.Module):
 
         By default that of the row with the largest weight s. Shapes: y, encoded, (n, *k); s (n,); it (*k,).
         """
-        return y[s.argmax()]
+        return y[s.argmax(), ...]  # an array of NumPy too, where a number is one
 
     def saturated(self, y: Array, s: Float[Array, " n"]) -> Float[Array, ""]:
         """Σᵢ sᵢ min_η loss(yᵢ, η): the loss of the saturated model. By default 0, the least of most losses."""
