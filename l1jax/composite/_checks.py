@@ -46,7 +46,7 @@ def check_penalty(pen: Any) -> Penalty:
             f"pen must be a l1jax.Penalty or None, got {type(pen).__name__}: a class with value "
             "and prox becomes one by deriving from l1jax.Penalty."
         )
-    if getattr(pen, pen.strength, 0.0) is None:
+    if pen.has_strength and pen.strength_value is None:
         raise ValueError(
             f"{type(pen).__name__} has no {pen.strength} yet: pass it, or use "
             "pen.with_strength(...)."

@@ -126,13 +126,18 @@ class Penalty(eqx.Module):
         return float("inf")
 
     @property
+    def has_strength(self) -> bool:
+        """Whether there is a field for the strength, set or not."""
+        return hasattr(self, self.strength)
+
+    @property
     def strength_value(self) -> Any:
         """The strength; None where it is not set, or the penalty has none."""
         return getattr(self, self.strength, None)
 
     def with_strength(self, lam: Any) -> Penalty:
         """The same penalty with another strength; `lam` may be a tracer."""
-        if not hasattr(self, self.strength):
+        if not self.has_strength:
             raise AttributeError(
                 f"{type(self).__name__} has no field {self.strength!r}: name the field of "
                 "its strength in the class attribute `strength`."

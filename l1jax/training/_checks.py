@@ -78,7 +78,9 @@ def check_step(penalty: Penalty, step: PyTree) -> None:
 def check_fits(penalty: Penalty | None, params: PyTree) -> None:
     """Runs the prox on shapes only, so that a penalty that does not fit says so at `init`."""
     leaves = jax.tree.leaves(params)
-    if penalty is None or any(getattr(pen, pen.strength, 0.0) is None for pen in plain(penalty)):
+    if penalty is None or any(
+        pen.has_strength and pen.strength_value is None for pen in plain(penalty)
+    ):
         return
     if not leaves or not all(eqx.is_array(leaf) for leaf in leaves):
         return

@@ -263,7 +263,7 @@ class _Search:
     def _with_some_in(self, pen: Penalty, names: tuple[str, ...]) -> Penalty:
         """The penalty; where nothing is in, and no gradient leads on, the best of some smaller λ."""
         given: Any = pen
-        lam = float(getattr(given, given.strength))
+        lam = float(given.strength_value)
         biggest = float(lambda_max(self.data.X, self.data.y, pen, **self.data.without_tol))
         if lam < biggest:
             return pen

@@ -42,7 +42,7 @@ def check_penalty(pen: Penalty, shape: tuple[int, ...], has_strength: bool) -> P
     if strength is not None:
         pen = pen.with_strength(strength)
     example = pen
-    if not has_strength and hasattr(pen, pen.strength):
+    if not has_strength and pen.has_strength:
         example = pen.with_strength(1.0)
     leaves, structure = jax.tree.flatten(example)
     case = (structure, tuple(map(np.shape, leaves)), tuple(map(type, leaves)), shape, x64_is_on())
@@ -51,7 +51,7 @@ def check_penalty(pen: Penalty, shape: tuple[int, ...], has_strength: bool) -> P
             try:
                 jax.eval_shape(method, jax.ShapeDtypeStruct(shape, jnp.result_type(float)))
             except TypeError:
-                if has_strength and strength is None and hasattr(pen, pen.strength):
+                if has_strength and strength is None and pen.has_strength:
                     raise ValueError(
                         f"{type(pen).__name__} has no {pen.strength} yet: pass it, or "
                         "pen.with_strength(0.1)."

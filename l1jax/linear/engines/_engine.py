@@ -63,8 +63,7 @@ class Plan:
 
     def pen_at(self, lam: Any) -> Penalty:
         """Returns the penalty at this strength; as it is, where it has none."""
-        has_strength = hasattr(self.pen, self.pen.strength)
-        return self.pen.with_strength(lam) if has_strength else self.pen
+        return self.pen.with_strength(lam) if self.pen.has_strength else self.pen
 
     def is_traced(self) -> bool:
         """Whether some value is known only when compiled code runs."""

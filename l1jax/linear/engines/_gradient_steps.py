@@ -164,7 +164,7 @@ def batched(
     problem = with_smoothness(problem, pen)
 
     def lane(lam: Array) -> Fit:
-        pen_at = pen.with_strength(lam) if hasattr(pen, pen.strength) else pen
+        pen_at = pen.with_strength(lam) if pen.has_strength else pen
         return solve_and_report(problem, pen_at, start, tol, max_steps, names)[0]
 
     return jax.vmap(lane)(lams)

@@ -237,7 +237,7 @@ def arrange(data: Data, level: Any = None) -> ScaledData:
 
 def structural_masks(pen: Penalty, shape: tuple[int, ...]) -> Any:
     """The masks at λ = 1: what weights of 0 and inf say, at every λ."""
-    if hasattr(pen, pen.strength):
+    if pen.has_strength:
         pen = pen.with_strength(1.0)
     return pen.masks(shape)
 

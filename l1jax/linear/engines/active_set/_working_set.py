@@ -62,7 +62,7 @@ def supports(problem: Problem, pen: Penalty) -> bool:
 
 def has_penalty_weights(pen: Penalty, shape: tuple[int, ...]) -> bool:
     """Returns whether a penalty has a weight per coefficient, for coefficients of this shape."""
-    if len(shape) != 1 or not pen.convex or not hasattr(pen, pen.strength):
+    if len(shape) != 1 or not pen.convex or not pen.has_strength:
         return False
     form = linear_form(pen, _ONE, shape)
     if form is None:
@@ -73,7 +73,7 @@ def has_penalty_weights(pen: Penalty, shape: tuple[int, ...]) -> bool:
 
 def has_group_weights(pen: Penalty, shape: tuple[int, ...]) -> bool:
     """Returns whether a penalty has a weight per group, for coefficients of this shape."""
-    if not pen.convex or not hasattr(pen, pen.strength):
+    if not pen.convex or not pen.has_strength:
         return False
     if pen.with_strength(1.0).group_form(shape) is None:
         return False
