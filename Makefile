@@ -19,7 +19,7 @@ DOCS := $(VENV)/.ready-docs
 BENCH := $(VENV)/.ready-bench
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-core float32 lint format types doctest doctest-modules doctest-pages examples notebooks docs dist peers bench clean
+.PHONY: help demo test test-fast test-core float32 lint format types doctest doctest-modules doctest-pages examples notebooks docs dist peers bench clean
 
 help:  ## say what can be made
 	@grep -hE '^[a-z0-9-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## */\t/' | sort | expand -t 12
@@ -40,6 +40,9 @@ test: $(DEV)  ## run the tests, then the float32 lane
 
 float32: $(DEV)  ## run the tests marked float32 with x64 off
 	L1JAX_TEST_X64=0 $(COMPILE_FAST) $(PYTEST) -n auto --dist loadfile -m float32 tests
+
+test-fast: $(DEV)  ## run one claim of every room, in about a minute
+	L1JAX_TEST_TYPES=0 $(COMPILE_FAST) $(PYTEST) -n auto --dist loadfile -m "core and not slow" tests
 
 test-core: $(DEV)  ## run the tests marked core
 	$(COMPILE_FAST) $(PYTEST) -n auto --dist loadfile -m core tests
