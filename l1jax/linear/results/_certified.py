@@ -50,9 +50,7 @@ def report(
     found = _certificate_of(problem, pen, coef, intercept, known, absorb)
     is_short = (outcome.status == Status.CONVERGED) & ~(found.measure <= tol)
     status = jnp.where(is_short, Status.PRECISION_LIMIT, outcome.status).astype(jnp.int32)
-    null = problem.null
-    explained = 1 - found.deviance / jnp.where(null.is_trivial, 1, null.deviance)
-    explained = jnp.where(null.is_trivial, 0, explained)
+    explained = problem.null.explained(found.deviance)
     coef, intercept, found, explained = jax.tree.map(
         lambda leaf: jnp.where(problem.is_valid, leaf, jnp.nan), (coef, intercept, found, explained)
     )
@@ -100,7 +98,7 @@ def _certificate_of(
         found,
         objective=found.objective + rise,
         gap=found.gap + rounding,
-        relative_gap=found.relative_gap + jnp.where(null.is_trivial, 0, rounding / null.deviance),
+        relative_gap=found.relative_gap + jnp.where(null.is_trivial, 0, rounding / null.unit),
         deviance=found.deviance + rise,
     )
 
