@@ -202,7 +202,9 @@ def test_a_loss_below_zero_is_fitted_as_any_other():
     X, y = gamma_data()
     exact = GammaRegressor(alpha=0.05, tol=1e-12, solver="newton-cholesky").fit(X, y)
     fit = l1jax.fit(X, 1e-3 * y, l1jax.Ridge(0.05), loss=GammaBelowZero(), tol=1e-10)
-    np.testing.assert_allclose(fit.coef, exact.coef_, rtol=1e-6)  # the unit of y is in the intercept
+    np.testing.assert_allclose(
+        fit.coef, exact.coef_, rtol=1e-6
+    )  # the unit of y is in the intercept
     assert fit.status == l1jax.Status.CONVERGED and np.isnan(fit.deviance_explained)
     path = l1jax.path(X, 1e-3 * y, l1jax.L1(), loss=GammaBelowZero(), n_lams=4)
     above = l1jax.path(X, y, l1jax.L1(), loss=Gamma(), n_lams=4)

@@ -45,7 +45,8 @@ def fit_null(data: ScaledData, pen: Penalty) -> NullModel:
         point=null,
         gradient=data.x.rdot(loss.gradient(y, eta, s)),
         deviance=deviance,
-        is_trivial=(deviance <= _rounding(loss, y, eta, s, data.level)) & ~_is_negative(loss, deviance),
+        is_trivial=(deviance <= _rounding(loss, y, eta, s, data.level))
+        & ~_is_negative(loss, deviance),
         unpenalised=jnp.all(unpenalised.reshape(unpenalised.shape[0], -1), axis=1),
     )
 

@@ -142,7 +142,8 @@ def _lanes(problem: Problem, pen: Penalty, inputs: Any, tol: Any, names: Any, ab
         lam, beta, intercept, steps, known = inputs
         status = jnp.asarray(Status.CONVERGED, jnp.int32)  # unless the certificate says otherwise
         outcome = Outcome(Point(beta, intercept), steps, status)
-        return report(problem, pen.with_strength(lam), outcome, tol, names, known, absorb)
+        pen_at = pen.with_strength(lam) if pen.has_strength else pen
+        return report(problem, pen_at, outcome, tol, names, known, absorb)
 
     count, known = len(inputs[0]), inputs[-1]
     if known.fitted is not None and not absorb:
