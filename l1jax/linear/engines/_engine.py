@@ -162,13 +162,13 @@ class Engine(abc.ABC):
         return False
 
     def is_preferred(self, shape: tuple[int, int]) -> bool:
-        """Whether engine="auto" takes it for data of this shape, if it supports them; no by default."""
+        """Whether engine="auto" asks it, before earlier ones, for data of this shape; no by default."""
         del shape
         return False
 
 
 ENGINES: dict[str, Engine] = {}
-"""By name; engine="auto" asks them in this order."""
+"""By name; engine="auto" asks the last one first."""
 
 
 def register_engine(engine: Any) -> None:
@@ -212,7 +212,7 @@ def prepare_for(name: str, data: Data, pen: Penalty) -> tuple[Problem, GramColum
 
 
 def choose_engine(name: str, plan: Plan) -> Engine:
-    """Returns the engine of this name, or for "auto" the first that is preferred and supports the plan.
+    """Returns the engine of this name, or for "auto" the last one that is preferred and supports it.
 
     Raises: ValueError where the engine asked for does not support the plan.
     """
@@ -222,7 +222,7 @@ def choose_engine(name: str, plan: Plan) -> Engine:
         if reason is not None:
             raise ValueError(f'engine="{name}" {reason}; leave engine="auto" for all else.')
         return engine
-    for engine in ENGINES.values():
+    for engine in reversed(ENGINES.values()):
         if engine.is_preferred(plan.problem.x.shape) and engine.supports(plan) is None:
             return engine
     return ENGINES["fista"]
