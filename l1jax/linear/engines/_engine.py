@@ -172,7 +172,7 @@ ENGINES: dict[str, Engine] = {}
 
 
 def register_engine(engine: Any) -> None:
-    """Makes an engine known by its name to `fit`, `path`, `cross_validate` and the estimators.
+    """Makes an engine known by its name to `fit`, `path` and `cross_validate`.
 
     One of the same name is replaced. Raises: TypeError for what is no `Engine`, ValueError for one without
     a name of its own.
