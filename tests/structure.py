@@ -72,10 +72,18 @@ def imports(package: Path) -> dict[str, set[str]]:
     for name, tree in trees.items():
         inside = name.split(".") if name in folders else name.split(".")[:-1]
         for node in ast.walk(tree):
-            if not isinstance(node, ast.ImportFrom) or not node.level:
+            if isinstance(node, ast.Import):
+                sources = [alias.name.split(".") for alias in node.names]
+                graph[name] |= {".".join(s[1:]) for s in sources if s[0] == package.name}
+            if not isinstance(node, ast.ImportFrom):
                 continue
             base = [part for part in inside[: len(inside) - node.level + 1] if part]
-            source = ".".join([*base, *(node.module or "").split(".")]).strip(".")
+            if not node.level:
+                root, *base = (node.module or "").split(".")
+                if root != package.name:
+                    continue
+            below = (node.module or "").split(".") if node.level else []
+            source = ".".join([*base, *below]).strip(".")
             for alias in node.names:
                 submodule = f"{source}.{alias.name}".strip(".")
                 graph[name].add(submodule if submodule in trees else source)

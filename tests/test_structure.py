@@ -36,14 +36,18 @@ def test_every_room_says_what_it_may_import():
         ({"losses/_a.py": "from .._types import X\n", "_types.py": ""}, False),
         ({"losses/_a.py": "from ..linear import fit\n", "linear/__init__.py": ""}, True),
         ({"_types.py": "def late():\n    from . import prox\n", "prox.py": ""}, True),
+        ({"_types.py": "from inner.losses import X\n", "losses/_a.py": ""}, True),
+        ({"_types.py": "import inner.losses._a\n", "losses/_a.py": ""}, True),
+        ({"_types.py": "import numpy.linalg\nfrom jax import numpy\n", "losses/_a.py": ""}, False),
     ],
 )
 def test_an_import_of_a_room_above_is_found_wherever_it_is_written(tmp_path, files, found):
+    package = tmp_path / "inner"
     for name, text in {"__init__.py": "", **files}.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
-        (tmp_path / name).write_text(text)
-        (tmp_path / name).parent.joinpath("__init__.py").touch()
-    assert bool(structure.arrows_up(structure.imports(tmp_path))) == found
+        (package / name).parent.mkdir(exist_ok=True, parents=True)
+        (package / name).write_text(text)
+        (package / name).parent.joinpath("__init__.py").touch()
+    assert bool(structure.arrows_up(structure.imports(package))) == found
 
 
 def test_a_circle_is_found():

@@ -55,7 +55,11 @@ def make_grid(
     ratio: float | None,
     shape: tuple[int, int],
 ) -> Array:
-    """The given grid, or the one that follows from the data, which have this shape."""
+    """The given grid, or the one that follows from the data, which have this shape.
+
+    Raises: AttributeError for a penalty that has no strength to take from a grid.
+    """
+    pen.with_strength(1.0)
     if grid is None:
         n, p = shape
         ratio = ratio if ratio is not None else (1e-2 if n <= p else 1e-3)

@@ -191,6 +191,27 @@ def test_rows_of_weight_zero_may_hold_anything_with_a_loss_of_ones_own(loss):
     assert fit.deviance_explained == pytest.approx(explained, rel=1e-6)
 
 
+class GammaBelowZero(Loss):
+    """The same in five lines, which do not say what its least value is: log μ + 1, of either sign."""
+
+    def per_row(self, y, eta):
+        return y * jnp.exp(-eta) + eta
+
+
+def test_a_loss_below_zero_is_fitted_as_any_other():
+    X, y = gamma_data()
+    exact = GammaRegressor(alpha=0.05, tol=1e-12, solver="newton-cholesky").fit(X, y)
+    fit = l1jax.fit(X, 1e-3 * y, l1jax.Ridge(0.05), loss=GammaBelowZero(), tol=1e-10)
+    np.testing.assert_allclose(
+        fit.coef, exact.coef_, rtol=1e-6
+    )  # the unit of y is in the intercept
+    assert fit.status == l1jax.Status.CONVERGED and np.isnan(fit.deviance_explained)
+    path = l1jax.path(X, 1e-3 * y, l1jax.L1(), loss=GammaBelowZero(), n_lams=4)
+    above = l1jax.path(X, y, l1jax.L1(), loss=Gamma(), n_lams=4)
+    np.testing.assert_allclose(path.lams, above.lams, rtol=1e-9)
+    np.testing.assert_allclose(path.coefs, above.coefs, atol=1e-6)
+
+
 @pytest.mark.parametrize("loss", [Gamma(), GammaLikelihood()], ids=["deviance", "likelihood"])
 def test_a_loss_of_ones_own_cross_validates(loss):
     X, y = gamma_data()

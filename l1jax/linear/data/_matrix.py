@@ -167,11 +167,11 @@ class CentredScaled(DataMatrix, Generic[M]):
     def batches_products(self) -> bool:
         return self.x.batches_products
 
-    def dot(self, b: Float[Array, "p *k"]) -> Float[Array, "n *k"]:
+    def dot(self, b: Float[AnyArray, "p *k"]) -> Float[Array, "n *k"]:
         b = rows(self.inverse_scale, b) * b
         return self.x.dot(b) - jnp.matmul(self.centre, b, precision="highest")
 
-    def rdot(self, r: Float[Array, "n *k"]) -> Float[Array, "p *k"]:
+    def rdot(self, r: Float[AnyArray, "n *k"]) -> Float[Array, "p *k"]:
         out = self.x.rdot(r) - rows(self.centre, r) * jnp.sum(r, axis=0)
         return rows(self.inverse_scale, r) * out
 
@@ -194,12 +194,12 @@ class ReplacedColumns(DataMatrix):
     def dtype(self) -> Any:
         return self.x.dtype
 
-    def dot(self, b: Float[Array, "p *k"]) -> Float[Array, "n *k"]:
+    def dot(self, b: Float[AnyArray, "p *k"]) -> Float[Array, "n *k"]:
         b = jnp.asarray(b)
         new = jnp.matmul(self.values, b[self.at], precision="highest")
         return self.x.dot(b.at[self.at].set(0)) + new
 
-    def rdot(self, r: Float[Array, "n *k"]) -> Float[Array, "p *k"]:
+    def rdot(self, r: Float[AnyArray, "n *k"]) -> Float[Array, "p *k"]:
         new = jnp.matmul(self.values.T, r, precision="highest")
         return self.x.rdot(r).at[self.at].set(new)
 
@@ -224,10 +224,10 @@ class DenseMatrix(DataMatrix):
     def dtype(self) -> Any:
         return np.dtype(self.array.dtype)
 
-    def dot(self, b: Float[Array, "p *k"]) -> Float[Array, "n *k"]:
+    def dot(self, b: Float[AnyArray, "p *k"]) -> Float[Array, "n *k"]:
         return jnp.matmul(self.array, b, precision="highest")
 
-    def rdot(self, r: Float[Array, "n *k"]) -> Float[Array, "p *k"]:
+    def rdot(self, r: Float[AnyArray, "n *k"]) -> Float[Array, "p *k"]:
         if r.ndim == 1:  # as rows, a batch of these needs no transposition
             return jnp.matmul(r, self.array, precision="highest")
         return jnp.matmul(self.array.T, r, precision="highest")

@@ -42,12 +42,12 @@ class SparseMatrix(DataMatrix):
     def batches_products(self) -> bool:
         return False  # a product takes memory for every entry and vector
 
-    def dot(self, b: Float[Array, "p *k"]) -> Float[Array, "n *k"]:
-        products = rows(self.data, b) * b[self.cols]
+    def dot(self, b: Float[AnyArray, "p *k"]) -> Float[Array, "n *k"]:
+        products = rows(self.data, b) * jnp.asarray(b)[self.cols]
         return jax.ops.segment_sum(products, self.rows, self.shape[0])
 
-    def rdot(self, r: Float[Array, "n *k"]) -> Float[Array, "p *k"]:
-        products = rows(self.data, r) * r[self.rows]
+    def rdot(self, r: Float[AnyArray, "n *k"]) -> Float[Array, "p *k"]:
+        products = rows(self.data, r) * jnp.asarray(r)[self.rows]
         return jax.ops.segment_sum(products, self.cols, self.shape[1])
 
     def columns(self, at: Int[AnyArray, " m"]) -> Float[Array, "n m"]:

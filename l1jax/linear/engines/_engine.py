@@ -13,10 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Float, Int
 
 from ..._status import Status
-from ..._types import AnyArray
 from ...penalties import Penalty
 from ..host._columns import GramColumns
 from ..host._path_solution import PathSolution
@@ -81,17 +79,25 @@ class Plan:
 
     def certified(
         self,
-        betas: Float[AnyArray, "L p *k"],
-        intercepts: Float[AnyArray, "L *k"],
-        num_steps: Int[AnyArray, " L"],
+        betas: Any,
+        intercepts: Any,
+        num_steps: Any,
     ) -> Path:
         """Returns the path of these solutions, on the scale of `problem`; each gets its certificate.
 
-        A solution whose certificate is not within `tol` has the status PRECISION_LIMIT.
+        `betas` (L, p, *k), `intercepts` (L, *k) and `num_steps` (L,) are concrete.
+        A solution whose certificate is not within `tol` has the status PRECISION_LIMIT. Raises: ValueError
+        for arrays of other shapes.
         """
-        steps = np.asarray(num_steps)
-        solution = PathSolution(np.asarray(betas), np.asarray(intercepts), steps, len(self), [])
-        return Path(self.report(solution))
+        count, shape = len(self), self.problem.coef_shape
+        given = [np.asarray(part) for part in (betas, intercepts, num_steps)]
+        needed = ((count, *shape), (count, *shape[1:]), (count,))
+        for name, array, need in zip(
+            ("betas", "intercepts", "num_steps"), given, needed, strict=True
+        ):
+            if array.shape != need:
+                raise ValueError(f"{name} must have shape {need}, got {array.shape}.")
+        return Path(self.report(PathSolution(*given, count, [])))
 
     def report(self, solution: PathSolution) -> Fit:
         """Returns the certified fits of what was found on the host."""
@@ -156,25 +162,32 @@ class Engine(abc.ABC):
         return False
 
     def is_preferred(self, shape: tuple[int, int]) -> bool:
-        """Whether engine="auto" takes it for data of this shape, if it supports them; no by default."""
+        """Whether engine="auto" asks it, before earlier ones, for data of this shape; no by default."""
         del shape
         return False
 
 
 ENGINES: dict[str, Engine] = {}
-"""By name; engine="auto" asks them in this order."""
+"""By name; engine="auto" asks the last one first."""
 
 
-def register_engine(engine: Engine) -> None:
-    """Makes an engine known by its name to `fit`, `path`, `cross_validate` and the estimators.
+def register_engine(engine: Any) -> None:
+    """Makes an engine known by its name to `fit`, `path` and `cross_validate`.
 
-    One of the same name is replaced. Raises: TypeError for what is no `Engine`.
+    One of the same name is replaced. Raises: TypeError for what is no `Engine`, ValueError for one without
+    a name of its own.
     """
     if not isinstance(engine, Engine):
         raise TypeError(
             f"engine must be an instance of l1jax.Engine, got {type(engine).__name__}: derive from it."
         )
-    ENGINES[engine.name] = engine
+    name = getattr(engine, "name", None)
+    if not isinstance(name, str) or name == "auto":
+        raise ValueError(
+            f'{type(engine).__name__}.name must be a string other than "auto", got {name!r}: `engine=` asks '
+            "for it by that."
+        )
+    ENGINES[name] = engine
 
 
 def check_engine(engine: Any) -> None:
@@ -199,7 +212,7 @@ def prepare_for(name: str, data: Data, pen: Penalty) -> tuple[Problem, GramColum
 
 
 def choose_engine(name: str, plan: Plan) -> Engine:
-    """Returns the engine of this name, or for "auto" the first that is preferred and supports the plan.
+    """Returns the engine of this name, or for "auto" the last one that is preferred and supports it.
 
     Raises: ValueError where the engine asked for does not support the plan.
     """
@@ -209,7 +222,7 @@ def choose_engine(name: str, plan: Plan) -> Engine:
         if reason is not None:
             raise ValueError(f'engine="{name}" {reason}; leave engine="auto" for all else.')
         return engine
-    for engine in ENGINES.values():
+    for engine in reversed(ENGINES.values()):
         if engine.is_preferred(plan.problem.x.shape) and engine.supports(plan) is None:
             return engine
     return ENGINES["fista"]
@@ -226,6 +239,11 @@ def solve_plan(engine: Engine, plan: Plan) -> Path:
         found = engine.run(plan)
     except NumericalBreakdown:
         return rest.run(plan)
+    if not isinstance(found, Path) or found.status.shape != (len(plan),):
+        raise TypeError(
+            f'engine="{engine.name}" must return a Path with a fit for each of plan.lams, such as of '
+            f"plan.certified, got {type(found).__name__}."
+        )
     if not engine.leaves_rest or plan.is_traced():
         return found
     status = np.asarray(found.status)
@@ -237,7 +255,18 @@ def solve_plan(engine: Engine, plan: Plan) -> Path:
         jnp.asarray(np.asarray(part)[short], dtype) for part in (found.coefs, found.intercepts)
     )
     starts = jax.vmap(plan.problem.start_from)(coefs, intercepts)
+    starts = _where_finite(starts, plan.start)
     return Path(with_some(found.fits, short, rest.run(plan.only(short, starts)).fits))
+
+
+def _where_finite(points: Point, other: Point) -> Point:
+    """Returns the points (L, p, *k), those that are not finite replaced by the other one."""
+
+    def one(point: Point) -> Point:
+        finite = jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(point)]).all()
+        return jax.tree.map(lambda a, b: jnp.where(finite, a, b), point, other)
+
+    return jax.vmap(one)(points)
 
 
 def with_some(fits: Fit, some: np.ndarray, others: Fit) -> Fit:

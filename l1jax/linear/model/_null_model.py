@@ -45,9 +45,17 @@ def fit_null(data: ScaledData, pen: Penalty) -> NullModel:
         point=null,
         gradient=data.x.rdot(loss.gradient(y, eta, s)),
         deviance=deviance,
-        is_trivial=deviance <= _rounding(loss, y, eta, s, data.level),
+        is_trivial=(deviance <= _rounding(loss, y, eta, s, data.level))
+        & ~_is_negative(loss, deviance),
         unpenalised=jnp.all(unpenalised.reshape(unpenalised.shape[0], -1), axis=1),
     )
+
+
+def _is_negative(loss: Loss, deviance: Array) -> Array:
+    """Whether the deviance is below 0: the loss is, and does not say what its least value is."""
+    eps = jnp.finfo(deviance.dtype).eps
+    is_known = type(loss).saturated is not Loss.saturated
+    return jnp.asarray(not is_known) & (deviance < -100 * eps)
 
 
 def _rounding(loss: Loss, y: Array, eta: Array, s: Array, level: Array) -> Array:

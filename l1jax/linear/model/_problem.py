@@ -127,6 +127,19 @@ class NullModel(eqx.Module):
     is_trivial: Bool[Array, ""]  # it fits to rounding: nothing is left to explain
     unpenalised: Bool[Array, " p"]  # its features, at every λ
 
+    @property
+    def unit(self) -> Float[Array, ""]:
+        """The unit of a relative gap: the null deviance; 1 where that is not positive."""
+        return jnp.where(self.deviance > 0, self.deviance, 1)
+
+    def explained(self, deviance: Array) -> Array:
+        """Returns the fraction of the null deviance that a model of this deviance explains.
+
+        It is 0 where nothing is left to explain, and NaN where the null deviance is not positive.
+        """
+        fraction = jnp.where(self.deviance > 0, 1 - deviance / self.unit, jnp.nan)
+        return jnp.where(self.is_trivial, 0, fraction)
+
 
 class Problem(ScaledData):
     """Data, loss and null model: everything about a fit that does not depend on λ."""

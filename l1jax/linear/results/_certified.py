@@ -50,9 +50,7 @@ def report(
     found = _certificate_of(problem, pen, coef, intercept, known, absorb)
     is_short = (outcome.status == Status.CONVERGED) & ~(found.measure <= tol)
     status = jnp.where(is_short, Status.PRECISION_LIMIT, outcome.status).astype(jnp.int32)
-    null = problem.null
-    explained = 1 - found.deviance / jnp.where(null.is_trivial, 1, null.deviance)
-    explained = jnp.where(null.is_trivial, 0, explained)
+    explained = problem.null.explained(found.deviance)
     coef, intercept, found, explained = jax.tree.map(
         lambda leaf: jnp.where(problem.is_valid, leaf, jnp.nan), (coef, intercept, found, explained)
     )
@@ -100,7 +98,7 @@ def _certificate_of(
         found,
         objective=found.objective + rise,
         gap=found.gap + rounding,
-        relative_gap=found.relative_gap + jnp.where(null.is_trivial, 0, rounding / null.deviance),
+        relative_gap=found.relative_gap + jnp.where(null.is_trivial, 0, rounding / null.unit),
         deviance=found.deviance + rise,
     )
 
@@ -144,7 +142,8 @@ def _lanes(problem: Problem, pen: Penalty, inputs: Any, tol: Any, names: Any, ab
         lam, beta, intercept, steps, known = inputs
         status = jnp.asarray(Status.CONVERGED, jnp.int32)  # unless the certificate says otherwise
         outcome = Outcome(Point(beta, intercept), steps, status)
-        return report(problem, pen.with_strength(lam), outcome, tol, names, known, absorb)
+        pen_at = pen.with_strength(lam) if pen.has_strength else pen
+        return report(problem, pen_at, outcome, tol, names, known, absorb)
 
     count, known = len(inputs[0]), inputs[-1]
     if known.fitted is not None and not absorb:

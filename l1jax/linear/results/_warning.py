@@ -15,8 +15,8 @@ _ADVICE = {
     "a larger tol.",
     Status.PRECISION_LIMIT: "Rounding allows no more: standardise the columns or accept a larger tol.",
     Status.NOT_FINITE: "Objective and gradient overflow: bring the columns to smaller scales.",
-    Status.INVALID_INPUT: "Some argument holds a value that fit refuses, such as a negative or NaN "
-    "strength, weight or tol.",
+    Status.INVALID_INPUT: "Some argument holds a value that fit refuses, such as a NaN in X or y, or a "
+    "negative or NaN strength, weight or tol.",
     Status.INTERRUPTED: "To go on where it was stopped: l1jax.path(X, y, pen, resume=path), "
     "with the options that it was fitted with.",
 }

@@ -147,11 +147,10 @@ def blend(problem: Problem, fits: Fit, other: tuple, gamma: float) -> Fit:
 @eqx.filter_jit
 def _explained(problem: Problem, coefs: jax.Array, intercepts: jax.Array) -> jax.Array:
     saturated = problem.loss.saturated(problem.y, problem.s)
-    null = jnp.where(problem.null.is_trivial, 1, problem.null.deviance)
 
     def lane(coef: jax.Array, intercept: jax.Array) -> jax.Array:
         deviance = problem.smooth(problem.from_user(coef, intercept)) - saturated
-        return jnp.where(problem.null.is_trivial, 0, 1 - deviance / null)
+        return problem.null.explained(deviance)
 
     return jax.vmap(lane)(coefs, intercepts)
 

@@ -92,15 +92,81 @@ def test_what_it_does_not_support_is_refused_with_its_reason(engine):
 
 def test_auto_takes_it_where_it_says_that_it_is_preferred(engine, monkeypatch):
     monkeypatch.setattr(CoordinateDescent, "is_preferred", lambda self, shape: shape[0] < 100)
-    first = {engine.name: engine, **ENGINES}
-    monkeypatch.setattr("l1jax.linear.engines._engine.ENGINES", first)
     assert l1jax.fit(X, Y, l1jax.L1(0.2)).num_steps == 500
     assert l1jax.fit(X, Y, l1jax.ElasticNet(0.2)).num_steps != 500
 
 
-def test_only_engines_are_registered():
+def test_only_engines_with_a_name_are_registered(engine):
     with pytest.raises(TypeError, match="must be an instance of"):
         l1jax.register_engine(CoordinateDescent)
+    for name in ("auto", None):
+        engine.name = name
+        with pytest.raises(ValueError, match='name must be a string other than "auto"'):
+            l1jax.register_engine(engine)
+
+
+def test_what_is_not_finite_is_solved_by_gradient_steps_from_the_start(engine, monkeypatch):
+    def run(self, plan):
+        betas = np.zeros((len(plan), 8))
+        betas[0] = np.nan
+        return plan.certified(betas, np.zeros(len(plan)), np.zeros(len(plan), int))
+
+    monkeypatch.setattr(CoordinateDescent, "run", run)
+    path = l1jax.path(X, Y, l1jax.L1(), lams=[0.2, 0.1], engine="coordinate_descent")
+    plain = l1jax.path(X, Y, l1jax.L1(), lams=[0.2, 0.1])
+    np.testing.assert_allclose(path.coefs, plain.coefs, atol=1e-8)
+    assert (path.status == l1jax.Status.CONVERGED).all()
+
+
+@pytest.mark.parametrize(
+    ("run", "error", "message"),
+    [
+        (lambda plan: None, TypeError, r'engine="coordinate_descent" must return a Path.*NoneType'),
+        (
+            lambda plan: ENGINES["sequential"].run(plan.only(np.array([0]))),
+            TypeError,
+            "return a Path",
+        ),
+        (
+            lambda plan: plan.certified(np.zeros(8), 0.0, 1),
+            ValueError,
+            r"betas.*\(2, 8\), got \(8,\)",
+        ),
+        (
+            lambda plan: plan.certified(np.zeros((2, 8)), np.zeros(2), 1),
+            ValueError,
+            r"num_steps must have shape \(2,\), got \(\)",
+        ),
+    ],
+)
+def test_what_an_engine_returns_is_checked(engine, monkeypatch, run, error, message):
+    monkeypatch.setattr(CoordinateDescent, "run", lambda self, plan: run(plan))
+    with pytest.raises(error, match=message):
+        l1jax.path(X, Y, l1jax.L1(), lams=[0.2, 0.1], engine="coordinate_descent")
+
+
+class WithoutStrength(l1jax.Penalty):
+    """A penalty that has no number to take from a grid."""
+
+    def value(self, x):
+        return 0.2 * abs(x).sum()
+
+    def prox(self, z, step=1.0):
+        return l1jax.prox.prox_l1(z, 0.2 * step)
+
+
+def test_a_penalty_without_a_strength_is_fitted_and_has_no_path(engine, monkeypatch):
+    monkeypatch.setattr(CoordinateDescent, "supports", lambda self, plan: None)
+    monkeypatch.setattr(
+        CoordinateDescent, "run", lambda self, plan: plan.certified(np.zeros((1, 8)), [0.0], [1])
+    )
+    fit = l1jax.fit(X, Y, WithoutStrength(), engine="coordinate_descent")
+    np.testing.assert_allclose(fit.coef, Lasso(0.2, tol=1e-12).fit(X, Y).coef_, atol=1e-8)
+    constant = l1jax.fit(X, np.ones(30), WithoutStrength())
+    assert constant.status == l1jax.Status.CONVERGED and not constant.coef.any()
+    for call in (l1jax.path, l1jax.cross_validate):
+        with pytest.raises(AttributeError, match="has no field 'lam'"):
+            call(X, Y, WithoutStrength(), lams=[0.2, 0.1])
 
 
 @pytest.mark.parametrize("name", [name for name in ENGINES if not name.startswith("coord")])

@@ -220,7 +220,7 @@ class _Follower:
         is_feasible = is_quadratic or not weights.unpenalised.any()
         if relative_gap is None or not weights.proportional or not is_feasible:
             return None
-        tolerance = relative_gap * float(self.problem.null.deviance)
+        tolerance = relative_gap * float(self.problem.null.unit)
         return PathInterpolation(tolerance, by_log=not is_quadratic)
 
     def _has_exact_gradients(self) -> bool:
