@@ -42,10 +42,10 @@ float32: $(DEV)  ## run the tests marked float32 with x64 off
 	L1JAX_TEST_X64=0 $(COMPILE_FAST) $(PYTEST) -n auto --dist loadfile -m float32 tests
 
 test-fast: $(DEV)  ## run one claim of every room, in about a minute
-	L1JAX_TEST_TYPES=0 $(COMPILE_FAST) $(PYTEST) -n auto --dist loadfile -m "core and not slow" tests
+	L1JAX_TEST_TYPES=0 $(COMPILE_FAST) $(PYTEST) -n auto --dist loadfile -m fast tests
 
-test-core: $(DEV)  ## run the tests marked core
-	$(COMPILE_FAST) $(PYTEST) -n auto --dist loadfile -m core tests
+test-core: $(DEV)  ## run the tests marked core, without slow ones
+	$(COMPILE_FAST) $(PYTEST) -n auto --dist loadfile -m "core and not slow" tests
 
 lint: $(DEV)  ## check style and formatting
 	$(PY) -m ruff check .

@@ -30,6 +30,7 @@ def fit(problem, lam, **how):
 
 
 @pytest.mark.parametrize("name", KINDS)
+@pytest.mark.slow
 def test_certificate_agrees_with_l1jax_and_bounds_the_excess(name):
     problem = make(name, short=True)
     lam = problem.lams[2]
@@ -77,6 +78,7 @@ def test_a_point_outside_of_the_feasible_set_has_no_gap():
     assert certificate.worst_gap(problem, coefs) == np.inf
 
 
+@pytest.mark.fast
 def test_not_a_number_is_not_certified():
     problem = make("ar-200x2000", short=True)
     coefs = np.zeros((problem.X.shape[1], len(problem.lams)))

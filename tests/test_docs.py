@@ -72,6 +72,7 @@ def test_the_gallery_links_every_notebook_and_example_in_order(pattern):
 
 
 @pytest.mark.parametrize("notebook", sorted(ROOT.glob("notebooks/*.ipynb")), ids=lambda n: n.stem)
+@pytest.mark.fast
 def test_a_notebook_holds_the_pictures_that_the_site_shows(notebook):
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     code = [cell for cell in cells if cell["cell_type"] == "code"]

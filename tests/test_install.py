@@ -9,6 +9,7 @@ import tomllib
 from pathlib import Path
 
 import jax
+import pytest
 
 import l1jax
 
@@ -34,6 +35,7 @@ def imported(file):
             yield node.module.split(".")[0]
 
 
+@pytest.mark.fast
 def test_every_import_is_declared_where_it_is_needed():
     core, late = modules(PROJECT["dependencies"]), set()
     used = set()

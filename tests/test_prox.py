@@ -102,6 +102,7 @@ def test_its_derivative_is_the_finite_difference(name, step):
 @pytest.mark.parametrize("name", OPERATORS)
 @pytest.mark.parametrize("scale", [0.0, 1e-20, 1e20])
 @pytest.mark.parametrize("lam", [0.0, 1.0])
+@pytest.mark.slow
 def test_derivatives_are_finite_at_the_kinks_and_at_any_scale(name, scale, lam):
     operator, _ = OPERATORS[name]
     z = jnp.float32(scale) * jnp.array([1, -1, 0, 0, 0, 0], jnp.float32)
@@ -212,6 +213,7 @@ def test_sets_that_are_empty_are_errors():
 
 
 @pytest.mark.core
+@pytest.mark.fast
 def test_weights_of_groups_may_be_a_list():
     z = jnp.array([3.0, 4.0])
     with warnings.catch_warnings():

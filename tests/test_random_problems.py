@@ -21,6 +21,7 @@ KINDS = [
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
+@pytest.mark.slow
 def test_random_problems_are_solved_as_said(kind):
     first = PROBLEMS * KINDS.index(kind)
     short = 0

@@ -92,6 +92,7 @@ def path_with(path, options):
     return l1jax.Path(dataclasses.replace(path.fits, options=options))
 
 
+@pytest.mark.fast
 def test_names_and_files_by_name(tmp_path):
     file = tmp_path / "fit of today.npz"
     fit = l1jax.fit(FRAME, Y, l1jax.L1(0.1))

@@ -63,6 +63,7 @@ print("done")
     ],
     ids=["explicit rows", "explicit columns, automatic rows"],
 )
+@pytest.mark.slow
 def test_data_spread_over_devices_have_the_answers_of_data_that_are_not(run):
     flags = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
     found = subprocess.run(

@@ -19,6 +19,7 @@ def test_a_room_imports_only_from_rooms_below_it():
     assert structure.arrows_up(GRAPH) == []
 
 
+@pytest.mark.fast
 def test_rooms_do_not_import_each_other_in_a_circle():
     assert structure.circle(structure.between_rooms(GRAPH)) == []
 
@@ -79,3 +80,10 @@ def test_no_retired_word_is_back():
         if re.search(rf"(?<![\w-])_?(?:{RETIRED})\b", line)
     ]
     assert found == []
+
+
+def test_every_room_has_a_fast_test():
+    files = list((structure.ROOT / "tests").rglob("test_*.py"))
+    fast = {file for file in files if "pytest.mark.fast" in file.read_text(encoding="utf-8")}
+    rooms = {file.parent for file in files}
+    assert rooms - {file.parent for file in fast} == set()

@@ -6,7 +6,7 @@ and `engines`, the verbs `_fit` and `_path`, `selection`. May import all but `tu
 
 from ._fit import fit, lambda_max
 from ._path import path
-from .engines._engine import Engine, Plan, register_engine
+from .engines._engine import Engine, NumericalBreakdown, Plan, register_engine
 from .results._fit import Fit
 from .results._path import Path
 from .selection._adaptive import adaptive_weights
@@ -20,6 +20,7 @@ __all__ = [
     "Engine",
     "Fit",
     "InformationCriterion",
+    "NumericalBreakdown",
     "Path",
     "Plan",
     "adaptive_weights",

@@ -65,6 +65,7 @@ PAIRS = {
 
 @pytest.mark.parametrize("accelerate", [True, False])
 @pytest.mark.parametrize("case", PAIRS)
+@pytest.mark.slow
 def test_least_squares_agrees_with_jaxopt(case, accelerate):
     prox, strength, pen = PAIRS[case]
     X, y = data()
@@ -138,6 +139,7 @@ def test_groups_that_span_the_leaves_of_a_tree():
 
 
 @pytest.mark.parametrize("acceleration", [True, False])
+@pytest.mark.slow
 def test_wild_column_ends_in_nan_or_false_convergence_there_and_honestly_here(acceleration):
     solver = l1jax.FISTA() if acceleration else l1jax.ISTA()
     their_failures = 0
@@ -183,6 +185,7 @@ def test_wild_column_ends_in_nan_or_false_convergence_there_and_honestly_here(ac
     assert their_failures == 20
 
 
+@pytest.mark.fast
 def test_zeros_are_positive():
     X, y = data()
     beta = minimize(squared, jnp.zeros(20), l1jax.L1(0.5), args=(X, -y)).params

@@ -72,6 +72,7 @@ class Taxi(l1jax.Penalty):
 
 @pytest.mark.float32
 @pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.fast
 def test_three_point_lasso_loses_lambda_over_the_mean_square(solver):
     X, y = jnp.array([[-1.0], [0.0], [1.0]]), jnp.array([-1.0, 0.0, 1.0])
     solution = minimize(squared, jnp.zeros(1), l1jax.L1(0.1), args=(X, y), solver=solver)

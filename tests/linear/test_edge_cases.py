@@ -53,6 +53,7 @@ def test_duplicate_columns_share_one_fit():
 
 
 @pytest.mark.parametrize("loss", [l1jax.SquaredError(), l1jax.Logistic(), l1jax.Poisson()])
+@pytest.mark.slow
 def test_one_row_and_one_column_work(loss):
     one_row = l1jax.fit(X[:1], np.array([1.0]), l1jax.L1(0.1), loss=loss)
     one_column = l1jax.fit(X[:, :1], (Y > 0).astype(float), l1jax.L1(0.01), loss=loss)
@@ -71,6 +72,7 @@ def test_at_lambda_max_and_above_everything_is_exactly_zero():
 
 
 @pytest.mark.core
+@pytest.mark.fast
 def test_at_lambda_zero_it_is_least_squares():
     fit = l1jax.fit(X, Y, l1jax.L1(0.0))
     design = np.column_stack([np.ones(N), X])
@@ -186,6 +188,7 @@ def test_nearly_collinear_free_features_are_charged_for_what_rounding_hides():
 
 @pytest.mark.parametrize("engine", ["auto", "fista"])
 @pytest.mark.parametrize("loss", [l1jax.SquaredError(), l1jax.Logistic(), l1jax.Poisson()])
+@pytest.mark.slow
 def test_free_features_that_others_explain_do_no_harm(loss, engine):
     """All levels of a category beside the intercept, and nothing penalised: as without one of the levels."""
     rng = np.random.default_rng(3)
@@ -261,6 +264,7 @@ def test_huber_with_free_features_is_solved():
 
 @pytest.mark.parametrize("weighted", [True, False])
 @pytest.mark.parametrize("pen", [l1jax.L1(0.01), l1jax.Ridge(0.01)], ids=["l1", "ridge"])
+@pytest.mark.slow
 def test_a_constant_column_of_sparse_data_has_coefficient_zero(pen, weighted):
     rng = np.random.default_rng(0)
     table = rng.standard_normal((3000, 3)) * (rng.random((3000, 3)) < 0.3)
@@ -272,6 +276,7 @@ def test_a_constant_column_of_sparse_data_has_coefficient_zero(pen, weighted):
     np.testing.assert_allclose(fit.coef, l1jax.fit(table, y, pen, **options).coef, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_kkt_is_in_units_of_the_penalty_whatever_the_units_of_a_feature():
     class Plain(l1jax.Penalty):  # L1 by its two methods, and so by the default distance
         lam: float | None = None

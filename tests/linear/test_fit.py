@@ -155,6 +155,7 @@ def polished(X, y, loss, name, s, offset, fit_intercept, beta, b):
     ("loss", "name", "everything"),
     [(*pair, True) for pair in MOST_PAIRS] + [(*pair, False) for pair in SOME_PAIRS],
 )
+@pytest.mark.slow
 def test_every_pair_agrees_with_an_interior_point_method(data, loss, name, everything):
     X, targets, weights, offset = data
     y = targets[loss]
@@ -204,6 +205,7 @@ def test_group_lasso_of_rows_is_the_multi_task_lasso(data):
         (scipy.sparse.csr_array, EVERYTHING, "poisson"),
     ],
 )
+@pytest.mark.slow
 def test_sparse_data_gives_the_dense_answer(data, kind, options, loss):
     X, targets, weights, _ = data
     X = np.where(np.abs(X) > 0.8, X, 0)
@@ -228,6 +230,7 @@ def test_sparse_data_is_never_densified():
 
 
 @pytest.mark.core
+@pytest.mark.fast
 def test_a_data_frame_keeps_its_names(data):
     X, targets, _, _ = data
     frame = pd.DataFrame(X, columns=list("abcdef"))
@@ -302,6 +305,7 @@ def test_closed_forms():
     spread=st.sampled_from([0.01, 0.3, 2.0]),
     steps=st.sampled_from([1, 5, 30]),
 )
+@pytest.mark.slow
 def test_the_gap_is_never_below_the_true_excess(data, loss, name, seed, factor, spread, steps):
     X, targets, weights, offset = data
     rng = np.random.default_rng(seed)

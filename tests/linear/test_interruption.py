@@ -19,7 +19,7 @@ import tqdm
 
 import l1jax
 from l1jax import Status
-from l1jax.linear.engines import _engine, _gradient_steps
+from l1jax.linear.engines import _engine, _gradient_engines
 from l1jax.linear.engines.active_set import _working_set
 from l1jax.linear.engines.active_set._options import OPTIONS
 
@@ -41,7 +41,7 @@ CASES = {
 
 def interrupt_after(monkeypatch, fits):
     """Raises KeyboardInterrupt where a path says how far it is, once it has so many fits."""
-    real, done = _gradient_steps.advance, []
+    real, done = _gradient_engines.advance, []
 
     def advance(bar, count, *told):
         real(bar, count, *told)
@@ -49,7 +49,7 @@ def interrupt_after(monkeypatch, fits):
         if sum(done) >= fits:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(_gradient_steps, "advance", advance)
+    monkeypatch.setattr(_gradient_engines, "advance", advance)
     monkeypatch.setattr(_working_set, "advance", advance)
     monkeypatch.setattr(OPTIONS, "block_size_all_columns", 5)
 
@@ -61,6 +61,7 @@ def interrupted(monkeypatch, X, y, pen, **options):
 
 
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.slow
 def test_what_is_done_is_kept_and_the_rest_is_solved_on_resume(monkeypatch, name):
     X, y, pen, options = CASES[name]
     whole = l1jax.path(X, y, pen, n_lams=L, lam_min_ratio=0.01, **options)
@@ -89,6 +90,7 @@ def assert_close(path, other):
 
 
 @pytest.mark.parametrize("name", ["working set", "sequential"])
+@pytest.mark.slow
 def test_only_what_is_missing_is_solved(monkeypatch, name):
     X, y, pen, options = CASES[name]
     part = interrupted(monkeypatch, X, y, pen, **options)
@@ -97,7 +99,7 @@ def test_only_what_is_missing_is_solved(monkeypatch, name):
     def advance(bar, count, lam, *told):
         solved.append(float(lam))
 
-    monkeypatch.setattr(_gradient_steps, "advance", advance)
+    monkeypatch.setattr(_gradient_engines, "advance", advance)
     monkeypatch.setattr(_working_set, "advance", advance)
     again = l1jax.path(X, y, pen, resume=part, **options)
     assert solved and set(solved) <= set(np.asarray(part.lams[10:], float))
@@ -124,7 +126,7 @@ def test_with_nothing_done_the_interrupt_goes_through(monkeypatch, name):
         raise KeyboardInterrupt
 
     X, y, pen, options = CASES[name]
-    monkeypatch.setattr("l1jax.linear.engines._gradient_steps.solve_best", stop)
+    monkeypatch.setattr("l1jax.linear.engines._gradient_engines.solve_best", stop)
     monkeypatch.setattr(
         "l1jax.linear.engines.active_set._least_squares.LeastSquares.restricted_solver", stop
     )
@@ -149,6 +151,7 @@ def test_a_single_fit_and_a_derivative_are_all_or_nothing(monkeypatch):
         ({"X": X[:, :4]}, ValueError, "resume must be a path of these data"),
     ],
 )
+@pytest.mark.fast
 def test_what_cannot_be_resumed_is_an_error(change, error, message):
     path = l1jax.path(X, Y, l1jax.L1(), n_lams=L)
     with pytest.raises(error, match=message):

@@ -9,7 +9,7 @@ from sklearn.datasets import load_diabetes
 from sklearn.linear_model import lars_path, lasso_path
 
 import l1jax
-from l1jax.linear.engines import _gradient
+from l1jax.linear.engines import _fista_newton
 
 # λ at which the active set of the diabetes data changes, and what enters (+) or leaves (−) there;
 # found by a homotopy that shares no code with this library.
@@ -63,6 +63,7 @@ def test_features_enter_and_leave_at_the_known_knots(diabetes, names, knot, chan
 
 
 @pytest.mark.core
+@pytest.mark.fast
 def test_coefficients_equal_the_homotopy_of_scikit_learn_along_the_grid(diabetes, path):
     X, y = diabetes
     knots, _, coefs = lars_path(X - X.mean(axis=0), y - y.mean(), method="lasso")
@@ -107,6 +108,7 @@ def test_included_features_sit_at_lambda_and_excluded_ones_below(diabetes, path)
 
 @pytest.mark.core
 @pytest.mark.parametrize("engine", ["sequential", "parallel"])
+@pytest.mark.slow
 def test_engines_agree_with_the_loop_over_fit(diabetes, engine):
     lams = np.geomspace(2.0, 0.01, 6)
     path = l1jax.path(*diabetes, l1jax.L1(), lams=lams, engine=engine, tol=1e-13)
@@ -132,8 +134,8 @@ def test_vmap_over_strengths_equals_the_loop(diabetes):
 def test_other_values_do_not_compile_again(diabetes, monkeypatch):
     X, y = diabetes
     X, y = X[:173, :7], y[:173]  # a shape of this test's own
-    counted = chex.assert_max_traces(_gradient.solve, n=1)
-    monkeypatch.setattr("l1jax.linear.engines._gradient_steps.solve", counted)
+    counted = chex.assert_max_traces(_fista_newton.solve, n=1)
+    monkeypatch.setattr("l1jax.linear.engines._gradient_engines.solve", counted)
     chex.clear_trace_counter()
     l1jax.fit(X, y, l1jax.L1(0.5))
     l1jax.fit(2 * X, y + 1, l1jax.L1(0.3), tol=1e-7, max_steps=500)
@@ -224,6 +226,7 @@ def test_the_knots_of_the_path_are_the_known_ones(diabetes, names):
     ],
     ids=["nonnegative", "excluded", "excluded group"],
 )
+@pytest.mark.slow
 def test_fits_that_another_penalty_forbids_are_not_taken_up(pen, allowed):
     rng = np.random.default_rng(0)
     X = rng.standard_normal((40, 6))

@@ -48,6 +48,7 @@ def by_rows(loss, y, eta, s):
 @pytest.mark.core
 @each
 @given(eta=predictors)
+@pytest.mark.slow
 def test_value_and_derivatives_are_those_of_the_definition(loss, eta):
     value, slope = jax.value_and_grad(lambda e: by_rows(loss, Y, e, S))(eta)
     assert float(call(type(loss).value, loss, Y, eta, S)) == pytest.approx(float(value), rel=1e-13)
@@ -55,6 +56,7 @@ def test_value_and_derivatives_are_those_of_the_definition(loss, eta):
 
 
 @each
+@pytest.mark.slow
 def test_the_hessian_its_diagonal_and_its_bound(loss):
     eta = jnp.linspace(-1, 1, 10)[jnp.array([3, 1, 4, 5, 9, 2, 6, 8, 7, 0])]
     matrix = jax.hessian(lambda e: by_rows(loss, Y, e, S))(eta)
@@ -102,6 +104,7 @@ def test_the_gap_is_within_a_factor_of_the_exact_one(loss):
 
 
 @each
+@pytest.mark.fast
 def test_saturated_is_what_a_model_that_knows_each_time_comes_to(loss):
     values = [float(loss.value(Y, -size * Y[:, 0], S)) for size in (1, 10, 40)]
     # Those who are censored at a time of death are at no risk in the limit.
@@ -140,6 +143,7 @@ def test_only_the_order_of_times_matters(loss):
 
 @pytest.mark.float32
 @each
+@pytest.mark.slow
 def test_wide_risks_do_no_harm(loss):
     eta = jnp.array([90.0, -90, 0, 60, -60, 30, -30, 90, -90, 800], jnp.float32)
     y, s = Y.astype(jnp.float32), S.astype(jnp.float32)
@@ -178,6 +182,7 @@ def fit(lam, loss=BRESLOW, y=TARGET, **options):
 
 
 @each
+@pytest.mark.slow
 def test_without_a_price_a_fit_is_that_of_statsmodels(loss):
     hazards = pytest.importorskip("statsmodels.duration.hazard_regression")
     offset = 0.3 * X[:, 2] ** 2
@@ -190,6 +195,7 @@ def test_without_a_price_a_fit_is_that_of_statsmodels(loss):
     np.testing.assert_allclose(ours.predict(X), np.exp(X @ found.params), rtol=1e-7)
 
 
+@pytest.mark.slow
 def test_both_engines_find_one_certified_path():
     options = {"loss": EFRON, "n_lams": 6, "standardize": True, "sample_weight": 1 + EVENTS}
     followed = l1jax.path(X, TARGET, l1jax.L1(), tol=1e-10, **options)
@@ -201,6 +207,7 @@ def test_both_engines_find_one_certified_path():
     np.testing.assert_allclose(followed.coefs, stepped.coefs, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_the_gap_of_a_poor_point_is_above_its_excess():
     best = fit(0.05, EFRON)
     with pytest.warns(l1jax.ConvergenceWarning):

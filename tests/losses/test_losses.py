@@ -99,6 +99,7 @@ def test_curvature_is_bounded_by_smoothness(name):
 
 @each
 @pytest.mark.float32
+@pytest.mark.fast
 def test_extreme_predictors_and_rows_of_weight_zero_do_no_harm(name):
     loss = LOSSES[name]
     y = jnp.asarray(Y[name], jnp.float32)

@@ -53,6 +53,7 @@ def test_value_and_derivatives_are_those_of_the_textbook(y, eta):
 
 @kinds
 @given(eta=predictors, c=st.floats(0, 1))
+@pytest.mark.fast
 def test_the_fenchel_gap_is_what_it_says_and_never_negative(y, eta, c):
     slope = LOSS.gradient(y, eta, S)
     direct = LOSS.value(y, eta, S) + LOSS.conjugate(y, c * slope, S) - c * jnp.sum(slope * eta)
@@ -170,6 +171,7 @@ def fit(lam, y=Y, **options):
     return l1jax.fit(X, y, l1jax.L1(lam), loss=l1jax.Multinomial(K), tol=1e-10, **options)
 
 
+@pytest.mark.slow
 def test_a_fit_is_that_of_scikit_learn():
     linear_model = pytest.importorskip("sklearn.linear_model")
     lam = 0.03
@@ -205,6 +207,7 @@ def test_a_path_starts_at_lambda_max_and_weights_of_zero_leave_rows_out():
     assert float(top) == pytest.approx(float(paths[0].lams[0]), rel=1e-12)
 
 
+@pytest.mark.slow
 def test_groups_let_a_feature_in_for_all_classes():
     loss, pen = l1jax.Multinomial(K), l1jax.GroupL1(0.08, np.arange(P))
     found = l1jax.fit(X, Y, pen, loss=loss, tol=1e-9)
@@ -222,6 +225,7 @@ def test_groups_let_a_feature_in_for_all_classes():
         (l1jax.L1(0.0), 1.0, np.full((P, K), 819.0)),  # a level common to all classes
     ],
 )
+@pytest.mark.slow
 def test_unpenalised_coefficients_sum_to_zero_over_the_classes(pen, condition, start):
     rng = np.random.default_rng(1)
     basis = np.linalg.qr(rng.standard_normal((N, P)))[0] * np.sqrt(N)
@@ -241,6 +245,7 @@ def test_unpenalised_coefficients_sum_to_zero_over_the_classes(pen, condition, s
     np.testing.assert_allclose(found.coef, right, atol=1e-6 * size)
 
 
+@pytest.mark.slow
 def test_what_data_cannot_say_does_no_harm():
     one_class = fit(0.02, y=np.zeros(N))
     assert (np.asarray(one_class.coef) == 0).all()

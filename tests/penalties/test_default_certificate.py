@@ -150,6 +150,7 @@ def test_conjugate_is_the_closed_form(name, dtype):
 
 
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.fast
 def test_dual_scale_is_the_largest_in_the_domain(name):
     pen, conjugate = CASES[name]
     v = RNG.normal(size=P) * 4

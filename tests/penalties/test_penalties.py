@@ -143,6 +143,7 @@ def test_fenchel_young(name, x, v):
 
 @pytest.mark.parametrize("name", ALL)
 @given(z=vectors)
+@pytest.mark.fast
 def test_the_conjugate_is_attained_at_the_prox(name, z):
     pen = ALL[name]
     x = call(type(pen).prox, pen, z)
@@ -153,6 +154,7 @@ def test_the_conjugate_is_attained_at_the_prox(name, z):
 
 
 @pytest.mark.parametrize("name", ALL)
+@pytest.mark.slow
 def test_the_jacobian_of_the_prox_is_its_derivative(name):
     pen = ALL[name]
     z, u = jnp.array([2.0, -1.5, 1.1, 0.9, -2.2]), jnp.array([0.3, 1.0, -0.5, 0.2, 0.7])
@@ -176,6 +178,7 @@ def data():
     return X, X[:, 0] - 0.5 * X[:, 3] + 0.3 * rng.standard_normal(40)
 
 
+@pytest.mark.slow
 def test_two_methods_give_a_fit_a_path_and_a_certificate(data):
     X, y = data
     own = l1jax.path(X, y, TwoMethods(), n_lams=6)

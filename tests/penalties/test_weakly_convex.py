@@ -112,6 +112,7 @@ def test_the_derivative_is_the_finite_difference():
         np.testing.assert_allclose(jax.jacobian(coefs)(LAM), moved, atol=1e-5)
 
 
+@pytest.mark.fast
 def test_lambda_max_is_that_of_the_lasso():
     gradient = jnp.array([0.3, -0.8, 0.1])
     assert float(Mcp(None, 0.7).lambda_max(gradient)) == pytest.approx(0.8, rel=1e-12)

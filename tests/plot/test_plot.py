@@ -152,6 +152,7 @@ def test_cross_validation_shows_scores_errors_counts_and_choices(path):
     assert not overlapping(["best", "1 SE", "features in"], ax)
 
 
+@pytest.mark.fast
 def test_sparsity_takes_tables_and_their_scalars():
     params = [{"a": np.arange(4.0) * (np.arange(4) > k), "b": np.zeros(2)} for k in range(4)]
     tables = [l1jax.sparsity(one) for one in params]

@@ -60,6 +60,7 @@ def _name(value):
 
 
 @pytest.mark.parametrize(("estimator", "theirs"), CHECKED, ids=[_name(ours) for ours, _ in CHECKED])
+@pytest.mark.slow
 def test_every_check_of_scikit_learn_passes(estimator, theirs):
     with warnings.catch_warnings():
         # Its checks hold degenerate data: a row, a class, a constant. What is said of them is not at issue.
@@ -213,6 +214,7 @@ def test_elastic_net_chooses_its_ratio_as_scikit_learn_does(data):
 
 
 @pytest.mark.filterwarnings("ignore:Objective did not converge")
+@pytest.mark.fast
 def test_errors_of_several_targets_are_averaged():
     X = load_diabetes().data * 10
     X, Y = X[:, :5], X[:, 5:]
@@ -238,6 +240,7 @@ def _misses(estimator, X, y, sample_weight=None):
         (_misses, True),
     ],
 )
+@pytest.mark.slow
 def test_scores_of_logistic_regression_are_those_of_scikit_learn(data, scoring, weighted):
     X, y = data["breast cancer"]
     y = np.array(["malignant", "benign"])[y.astype(int)]
@@ -257,6 +260,7 @@ def test_scores_of_logistic_regression_are_those_of_scikit_learn(data, scoring, 
     assert model.cv_.fold_gaps.max() < 1e-6 and model.cv_.predictions.shape == (2, len(y))
 
 
+@pytest.mark.slow
 def test_scores_are_those_of_the_models_that_cross_val_score_fits():
     X, y = load_iris(return_X_y=True)
     model = ours.LogisticRegressionCV(
@@ -304,6 +308,7 @@ def test_attributes_by_class_are_those_of_scikit_learn(ratios):
         np.testing.assert_allclose(found[..., :-1], expected[..., :-1], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_fold_without_a_class_gives_it_no_probability():
     X, y = load_iris(return_X_y=True)
     folds = KFold(3)  # the labels are sorted: each fold holds out a class
@@ -380,6 +385,7 @@ def _cox(y, eta):
 
 @pytest.mark.parametrize("ratio", [1.0, 0.6])
 @pytest.mark.parametrize("kind", ["poisson", "huber", "cox"])
+@pytest.mark.slow
 def test_conditions_of_optimality_hold(small, kind, ratio):
     X, eta = small
     rng, alpha = np.random.default_rng(2), 0.2
@@ -589,6 +595,7 @@ def test_non_negative_elastic_nets(small):
     assert chosen.alpha_ == pytest.approx(theirs.alpha_, rel=1e-12)
 
 
+@pytest.mark.slow
 def test_non_negative_groups_minimise_what_is_promised(small):
     X, y = small
     w, b = cp.Variable(6, nonneg=True), cp.Variable()
@@ -608,6 +615,7 @@ def test_non_negative_groups_minimise_what_is_promised(small):
 
 @pytest.mark.filterwarnings("ignore:Objective did not converge")
 @pytest.mark.parametrize("ratio", [0.0, 0.5])
+@pytest.mark.slow
 def test_multi_task_elastic_net_equals_that_of_scikit_learn(ratio):
     X = load_diabetes().data * 10
     X, Y = X[:, :7], X[:, 7:]

@@ -58,6 +58,7 @@ def start():
 
 
 @pytest.mark.parametrize("name", OPTIMISERS)
+@pytest.mark.slow
 def test_compiled_steps_are_those_of_eager_code(name):
     """Eager code takes the prox of arrays, compiled code of remats: different sums of the same numbers."""
     most = [which for which in PENALTIES if which != "all"]
@@ -78,6 +79,7 @@ def test_compiled_steps_are_those_of_eager_code(name):
         assert any(bool((x == 0).any()) for x in jax.tree.leaves(params))
 
 
+@pytest.mark.fast
 def test_a_penalty_of_all_leaves_and_a_plain_array():
     params, grads = start()
     params, grads = {"w": params["w"]}, {"w": grads["w"]}
@@ -328,6 +330,7 @@ def test_a_prox_of_ones_own_is_the_one_that_is_taken():
 
 
 @pytest.mark.parametrize("make", [l1jax.prox_sgd, l1jax.prox_adam])
+@pytest.mark.slow
 def test_a_model_with_leaves_that_are_no_arrays_trains(make):
     model = eqx.nn.MLP(3, 2, 8, 2, key=jax.random.key(0))
     tx = make(0.1, l1jax.on("layers/*/weight", l1jax.ChannelL1(0.1, axis=0)))

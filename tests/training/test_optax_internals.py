@@ -53,6 +53,7 @@ def names(transformation):
 
 
 @pytest.mark.parametrize("name", sorted(NAMES - OURS))
+@pytest.mark.fast
 def test_a_transformation_is_found_by_the_name_of_its_factory(name):
     made = factory(name)
     if name not in UNNAMED:

@@ -84,6 +84,7 @@ OPTIMISERS = {  # of a penalty, and a factor of the learning rate
 
 @pytest.mark.parametrize("kind", PENALTIES)
 @pytest.mark.parametrize("name", OPTIMISERS)
+@pytest.mark.slow
 def test_full_batch_training_reaches_the_solution_of_fit(name, kind):
     X, y = problem(logistic=kind == "logistic lasso")
     pen = PENALTIES[kind]
@@ -122,6 +123,7 @@ def test_the_metric_methods_solve_columns_scaled_over_four_decades(name):
         np.testing.assert_array_equal(w != 0, fit.coef != 0)
 
 
+@pytest.mark.fast
 def test_the_uncorrected_forms_do_not_solve_it():
     """Threshold ηλ under Adam, ηλ under momentum, a clip below the bound: what must not pass."""
     scales = np.array([3, 1, 0.3, 1, 2, 0.5, 1, 0.2])

@@ -54,6 +54,7 @@ def test_selectors_match_whole_paths(selector, expected):
         assert names(pen, tree()) == expected
 
 
+@pytest.mark.fast
 def test_the_first_match_wins_and_the_rest_is_left_alone():
     params = tree()
     pen = l1jax.penalties(
@@ -76,6 +77,7 @@ def test_the_first_match_wins_and_the_rest_is_left_alone():
 
 
 @pytest.mark.parametrize("axis", [0, 2, -1])
+@pytest.mark.slow
 def test_groups_lie_along_the_axis_that_is_named(axis):
     kernel = jax.random.normal(jax.random.key(0), (4, 3, 5))
     step = jnp.exp(jax.random.normal(jax.random.key(1), kernel.shape))

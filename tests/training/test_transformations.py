@@ -257,6 +257,7 @@ def test_steps_below_half_a_spacing_are_lost_unless_an_argument_keeps_them(low):
     st.sampled_from([np.float16, ml_dtypes.bfloat16]),
     st.integers(0, 2**31 - 1),
 )
+@pytest.mark.fast
 def test_stochastic_rounding_picks_one_of_the_two_neighbours(values, dtype, seed):
     from l1jax.training._low_precision import stochastic_round
 

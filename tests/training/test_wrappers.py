@@ -163,6 +163,7 @@ def test_a_learning_rate_of_zero_moves_nothing_and_forgets_nothing():
     np.testing.assert_allclose(p, -(z - jnp.clip(z, -0.1, 0.1)) / curvature, rtol=1e-12)
 
 
+@pytest.mark.fast
 def test_states_hold_nothing_of_the_user_and_no_type_that_a_schedule_changes():
     w = jnp.ones(3)
     for make in (l1jax.prox_sgd, l1jax.prox_adam, l1jax.rda, l1jax.ftrl_proximal):

@@ -44,6 +44,7 @@ def error_by_hand(lams, X=X, y=Y):
     return total / 3
 
 
+@pytest.mark.slow
 def test_one_strength_is_as_good_as_the_best_of_a_thousand_from_any_start(one):
     tuned_by_start = [(X, Y, None, one)]
     for data, target in [(X, Y), *other_data()]:
@@ -62,6 +63,7 @@ def test_one_strength_is_as_good_as_the_best_of_a_thousand_from_any_start(one):
         assert tuned.fit.lam == tuned.pen.lam and tuned.fit.relative_gap < 1e-6
 
 
+@pytest.mark.fast
 def test_every_gradient_in_the_history_is_a_difference_of_criteria(one):
     h = 1e-3
     for trial in one.history[3:6]:
@@ -70,6 +72,7 @@ def test_every_gradient_in_the_history_is_a_difference_of_criteria(one):
         assert trial.gradient == pytest.approx((ahead - behind) / (2 * h), rel=1e-2, abs=1e-2)
 
 
+@pytest.mark.slow
 def test_several_hyperparameters_end_no_worse_than_they_start(one):
     weights = l1jax.tune(X, Y, one.pen, by="weights", criterion=CRITERION)
     assert weights.criterion < one.criterion
@@ -105,6 +108,7 @@ def test_where_nothing_is_in_smaller_prices_are_tried(one):
 
 
 @pytest.mark.parametrize("what", ["group", "class"])
+@pytest.mark.slow
 def test_a_strength_for_each_group_or_class(what):
     if what == "group":
         pen = l1jax.GroupL1(1.0, np.repeat(np.arange(5), 2), np.ones(5))

@@ -3,9 +3,9 @@
 May import `results`, `host`, `model`, `data`, `composite` and what these may import.
 """
 
-from ._active_set import Covariance, Homotopy, WorkingSet
+from ._active_set_engines import Covariance, Homotopy, WorkingSet
 from ._engine import Engine, Plan, register_engine
-from ._gradient_steps import GradientSteps, Parallel, Sequential
+from ._gradient_engines import GradientSteps, Parallel, Sequential
 
 for _one in (WorkingSet(), Covariance(), Homotopy(), GradientSteps(), Sequential(), Parallel()):
     register_engine(_one)

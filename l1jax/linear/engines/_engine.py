@@ -37,6 +37,8 @@ class Plan:
     `y` (n, *k), row weights `s` (n,) of sum one, `offset`, `loss`, `norms` (p,) of the columns, and the
     null model. `lams` (L,) descend; `pen_at(lam)` is the penalty at one of them. `start` is where to begin
     the first of them, `tol` the relative gap that is enough, `max_steps` the most steps of one fit.
+    An engine may use, or not: `progress` (show a bar), `gram`, `interpolate`, `known`, `starts`; `names` are
+    those of the features, for the results.
     """
 
     problem: Problem
@@ -90,14 +92,16 @@ class Plan:
         for arrays of other shapes.
         """
         count, shape = len(self), self.problem.coef_shape
-        given = [np.asarray(part) for part in (betas, intercepts, num_steps)]
-        needed = ((count, *shape), (count, *shape[1:]), (count,))
-        for name, array, need in zip(
-            ("betas", "intercepts", "num_steps"), given, needed, strict=True
-        ):
+        betas, intercepts, num_steps = map(np.asarray, (betas, intercepts, num_steps))
+        needed = {
+            "betas": (betas, (count, *shape)),
+            "intercepts": (intercepts, (count, *shape[1:])),
+            "num_steps": (num_steps, (count,)),
+        }
+        for name, (array, need) in needed.items():
             if array.shape != need:
                 raise ValueError(f"{name} must have shape {need}, got {array.shape}.")
-        return Path(self.report(PathSolution(*given, count, [])))
+        return Path(self.report(PathSolution(betas, intercepts, num_steps, count, [])))
 
     def report(self, solution: PathSolution) -> Fit:
         """Returns the certified fits of what was found on the host."""
@@ -153,13 +157,8 @@ class Engine(abc.ABC):
     def run(self, plan: Plan) -> Path:
         """Returns the path over `plan.lams`, certified; see `Plan.certified`.
 
-        Raises: NumericalBreakdown where nothing could be solved.
+        Raises: `l1jax.NumericalBreakdown` where nothing could be solved; gradient steps then take over.
         """
-
-    @property
-    def fits_in_one_batch(self) -> bool:
-        """Whether all strengths, and the folds of `cross_validate`, are lanes of one compiled batch."""
-        return False
 
     def is_preferred(self, shape: tuple[int, int]) -> bool:
         """Whether engine="auto" asks it, before earlier ones, for data of this shape; no by default."""

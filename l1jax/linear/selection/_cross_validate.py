@@ -30,7 +30,7 @@ from ..engines._engine import (
     may_use_gram,
     solve_plan,
 )
-from ..engines._gradient_steps import batched
+from ..engines._gradient_engines import GradientSteps, batched
 from ..engines.active_set._gram_compression import can_compress
 from ..host._columns import GramColumns
 from ..host._entry_point import entry_point
@@ -258,11 +258,8 @@ def _validate(
     """Fits every fold, and scores it on its held-out rows; Ctrl-C ends it with the folds that are done."""
     count = len(problems.splits)
     together = None
-    if (
-        solver.engine.fits_in_one_batch
-        and gammas == (1.0,)
-        and count * _size(problems.data.x) <= _AT_ONCE
-    ):
+    is_batch = isinstance(solver.engine, GradientSteps) and solver.engine.fits_in_one_batch
+    if is_batch and gammas == (1.0,) and count * _size(problems.data.x) <= _AT_ONCE:
         weights = np.stack([problems.weights(i) for i in range(count)])
         together = solver.every_fold(problems.data, weights)
     disable = None if progress is None else not progress  # None: it shows in a terminal

@@ -106,6 +106,7 @@ def assert_same_fits(found, wanted, atol=1e-6):
         ("low rank", "squared error", "working_set"),
     ],
 )
+@pytest.mark.slow
 def test_a_fit_of_an_operator_is_that_of_its_array(blocks, name, loss, engine):
     loss, y = LOSSES[loss]
     matrix = {"blocks": blocks, "low rank": LOW_RANK}[name]
@@ -126,6 +127,7 @@ def test_lambda_max_the_path_and_predictions_of_an_operator_are_those_of_its_arr
     np.testing.assert_allclose(found.predict(matrix), wanted.predict(X), atol=1e-9)
 
 
+@pytest.mark.fast
 def test_cross_validation_of_an_operator_is_that_of_its_array(blocks):
     matrix = blocks
     options = {"n_folds": 3, "n_lams": 8}
@@ -198,6 +200,7 @@ REPLACED[:, AT] = NEW
         both(ReplacedColumns(DenseMatrix(X), jnp.asarray(AT), jnp.asarray(NEW)), REPLACED),
     ],
 )
+@pytest.mark.slow
 def test_what_every_matrix_answers_is_what_numpy_says_of_its_array(matrix, array):
     b, r = RNG.normal(size=(P, 2)), RNG.normal(size=(N, 2))
     s, centre = WEIGHTS / WEIGHTS.sum(), CENTRE + 0.1

@@ -81,6 +81,7 @@ MASKED = np.ma.masked_array(X, mask=X.max() - 1e-9 < X)
         ({"init": np.full(P, np.nan)}, ValueError, "init must be finite"),
     ],
 )
+@pytest.mark.fast
 def test_bad_kinds_of_data_are_errors(change, error, message):
     arguments = {"X": X, "y": Y, "pen": l1jax.L1(0.1)} | change
     with pytest.raises(error, match=message):
@@ -134,6 +135,7 @@ def traced(**changes):
     ],
     ids=lambda bad: next(iter(bad)),
 )
+@pytest.mark.slow
 def test_a_traced_value_that_an_eager_call_refuses_is_reported(bad):
     status, coef = traced(**bad)
     assert status == l1jax.Status.INVALID_INPUT

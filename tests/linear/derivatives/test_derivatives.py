@@ -125,6 +125,7 @@ def inner(a, b):
 
 
 @pytest.mark.parametrize(("loss", "pen"), PAIRS)
+@pytest.mark.slow
 def test_the_gradient_by_each_argument_is_the_difference_of_solutions(loss, pen):
     answer, entering = problem(loss, pen)
     gradient = jax.grad(answer)(entering)
@@ -150,6 +151,7 @@ def test_the_gradient_by_each_argument_is_the_difference_of_solutions(loss, pen)
             np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_softmax_has_the_derivatives_of_newtons_solutions():
     # Gradient steps end too far from the optimum for differences: Newton goes on, on their support.
     def answer(coef, intercept):
@@ -216,12 +218,14 @@ def closed_form(lam):
 
 @pytest.mark.core
 @pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.slow
 def test_the_derivative_of_the_lasso_is_its_closed_form(compiled):
     for mode in [jax.jacrev] if compiled else [jax.jacrev, jax.jacfwd]:
         derivative = jax.jit(mode(lasso)) if compiled else mode(lasso)
         np.testing.assert_allclose(derivative(0.1), closed_form(0.1), rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_second_derivatives():
     y = LOSSES["logistic"][1]
 
@@ -236,6 +240,7 @@ def test_second_derivatives():
     assert jax.jit(jax.hessian(held_out))(lam) == approx(expected, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_batches_of_derivatives_are_those_at_each_lam():
     def size(lam):
         return jnp.sum(lasso(lam) ** 2)
@@ -245,6 +250,7 @@ def test_batches_of_derivatives_are_those_at_each_lam():
     np.testing.assert_allclose(together, [jax.grad(size)(lam) for lam in lams], rtol=1e-7)
 
 
+@pytest.mark.slow
 def test_a_path_has_the_derivatives_of_its_fits():
     y = jnp.asarray(LOSSES["squared"][1])
     lams = jnp.array([0.2, 0.4, 0.05])  # not in order
@@ -331,6 +337,7 @@ FEW = {
 
 
 @pytest.mark.parametrize("case", FEW)
+@pytest.mark.slow
 def test_derivatives_by_few_scalars_are_those_by_arrays(monkeypatch, case):
     X, y, loss, make, numbers, way = FEW[case]
     taken = []
@@ -357,6 +364,7 @@ def test_derivatives_by_few_scalars_are_those_by_arrays(monkeypatch, case):
 
 
 @pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.slow
 def test_a_support_without_full_rank_has_a_finite_derivative_of_what_is_determined(compiled):
     twice = jnp.asarray(TWINS)
 
@@ -451,6 +459,7 @@ def test_single_precision_takes_numbers_of_either(kind):
         assert float(found[i]) == pytest.approx(float(ahead - behind) / (2 * h), rel=1e-3)
 
 
+@pytest.mark.slow
 def test_single_precision_at_a_strength_of_zero_has_a_derivative_of_bounded_size():
     rng = np.random.default_rng(0)
     wide, y = rng.normal(size=(10, 30)), rng.normal(size=10)
@@ -476,6 +485,7 @@ def test_at_a_strength_of_zero_the_derivative_is_that_of_one_that_rises():
     np.testing.assert_allclose(jax.jacfwd(coef)(0.0), expected, rtol=1e-8)
 
 
+@pytest.mark.fast
 def test_bad_values_are_refused_under_an_eager_derivative():
     with pytest.raises(ValueError, match="lam"):
         jax.grad(lambda lam: jnp.sum(lasso(lam)))(-0.1)
@@ -510,6 +520,7 @@ class CoefOnly(l1jax.Penalty):
 
 
 @pytest.mark.parametrize("mode", [jax.jacfwd, jax.jacrev])
+@pytest.mark.slow
 def test_minimize_on_a_tree_has_the_derivatives_of_fit(mode):
     y = jnp.asarray(LOSSES["logistic"][1])
     init = {"coef": jnp.zeros(P), "intercept": jnp.zeros(())}
@@ -547,6 +558,7 @@ def test_minimize_has_second_derivatives_and_those_of_what_is_closed_over():
 
 @hypothesis.settings(max_examples=10)
 @hypothesis.given(seed=st.integers(0, 10_000), lam=st.floats(0.01, 0.5), standardize=st.booleans())
+@pytest.mark.slow
 def test_the_transpose_is_the_transpose(seed, lam, standardize):
     rng = np.random.default_rng(seed)
     X, y = jnp.asarray(rng.normal(size=(12, 6))), jnp.asarray(rng.normal(size=12))

@@ -83,6 +83,7 @@ def test_what_it_leaves_short_is_certified_as_short_and_solved_by_gradient_steps
     assert (short.num_steps == 1).all() and (short.relative_gaps > 1e-6).any()
 
 
+@pytest.mark.fast
 def test_what_it_does_not_support_is_refused_with_its_reason(engine):
     with pytest.raises(ValueError, match=r'"coordinate_descent" solves SquaredError with L1'):
         l1jax.fit(X, Y, l1jax.Ridge(0.2), engine="coordinate_descent")
@@ -170,6 +171,7 @@ def test_a_penalty_without_a_strength_is_fitted_and_has_no_path(engine, monkeypa
 
 
 @pytest.mark.parametrize("name", [name for name in ENGINES if not name.startswith("coord")])
+@pytest.mark.slow
 def test_every_engine_serves_fit_and_path_with_the_same_answers(name):
     fit = l1jax.fit(X, Y, l1jax.L1(0.2), engine=name)
     path = l1jax.path(X, Y, l1jax.L1(), lams=[0.2], engine=name)

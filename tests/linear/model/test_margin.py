@@ -48,6 +48,7 @@ def fit(pen, X=ORTHOGONAL, y=Y, **options):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
 def test_with_orthogonal_columns_it_is_the_distance_to_the_nearest_knot(kind):
     make, knots = KINDS[kind]
     knots = np.sort(knots)
@@ -59,6 +60,7 @@ def test_with_orthogonal_columns_it_is_the_distance_to_the_nearest_knot(kind):
         assert found.margin == pytest.approx(nearest, rel=1e-6, abs=1e-12)
 
 
+@pytest.mark.fast
 def test_ridge_has_no_knot_but_zero():
     x, gradient, curvature = jnp.array([[2.0, -1.0], [-0.6, 0.3], [1.0, 1.0]])
     assert l1jax.Ridge(0.3).margin(x, gradient, curvature) == pytest.approx(0.3)

@@ -39,6 +39,7 @@ def projected_lasso(X, y, basis, lam):
 
 
 @pytest.mark.parametrize("seed", range(8))
+@pytest.mark.slow
 def test_trend_with_its_square_is_certified(seed):
     X, y, basis = quadratic_trend(seed)
     fit = l1jax.fit(X, y, l1jax.L1(LAM, weights=WEIGHTS), standardize=True)
@@ -50,6 +51,7 @@ def test_trend_with_its_square_is_certified(seed):
     assert abs(fit.objective - objective) <= 1e-12
 
 
+@pytest.mark.fast
 def test_options_hold_the_deviations_of_the_columns_as_given():
     X, y, _ = quadratic_trend(0)
     fit = l1jax.fit(X, y, l1jax.L1(LAM, weights=WEIGHTS), standardize=True)

@@ -53,6 +53,7 @@ def report(problem, **known):
 
 @pytest.mark.parametrize("fit_intercept", [True, False])
 @pytest.mark.parametrize("standardize", [True, False])
+@pytest.mark.fast
 def test_products_on_the_host_are_those_of_the_standardised_matrix(
     monkeypatch, fit_intercept, standardize
 ):

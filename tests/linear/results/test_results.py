@@ -138,6 +138,7 @@ def test_responses_are_columns(several):
     assert "bmi" in str(several[2].summary())
 
 
+@pytest.mark.fast
 def test_features_without_names_are_numbered(path):
     bare = l1jax.fit(TABLE.to_numpy(), Y, l1jax.L1(float(path.lams[6])))
     assert list(bare.to_frame().index) == ["x0", "x1", "x2", "x3", "x4"]

@@ -14,7 +14,7 @@ from sklearn.model_selection import KFold
 
 import l1jax
 from l1jax.linear.data._inputs import read
-from l1jax.linear.engines._gradient_steps import Parallel, Sequential
+from l1jax.linear.engines._gradient_engines import Parallel, Sequential
 from l1jax.linear.engines.active_set._gram_compression import can_compress
 from l1jax.linear.model._certificate import certify
 from l1jax.linear.model._prepare import data_of, prepare_inputs
@@ -46,6 +46,7 @@ PROBLEMS = {
 
 
 @pytest.mark.parametrize("name", PROBLEMS)
+@pytest.mark.slow
 def test_a_fold_is_predicted_as_by_a_path_of_the_other_rows(name):
     X, y, pen, loss = PROBLEMS[name]
     options = EVERYTHING | {"tol": 1e-10, "lam_min_ratio": 0.02}
@@ -80,6 +81,7 @@ def test_a_fold_is_predicted_as_by_a_path_of_the_other_rows(name):
 
 @pytest.mark.core
 @pytest.mark.parametrize("fit_intercept", [True, False])
+@pytest.mark.fast
 def test_squared_errors_are_those_of_scikit_learn(fit_intercept):
     X, y = load_diabetes(return_X_y=True)
     folds = KFold(5, shuffle=True, random_state=0)
@@ -100,6 +102,7 @@ def test_squared_errors_are_those_of_scikit_learn(fit_intercept):
 
 @pytest.mark.parametrize("standardize", [False, True])
 @pytest.mark.parametrize("fit_intercept", [False, True])
+@pytest.mark.slow
 def test_the_problem_of_a_difference_of_gram_matrices_is_that_of_the_rows(
     fit_intercept, standardize
 ):
@@ -190,6 +193,7 @@ def partial_likelihood_deviance(time, event, eta, weight):
 
 
 @pytest.mark.parametrize("weight", [np.ones(N), WEIGHT], ids=["even", "weighted"])
+@pytest.mark.slow
 def test_the_deviance_of_cox_is_the_grouped_one_of_glmnet(weight):
     """cvraw = (deviance of all - of those fitted)/events held out, weighed by these events."""
     time = np.ceil(10 * RNG.exponential(np.exp(-0.1 * TALL[:, 7])))  # with ties
@@ -263,6 +267,7 @@ def test_a_function_scores_predictions_of_held_out_rows():
     assert cv.mean_score[cv.index_min] == cv.mean_score.max() and cv.lam_1se >= cv.lam_min
 
 
+@pytest.mark.slow
 def test_stopped_by_the_user_it_returns_the_folds_that_are_done(monkeypatch):
     run, calls = Sequential.run, []
 
@@ -402,6 +407,7 @@ def test_shares_are_compared_on_the_same_folds_after_an_interruption():
     assert done[0].sum() == 2 and (done[0] == done[1]).all()
 
 
+@pytest.mark.slow
 def test_folds_and_strengths_in_one_batch_are_those_of_each_fold(monkeypatch):
     calls, run = [], Parallel.run
     monkeypatch.setattr(Parallel, "run", lambda *args: calls.append(args) or run(*args))

@@ -142,6 +142,7 @@ def test_scores_are_those_of_scikit_learn():
         *[(name, SOFTMAX) for name in ("accuracy", "neg_log_loss")],
     ],
 )
+@pytest.mark.fast
 def test_scores_by_the_names_of_scikit_learn_are_its_numbers(name, loss):
     y = {SQUARED: COUNTS, POISSON: COUNTS, LOGISTIC: LABELS, SOFTMAX: COUNTS.clip(0, 2)}[loss]
     eta = np.stack([ETA, ETA[::-1], -ETA], axis=2) if loss == SOFTMAX else ETA

@@ -120,6 +120,7 @@ def test_a_relaxed_path_is_validated_with_its_share():
     np.testing.assert_allclose(cv.path.coefs, relaxed.coefs, atol=1e-9)
 
 
+@pytest.mark.fast
 def test_separable_labels_are_explained_from_far_out():
     y = (X[:, 0] > 2).astype(float)
     path = l1jax.path(X[:, :7], y, l1jax.L1(), loss=l1jax.Logistic(), n_lams=3)

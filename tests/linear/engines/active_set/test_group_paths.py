@@ -6,7 +6,7 @@ import pytest
 import scipy.sparse
 
 import l1jax
-from l1jax.linear.engines._gradient_steps import Sequential
+from l1jax.linear.engines._gradient_engines import Sequential
 from l1jax.linear.engines.active_set import _group_least_squares
 from l1jax.linear.engines.active_set._group_hessian import GramHessian, NormCurvature, RowHessian
 from l1jax.linear.engines.active_set._group_newton import GroupNewton
@@ -106,6 +106,7 @@ def agree(path, X, y, ids, weights, l1=0.0, **options):
 @pytest.mark.parametrize(
     "weights", [WEIGHTS, AWKWARD], ids=["groups", "unpenalised and excluded groups"]
 )
+@pytest.mark.slow
 def test_the_path_is_that_of_prox_steps(n, weights, options):
     X, y, given = X_TALL[:n], Y_TALL[:n], dict(DATA_OPTIONS[options])
     if "sample_weight" in given:
@@ -166,6 +167,7 @@ def test_features_leave_within_groups():
     assert ((inside > 0) & (inside < sizes)).any()
 
 
+@pytest.mark.slow
 def test_one_fit_is_that_of_gradient_steps():
     X, y = X_TALL[:N], Y_TALL[:N]
     pen = l1jax.GroupL1(groups=IDS, weights=WEIGHTS)
@@ -218,6 +220,7 @@ def test_both_forms_of_the_hessian_solve_the_same_system():
             np.testing.assert_allclose(found, expected, atol=1e-7 if is_exact else 1e-4)
 
 
+@pytest.mark.fast
 def test_weights_of_groups():
     pen = l1jax.SparseGroupL1(groups=[4, 2, 4, 7], l1_ratio=0.5, weights=[2.0, 0.0, np.inf])
     weights = GroupWeights(pen, (4,))

@@ -7,7 +7,7 @@ import pytest
 import scipy.sparse
 
 import l1jax
-from l1jax.linear.engines._gradient_steps import Sequential
+from l1jax.linear.engines._gradient_engines import Sequential
 from l1jax.linear.engines.active_set import _least_squares
 from l1jax.linear.engines.active_set._group_least_squares import GroupSolver
 from l1jax.linear.engines.active_set._interpolation import PathInterpolation
@@ -87,6 +87,7 @@ def solved(monkeypatch):
 
 @pytest.mark.parametrize("kind", ["dense", "sparse"])
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.slow
 def test_interpolated_fits_meet_the_tolerance(solved, name, kind):
     pen, loss, y, most = CASES[name]
     data = scipy.sparse.csc_array(X) if kind == "sparse" else X
@@ -113,6 +114,7 @@ def test_interpolated_fits_meet_the_tolerance(solved, name, kind):
         assert largest[1e-2] > 1e-10 * objectives[0]
 
 
+@pytest.mark.fast
 def test_every_lam_is_solved_unless_a_tolerance_is_given(solved):
     path = l1jax.path(X, Y, l1jax.L1(), n_lams=L)
     assert sorted(set(solved), reverse=True) == [float(lam) for lam in path.lams]
@@ -188,6 +190,7 @@ def test_a_path_with_knots_is_exact_at_any_tolerance():
 
 
 @pytest.mark.parametrize("name", ["l1", "groups", "poisson"])
+@pytest.mark.slow
 def test_interpolation_may_end_at_lam_zero(name):
     pen, loss, y, _ = CASES[name]
     if name == "groups":

@@ -66,6 +66,7 @@ class Problem:
 
 @example(seed=526, duplicates=True, rows=8, knows_c=False)  # two equal columns enter together
 @given(seed=SEEDS, duplicates=st.booleans(), rows=st.sampled_from([8, 40]), knows_c=st.booleans())
+@pytest.mark.fast
 def test_the_solution_at_other_weights_is_optimal(seed, duplicates, rows, knows_c):
     problem = Problem(seed, rows, duplicates, knows_c)
     for fraction in (0.7, 0.3, 0.5, 0.05):

@@ -16,7 +16,7 @@ from l1jax import _threads
 from l1jax._threads import one_thread
 from l1jax.linear.data._inputs import read
 from l1jax.linear.engines._engine import Plan, choose_engine
-from l1jax.linear.engines._gradient_steps import Sequential
+from l1jax.linear.engines._gradient_engines import Sequential
 from l1jax.linear.engines.active_set import _group_newton, _prox_newton, _row_shifts
 from l1jax.linear.engines.active_set._options import OPTIONS
 from l1jax.linear.engines.active_set._path_point import NumericalBreakdown
@@ -61,6 +61,7 @@ EVERYTHING = {
         ("sparse", {"fit_intercept": False}, "weighted elastic net"),
     ],
 )
+@pytest.mark.slow
 def test_the_engine_alone_meets_a_tight_tolerance(monkeypatch, kind, options, name):
     def no_help(*_, **__):
         raise AssertionError("the active-set engine left something short of the tolerance")
@@ -100,6 +101,7 @@ CURVED = {
         ("sparse", "weighted elastic net"),
     ],
 )
+@pytest.mark.slow
 def test_other_losses_meet_a_tight_tolerance(monkeypatch, loss, name, kind):
     def no_help(*_, **__):
         raise AssertionError("the active-set engine left something short of the tolerance")
@@ -145,13 +147,14 @@ def test_a_step_that_fails_is_tried_shorter(monkeypatch, loss, shape, seed):
 
 @pytest.mark.parametrize("loss", [l1jax.Huber(), l1jax.SquaredHinge()])
 @pytest.mark.parametrize("seed", range(3))
+@pytest.mark.slow
 def test_losses_with_row_shifts_are_solved_where_features_are_more(monkeypatch, loss, seed):
     """With as many active features as rows of positive curvature, at λ far from one another."""
 
     def no_help(*_, **__):
         raise AssertionError("the active-set engine left something short of the tolerance")
 
-    monkeypatch.setattr("l1jax.linear.engines._gradient_steps.solve_best", no_help)
+    monkeypatch.setattr("l1jax.linear.engines._gradient_engines.solve_best", no_help)
     rng = np.random.default_rng(seed)
     X = rng.normal(size=(25, 80)) * (rng.random((25, 80)) < 0.4)
     y, s = X[:, :3].sum(axis=1) + rng.standard_t(2, size=25), rng.uniform(0.2, 2, 25)
@@ -177,6 +180,7 @@ def test_losses_with_row_shifts_are_solved_where_features_are_more(monkeypatch, 
         )
 
 
+@pytest.mark.slow
 def test_one_fit_is_the_end_of_a_path(monkeypatch):
     monkeypatch.setattr(OPTIONS, "max_columns", 0)
     monkeypatch.setattr(OPTIONS, "min_candidates", 2)
@@ -198,6 +202,7 @@ def test_covariance_and_homotopy_are_the_same_path():
         np.testing.assert_allclose(path.fits.objective, paths[0].fits.objective, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_a_path_is_linear_between_its_knots():
     some = np.delete(X, [7, 9, 11], axis=1)  # unique coefficients
     weights = np.delete(WEIGHTS, [7, 9, 11])
@@ -228,6 +233,7 @@ def test_what_an_engine_cannot_do_is_an_error(engine, arguments, message):
 
 
 @pytest.mark.parametrize("name", PENALTIES)
+@pytest.mark.slow
 def test_it_gives_the_coefficients_of_the_gradient_engine(name):
     some = np.delete(X, [7, 9, 11], axis=1)  # unique coefficients
     pen = PENALTIES[name]
@@ -269,6 +275,7 @@ def test_the_grid_may_end_at_zero():
     np.testing.assert_allclose(tall.coefs[1], np.linalg.lstsq(design, Y)[0][1:], atol=1e-9)
 
 
+@pytest.mark.fast
 def test_it_compiles_once_for_any_values(monkeypatch):
     counted = chex.assert_max_traces(_certified.report, n=1)
     monkeypatch.setattr(_certified, "report", counted)
@@ -277,6 +284,7 @@ def test_it_compiles_once_for_any_values(monkeypatch):
         l1jax.path(change * X[:17], Y[:17] + change, l1jax.L1(), n_lams=7, engine="working_set")
 
 
+@pytest.mark.slow
 def test_problems_that_it_does_not_serve_go_to_another_engine():
     few = X[:, :5]
     labels = (Y > 0).astype(float)
@@ -363,7 +371,7 @@ def test_on_an_accelerator_it_is_chosen_where_active_sets_stay_small(monkeypatch
     monkeypatch.setattr("jax.default_backend", lambda: "gpu")
     plan = Plan(problem, l1jax.L1(), np.array([0.1]), problem.null, np.asarray(1e-6), 100)
     for largest, engine in ((6, "working_set"), (5, "fista")):
-        monkeypatch.setattr("l1jax.linear.engines._active_set._MOST", largest)
+        monkeypatch.setattr("l1jax.linear.engines._active_set_engines._MOST", largest)
         assert choose_engine("auto", plan).name == engine
     assert choose_engine("working_set", plan).name == "working_set"
 
@@ -382,6 +390,7 @@ BOUNDED = {
 
 
 @pytest.mark.parametrize("name", BOUNDED)
+@pytest.mark.slow
 def test_a_path_that_has_spent_its_steps_is_finished_by_the_gradient_engine(monkeypatch, name):
     monkeypatch.setattr(OPTIONS, "min_steps", 12)
     monkeypatch.setattr(OPTIONS, "steps_per_lam", 0)

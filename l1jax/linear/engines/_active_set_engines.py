@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import jax
@@ -60,8 +61,10 @@ class WorkingSet(Engine):
             return Path(unreached(fits, np.arange(len(plan)) >= solution.num_solved))
         short = np.flatnonzero(np.asarray(fits.status) != Status.CONVERGED)
         if len(short) and plan.interpolate and solution.num_solved == len(plan):
-            again = self.run(plan.only(short).without_interpolation())
-            return Path(with_some(fits, short, again.fits))
+            with suppress(NumericalBreakdown):  # gradient steps take what is short
+                again = self.run(plan.only(short).without_interpolation())
+                fits = with_some(fits, short, again.fits)
+            return Path(fits)
         complete = self.keeps_knots and not len(short) and plan.known is None
         return Path(fits, _knots(plan, solution, lambda_max) if complete else None)
 

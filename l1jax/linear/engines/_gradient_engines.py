@@ -26,7 +26,7 @@ from ..results._fit import Fit
 from ..results._path import Path
 from ..results._resume import unreached
 from ._engine import ENGINES, Engine, Plan
-from ._gradient import solve
+from ._fista_newton import solve
 
 
 def solve_and_report(
@@ -56,6 +56,7 @@ class GradientSteps(Engine):
 
     @property
     def fits_in_one_batch(self) -> bool:
+        """Whether strengths, and the folds of `cross_validate`, are lanes of one compiled batch."""
         return jax.default_backend() != "cpu"
 
     def run(self, plan: Plan) -> Path:
@@ -94,7 +95,7 @@ class Sequential(Engine):
         return Path(_stacked(fits, len(plan), plan.lams))
 
 
-class Parallel(Engine):
+class Parallel(GradientSteps):
     """All strengths as one batch, in which finished lanes are frozen."""
 
     name = "parallel"
