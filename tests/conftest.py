@@ -22,7 +22,7 @@ jax.config.update("jax_enable_x64", os.environ.get("L1JAX_TEST_X64", "1") != "0"
 if not jax.config.jax_compilation_cache_dir:
     _cache = Path(__file__).parents[1] / ".cache" / f"jax-{jax.__version__}"
     jax.config.update("jax_compilation_cache_dir", str(_cache))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
 
 # Shapes and dtypes in annotations are checked at run time, unless L1JAX_TEST_TYPES=0; must come before
 # l1jax is imported.

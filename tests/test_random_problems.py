@@ -6,7 +6,7 @@ import pytest
 from l1jax import Status
 from tests.random_problems import Kind, draw, judge
 
-PROBLEMS = 25  # of each kind
+PROBLEMS = 15  # of each kind
 KINDS = [
     Kind((30, 30), "squared", "group", "float64", "fit", True, True),
     Kind((12, 30), "huber", "l1", "float32", "fit", False, False),
