@@ -23,7 +23,7 @@ KINDS = [
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 @pytest.mark.slow
 def test_random_problems_are_solved_as_said(kind):
-    first = PROBLEMS * KINDS.index(kind)
+    first = 25 * KINDS.index(kind)
     short = 0
     for seed in range(first, first + PROBLEMS):
         case = draw(kind, seed)
