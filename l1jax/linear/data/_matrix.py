@@ -148,12 +148,10 @@ class DataMatrix(eqx.Module):
 M = TypeVar("M", bound=DataMatrix)
 
 
-class CentredScaled(DataMatrix, Generic[M]):
-    """(X − 1μᵀ) diag(1/σ) of a matrix that stays as it is: centring is a correction of rank one."""
+class _Derived(DataMatrix, Generic[M]):
+    """A matrix made of another one, of the same shape and dtype."""
 
     x: M
-    centre: Float[Array, " p"]
-    inverse_scale: Float[Array, " p"]
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -162,6 +160,13 @@ class CentredScaled(DataMatrix, Generic[M]):
     @property
     def dtype(self) -> Any:
         return self.x.dtype
+
+
+class CentredScaled(_Derived[M]):
+    """(X − 1μᵀ) diag(1/σ) of a matrix that stays as it is: centring is a correction of rank one."""
+
+    centre: Float[Array, " p"]
+    inverse_scale: Float[Array, " p"]
 
     @property
     def batches_products(self) -> bool:
@@ -179,20 +184,11 @@ class CentredScaled(DataMatrix, Generic[M]):
         return (self.x.columns(at) - self.centre[at]) * self.inverse_scale[at]
 
 
-class ReplacedColumns(DataMatrix):
+class ReplacedColumns(_Derived[DataMatrix]):
     """A matrix with the columns `values` (n, m) in place of its own at `at`."""
 
-    x: DataMatrix
     at: Int[Array, " m"]
     values: Float[Array, "n m"]
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self.x.shape
-
-    @property
-    def dtype(self) -> Any:
-        return self.x.dtype
 
     def dot(self, b: Float[AnyArray, "p *k"]) -> Float[Array, "n *k"]:
         b = jnp.asarray(b)

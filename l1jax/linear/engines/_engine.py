@@ -49,12 +49,8 @@ class Plan:
     max_steps: Any
     names: tuple[str, ...] | None = None
     progress: bool | None = False
-    gram: GramColumns | None = (
-        None  # of squared error, where the Gram matrix of all columns is known
-    )
-    interpolate: bool = (
-        False  # whether strengths may lie on lines between others, certified at `tol`
-    )
+    gram: GramColumns | None = None  # of squared error, where all its columns are known
+    interpolate: bool = False  # whether strengths may lie on lines between others, certified
     known: Known | None = None  # the solution at a higher strength, to go on from
     starts: Point | None = None  # a start for each strength, (L, p, *k)
 
@@ -79,12 +75,7 @@ class Plan:
         """Returns the plan in which every strength is solved."""
         return dataclasses.replace(self, interpolate=False)
 
-    def certified(
-        self,
-        betas: Any,
-        intercepts: Any,
-        num_steps: Any,
-    ) -> Path:
+    def certified(self, betas: Any, intercepts: Any, num_steps: Any) -> Path:
         """Returns the path of these solutions, on the scale of `problem`; each gets its certificate.
 
         `betas` (L, p, *k), `intercepts` (L, *k) and `num_steps` (L,) are concrete.
@@ -230,8 +221,9 @@ def choose_engine(name: str, plan: Plan) -> Engine:
 def solve_plan(engine: Engine, plan: Plan) -> Path:
     """Runs an engine; fits that it leaves short of `tol` take gradient steps, from what it found.
 
-    The one policy for every engine: 1. the engine; 2. where it breaks down, "fista" for all; 3. "fista" for
-    the fits that are short, each from its own coefficients. An interrupted path is returned as it is.
+    The one policy for every engine: 1. the engine; 2. where it breaks down, "sequential" for all; 3. else
+    "sequential" for the fits that are short, each from its own coefficients. An interrupted path is returned
+    as it is.
     """
     rest = ENGINES["sequential"]
     try:

@@ -99,14 +99,10 @@ class Parallel(GradientSteps):
     """All strengths as one batch, in which finished lanes are frozen."""
 
     name = "parallel"
-    leaves_rest = False
 
     @property
     def fits_in_one_batch(self) -> bool:
         return True
-
-    def supports(self, plan: Plan) -> None:
-        del plan
 
     def run(self, plan: Plan) -> Path:
         return Path(batch(plan))

@@ -132,7 +132,7 @@ def follow_path(
                 count = follower.advance()
                 advance(bar, count, follower.lam, len(follower.at.features))
         except NumericalBreakdown:
-            pass
+            pass  # `num_solved` of the result says how far it came
         except KeyboardInterrupt:
             if not options.catch_interrupt:
                 raise
