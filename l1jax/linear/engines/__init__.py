@@ -4,10 +4,20 @@ May import `results`, `host`, `model`, `data`, `composite` and what these may im
 """
 
 from ._active_set_engines import Covariance, Homotopy, WorkingSet
+from ._compiled_engine import Compiled
 from ._engine import Engine, Plan, register_engine
 from ._gradient_engines import GradientSteps, Parallel, Sequential
 
-for _one in (WorkingSet(), Covariance(), Homotopy(), GradientSteps(), Sequential(), Parallel()):
+_ALL = (
+    WorkingSet(),
+    Covariance(),
+    Homotopy(),
+    Compiled(),
+    GradientSteps(),
+    Sequential(),
+    Parallel(),
+)
+for _one in _ALL:
     register_engine(_one)
 
 __all__ = ["Engine", "Plan", "register_engine"]

@@ -17,11 +17,10 @@ from ..model._problem import Point, Problem
 from ..results._path import Path
 from ..results._records import Knots
 from ..results._resume import unreached
-from ._engine import Engine, Plan, with_some
+from ._engine import Engine, Plan, suits_host, with_some
 from .active_set._path_point import NumericalBreakdown
 from .active_set._working_set import FollowerOptions, follow_path, follow_to, has_knots, supports
 
-_MOST = 600  # rows or columns up to which the host is faster than an accelerator's gradient steps
 _FRACTION = 0.5  # of `tol` that a line may use up: its gap is measured in the middle
 
 
@@ -33,8 +32,8 @@ class WorkingSet(Engine):
     all_columns: bool | None = None  # whether all are the working set; None: where that is cheaper
     keeps_knots = False
 
-    def is_preferred(self, shape: tuple[int, int]) -> bool:
-        return jax.default_backend() == "cpu" or min(shape) <= _MOST
+    def is_preferred(self, plan: Plan) -> bool:
+        return suits_host(plan.problem.x.shape)
 
     def supports(self, plan: Plan) -> str | None:
         if plan.is_traced() or not (_is_null(plan.problem) or supports(plan.problem, plan.pen)):
@@ -94,8 +93,8 @@ class Covariance(WorkingSet):
     name = "covariance"
     all_columns = True
 
-    def is_preferred(self, shape: tuple[int, int]) -> bool:
-        del shape
+    def is_preferred(self, plan: Plan) -> bool:
+        del plan
         return False
 
     def supports(self, plan: Plan) -> str | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+from functools import partial
 from typing import Any, ClassVar
 
 import jax
@@ -27,6 +28,9 @@ from ..results._path import Path
 from ..results._resume import Known
 from .active_set._gram_compression import compress
 from .active_set._path_point import NumericalBreakdown
+from .compiled._batching import any_lane
+
+_MOST = 600  # rows or columns up to which the host is faster than an accelerator's gradient steps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,9 +155,9 @@ class Engine(abc.ABC):
         Raises: `l1jax.NumericalBreakdown` where nothing could be solved; gradient steps then take over.
         """
 
-    def is_preferred(self, shape: tuple[int, int]) -> bool:
-        """Whether engine="auto" asks it, before earlier ones, for data of this shape; no by default."""
-        del shape
+    def is_preferred(self, plan: Plan) -> bool:
+        """Whether engine="auto" asks it for this plan, before earlier ones; no by default."""
+        del plan
         return False
 
 
@@ -187,10 +191,13 @@ def check_engine(engine: Any) -> None:
 
 
 def may_use_gram(name: str, shape: tuple[int, int]) -> bool:
-    """Whether the engine asked for, or some engine that is preferred for the shape, takes a Gram matrix."""
-    if name != "auto":
-        return ENGINES[name].uses_gram
-    return any(one.uses_gram and one.is_preferred(shape) for one in ENGINES.values())
+    """Whether the engine asked for, or the one that "auto" takes for tall data, uses their Gram matrix."""
+    return suits_host(shape) if name == "auto" else ENGINES[name].uses_gram
+
+
+def suits_host(shape: tuple[int, int]) -> bool:
+    """Whether active sets on the host are faster than an accelerator's gradient steps."""
+    return jax.default_backend() == "cpu" or min(shape) <= _MOST
 
 
 def prepare_for(name: str, data: Data, pen: Penalty) -> tuple[Problem, GramColumns | None]:
@@ -213,7 +220,7 @@ def choose_engine(name: str, plan: Plan) -> Engine:
             raise ValueError(f'engine="{name}" {reason}; leave engine="auto" for all else.')
         return engine
     for engine in reversed(ENGINES.values()):
-        if engine.is_preferred(plan.problem.x.shape) and engine.supports(plan) is None:
+        if engine.is_preferred(plan) and engine.supports(plan) is None:
             return engine
     return ENGINES["fista"]
 
@@ -222,8 +229,8 @@ def solve_plan(engine: Engine, plan: Plan) -> Path:
     """Runs an engine; fits that it leaves short of `tol` take gradient steps, from what it found.
 
     The one policy for every engine: 1. the engine; 2. where it breaks down, "sequential" for all; 3. else
-    "sequential" for the fits that are short, each from its own coefficients. An interrupted path is returned
-    as it is.
+    gradient steps for the fits that are short, each from its own coefficients; compiled, where the plan is
+    traced. An interrupted path is returned as it is.
     """
     rest = ENGINES["sequential"]
     try:
@@ -235,19 +242,45 @@ def solve_plan(engine: Engine, plan: Plan) -> Path:
             f'engine="{engine.name}" must return a Path with a fit for each of plan.lams, such as of '
             f"plan.certified, got {type(found).__name__}."
         )
-    if not engine.leaves_rest or plan.is_traced():
+    if not engine.leaves_rest:
         return found
+    if plan.is_traced():
+        return _with_rest_traced(plan, found)
     status = np.asarray(found.status)
     short = np.flatnonzero(status != Status.CONVERGED)
     if not len(short) or Status.INTERRUPTED in status:
         return found
+    starts = _starts(plan, found, short)
+    return Path(with_some(found.fits, short, rest.run(plan.only(short, starts)).fits))
+
+
+def _with_rest_traced(plan: Plan, found: Path) -> Path:
+    """Returns the path, its fits that are short of `tol` by gradient steps: where there is one, in any lane."""
+    short = found.status != Status.CONVERGED
+    starts = _starts(plan, found, slice(None))
+
+    def solve_rest() -> Fit:
+        others = ENGINES["fista"].run(dataclasses.replace(plan, starts=starts)).fits
+        return jax.vmap(lambda is_short, a, b: jax.tree.map(partial(jnp.where, is_short), a, b))(
+            short, others, found.fits
+        )
+
+    return Path(jax.lax.cond(any_lane(jnp.any(short)), solve_rest, lambda: found.fits))
+
+
+def _starts(plan: Plan, found: Path, some: Any) -> Point:
+    """Returns some of the fits as points to start gradient steps from."""
     dtype = plan.problem.y.dtype
     coefs, intercepts = (
-        jnp.asarray(np.asarray(part)[short], dtype) for part in (found.coefs, found.intercepts)
+        jnp.asarray(part[some], dtype)
+        for part in (
+            (found.coefs, found.intercepts)
+            if plan.is_traced()
+            else map(np.asarray, (found.coefs, found.intercepts))
+        )
     )
     starts = jax.vmap(plan.problem.start_from)(coefs, intercepts)
-    starts = _where_finite(starts, plan.start)
-    return Path(with_some(found.fits, short, rest.run(plan.only(short, starts)).fits))
+    return _where_finite(starts, plan.start)
 
 
 def _where_finite(points: Point, other: Point) -> Point:

@@ -125,46 +125,66 @@ def _stacked(fits: list[Fit], count: int, lams: Any) -> Fit:
 def _scan(plan: Plan) -> Fit:
     """The fits one after the other, in compiled code."""
     if len(plan) > 1:
-        limits = (plan.start, plan.tol, plan.max_steps, plan.names)
+        limits = (plan.start, plan.starts, plan.tol, plan.max_steps, plan.names)
         return _scanned(plan.problem, plan.pen, plan.lams, *limits)
     problem = estimate_smoothness(plan.problem, plan.pen)
-    limits = (plan.start, plan.tol, plan.max_steps, plan.names)
+    start = plan.start if plan.starts is None else jax.tree.map(lambda leaf: leaf[0], plan.starts)
+    limits = (start, plan.tol, plan.max_steps, plan.names)
     one, _ = solve_one(problem, plan.pen_at(plan.lams[0]), *limits)
     return jax.tree.map(lambda leaf: leaf[None], one)
 
 
 @eqx.filter_jit
 def _scanned(
-    problem: Problem, pen: Penalty, lams: Array, start: Point, tol: Any, max_steps: Any, names: Any
+    problem: Problem,
+    pen: Penalty,
+    lams: Array,
+    start: Point,
+    starts: Point | None,
+    tol: Any,
+    max_steps: Any,
+    names: Any,
 ) -> Fit:
     problem = with_smoothness(problem, pen)
 
-    def step(start: Point, lam: Array) -> tuple[Point, Fit]:
-        pen_at = pen.with_strength(lam)
-        one, start = solve_and_report(problem, pen_at, start, tol, max_steps, names)
+    def step(start: Point, given: tuple[Array, Point | None]) -> tuple[Point, Fit]:
+        lam, own = given
+        start = start if own is None else own
+        one, start = solve_and_report(
+            problem, pen.with_strength(lam), start, tol, max_steps, names
+        )
         return start, one
 
-    return jax.lax.scan(step, start, lams)[1]
+    return jax.lax.scan(step, start, (lams, starts))[1]
 
 
 def batch(plan: Plan) -> Fit:
     """Returns the fits at all strengths, as lanes of one `vmap`."""
-    limits = (plan.start, plan.tol, plan.max_steps, plan.names)
-    return batched(plan.problem, plan.pen, jnp.asarray(plan.lams), *limits)
+    start = plan.start if plan.starts is None else plan.starts
+    limits = (plan.tol, plan.max_steps, plan.names)
+    is_own = plan.starts is not None
+    return batched(plan.problem, plan.pen, jnp.asarray(plan.lams), start, *limits, is_own)
 
 
 @eqx.filter_jit
 def batched(
-    problem: Problem, pen: Penalty, lams: Array, start: Point, tol: Any, max_steps: Any, names: Any
+    problem: Problem,
+    pen: Penalty,
+    lams: Array,
+    start: Point,
+    tol: Any,
+    max_steps: Any,
+    names: Any,
+    is_own: bool = False,
 ) -> Fit:
-    """`batch`, of the parts of a plan that compiled code takes."""
+    """`batch`, of the parts of a plan that compiled code takes; a start for all, or each with its own."""
     problem = with_smoothness(problem, pen)
 
-    def lane(lam: Array) -> Fit:
+    def lane(lam: Array, start: Point) -> Fit:
         pen_at = pen.with_strength(lam) if pen.has_strength else pen
         return solve_and_report(problem, pen_at, start, tol, max_steps, names)[0]
 
-    return jax.vmap(lane)(lams)
+    return jax.vmap(lane, in_axes=(0, 0 if is_own else None))(lams, start)
 
 
 def solve_best(

@@ -1,0 +1,101 @@
+"""The engine that follows a path of squared error as one compiled program."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from ..._status import Status
+from ...penalties import Penalty
+from ..host._path_solution import PathSolution
+from ..model._problem import Outcome, Point, Problem
+from ..results._certified import report
+from ..results._fit import Fit
+from ..results._path import Path
+from ._engine import ENGINES, Engine, Plan, with_some
+from .active_set._path_point import NumericalBreakdown
+from .active_set._penalty_weights import linear_form
+from .active_set._working_set import has_knots
+from .compiled._follow import follow_on_host, follow_traced
+
+_FEWEST_COLUMNS = 128  # from which on a program is worth its compilation
+_FEWEST_STRENGTHS = 10
+_MOST_ACTIVE = 256  # beyond it, sizes that change on the host are faster
+
+
+class Compiled(Engine):
+    """Follows the path of squared error with L1 from knot to knot, in one program."""
+
+    name = "compiled"
+
+    def is_preferred(self, plan: Plan) -> bool:
+        n, p = plan.problem.x.shape
+        if plan.is_traced() or jax.default_backend() != "cpu":
+            return True
+        is_dense = plan.problem.x.as_array() is not None
+        is_small = min(n, p) <= _MOST_ACTIVE
+        return is_dense and is_small and p > _FEWEST_COLUMNS and len(plan) >= _FEWEST_STRENGTHS
+
+    def supports(self, plan: Plan) -> str | None:
+        problem, pen = plan.problem, plan.pen
+        is_lasso = problem.loss.is_quadratic and not problem.responses and _is_linear(pen, problem)
+        if is_lasso and not plan.is_traced():
+            trivial = bool(problem.null.is_trivial) or not np.any(np.asarray(problem.norms))
+            is_lasso = not trivial and np.min(plan.lams) > 0 and has_knots(problem, pen)
+        if not is_lasso or plan.known is not None or plan.gram is not None:
+            return "needs SquaredError with L1 or NonNegativeL1 of one response, at strengths above 0"
+        return None
+
+    def run(self, plan: Plan) -> Path:
+        is_on_host = jax.default_backend() == "cpu" and plan.problem.x.as_array() is not None
+        if plan.is_traced() or not is_on_host:
+            limits = (plan.tol, plan.names)
+            return Path(_solve(plan.problem, plan.pen, jnp.asarray(plan.lams), *limits))
+        problem = plan.problem
+        form = linear_form(plan.pen, np.ones(()), problem.coef_shape)
+        with jax.enable_x64(True):
+            found = follow_on_host(problem, form, np.asarray(plan.lams, np.float64))
+        done = int(found.num_done)
+        if not done:
+            raise NumericalBreakdown
+        betas = found.betas
+        null = np.asarray(problem.null.point.beta)
+        if null.any():
+            betas += null
+        intercepts = np.full(len(plan), problem.null.point.intercept)
+        has_unpenalised = bool(np.any(np.asarray(problem.null.unpenalised)))
+        solution = PathSolution(
+            betas, intercepts, found.num_steps, done, [], has_unpenalised=has_unpenalised
+        )
+        fits = jax.block_until_ready(plan.report(solution))
+        if done < len(plan):  # rounding has lost the path
+            rest = np.arange(done, len(plan))
+            others = ENGINES["working_set"].run(plan.only(rest))
+            fits = with_some(fits, rest, others.fits)
+        return Path(fits)
+
+
+def _is_linear(pen: Penalty, problem: Problem) -> bool:
+    """Whether a penalty has a weight per coordinate and no quadratic part, as far as its class says."""
+    if not (pen.convex and pen.homogeneous and pen.has_strength):
+        return False
+    return jax.eval_shape(lambda: pen.with_strength(1.0).linear_form(problem.coef_shape)) is not None
+
+
+@eqx.filter_jit
+def _solve(problem: Problem, pen: Penalty, lams: Array, tol: Any, names: Any) -> Fit:
+    """The path, each fit with its certificate; where it was lost, they say that they are short of `tol`."""
+    found = follow_traced(problem, pen, lams)
+    null = problem.null.point
+
+    def lane(lam: Array, beta: Array, num_steps: Array) -> Fit:
+        status = jnp.asarray(Status.CONVERGED, jnp.int32)  # unless the certificate says otherwise
+        outcome = Outcome(Point(null.beta + beta, null.intercept), num_steps, status)
+        return report(problem, pen.with_strength(lam), outcome, tol, names)
+
+    return jax.vmap(lane)(lams, found.betas, found.num_steps)

@@ -1,0 +1,373 @@
+"""The lasso path of all columns as one compiled program, block by block of the grid.
+
+A block 1. takes a working set of fixed size: the active columns and those whose gradients are the nearest to
+their bounds; 2. inverts the Gram matrix of the active ones; 3. follows the path from knot to knot over the next
+strengths of the grid; 4. checks the optimality conditions of every column at every one of them; 5. keeps what
+meets them. The gradients of all columns are computed at two strengths of the block, and bounded in between:
+the residuals lie near a line, and |x̃ⱼᵀ(r − r′)| ≤ ‖x̃ⱼ‖‖r − r′‖.
+
+Sizes are fixed: where more columns are active than a capacity holds, the state says `full`, and a program of
+the next capacity goes on from it. Where rounding has lost the path, it says `lost`.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+from ...._types import AnyArray
+from ...data._matrix import DataMatrix
+from ._batching import any_lane
+from ._knots import OUT, UNPENALISED, Bounds, Followed, Products, Start, follow_knots
+
+BLOCK = 20  # strengths
+_CHANGES = 64  # of the active set in a block
+_MAX_BLOCKS = 100
+_MAX_STALLS = 2  # blocks of one strength without progress after which more columns are asked for
+_FIRST = 3e38  # score of the columns that a working set must hold
+
+
+class Capacity(NamedTuple):
+    """The sizes that a program is compiled for."""
+
+    working: int  # W: columns of the working set
+    active: int  # M: of them, at most so many active
+
+
+class LeastSquares(NamedTuple):
+    """Squared error about the null model, in rows times √s; what a path needs of it."""
+
+    x: DataMatrix
+    root: Float[Array, " n"]  # √s
+    target: Float[Array, " n"]  # √s∘(y − η) at the null model
+    linear: Float[Array, " p"]  # c = X̃ᵀ(s∘(y − η))
+    norms: Float[Array, " p"]
+    bounds: Bounds  # penalty weights at λ = 1
+
+    @classmethod
+    def of(
+        cls,
+        x: DataMatrix,
+        root: AnyArray,
+        residual: AnyArray,
+        linear: AnyArray,
+        norms: AnyArray,
+        bounds: Bounds,
+    ) -> LeastSquares:
+        """Returns the data; `residual` is y − η at the null model."""
+        return cls(x, root, root * residual, linear, norms * (1 + 1e-12), bounds)
+
+    def neg_gradient(self, residual: Array) -> Array:
+        """Returns −∇L of all columns from √s∘(y − η)."""
+        return self.x.rdot(self.root * residual)
+
+    def ratio(self, neg_gradient: Array) -> Array:
+        """Returns the λ at which each gradient is on its bound."""
+        toward = jnp.where(neg_gradient > 0, self.bounds.up, self.bounds.down)
+        return jnp.where(toward > 0, jnp.abs(neg_gradient) / jnp.where(toward > 0, toward, 1), 0)
+
+
+class PathState(NamedTuple):
+    """How far a path has come: a solution, and what the next working set is chosen by."""
+
+    lam: Float[Array, ""]
+    x: Float[Array, " p"]  # less the null model's
+    side: Float[Array, " p"]  # see `_knots`
+    neg_gradient: Float[Array, " p"]
+    residual: Float[Array, " n"]
+    score: Float[Array, " p"]  # the larger, the sooner a column is expected to enter
+    num_done: Int[Array, ""]  # strengths
+    size: Int[Array, ""]  # strengths of the next block
+    stalls: Int[Array, ""]  # blocks of one strength in a row without progress
+    full: Bool[Array, ""]
+    lost: Bool[Array, ""]
+
+    def is_going(self, count: int) -> Array:
+        """Whether there is more to do, and it can be done."""
+        return (self.num_done < count) & ~self.full & ~self.lost
+
+
+class Solutions(NamedTuple):
+    """The coefficients at each strength by the columns of its working set, L rows."""
+
+    values: Float[Array, "L W"]
+    columns: Int[Array, "L W"]
+    num_knots: Int[Array, " L"]
+
+
+def begin(data: LeastSquares, unpenalised: Bool[Array, " p"], lams: Float[Array, " L"]) -> PathState:
+    """Returns the null model, at the strength where the first column enters or the first of the grid."""
+    neg_gradient = jnp.where(unpenalised, 0, data.linear)
+    ratio = data.ratio(neg_gradient)
+    lam = jnp.maximum(jnp.max(ratio) * (1 + 50 * jnp.finfo(ratio.dtype).eps), lams[0])
+    zero, no = jnp.zeros_like(ratio), jnp.zeros((), bool)
+    return PathState(
+        lam, zero, jnp.where(unpenalised, UNPENALISED, zero), neg_gradient, data.target, ratio,
+        jnp.int32(0), jnp.int32(BLOCK), jnp.int32(0), no, no,
+    )  # fmt: skip
+
+
+def advance(
+    data: LeastSquares, lams: Float[Array, " L"], state: PathState, capacity: Capacity
+) -> tuple[PathState, Solutions]:
+    """Goes down the grid as far as the capacity allows."""
+    count, width = len(lams), capacity.working
+    # Rows beyond the grid take what a block has no place for.
+    padded = jnp.concatenate([lams, jnp.full(BLOCK, lams[-1])])
+    rows = count + BLOCK
+    tables = Solutions(
+        jnp.zeros((rows, width), data.target.dtype), jnp.zeros((rows, width), jnp.int32),
+        jnp.zeros(rows, jnp.int32),
+    )  # fmt: skip
+    state = state._replace(full=jnp.zeros_like(state.full), stalls=jnp.zeros_like(state.stalls))
+
+    def body(carry: tuple[PathState, Solutions, Array]) -> tuple[PathState, Solutions, Array]:
+        state, tables, blocks = carry
+        state, tables = _block(data, padded, state, tables, capacity)
+        return state, tables, blocks + 1
+
+    def goes_on(carry: tuple[PathState, Solutions, Array]) -> Array:
+        return any_lane(carry[0].is_going(count)) & (carry[2] < _MAX_BLOCKS)
+
+    state, tables, _ = lax.while_loop(goes_on, body, (state, tables, jnp.int32(0)))
+    return state, jax.tree.map(lambda table: table[:count], tables)
+
+
+def _block(
+    data: LeastSquares, lams: Array, state: PathState, tables: Solutions, capacity: Capacity
+) -> tuple[PathState, Solutions]:
+    """Solves the next strengths of the grid, and keeps what meets the optimality conditions."""
+    count = len(lams) - BLOCK
+    going, row = state.is_going(count), jnp.arange(BLOCK + 1, dtype=jnp.int32)
+    size = jnp.minimum(state.size, BLOCK)
+    some = lax.dynamic_slice(lams, (state.num_done,), (BLOCK,))[jnp.minimum(row[:-1], size - 1)]
+    working = _working_set(data, state, capacity)
+    found = follow_knots(
+        working.products, working.bounds, working.start, some, _CHANGES, going & working.is_usable
+    )
+    found = found._replace(num_reached=jnp.minimum(found.num_reached, size))
+    block = _Block(some, found, working, going, row)
+    checked = _check(data, state, block, size)
+    new = Solutions(
+        found.x[:-1],
+        jnp.broadcast_to(working.at, (BLOCK, len(working.at))),
+        found.num_knots,
+    )
+    tables = Solutions(
+        *(
+            lax.dynamic_update_slice_in_dim(table, rows, state.num_done, 0)
+            for table, rows in zip(tables, new, strict=True)
+        )
+    )
+    return _next_state(data, lams, state, block, checked), tables
+
+
+class _WorkingSet(NamedTuple):
+    at: Int[Array, " W"]
+    columns: Float[Array, "W n"]  # times √s
+    bounds: Bounds
+    products: Products
+    start: Start
+    holds_all: Bool[Array, ""]  # whether all active columns are among the first M
+    is_usable: Bool[Array, ""]
+
+
+def _working_set(data: LeastSquares, state: PathState, capacity: Capacity) -> _WorkingSet:
+    """Takes the active columns and those of the largest score, and inverts the Gram matrix of the former."""
+    width, most = capacity
+    score = jnp.where(state.side != OUT, _FIRST, state.score)
+    at = lax.top_k(score.astype(jnp.float32), width)[1].astype(jnp.int32)  # in float64 it takes 20 times as long
+    side, x = state.side[at], state.x[at]
+    columns = (data.x.columns(at) * data.root[:, None]).T
+    active = side[:most] != OUT
+    both = active[:, None] & active
+    first = columns[:most]
+    eye = jnp.eye(most, dtype=x.dtype)
+    factor = jnp.linalg.cholesky(
+        jnp.where(both, _matmul(first, first.T), eye), symmetrize_input=False
+    )
+    root = lax.linalg.triangular_solve(factor, eye, left_side=True, lower=True)
+    inverse = jnp.where(both, _matmul(root.T, root), 0)
+    holds_all = ~jnp.any(side[most:] != OUT)
+    start = Start(state.lam, x, side, data.linear[at], inverse)
+    is_usable = jnp.all(jnp.isfinite(inverse)) & holds_all
+    return _WorkingSet(at, columns, data.bounds.at(at), _products(columns, most), start, holds_all, is_usable)
+
+
+def _products(columns: Array, most: int) -> Products:
+    """Returns the products with the Gram matrix; it is formed where there are more rows than columns."""
+    width, n = columns.shape
+    if n > width:
+        gram = _matmul(columns, columns.T)
+        return Products(
+            lambda v: _matmul(v, gram[:most]),
+            lambda j: lax.dynamic_index_in_dim(gram, j, 0, keepdims=False),
+            jnp.diagonal(gram),
+        )
+    first = columns[:most]
+    return Products(
+        lambda v: _matmul(columns, _matmul(v, first)),
+        lambda j: _matmul(columns, lax.dynamic_index_in_dim(columns, j, 0, keepdims=False)),
+        jnp.sum(columns**2, axis=1),
+    )
+
+
+def _matmul(a: Array, b: Array) -> Array:
+    return jnp.matmul(a, b, precision="highest")
+
+
+class _Block(NamedTuple):
+    """What was followed in a block. Rows: its strengths, then the point where it ended."""
+
+    lams: Float[Array, " B"]
+    found: Followed
+    working: _WorkingSet
+    going: Bool[Array, ""]
+    row: Int[Array, " B1"]
+
+    @property
+    def all_lams(self) -> Array:
+        return jnp.append(self.lams, self.found.lam)
+
+
+class _Check(NamedTuple):
+    """How far the solutions of a block meet the optimality conditions, and what was computed for that."""
+
+    residuals: Float[Array, "B1 n"]
+    middle: Int[Array, ""]  # the two rows where the gradients of all columns are known
+    last: Int[Array, ""]
+    at_middle: Float[Array, " p"]
+    at_last: Float[Array, " p"]
+    inside: Float[Array, " B1"]  # relative violation on the working set
+    outside: Float[Array, " B1"]  # bound on that of the other columns
+    ratios: Float[Array, "B1 p"]  # bound on the gradients of all columns over their weights
+
+
+def _check(data: LeastSquares, state: PathState, block: _Block, size: Array) -> _Check:
+    """Computes the violations: exactly on the working set, and bounds of those of the other columns."""
+    found, working, row = block.found, block.working, block.row
+    got = found.num_reached
+    residuals = data.target - _matmul(found.x, working.columns)
+    last = jnp.where(got < size, BLOCK, jnp.maximum(got - 1, 0))
+    middle = jnp.maximum(got // 2 - 1, 0)
+    at_middle, at_last = data.neg_gradient(residuals[middle]), data.neg_gradient(residuals[last])
+
+    def line(begin: Array, end: Array) -> tuple[Array, Array]:
+        """The place of each residual along a line, and its distance from there."""
+        along = end - begin
+        square = along @ along
+        place = ((residuals - begin) @ along) / jnp.where(square > 0, square, 1)
+        rest = residuals - begin - place[:, None] * along
+        return place[:, None], jnp.sqrt(jnp.sum(rest**2, axis=1))[:, None]
+
+    first, second = line(state.residual, residuals[middle]), line(residuals[middle], residuals[last])
+    early = (row <= middle)[:, None]
+    place, distance = (jnp.where(early, a, b) for a, b in zip(first, second, strict=True))
+    begin = jnp.where(early, state.neg_gradient, at_middle)
+    end = jnp.where(early, at_middle, at_last)
+    on_line, margin = begin + place * (end - begin), distance * data.norms
+    up, down = data.bounds.up, data.bounds.down
+    ratios = jnp.maximum(
+        _over(jnp.maximum(on_line + margin, 0), up), _over(jnp.maximum(margin - on_line, 0), down)
+    )
+    lams = block.all_lams
+    is_inside = jnp.zeros(len(up), bool).at[working.at].set(True)
+    outside = jnp.max(jnp.where(is_inside, 0, ratios), axis=1) / lams - 1
+    return _Check(
+        residuals, middle, last, at_middle, at_last, _violation(block, residuals), outside, ratios
+    )
+
+
+def _over(gradient: Array, weight: Array) -> Array:
+    """gradient / weight for both ≥ 0; 0 where both are."""
+    return jnp.where(gradient > 0, gradient / weight, 0)
+
+
+def _violation(block: _Block, residuals: Array) -> Array:
+    """Returns the largest violation of the optimality conditions on the working set, over λ."""
+    found, working, lams = block.found, block.working, block.all_lams[:, None]
+    neg_gradient = _matmul(residuals, working.columns.T)
+    active = lams * working.bounds.signed(found.side)
+    up, down = (jnp.where(jnp.isinf(bound), bound, lams * bound) for bound in working.bounds[:2])
+    off = jnp.maximum(jnp.maximum(neg_gradient - up, -neg_gradient - down), 0)
+    off = jnp.where(found.side != OUT, jnp.abs(neg_gradient - active), off)
+    return jnp.max(off / lams, axis=1)
+
+
+def _next_state(
+    data: LeastSquares, lams: Array, state: PathState, block: _Block, check: _Check
+) -> PathState:
+    """Returns the state after the strengths that meet the conditions."""
+    found, working, row, going = block.found, block.working, block.row, block.going
+    eps = jnp.finfo(data.target.dtype).eps
+    size, got = jnp.minimum(state.size, BLOCK), found.num_reached
+    # 1. How many strengths are good, and whether the point reached between two is.
+    is_exact = check.inside <= eps**0.45
+    is_good = is_exact & (check.outside <= eps**0.51)
+    good = jnp.min(jnp.where((is_good | (row >= got))[:-1], BLOCK, row[:-1]))
+    good = jnp.minimum(good, got)
+    all_good, between = good == got, got < size
+    goes_beyond = all_good & between & is_good[-1] & (found.num_changes > 0)
+    usable = going & working.is_usable
+    moved = usable & (goes_beyond | (good > 0))
+    take = jnp.where(goes_beyond, BLOCK, jnp.maximum(good - 1, 0))
+    # 2. The gradients there, and the columns that the next working set is chosen by.
+    neg_gradient = lax.cond(
+        any_lane((take != check.last) & (take != check.middle)),
+        lambda: data.neg_gradient(check.residuals[take]),
+        lambda: jnp.where(take == check.last, check.at_last, check.at_middle),
+    )
+    ratio = _expected(data, lams, state, block, check, (take, good, neg_gradient))
+    violating = (jnp.where(row < BLOCK, row < got, between) & (row >= good))[:, None]
+    score = jnp.where(
+        all_good,
+        ratio,
+        jnp.max(jnp.where(violating, check.ratios / block.all_lams[:, None], 0), axis=0),
+    )
+    # 3. The length of the next block.
+    shorter = jnp.where(good > 0, jnp.maximum(good, 1), jnp.maximum(size // 2, 1))
+    size = jnp.where(all_good & (moved | ~going), jnp.minimum(2 * size, BLOCK), shorter)
+    stalls = jnp.where(moved | (state.size > 1), 0, state.stalls + 1)
+    asks_for_columns = is_exact[0] & (check.outside[0] > eps**0.51)
+    zero = jnp.zeros_like(state.x)
+
+    def where(flag: Array, new: Array, old: Array) -> Array:
+        return jnp.where(flag, new, old)
+
+    return PathState(
+        lam=where(moved, block.all_lams[take], state.lam),
+        x=where(moved, zero.at[working.at].set(found.x[take]), state.x),
+        side=where(moved, zero.at[working.at].set(found.side[take]), state.side),
+        neg_gradient=where(moved, neg_gradient, state.neg_gradient),
+        residual=where(moved, check.residuals[take], state.residual),
+        score=where(usable, score, state.score),
+        num_done=jnp.minimum(state.num_done + jnp.where(usable, good, 0), len(lams) - BLOCK),
+        size=size,
+        stalls=stalls,
+        full=state.full | (going & (~working.holds_all | (stalls > _MAX_STALLS))),
+        lost=state.lost | (going & working.holds_all & ~moved & (~working.is_usable | ~asks_for_columns)),
+    )
+
+
+def _expected(
+    data: LeastSquares,
+    lams: Array,
+    state: PathState,
+    block: _Block,
+    check: _Check,
+    taken: tuple[Array, Array, Array],
+) -> Array:
+    """Returns the larger of the gradients over their weights now, and on a line to the end of the next block."""
+    take, good, neg_gradient = taken
+    now = block.all_lams[take]
+    is_middle = take == check.middle
+    before = jnp.where(is_middle, state.neg_gradient, check.at_middle)
+    since = jnp.where(is_middle, state.lam, block.all_lams[check.middle]) - now
+    end = lams[jnp.minimum(state.num_done + good + BLOCK, len(lams) - BLOCK) - 1]
+    steps = jnp.where(since > 0, (now - end) / jnp.where(since > 0, since, 1), 0)
+    ahead = neg_gradient - (before - neg_gradient) * steps
+    return jnp.maximum(data.ratio(neg_gradient), data.ratio(ahead))
