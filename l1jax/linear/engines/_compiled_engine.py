@@ -12,7 +12,9 @@ from jaxtyping import Array
 
 from ..._status import Status
 from ...penalties import Penalty
+from ..host._columns import Columns
 from ..host._path_solution import PathSolution
+from ..host._zero_copy import aligned
 from ..model._problem import Outcome, Point, Problem
 from ..results._certified import report
 from ..results._fit import Fit
@@ -48,7 +50,9 @@ class Compiled(Engine):
             trivial = bool(problem.null.is_trivial) or not np.any(np.asarray(problem.norms))
             is_lasso = not trivial and np.min(plan.lams) > 0 and has_knots(problem, pen)
         if not is_lasso or plan.known is not None or plan.gram is not None:
-            return "needs SquaredError with L1 or NonNegativeL1 of one response, at strengths above 0"
+            return (
+                "needs SquaredError with L1 or NonNegativeL1 of one response, at strengths above 0"
+            )
         return None
 
     def run(self, plan: Plan) -> Path:
@@ -69,8 +73,16 @@ class Compiled(Engine):
             betas += null
         intercepts = np.full(len(plan), problem.null.point.intercept)
         has_unpenalised = bool(np.any(np.asarray(problem.null.unpenalised)))
+        columns = Columns(problem)
         solution = PathSolution(
-            betas, intercepts, found.num_steps, done, [], has_unpenalised=has_unpenalised
+            betas,
+            intercepts,
+            found.num_steps,
+            done,
+            [],
+            neg_gradients=_neg_gradients(problem, columns, betas),
+            columns=columns,
+            has_unpenalised=has_unpenalised,
         )
         fits = jax.block_until_ready(plan.report(solution))
         if done < len(plan):  # rounding has lost the path
@@ -84,7 +96,18 @@ def _is_linear(pen: Penalty, problem: Problem) -> bool:
     """Whether a penalty has a weight per coordinate and no quadratic part, as far as its class says."""
     if not (pen.convex and pen.homogeneous and pen.has_strength):
         return False
-    return jax.eval_shape(lambda: pen.with_strength(1.0).linear_form(problem.coef_shape)) is not None
+    return type(pen).linear_form is not Penalty.linear_form
+
+
+def _neg_gradients(problem: Problem, columns: Columns, betas: np.ndarray) -> np.ndarray:
+    """−∇L (L, p) at the coefficients as they are returned, by BLAS."""
+    out = aligned(betas.shape, np.float64)
+    at = np.flatnonzero(betas.any(axis=0))
+    fitted = columns.matrix.part_of(at).dot(columns.returned(at, betas[:, at].T))
+    target = np.asarray(problem.y, np.float64) - np.asarray(problem.offset, np.float64)
+    residuals = (target - float(problem.null.point.intercept))[:, None] - fitted
+    columns.matrix.rdot(columns.s[:, None] * residuals, out)
+    return out
 
 
 @eqx.filter_jit

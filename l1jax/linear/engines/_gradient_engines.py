@@ -150,9 +150,7 @@ def _scanned(
     def step(start: Point, given: tuple[Array, Point | None]) -> tuple[Point, Fit]:
         lam, own = given
         start = start if own is None else own
-        one, start = solve_and_report(
-            problem, pen.with_strength(lam), start, tol, max_steps, names
-        )
+        one, start = solve_and_report(problem, pen.with_strength(lam), start, tol, max_steps, names)
         return start, one
 
     return jax.lax.scan(step, start, (lams, starts))[1]

@@ -92,7 +92,9 @@ def test_what_it_does_not_support_is_refused_with_its_reason(engine):
 
 
 def test_auto_takes_it_where_it_says_that_it_is_preferred(engine, monkeypatch):
-    monkeypatch.setattr(CoordinateDescent, "is_preferred", lambda self, plan: plan.problem.x.shape[0] < 100)
+    monkeypatch.setattr(
+        CoordinateDescent, "is_preferred", lambda self, plan: plan.problem.x.shape[0] < 100
+    )
     assert l1jax.fit(X, Y, l1jax.L1(0.2)).num_steps == 500
     assert l1jax.fit(X, Y, l1jax.ElasticNet(0.2)).num_steps != 500
 

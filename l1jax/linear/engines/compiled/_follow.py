@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +14,6 @@ from ....penalties import Penalty
 from ....penalties._base import LinearForm
 from ...data._matrix import DenseMatrix
 from ...model._problem import Problem
-from ._knots import Bounds
 from ._path import BLOCK, Capacity, LeastSquares, PathState, Solutions, advance, begin
 
 _ONE_CAPACITY = 256  # active columns that are served by one capacity, however few there are
@@ -75,7 +73,7 @@ def follow_on_host(problem: Problem, form: LinearForm, lams: np.ndarray) -> Path
 
 def _within(capacity: Capacity, data: LeastSquares) -> Capacity:
     """Returns the capacity, of no more columns than there are."""
-    return _capacity(*capacity, len(data.norms))
+    return _capacity(*capacity, len(data.unit))
 
 
 def _first_of(
@@ -84,8 +82,10 @@ def _first_of(
     return advance(data, lams, begin(data, unpenalised, lams), capacity)
 
 
-_first = jax.jit(_first_of, static_argnums=3)
-_next = jax.jit(advance, static_argnums=3)
+# Compiling takes two thirds of the time without fusion emitters, and the program as long to run.
+_OPTIONS = {"xla_cpu_use_fusion_emitters": False} if jax.__version_info__ < (0, 11) else None
+_first = jax.jit(_first_of, static_argnums=3, compiler_options=_OPTIONS)
+_next = jax.jit(advance, static_argnums=3, compiler_options=_OPTIONS)
 
 
 def _padded(problem: Problem, form: LinearForm) -> tuple[LeastSquares, np.ndarray]:
@@ -100,17 +100,19 @@ def _padded(problem: Problem, form: LinearForm) -> tuple[LeastSquares, np.ndarra
     free = np.flatnonzero(beta)
     target = np.asarray(problem.y, np.float64) - np.asarray(problem.offset, np.float64)
     residual = target - float(null.point.intercept) - x[:, free] @ beta[free]
-    root = np.sqrt(np.asarray(problem.s, np.float64))
 
     def pad(v: Any, size: int, fill: float = 0.0) -> np.ndarray:
         return np.append(np.asarray(v, np.float64), np.full(size - len(v), fill))
 
-    up, down = (pad(bound, p_round, np.inf) for bound in form[:2])
-    linear = np.where(np.isinf(up) & np.isinf(down), 0, pad(-np.asarray(null.gradient), p_round))
     data = LeastSquares.of(
-        DenseMatrix(array), pad(root, n_round), pad(residual, n_round),
-        linear, pad(problem.norms, p_round), Bounds.apart(up, down, np),
-    )  # fmt: skip
+        DenseMatrix(array),
+        pad(problem.s, n_round),
+        pad(residual, n_round),
+        pad(null.gradient, p_round),
+        pad(problem.norms, p_round),
+        (pad(form.up, p_round, np.inf), pad(form.down, p_round, np.inf)),
+        np,
+    )
     return data, pad(null.unpenalised, p_round) > 0
 
 
@@ -134,11 +136,10 @@ def follow_traced(problem: Problem, pen: Penalty, lams: Array) -> PathResult:
         is_linear &= jnp.all(jnp.isclose(0.5 * one, half, rtol=1e-5, atol=0))
     null = problem.null
     residual = problem.y - problem.eta(null.point)
-    up, down = (bound.astype(residual.dtype) for bound in form[:2])
-    linear = jnp.where(jnp.isinf(up) & jnp.isinf(down), 0, -null.gradient)
+    weights = form.up.astype(residual.dtype), form.down.astype(residual.dtype)
     data = LeastSquares.of(
-        problem.x, jnp.sqrt(problem.s), residual, linear, problem.norms, Bounds.apart(up, down, jnp),
-    )  # fmt: skip
+        problem.x, problem.s, residual, null.gradient, problem.norms, weights, jnp
+    )
     return _in_lanes(_follow)(data, null.unpenalised, lams, is_linear & problem.is_valid)
 
 

@@ -4,7 +4,7 @@ A block 1. takes a working set of fixed size: the active columns and those whose
 their bounds; 2. inverts the Gram matrix of the active ones; 3. follows the path from knot to knot over the next
 strengths of the grid; 4. checks the optimality conditions of every column at every one of them; 5. keeps what
 meets them. The gradients of all columns are computed at two strengths of the block, and bounded in between:
-the residuals lie near a line, and |x̃ⱼᵀ(r − r′)| ≤ ‖x̃ⱼ‖‖r − r′‖.
+the residuals lie near a line, and |x̃ⱼᵀ(r − r′)| ≤ ‖r − r′‖ for columns of norm one.
 
 Sizes are fixed: where more columns are active than a capacity holds, the state says `full`, and a program of
 the next capacity goes on from it. Where rounding has lost the path, it says `lost`.
@@ -12,7 +12,7 @@ the next capacity goes on from it. Where rounding has lost the path, it says `lo
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -39,31 +39,47 @@ class Capacity(NamedTuple):
 
 
 class LeastSquares(NamedTuple):
-    """Squared error about the null model, in rows times √s; what a path needs of it."""
+    """Squared error about the null model, in rows times √s and columns of norm one; what a path needs of it."""
 
     x: DataMatrix
-    root: Float[Array, " n"]  # √s
-    target: Float[Array, " n"]  # √s∘(y − η) at the null model
-    linear: Float[Array, " p"]  # c = X̃ᵀ(s∘(y − η))
-    norms: Float[Array, " p"]
-    bounds: Bounds  # penalty weights at λ = 1
+    root: Float[AnyArray, " n"]  # √s
+    target: Float[AnyArray, " n"]  # √s∘(y − η) at the null model
+    unit: Float[AnyArray, " p"]  # 1/√Σᵢ sᵢ x̃ᵢⱼ², or 0
+    linear: Float[AnyArray, " p"]  # c = X̃ᵀ(s∘(y − η)), in these units
+    bounds: Bounds  # penalty weights at λ = 1, in these units
+    weight: Float[AnyArray, ""]  # a typical one: the largest gradient over λmax
 
     @classmethod
     def of(
         cls,
         x: DataMatrix,
-        root: AnyArray,
+        s: AnyArray,
         residual: AnyArray,
-        linear: AnyArray,
+        gradient: AnyArray,
         norms: AnyArray,
-        bounds: Bounds,
+        weights: tuple[AnyArray, AnyArray],
+        xp: Any,
     ) -> LeastSquares:
-        """Returns the data; `residual` is y − η at the null model."""
-        return cls(x, root, root * residual, linear, norms * (1 + 1e-12), bounds)
+        """Returns the data from residual y − η and gradient at the null model; `xp` is NumPy or jax.numpy."""
+        root, has_unit = xp.sqrt(s), norms > 0
+        unit = xp.where(has_unit, 1 / xp.where(has_unit, norms, 1), 0)
+        up, down = (xp.where(has_unit, weight * unit, xp.inf) for weight in weights)
+        is_free = xp.isfinite(up) | xp.isfinite(down)
+        linear = xp.where(is_free, -unit * gradient, 0)
+        bounds = Bounds.apart(up, down, xp)
+        size = xp.abs(linear)
+        toward = xp.where(linear > 0, bounds.up, bounds.down)
+        lam_max = xp.max(size / xp.where(toward > 0, toward, xp.inf))
+        typical = xp.where(lam_max > 0, xp.max(size) / xp.where(lam_max > 0, lam_max, 1), 1)
+        return cls(x, root, root * residual, unit, linear, bounds, typical)
+
+    def columns(self, at: Array) -> Array:
+        """Returns some columns, as the rows of an array (W, n)."""
+        return (self.x.columns(at) * self.root[:, None]).T * self.unit[at][:, None]
 
     def neg_gradient(self, residual: Array) -> Array:
         """Returns −∇L of all columns from √s∘(y − η)."""
-        return self.x.rdot(self.root * residual)
+        return self.unit * self.x.rdot(self.root * residual)
 
     def ratio(self, neg_gradient: Array) -> Array:
         """Returns the λ at which each gradient is on its bound."""
@@ -99,7 +115,9 @@ class Solutions(NamedTuple):
     num_knots: Int[Array, " L"]
 
 
-def begin(data: LeastSquares, unpenalised: Bool[Array, " p"], lams: Float[Array, " L"]) -> PathState:
+def begin(
+    data: LeastSquares, unpenalised: Bool[Array, " p"], lams: Float[Array, " L"]
+) -> PathState:
     """Returns the null model, at the strength where the first column enters or the first of the grid."""
     neg_gradient = jnp.where(unpenalised, 0, data.linear)
     ratio = data.ratio(neg_gradient)
@@ -153,7 +171,7 @@ def _block(
     block = _Block(some, found, working, going, row)
     checked = _check(data, state, block, size)
     new = Solutions(
-        found.x[:-1],
+        found.x[:-1] * data.unit[working.at],
         jnp.broadcast_to(working.at, (BLOCK, len(working.at))),
         found.num_knots,
     )
@@ -180,9 +198,11 @@ def _working_set(data: LeastSquares, state: PathState, capacity: Capacity) -> _W
     """Takes the active columns and those of the largest score, and inverts the Gram matrix of the former."""
     width, most = capacity
     score = jnp.where(state.side != OUT, _FIRST, state.score)
-    at = lax.top_k(score.astype(jnp.float32), width)[1].astype(jnp.int32)  # in float64 it takes 20 times as long
+    at = lax.top_k(score.astype(jnp.float32), width)[1].astype(
+        jnp.int32
+    )  # in float64 it takes 20 times as long
     side, x = state.side[at], state.x[at]
-    columns = (data.x.columns(at) * data.root[:, None]).T
+    columns = data.columns(at)
     active = side[:most] != OUT
     both = active[:, None] & active
     first = columns[:most]
@@ -195,7 +215,9 @@ def _working_set(data: LeastSquares, state: PathState, capacity: Capacity) -> _W
     holds_all = ~jnp.any(side[most:] != OUT)
     start = Start(state.lam, x, side, data.linear[at], inverse)
     is_usable = jnp.all(jnp.isfinite(inverse)) & holds_all
-    return _WorkingSet(at, columns, data.bounds.at(at), _products(columns, most), start, holds_all, is_usable)
+    return _WorkingSet(
+        at, columns, data.bounds.at(at), _products(columns, most), start, holds_all, is_usable
+    )
 
 
 def _products(columns: Array, most: int) -> Products:
@@ -264,12 +286,15 @@ def _check(data: LeastSquares, state: PathState, block: _Block, size: Array) -> 
         rest = residuals - begin - place[:, None] * along
         return place[:, None], jnp.sqrt(jnp.sum(rest**2, axis=1))[:, None]
 
-    first, second = line(state.residual, residuals[middle]), line(residuals[middle], residuals[last])
+    first, second = (
+        line(state.residual, residuals[middle]),
+        line(residuals[middle], residuals[last]),
+    )
     early = (row <= middle)[:, None]
     place, distance = (jnp.where(early, a, b) for a, b in zip(first, second, strict=True))
     begin = jnp.where(early, state.neg_gradient, at_middle)
     end = jnp.where(early, at_middle, at_last)
-    on_line, margin = begin + place * (end - begin), distance * data.norms
+    on_line, margin = begin + place * (end - begin), distance * (1 + 1e-12)
     up, down = data.bounds.up, data.bounds.down
     ratios = jnp.maximum(
         _over(jnp.maximum(on_line + margin, 0), up), _over(jnp.maximum(margin - on_line, 0), down)
@@ -277,9 +302,8 @@ def _check(data: LeastSquares, state: PathState, block: _Block, size: Array) -> 
     lams = block.all_lams
     is_inside = jnp.zeros(len(up), bool).at[working.at].set(True)
     outside = jnp.max(jnp.where(is_inside, 0, ratios), axis=1) / lams - 1
-    return _Check(
-        residuals, middle, last, at_middle, at_last, _violation(block, residuals), outside, ratios
-    )
+    inside = _violation(block, residuals) / (data.weight * lams)
+    return _Check(residuals, middle, last, at_middle, at_last, inside, outside, ratios)
 
 
 def _over(gradient: Array, weight: Array) -> Array:
@@ -288,14 +312,14 @@ def _over(gradient: Array, weight: Array) -> Array:
 
 
 def _violation(block: _Block, residuals: Array) -> Array:
-    """Returns the largest violation of the optimality conditions on the working set, over λ."""
+    """Returns the largest violation of the optimality conditions on the working set."""
     found, working, lams = block.found, block.working, block.all_lams[:, None]
     neg_gradient = _matmul(residuals, working.columns.T)
     active = lams * working.bounds.signed(found.side)
     up, down = (jnp.where(jnp.isinf(bound), bound, lams * bound) for bound in working.bounds[:2])
     off = jnp.maximum(jnp.maximum(neg_gradient - up, -neg_gradient - down), 0)
     off = jnp.where(found.side != OUT, jnp.abs(neg_gradient - active), off)
-    return jnp.max(off / lams, axis=1)
+    return jnp.max(off, axis=1)
 
 
 def _next_state(
@@ -349,7 +373,8 @@ def _next_state(
         size=size,
         stalls=stalls,
         full=state.full | (going & (~working.holds_all | (stalls > _MAX_STALLS))),
-        lost=state.lost | (going & working.holds_all & ~moved & (~working.is_usable | ~asks_for_columns)),
+        lost=state.lost
+        | (going & working.holds_all & ~moved & (~working.is_usable | ~asks_for_columns)),
     )
 
 
