@@ -19,7 +19,7 @@ from ..model._problem import Outcome, Point, Problem
 from ..results._certified import report
 from ..results._fit import Fit
 from ..results._path import Path
-from ._engine import ENGINES, Engine, Plan, with_some
+from ._engine import ENGINES, Engine, Plan, suits_host, with_some
 from .active_set._path_point import NumericalBreakdown
 from .active_set._penalty_weights import linear_form
 from .active_set._working_set import has_knots
@@ -37,11 +37,12 @@ class Compiled(Engine):
 
     def is_preferred(self, plan: Plan) -> bool:
         n, p = plan.problem.x.shape
-        if plan.is_traced() or jax.default_backend() != "cpu":
+        if plan.is_traced() or not suits_host((n, p)):
             return True
         is_dense = plan.problem.x.as_array() is not None
-        is_small = min(n, p) <= _MOST_ACTIVE
-        return is_dense and is_small and p > _FEWEST_COLUMNS and len(plan) >= _FEWEST_STRENGTHS
+        is_worth_it = p > _FEWEST_COLUMNS and len(plan) >= _FEWEST_STRENGTHS
+        on_cpu = jax.default_backend() == "cpu"
+        return on_cpu and is_dense and is_worth_it and min(n, p) <= _MOST_ACTIVE
 
     def supports(self, plan: Plan) -> str | None:
         problem, pen = plan.problem, plan.pen
@@ -57,39 +58,40 @@ class Compiled(Engine):
 
     def run(self, plan: Plan) -> Path:
         is_on_host = jax.default_backend() == "cpu" and plan.problem.x.as_array() is not None
-        if plan.is_traced() or not is_on_host:
+        if not is_on_host or plan.is_traced():
             limits = (plan.tol, plan.names)
             return Path(_solve(plan.problem, plan.pen, jnp.asarray(plan.lams), *limits))
-        problem = plan.problem
-        form = linear_form(plan.pen, np.ones(()), problem.coef_shape)
-        with jax.enable_x64(True):
-            found = follow_on_host(problem, form, np.asarray(plan.lams, np.float64))
-        done = int(found.num_done)
+        solution = _follow(plan)
+        done = solution.num_solved
         if not done:
             raise NumericalBreakdown
-        betas = found.betas
-        null = np.asarray(problem.null.point.beta)
-        if null.any():
-            betas += null
-        intercepts = np.full(len(plan), problem.null.point.intercept)
-        has_unpenalised = bool(np.any(np.asarray(problem.null.unpenalised)))
-        columns = Columns(problem)
-        solution = PathSolution(
-            betas,
-            intercepts,
-            found.num_steps,
-            done,
-            [],
-            neg_gradients=_neg_gradients(problem, columns, betas),
-            columns=columns,
-            has_unpenalised=has_unpenalised,
-        )
         fits = jax.block_until_ready(plan.report(solution))
         if done < len(plan):  # rounding has lost the path
             rest = np.arange(done, len(plan))
-            others = ENGINES["working_set"].run(plan.only(rest))
-            fits = with_some(fits, rest, others.fits)
+            fits = with_some(fits, rest, ENGINES["working_set"].run(plan.only(rest)).fits)
         return Path(fits)
+
+
+def _follow(plan: Plan) -> PathSolution:
+    """Returns the solutions of concrete data, in float64."""
+    problem, null = plan.problem, plan.problem.null
+    form = linear_form(plan.pen, np.ones(()), problem.coef_shape)
+    with jax.enable_x64(True):
+        lams = np.asarray(plan.lams, np.float64)
+        betas, num_steps, num_done = follow_on_host(problem, form, lams)
+    if (at_null := np.asarray(null.point.beta)).any():
+        betas += at_null
+    columns = Columns(problem)
+    return PathSolution(
+        betas,
+        np.full(len(plan), null.point.intercept),
+        num_steps,
+        num_done,
+        [],
+        neg_gradients=_neg_gradients(problem, columns, betas),
+        columns=columns,
+        has_unpenalised=bool(np.any(np.asarray(null.unpenalised))),
+    )
 
 
 def _is_linear(pen: Penalty, problem: Problem) -> bool:

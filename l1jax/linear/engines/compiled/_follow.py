@@ -1,4 +1,4 @@
-"""A path of squared error with L1, through the capacities that it takes: from NumPy, and under `jit` and `vmap`."""
+"""A path of squared error with L1 through the capacities that it takes: from NumPy, under `jit` and `vmap`."""
 
 from __future__ import annotations
 
@@ -47,8 +47,13 @@ def _capacity(working: int, active: int, p: int) -> Capacity:
 # From NumPy.
 
 
-def follow_on_host(problem: Problem, form: LinearForm, lams: np.ndarray) -> PathResult:
-    """Returns the path of concrete data in NumPy; programs depend on sizes to an eighth, and on capacities."""
+def follow_on_host(
+    problem: Problem, form: LinearForm, lams: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Returns the path of concrete data in NumPy; programs depend on sizes to an eighth, and on capacities.
+
+    It is (betas, num_steps, num_done), as in a `PathResult`.
+    """
     data, unpenalised = _padded(problem, form)
     n, p = problem.x.shape
     count = -(-len(lams) // BLOCK) * BLOCK
@@ -68,7 +73,7 @@ def follow_on_host(problem: Problem, form: LinearForm, lams: np.ndarray) -> Path
         done = reached
         if done == len(lams) or state.lost:
             break
-    return PathResult(betas, num_steps, np.asarray(done))
+    return betas, num_steps, done
 
 
 def _within(capacity: Capacity, data: LeastSquares) -> Capacity:
@@ -118,7 +123,7 @@ def _padded(problem: Problem, form: LinearForm) -> tuple[LeastSquares, np.ndarra
 
 def _round_size(size: int) -> int:
     """Returns the size to an eighth of a power of two, upwards: at most an eighth is padding."""
-    unit = max(8, 1 << (size - 1).bit_length() - 4)
+    unit = max(8, 2 ** (size - 1).bit_length() // 16)
     return -(-size // unit) * unit
 
 
@@ -183,10 +188,10 @@ def _in_lanes(function: Callable[..., PathResult]) -> Callable[..., PathResult]:
     wrapped = jax.custom_batching.custom_vmap(function)
 
     @wrapped.def_vmap
-    def _(size: int, batched: Any, *args: Any) -> tuple[PathResult, PathResult]:
+    def _(size: int, batched: Any, *args: Any) -> tuple[PathResult, Any]:
         del size
         axes = jax.tree.map(lambda flag: 0 if flag else None, list(batched))
-        all_batched = PathResult(True, True, True)
+        all_batched = tuple.__new__(PathResult, (True, True, True))
         if jax.default_backend() != "cpu":
             return jax.vmap(function, in_axes=tuple(axes))(*args), all_batched
         leaves, tree = jax.tree.flatten(args)

@@ -1,9 +1,9 @@
 """The lasso path on a working set, from knot to knot: principal pivots in product form.
 
-With Q = X̃ᵀ diag(s) X̃ and c = X̃ᵀ(s∘y) of the W columns of the working set, and the active set A, the solution
-at λ meets c_A − Q_AA x_A = λ w_A sign(x_A). As λ falls by t, x_A moves along d = Q_AA⁻¹ w_A sign(x_A) and the
-negative gradient g = c − Qx of the other columns along −Q_{·A} d, until a coefficient reaches zero or a gradient
-its bound: a knot, where one column enters or leaves A.
+With Q = X̃ᵀ diag(s) X̃ and c = X̃ᵀ(s∘y) of the W columns of the working set, and the active set A, the
+solution at λ meets c_A − Q_AA x_A = λ w_A sign(x_A). As λ falls by t, x_A moves along d = Q_AA⁻¹ w_A sign(x_A)
+and the negative gradient g = c − Qx of the other columns along −Q_{·A} d, until a coefficient reaches zero or
+a gradient its bound: a knot, where one column enters or leaves A.
 
 One vector `z` holds x_A and g of the rest, one vector `rate` their derivatives by −λ. The tableau T, by which a
 pivot changes the rates, is never formed: one of its columns is a product with the inverse of the first Q_AA,
@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -46,9 +45,9 @@ class Bounds(NamedTuple):
     active set, and is taken off again.
     """
 
-    up: Float[AnyArray, " W"]
-    down: Float[AnyArray, " W"]
-    added: Float[AnyArray, " W"]  # fraction of each that was added
+    up: Float[Array, " W"]
+    down: Float[Array, " W"]
+    added: Float[Array, " W"]  # fraction of each that was added
 
     @classmethod
     def apart(cls, up: AnyArray, down: AnyArray, xp: Any) -> Bounds:

@@ -42,12 +42,12 @@ class LeastSquares(NamedTuple):
     """Squared error about the null model, in rows times √s and columns of norm one; what a path needs of it."""
 
     x: DataMatrix
-    root: Float[AnyArray, " n"]  # √s
-    target: Float[AnyArray, " n"]  # √s∘(y − η) at the null model
-    unit: Float[AnyArray, " p"]  # 1/√Σᵢ sᵢ x̃ᵢⱼ², or 0
-    linear: Float[AnyArray, " p"]  # c = X̃ᵀ(s∘(y − η)), in these units
+    root: Float[Array, " n"]  # √s
+    target: Float[Array, " n"]  # √s∘(y − η) at the null model
+    unit: Float[Array, " p"]  # 1/√Σᵢ sᵢ x̃ᵢⱼ², or 0
+    linear: Float[Array, " p"]  # c = X̃ᵀ(s∘(y − η)), in these units
     bounds: Bounds  # penalty weights at λ = 1, in these units
-    weight: Float[AnyArray, ""]  # a typical one: the largest gradient over λmax
+    weight: Float[Array, ""]  # a typical one: the largest gradient over λmax
 
     @classmethod
     def of(
@@ -62,8 +62,9 @@ class LeastSquares(NamedTuple):
     ) -> LeastSquares:
         """Returns the data from residual y − η and gradient at the null model; `xp` is NumPy or jax.numpy."""
         root, has_unit = xp.sqrt(s), norms > 0
-        unit = xp.where(has_unit, 1 / xp.where(has_unit, norms, 1), 0)
-        up, down = (xp.where(has_unit, weight * unit, xp.inf) for weight in weights)
+        divisor = xp.where(has_unit, norms, 1)
+        unit = xp.where(has_unit, 1 / divisor, 0)
+        up, down = (xp.where(has_unit, weight / divisor, xp.inf) for weight in weights)
         is_free = xp.isfinite(up) | xp.isfinite(down)
         linear = xp.where(is_free, -unit * gradient, 0)
         bounds = Bounds.apart(up, down, xp)
@@ -386,7 +387,7 @@ def _expected(
     check: _Check,
     taken: tuple[Array, Array, Array],
 ) -> Array:
-    """Returns the larger of the gradients over their weights now, and on a line to the end of the next block."""
+    """Returns the gradients over their weights: now, or on a line to the end of the next block."""
     take, good, neg_gradient = taken
     now = block.all_lams[take]
     is_middle = take == check.middle

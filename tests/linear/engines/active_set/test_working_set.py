@@ -370,8 +370,8 @@ def test_on_an_accelerator_it_is_chosen_where_active_sets_stay_small(monkeypatch
     problem = prepare_inputs(inputs, inputs.pen, inputs.loss, True, False)
     monkeypatch.setattr("jax.default_backend", lambda: "gpu")
     plan = Plan(problem, l1jax.L1(), np.array([0.1]), problem.null, np.asarray(1e-6), 100)
-    for largest, engine in ((6, "working_set"), (5, "fista")):
-        monkeypatch.setattr("l1jax.linear.engines._active_set_engines._MOST", largest)
+    for largest, engine in ((6, "working_set"), (5, "compiled")):
+        monkeypatch.setattr("l1jax.linear.engines._engine._MOST", largest)
         assert choose_engine("auto", plan).name == engine
     assert choose_engine("working_set", plan).name == "working_set"
 
