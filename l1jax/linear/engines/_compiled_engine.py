@@ -115,6 +115,7 @@ def _neg_gradients(problem: Problem, columns: Columns, betas: np.ndarray) -> np.
 @eqx.filter_jit
 def _solve(problem: Problem, pen: Penalty, lams: Array, tol: Any, names: Any) -> Fit:
     """The path, each fit with its certificate; where it was lost, they say that they are short of `tol`."""
+    lams = lams.astype(problem.y.dtype)
     found = follow_traced(problem, pen, lams)
     null = problem.null.point
 

@@ -105,15 +105,17 @@ def _padded(problem: Problem, form: LinearForm) -> tuple[LeastSquares, np.ndarra
     free = np.flatnonzero(beta)
     target = np.asarray(problem.y, np.float64) - np.asarray(problem.offset, np.float64)
     residual = target - float(null.point.intercept) - x[:, free] @ beta[free]
+    weights = np.asarray(problem.s, np.float64)
+    gradient = -(weights * residual) @ x  # that of the null model may be in float32
 
     def pad(v: Any, size: int, fill: float = 0.0) -> np.ndarray:
         return np.append(np.asarray(v, np.float64), np.full(size - len(v), fill))
 
     data = LeastSquares.of(
         DenseMatrix(array),
-        pad(problem.s, n_round),
+        pad(weights, n_round),
         pad(residual, n_round),
-        pad(null.gradient, p_round),
+        pad(gradient, p_round),
         pad(problem.norms, p_round),
         (pad(form.up, p_round, np.inf), pad(form.down, p_round, np.inf)),
         np,
@@ -178,7 +180,7 @@ def _follow(
 def _refined(begin: Array, lams: Array, between: int) -> Array:
     """Returns the grid with so many strengths for each, down from the one before, in equal ratios."""
     before = jnp.concatenate([begin[None], lams[:-1]])
-    part = jnp.arange(1, between) / between
+    part = jnp.arange(1, between, dtype=lams.dtype) / between
     inner = before[:, None] ** (1 - part) * lams[:, None] ** part
     return jnp.concatenate([inner, lams[:, None]], axis=1).reshape(-1)
 
@@ -192,7 +194,7 @@ def _in_lanes(function: Callable[..., PathResult]) -> Callable[..., PathResult]:
         del size
         axes = jax.tree.map(lambda flag: 0 if flag else None, list(batched))
         all_batched = tuple.__new__(PathResult, (True, True, True))
-        if jax.default_backend() != "cpu":
+        if not _runs_lanes_in_turn():
             return jax.vmap(function, in_axes=tuple(axes))(*args), all_batched
         leaves, tree = jax.tree.flatten(args)
         flags = jax.tree.leaves(batched)
@@ -206,3 +208,8 @@ def _in_lanes(function: Callable[..., PathResult]) -> Callable[..., PathResult]:
         return jax.lax.map(lane, lanes), all_batched
 
     return wrapped
+
+
+def _runs_lanes_in_turn() -> bool:
+    """Whether a batch costs more than its lanes one after the other: its loops run to the longest of them."""
+    return jax.default_backend() == "cpu"

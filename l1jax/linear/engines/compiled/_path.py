@@ -28,6 +28,7 @@ BLOCK = 20  # strengths
 _CHANGES = 64  # of the active set in a block
 _MAX_BLOCKS = 100
 _MAX_STALLS = 2  # blocks of one strength without progress after which more columns are asked for
+_NORM_ERROR = 1e-6  # of norms that were computed in float32
 _FIRST = 3e38  # score of the columns that a working set must hold
 
 
@@ -295,7 +296,7 @@ def _check(data: LeastSquares, state: PathState, block: _Block, size: Array) -> 
     place, distance = (jnp.where(early, a, b) for a, b in zip(first, second, strict=True))
     begin = jnp.where(early, state.neg_gradient, at_middle)
     end = jnp.where(early, at_middle, at_last)
-    on_line, margin = begin + place * (end - begin), distance * (1 + 1e-12)
+    on_line, margin = begin + place * (end - begin), distance * (1 + _NORM_ERROR)
     up, down = data.bounds.up, data.bounds.down
     ratios = jnp.maximum(
         _over(jnp.maximum(on_line + margin, 0), up), _over(jnp.maximum(margin - on_line, 0), down)

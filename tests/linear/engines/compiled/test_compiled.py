@@ -1,0 +1,258 @@
+"""The compiled path of squared error with L1: exact at every strength, the same under `jit` and `vmap`."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import l1jax
+from l1jax.linear.engines import _compiled_engine
+from l1jax.linear.engines.compiled import _follow
+from l1jax.linear.engines.compiled._batching import any_lane
+
+N, P = 40, 150
+RNG = np.random.default_rng(11)
+GAUSS = RNG.normal(size=(N, P))
+TRUTH = np.where(np.arange(P) % 30 == 0, 1.5, 0.0)
+X32 = GAUSS.astype(np.float32)
+
+
+def blocks(rng, n, p):
+    """Blocks of eight columns that are nearly tied, as genes are."""
+    return np.repeat(rng.normal(size=(n, -(-p // 8))), 8, axis=1)[:, :p] + 0.15 * rng.normal(
+        size=(n, p)
+    )
+
+
+DESIGNS = {
+    "independent": lambda rng, g: g,
+    "copies": lambda rng, g: np.concatenate([g[:, : P // 2], g[:, : P // 2]], axis=1),
+    "opposite copies": lambda rng, g: np.concatenate([g[:, : P // 2], -g[:, : P // 2]], axis=1),
+    "nearly tied": lambda rng, g: blocks(rng, N, P),
+    "correlated": lambda rng, g: np.cumsum(g, axis=1),
+    "zeros and ones": lambda rng, g: (g > 0.8).astype(float),
+    "few values": lambda rng, g: np.round(g),
+    "constants": lambda rng, g: np.where(np.arange(P) % 3 == 0, 1.7, g),
+    "rank three": lambda rng, g: g[:, :3] @ rng.normal(size=(3, P)),
+    "eight decades": lambda rng, g: g * 10 ** rng.uniform(-4, 4, P),
+    "tiny": lambda rng, g: 1e-9 * g,
+}
+
+
+def problem(design, seed=0):
+    rng = np.random.default_rng(seed)
+    x = DESIGNS[design](rng, rng.normal(size=(N, P)))
+    deviation = x.std(axis=0)
+    unit = x / np.where(deviation > 1e-12, deviation, 1)
+    return x, unit @ TRUTH + 0.5 * rng.normal(size=N)
+
+
+def gap_from_outside(x, y, coef, lam, weights, s):
+    """The relative duality gap of a weighted lasso on centred data, in NumPy."""
+    x, y = x - s @ x, y - s @ y
+    r = y - x @ coef
+    correlation = np.abs(x.T @ (s * r))
+    theta = r * min(1, (lam * weights / np.maximum(correlation, 1e-300)).min())
+    primal = s @ r**2 / 2 + lam * weights @ np.abs(coef)
+    dual = (s @ y**2 - s @ (y - theta) ** 2) / 2
+    return (primal - dual) / (s @ y**2 / 2)
+
+
+@pytest.fixture
+def served(monkeypatch):
+    """How many strengths the compiled path solved, for each call."""
+    counts, original = [], _compiled_engine.follow_on_host
+
+    def follow(*args):
+        found = original(*args)
+        counts.append(found[2])
+        return found
+
+    monkeypatch.setattr(_compiled_engine, "follow_on_host", follow)
+    return counts
+
+
+@pytest.mark.parametrize("design", DESIGNS)
+def test_every_strength_is_solved_exactly(design, served):
+    x, y = problem(design)
+    path = l1jax.path(x, y, l1jax.L1(), engine="compiled", lam_min_ratio=1e-3)
+    assert served == [100]
+    ones, s = np.ones(P), np.full(N, 1 / N)
+    worst = max(
+        gap_from_outside(x, y, coef, lam, ones, s)
+        for coef, lam in zip(path.coefs, path.lams, strict=True)
+    )
+    # 1e-15 but where pivots are small: a step along nearly parallel columns loses half of the digits.
+    assert worst < (1e-9 if design == "correlated" else 1e-12)
+    assert (path.status == l1jax.Status.CONVERGED).all()
+
+
+@pytest.mark.fast
+@pytest.mark.core
+def test_weights_of_rows_and_columns_are_respected(served):
+    x, y = problem("independent")
+    rng = np.random.default_rng(3)
+    s = rng.integers(0, 4, N).astype(float)
+    weights = rng.uniform(0.2, 3, P)
+    pen = l1jax.L1(weights=weights)
+    path = l1jax.path(x, y, pen, sample_weight=s, engine="compiled")
+    gaps = [
+        gap_from_outside(x, y, coef, lam, weights, s / s.sum())
+        for coef, lam in zip(path.coefs, path.lams, strict=True)
+    ]
+    assert served == [100] and max(gaps) < 1e-12
+
+
+def test_unpenalised_and_excluded_columns_are_those_of_the_active_set_engine(served):
+    x, y = problem("independent")
+    weights = np.ones(P)
+    weights[[3, 70]], weights[[0, 5]] = 0, np.inf
+    pen = l1jax.L1(weights=weights)
+    path, other = (l1jax.path(x, y, pen, engine=name) for name in ("compiled", "working_set"))
+    assert served == [100] and not path.coefs[:, [0, 5]].any() and path.coefs[:, 3].all()
+    # Two exact solvers: what is left is rounding.
+    np.testing.assert_allclose(path.coefs, other.coefs, atol=1e-11)
+    np.testing.assert_allclose(path.intercepts, other.intercepts, atol=1e-11)
+
+
+def test_coefficients_may_be_bound_to_be_non_negative(served):
+    x, y = problem("nearly tied")
+    path = l1jax.path(x, y, l1jax.NonNegativeL1(), engine="compiled")
+    assert served == [100] and (path.coefs >= 0).all() and path.n_nonzero[-1] > 5
+    xc, r = x - x.mean(axis=0), (y - y.mean())[:, None] - (x - x.mean(axis=0)) @ path.coefs.T
+    gradients = (xc.T @ r / N - path.lams).T  # ≤ 0, and 0 where a coefficient is positive
+    assert gradients.max() < 1e-12 * path.lams[0]
+    assert np.abs(gradients[path.coefs > 0]).max() < 1e-12 * path.lams[0]
+
+
+def test_copies_that_differ_by_rounding_are_left_to_another_engine(served):
+    rng = np.random.default_rng(1)
+    half = rng.normal(size=(N, P // 2))
+    x = np.concatenate([half, half + 1e-7 * rng.normal(size=half.shape)], axis=1)
+    y = half @ TRUTH[: P // 2] + 0.5 * rng.normal(size=N)
+    path = l1jax.path(x, y, l1jax.L1(), engine="compiled", lam_min_ratio=1e-3)
+    assert served[0] < 100 and (path.status == l1jax.Status.CONVERGED).all()
+
+
+def test_a_larger_capacity_goes_on_where_one_is_full(served, monkeypatch):
+    x, y = problem("independent")
+    expected = l1jax.path(x, y, l1jax.L1(), engine="working_set")
+    monkeypatch.setattr(_follow, "_ONE_CAPACITY", 0)
+    monkeypatch.setattr(_follow, "_LADDER", ((24, 8), (48, 16)))
+    tried = []
+    following = _follow._next
+    monkeypatch.setattr(_follow, "_next", lambda *args: tried.append(args[-1]) or following(*args))
+    path = l1jax.path(x, y, l1jax.L1(), engine="compiled")
+    assert [capacity.active for capacity in tried] == [16, 64] and served == [100]
+    np.testing.assert_allclose(path.coefs, expected.coefs, atol=1e-11)
+
+
+def test_no_program_is_compiled_for_other_sizes_of_the_same_eighth():
+    before = _follow._first._cache_size()
+    for n, p, count in ((40, 150, 100), (38, 147, 96)):
+        l1jax.path(GAUSS[:n, :p], GAUSS[:n, 0], l1jax.L1(), n_lams=count, engine="compiled")
+    assert _follow._first._cache_size() <= before + 1
+
+
+def test_float32_data_are_followed_in_float64(served):
+    path = l1jax.path(X32, X32 @ TRUTH.astype(np.float32), l1jax.L1(), engine="compiled")
+    assert path.coefs.dtype == np.float32 and served == [100]
+    assert (path.status == l1jax.Status.CONVERGED).all()
+
+
+# Under transformations of JAX.
+
+
+@pytest.fixture(scope="module")
+def arrays():
+    x, y = problem("nearly tied")
+    return jnp.asarray(x), jnp.asarray(y)
+
+
+@pytest.mark.core
+def test_under_jit_the_path_is_that_of_an_eager_call(arrays):
+    eager = l1jax.path(*arrays, l1jax.L1(), n_lams=30)
+    traced = jax.jit(lambda x, y: l1jax.path(x, y, l1jax.L1(), n_lams=30))(*arrays)
+    np.testing.assert_allclose(traced.coefs, eager.coefs, atol=1e-11)
+    assert (traced.status == l1jax.Status.CONVERGED).all()
+    # Knots, not gradient steps: FISTA takes hundreds for each strength.
+    assert traced.num_steps.sum() < 2 * np.count_nonzero(eager.coefs[-1]) + 60
+
+
+def test_under_jit_one_fit_is_that_at_the_end_of_its_path(arrays):
+    x, y = arrays
+    lam = 0.03 * l1jax.lambda_max(x, y, l1jax.L1())
+    fit = jax.jit(lambda x, y, lam: l1jax.fit(x, y, l1jax.L1(lam)))(x, y, lam)
+    np.testing.assert_allclose(fit.coef, l1jax.fit(x, y, l1jax.L1(lam)).coef, atol=1e-11)
+    assert fit.status == l1jax.Status.CONVERGED and 0 < fit.num_steps < 200
+
+
+def test_lanes_of_sample_weights_are_the_fits_one_by_one(arrays):
+    x, y = arrays
+    s = np.random.default_rng(2).exponential(size=(3, N))
+    lams = l1jax.lambda_max(x, y, l1jax.L1()) * np.geomspace(0.5, 0.02, 20)
+
+    def path(s):
+        return l1jax.path(x, y, l1jax.L1(), lams=lams, sample_weight=s)
+
+    lanes = jax.jit(jax.vmap(path))(jnp.asarray(s))
+    assert (lanes.status == l1jax.Status.CONVERGED).all()
+    for lane, weights in zip(lanes.coefs, s, strict=True):
+        np.testing.assert_allclose(lane, path(weights).coefs, atol=1e-11)
+
+
+def test_lanes_of_a_batch_are_those_of_one_after_the_other(arrays, monkeypatch):
+    # What an accelerator runs; here on a CPU.
+    monkeypatch.setattr(_follow, "_runs_lanes_in_turn", lambda: False)
+    test_lanes_of_sample_weights_are_the_fits_one_by_one(arrays)
+
+
+def test_a_predicate_over_lanes_stays_one_number():
+    def count(stop):
+        return jax.lax.while_loop(
+            lambda c: any_lane(c[0] < stop), lambda c: (c[0] + (c[0] < stop), c[1] + 1), (0, 0)
+        )
+
+    own, iterations = jax.vmap(count)(jnp.array([3, 7, 5]))
+    assert own.tolist() == [3, 7, 5] and iterations.tolist() == [7, 7, 7]
+    loops = [
+        e
+        for e in jax.make_jaxpr(jax.vmap(count))(jnp.arange(3)).eqns
+        if e.primitive.name == "while"
+    ]
+    assert loops and all(e.params["cond_jaxpr"].out_avals[0].shape == () for e in loops)
+
+
+def test_where_the_path_is_lost_a_traced_call_takes_gradient_steps(arrays, monkeypatch):
+    x, y = arrays
+    lam = 0.1 * l1jax.lambda_max(x, y, l1jax.L1())
+    # A penalty that changes with its strength by more than a factor has no such path.
+    original = l1jax.L1.linear_form
+    monkeypatch.setattr(
+        l1jax.L1,
+        "linear_form",
+        lambda self, shape: original(self, shape)._replace(up=original(self, shape).up ** 2),
+    )
+    fit = jax.jit(lambda x, y: l1jax.fit(x, y, l1jax.L1(lam)))(x, y)
+    assert fit.status == l1jax.Status.CONVERGED and fit.relative_gap < 1e-6
+
+
+def test_derivatives_by_the_strength_are_differences(arrays):
+    x, y = arrays
+    lam = float(0.1 * l1jax.lambda_max(x, y, l1jax.L1()))
+
+    def risk(lam):
+        return jnp.sum(l1jax.fit(x, y, l1jax.L1(lam)).coef ** 2)
+
+    found = float(jax.jit(jax.grad(risk))(lam))
+    step = 1e-5 * lam  # inside the segment; the quotient loses half of the digits
+    quotient = float(risk(lam + step) - risk(lam - step)) / (2 * step)
+    assert found == pytest.approx(quotient, rel=1e-6)
+
+
+@pytest.mark.float32
+def test_in_float32_a_traced_path_meets_its_tolerance():
+    x, y = X32, X32 @ TRUTH.astype(np.float32)
+    path = jax.jit(lambda x, y: l1jax.path(x, y, l1jax.L1(), n_lams=20))(x, y)
+    assert path.coefs.dtype == np.float32 and (path.status == l1jax.Status.CONVERGED).all()
+    assert path.num_steps.max() < 100
