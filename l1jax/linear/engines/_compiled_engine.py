@@ -1,4 +1,4 @@
-"""The engine that follows a path of squared error as one compiled program."""
+"""The engine that follows a path as one compiled program."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from jaxtyping import Array
 
 from ..._status import Status
 from ...penalties import Penalty
+from ...penalties._base import LinearForm
 from ..host._columns import Columns
 from ..host._path_solution import PathSolution
 from ..host._zero_copy import aligned
@@ -21,8 +22,9 @@ from ..results._fit import Fit
 from ..results._path import Path
 from ._engine import ENGINES, Engine, Plan, suits_host, with_some
 from .active_set._path_point import NumericalBreakdown
-from .active_set._penalty_weights import linear_form
-from .active_set._working_set import has_knots
+from .active_set._penalty_weights import CoordinateWeights, linear_form
+from .active_set._working_set import has_penalty_weights
+from .active_set._working_set import supports as supports_active_sets
 from .compiled._follow import follow_on_host, follow_traced
 
 _FEWEST_COLUMNS = 128  # from which on a program is worth its compilation
@@ -31,12 +33,15 @@ _MOST_ACTIVE = 256  # beyond it, sizes that change on the host are faster
 
 
 class Compiled(Engine):
-    """Follows the path of squared error with L1 from knot to knot, in one program."""
+    """Follows the path of a penalty with a weight per coordinate from knot to knot, in one program."""
 
     name = "compiled"
 
     def is_preferred(self, plan: Plan) -> bool:
-        n, p = plan.problem.x.shape
+        (n, p), loss = plan.problem.x.shape, plan.problem.loss
+        # Others may have no curvature in some rows, where models are singular.
+        if not (loss.is_quadratic or loss.is_likelihood):
+            return False
         if plan.is_traced() or not suits_host((n, p)):
             return True
         is_dense = plan.problem.x.as_array() is not None
@@ -46,13 +51,13 @@ class Compiled(Engine):
 
     def supports(self, plan: Plan) -> str | None:
         problem, pen = plan.problem, plan.pen
-        is_lasso = problem.loss.is_quadratic and not problem.responses and _is_linear(pen, problem)
-        if is_lasso and not plan.is_traced():
-            trivial = bool(problem.null.is_trivial) or not np.any(np.asarray(problem.norms))
-            is_lasso = not trivial and np.min(plan.lams) > 0 and has_knots(problem, pen)
-        if not is_lasso or plan.known is not None or plan.gram is not None:
+        is_served = serves_loss(problem) and serves_penalty(pen)
+        if is_served and not plan.is_traced():
+            is_served = np.min(plan.lams) > 0 and follows(problem, pen)
+        if not is_served or plan.known is not None or plan.gram is not None:
             return (
-                "needs SquaredError with L1 or NonNegativeL1 of one response, at strengths above 0"
+                "needs a loss that is a sum over rows of one response, such as SquaredError or Logistic, with "
+                "a penalty weight per coordinate, such as L1 or ElasticNet, at strengths above 0"
             )
         return None
 
@@ -74,35 +79,46 @@ class Compiled(Engine):
 
 def _follow(plan: Plan) -> PathSolution:
     """Returns the solutions of concrete data, in float64."""
-    problem, null = plan.problem, plan.problem.null
+    problem = plan.problem
     form = linear_form(plan.pen, np.ones(()), problem.coef_shape)
+    form = LinearForm(*(np.asarray(part, np.float64) for part in form))
+    tol = float(plan.tol) if plan.interpolate else None
     with jax.enable_x64(True):
-        lams = np.asarray(plan.lams, np.float64)
-        betas, num_steps, num_done = follow_on_host(problem, form, lams)
-    if (at_null := np.asarray(null.point.beta)).any():
-        betas += at_null
+        found = follow_on_host(problem, form, np.asarray(plan.lams, np.float64), tol)
     columns = Columns(problem)
+    is_exact = problem.loss.is_quadratic
     return PathSolution(
-        betas,
-        np.full(len(plan), null.point.intercept),
-        num_steps,
-        num_done,
+        np.asarray(found.betas),
+        np.asarray(found.intercepts),
+        np.asarray(found.num_steps),
+        int(found.num_done),
         [],
-        neg_gradients=_neg_gradients(problem, columns, betas),
+        neg_gradients=_neg_gradients(problem, columns, found.betas) if is_exact else None,
         columns=columns,
-        has_unpenalised=bool(np.any(np.asarray(null.unpenalised))),
+        has_unpenalised=bool(np.any(np.asarray(problem.null.unpenalised))),
     )
 
 
-def _is_linear(pen: Penalty, problem: Problem) -> bool:
-    """Whether a penalty has a weight per coordinate and no quadratic part, as far as its class says."""
-    if not (pen.convex and pen.homogeneous and pen.has_strength):
+def serves_loss(problem: Problem) -> bool:
+    """Whether a loss has a gradient per row of one linear predictor."""
+    return not problem.responses and problem.loss.is_separable
+
+
+def serves_penalty(pen: Penalty) -> bool:
+    """Whether a penalty has weights per coordinate, as far as its class says."""
+    has_form = type(pen).linear_form is not Penalty.linear_form
+    return pen.convex and pen.has_strength and has_form
+
+
+def follows(problem: Problem, pen: Penalty) -> bool:
+    """Whether there is a path to follow: concrete weights that are proportional to the strength."""
+    if not supports_active_sets(problem, pen) or not has_penalty_weights(pen, problem.coef_shape):
         return False
-    return type(pen).linear_form is not Penalty.linear_form
+    return CoordinateWeights(pen, problem.coef_shape[0]).proportional
 
 
-def _neg_gradients(problem: Problem, columns: Columns, betas: np.ndarray) -> np.ndarray:
-    """−∇L (L, p) at the coefficients as they are returned, by BLAS."""
+def _neg_gradients(problem: Problem, columns: Columns, betas: Any) -> np.ndarray:
+    """−∇L (L, p) of squared error at the coefficients as they are returned, by BLAS."""
     out = aligned(betas.shape, np.float64)
     at = np.flatnonzero(betas.any(axis=0))
     fitted = columns.matrix.part_of(at).dot(columns.returned(at, betas[:, at].T))
@@ -116,12 +132,11 @@ def _neg_gradients(problem: Problem, columns: Columns, betas: np.ndarray) -> np.
 def _solve(problem: Problem, pen: Penalty, lams: Array, tol: Any, names: Any) -> Fit:
     """The path, each fit with its certificate; where it was lost, they say that they are short of `tol`."""
     lams = lams.astype(problem.y.dtype)
-    found = follow_traced(problem, pen, lams)
-    null = problem.null.point
+    found = follow_traced(problem, pen, lams, None)
 
-    def lane(lam: Array, beta: Array, num_steps: Array) -> Fit:
+    def lane(lam: Array, beta: Array, intercept: Array, num_steps: Array) -> Fit:
         status = jnp.asarray(Status.CONVERGED, jnp.int32)  # unless the certificate says otherwise
-        outcome = Outcome(Point(null.beta + beta, null.intercept), num_steps, status)
+        outcome = Outcome(Point(beta, intercept), num_steps, status)
         return report(problem, pen.with_strength(lam), outcome, tol, names)
 
-    return jax.vmap(lane)(lams, found.betas, found.num_steps)
+    return jax.vmap(lane)(lams, found.betas, found.intercepts, found.num_steps)

@@ -1,4 +1,4 @@
-"""Paths of squared error as one compiled program: under `jit` and `vmap`, on a CPU and on accelerators.
+"""Paths with a weight per coordinate as one compiled program: under `jit` and `vmap`, on a CPU and elsewhere.
 
-May import `model`, `data` and what these may import.
+May import `host`, `model`, `data` and what these may import.
 """

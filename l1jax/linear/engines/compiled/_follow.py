@@ -1,4 +1,4 @@
-"""A path of squared error with L1 through the capacities that it takes: from NumPy, under `jit` and `vmap`."""
+"""A path through the capacities that it takes: from NumPy, and under `jit` and `vmap`."""
 
 from __future__ import annotations
 
@@ -10,31 +10,62 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from ...._types import AnyArray
 from ....penalties import Penalty
 from ....penalties._base import LinearForm
-from ...data._matrix import DenseMatrix
+from ...data._matrix import DataMatrix, DenseMatrix
+from ...host._zero_copy import aligned
 from ...model._problem import Problem
-from ._path import BLOCK, Capacity, LeastSquares, PathState, Solutions, advance, begin
+from ._path import BLOCK, Capacity, PathData, PathInputs, PathState, Solutions, advance, begin
 
 _ONE_CAPACITY = 256  # active columns that are served by one capacity, however few there are
-_LADDER = ((256, 128), (512, 256), (1024, 512), (2048, 1024))
-_MOST_ACTIVE = 512  # ... of a traced path, whose capacities are all compiled
+_LADDER = ((128, 64), (256, 128), (512, 256), (1024, 512), (2048, 1024))
+_MOST_ACTIVE = 512  # beyond them, other engines are faster
 _STRENGTHS = 40  # that a traced path goes through at least, given or between those given
 
 
 class PathResult(NamedTuple):
-    """The solutions that were found, less the null model, at the first `num_done` of the strengths."""
+    """The solutions that were found at the first `num_done` of the strengths."""
 
-    betas: Float[Array, "L p"]
-    num_steps: Int[Array, " L"]  # knots between a strength and the one before
-    num_done: Int[Array, ""]
+    betas: Float[AnyArray, "L p"]
+    intercepts: Float[AnyArray, " L"]
+    num_steps: Int[AnyArray, " L"]  # knots between a strength and the one before
+    num_done: Int[AnyArray, ""]
 
 
-def capacities(n: int, p: int, most: int | None = None) -> list[Capacity]:
-    """Returns the capacities to be tried in turn: one that always suffices, where n or p is small."""
-    rank = min(n, p, most or n)
+class WithOnes(DataMatrix):
+    """A matrix with a column of ones after its own: that of the intercept."""
+
+    x: DataMatrix
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        n, p = self.x.shape
+        return n, p + 1
+
+    @property
+    def dtype(self) -> Any:
+        return self.x.dtype
+
+    def dot(self, b: Any) -> Array:
+        return self.x.dot(b[:-1]) + b[-1]
+
+    def rdot(self, r: Any) -> Array:
+        return jnp.concatenate([self.x.rdot(r), jnp.sum(r, axis=0, keepdims=True)])
+
+    def columns(self, at: Any) -> Array:
+        p = self.x.shape[1]
+        return jnp.where(at < p, self.x.columns(jnp.minimum(at, p - 1)), 1)
+
+
+def capacities(n: int, p: int, has_quad: bool, most: int | None = None) -> list[Capacity]:
+    """Returns the capacities to be tried in turn: one that always suffices, where n or p is small.
+
+    With a quadratic part of the penalty more columns than rows may be active.
+    """
+    rank = min(p if has_quad else n, p, most or p)
     active = 32 * -(-rank // 32)
-    if active <= _ONE_CAPACITY:
+    if active <= _ONE_CAPACITY and not (has_quad and n < active):
         return [_capacity(2 * active, active, p)]
     some = [_capacity(*pair, p) for pair in _LADDER if pair[1] < active]
     return [*some, _capacity(2 * active, active, p)]
@@ -48,23 +79,26 @@ def _capacity(working: int, active: int, p: int) -> Capacity:
 
 
 def follow_on_host(
-    problem: Problem, form: LinearForm, lams: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, int]:
+    problem: Problem, form: LinearForm, lams: np.ndarray, tol: float | None
+) -> PathResult:
     """Returns the path of concrete data in NumPy; programs depend on sizes to an eighth, and on capacities.
 
-    It is (betas, num_steps, num_done), as in a `PathResult`.
+    `tol` is the relative gap that is enough; None: rounding.
     """
-    data, unpenalised = _padded(problem, form)
+    given = _padded(problem, form, tol)
     n, p = problem.x.shape
     count = -(-len(lams) // BLOCK) * BLOCK
     padded = np.append(lams, np.full(count - len(lams), lams[-1]))
-    betas, num_steps = np.zeros((len(lams), p)), np.zeros(len(lams), int)
+    # Less the null model; the last column is that of the intercept.
+    width = p + _has_own_intercept(problem)
+    betas, num_steps = aligned((len(lams), width), np.float64), np.zeros(len(lams), int)
     state, done = None, 0
-    for capacity in capacities(n, p):
+    for capacity in capacities(n, width, given.quad is not None, _MOST_ACTIVE):
+        capacity = _capacity(*capacity, given.x.shape[1])
         if state is None:
-            state, found = _first(data, unpenalised, padded, _within(capacity, data))
+            state, found = _first(given, padded, capacity)
         else:
-            state, found = _next(data, padded, state, _within(capacity, data))
+            state, found = _next(given, padded, state, capacity)
         reached = min(int(state.num_done), len(lams))
         values, columns, steps = (np.asarray(part)[done:reached] for part in found)
         row, place = np.nonzero(values)
@@ -73,54 +107,83 @@ def follow_on_host(
         done = reached
         if done == len(lams) or state.lost:
             break
-    return betas, num_steps, done
+    null = problem.null.point
+    intercepts = np.full(len(lams), float(null.intercept))
+    if width > p:
+        intercepts += betas[:, p]
+        betas = betas[:, :p]
+    if (at_null := np.asarray(null.beta)).any():
+        betas = betas + at_null
+    return PathResult(betas, intercepts, num_steps, np.asarray(done))
 
 
-def _within(capacity: Capacity, data: LeastSquares) -> Capacity:
-    """Returns the capacity, of no more columns than there are."""
-    return _capacity(*capacity, len(data.unit))
+def _first_of(given: PathInputs, lams: Array, capacity: Capacity) -> tuple[PathState, Solutions]:
+    data = PathData.of(given)
+    return advance(data, lams, begin(data, given.unpenalised, lams), capacity)
 
 
-def _first_of(
-    data: LeastSquares, unpenalised: Array, lams: Array, capacity: Capacity
+def _next_of(
+    given: PathInputs, lams: Array, state: PathState, capacity: Capacity
 ) -> tuple[PathState, Solutions]:
-    return advance(data, lams, begin(data, unpenalised, lams), capacity)
+    return advance(PathData.of(given), lams, state, capacity)
 
 
 # Compiling takes two thirds of the time without fusion emitters, and the program as long to run.
 _OPTIONS = {"xla_cpu_use_fusion_emitters": False} if jax.__version_info__ < (0, 11) else None
-_first = jax.jit(_first_of, static_argnums=3, compiler_options=_OPTIONS)
-_next = jax.jit(advance, static_argnums=3, compiler_options=_OPTIONS)
+_first = jax.jit(_first_of, static_argnames="capacity", compiler_options=_OPTIONS)
+_next = jax.jit(_next_of, static_argnames="capacity", compiler_options=_OPTIONS)
 
 
-def _padded(problem: Problem, form: LinearForm) -> tuple[LeastSquares, np.ndarray]:
+def _padded(problem: Problem, form: LinearForm, tol: float | None) -> PathInputs:
     """The data on the host in float64, with rows of weight zero and columns of zeros up to round sizes."""
     x = np.asarray(problem.x.as_array(), np.float64)
     n, p = x.shape
-    n_round, p_round = _round_size(n), _round_size(p)
+    has_intercept = _has_own_intercept(problem)
+    n_round, p_round = _round_size(n), _round_size(p + has_intercept)
     array = np.zeros((n_round, p_round))
     array[:n, :p] = x
     null = problem.null
     beta = np.asarray(null.point.beta, np.float64)
     free = np.flatnonzero(beta)
-    target = np.asarray(problem.y, np.float64) - np.asarray(problem.offset, np.float64)
-    residual = target - float(null.point.intercept) - x[:, free] @ beta[free]
-    weights = np.asarray(problem.s, np.float64)
-    gradient = -(weights * residual) @ x  # that of the null model may be in float32
+    offset = np.asarray(problem.offset, np.float64)
+    eta = offset + float(null.point.intercept) + x[:, free] @ beta[free]
+    if has_intercept:
+        array[:n, p] = 1
+    s = np.asarray(problem.s, np.float64)
+    valid = int(np.argmax(s))  # a row that the loss accepts
 
-    def pad(v: Any, size: int, fill: float = 0.0) -> np.ndarray:
-        return np.append(np.asarray(v, np.float64), np.full(size - len(v), fill))
+    def rows(v: Any, fill: float | None = None) -> np.ndarray:
+        v = np.asarray(v, np.float64)
+        return np.append(v, np.full(n_round - n, v[valid] if fill is None else fill))
 
-    data = LeastSquares.of(
-        DenseMatrix(array),
-        pad(weights, n_round),
-        pad(residual, n_round),
-        pad(gradient, p_round),
-        pad(problem.norms, p_round),
-        (pad(form.up, p_round, np.inf), pad(form.down, p_round, np.inf)),
-        np,
+    def columns(v: Any, of_ones: float, rest: float) -> np.ndarray:
+        own = np.append(np.asarray(v, np.float64), [of_ones] * has_intercept)
+        return np.append(own, np.full(p_round - len(own), rest))
+
+    return PathInputs(
+        x=DenseMatrix(array),
+        y=rows(problem.y),
+        s=rows(s, 0),
+        eta=rows(eta),
+        loss=problem.loss,
+        norms=columns(problem.norms, 1, 0),
+        up=columns(form.up, 0, np.inf),
+        down=columns(form.down, 0, np.inf),
+        quad=columns(form.quad, 0, 0) if np.any(form.quad) else None,
+        unpenalised=columns(null.unpenalised, 1, 0) > 0,
+        tol=np.asarray(_violation_for(tol, np.float64)),
     )
-    return data, pad(null.unpenalised, p_round) > 0
+
+
+def _has_own_intercept(problem: Problem) -> bool:
+    """Whether the intercept is a column: centred columns of squared error leave it where it is."""
+    return problem.fit_intercept and not problem.loss.is_quadratic
+
+
+def _violation_for(tol: Any, dtype: Any) -> Any:
+    """Returns the violation over λ at which a relative gap is less than `tol`; rounding for None."""
+    least = float(jnp.finfo(dtype).eps) ** 0.6
+    return least if tol is None else 0.3 * tol + least
 
 
 def _round_size(size: int) -> int:
@@ -132,37 +195,54 @@ def _round_size(size: int) -> int:
 # Under `jit` and `vmap`.
 
 
-def follow_traced(problem: Problem, pen: Penalty, lams: Array) -> PathResult:
+def follow_traced(problem: Problem, pen: Penalty, lams: Array, tol: Any) -> PathResult:
     """Returns the path of traced data; a batch of them on a CPU one after the other, which is faster there."""
     form = pen.with_strength(1.0).linear_form(problem.coef_shape)
     other = pen.with_strength(0.5).linear_form(problem.coef_shape)
     assert form is not None
     assert other is not None
-    is_linear = jnp.all(form.quad == 0)
-    for one, half in zip(form[:2], other[:2], strict=True):
-        is_linear &= jnp.all(jnp.isclose(0.5 * one, half, rtol=1e-5, atol=0))
-    null = problem.null
-    residual = problem.y - problem.eta(null.point)
-    weights = form.up.astype(residual.dtype), form.down.astype(residual.dtype)
-    data = LeastSquares.of(
-        problem.x, problem.s, residual, null.gradient, problem.norms, weights, jnp
+    serves = problem.is_valid & ~jnp.any((form.up == 0) & (form.down == 0) & (form.quad > 0))
+    for one, half in zip(form, other, strict=True):  # proportional to λ
+        serves &= jnp.all(jnp.isclose(0.5 * one, half, rtol=1e-5, atol=0))
+    if pen.homogeneous:
+        serves &= jnp.all(form.quad == 0)
+    null, dtype = problem.null, problem.y.dtype
+    has_intercept = _has_own_intercept(problem)
+
+    def columns(v: Array, of_ones: Any) -> Array:
+        return jnp.append(v, jnp.asarray(of_ones, v.dtype)) if has_intercept else v
+
+    given = PathInputs(
+        x=WithOnes(problem.x) if has_intercept else problem.x,
+        y=problem.y,
+        s=problem.s,
+        eta=problem.eta(null.point),
+        loss=problem.loss,
+        norms=columns(problem.norms, 1),
+        up=columns(form.up.astype(dtype), 0),
+        down=columns(form.down.astype(dtype), 0),
+        quad=None if pen.homogeneous else columns(form.quad.astype(dtype), 0),
+        unpenalised=columns(null.unpenalised, True),
+        tol=jnp.asarray(_violation_for(tol, dtype), dtype),
     )
-    return _in_lanes(_follow)(data, null.unpenalised, lams, is_linear & problem.is_valid)
+    betas, _, num_steps, num_done = _in_lanes(_follow)(given, lams, serves)
+    p = len(problem.norms)
+    of_ones = betas[:, p] if has_intercept else jnp.zeros_like(lams)
+    intercepts = null.point.intercept + of_ones
+    return PathResult(null.point.beta + betas[:, :p], intercepts, num_steps, num_done)
 
 
-def _follow(
-    data: LeastSquares, unpenalised: Array, lams: Array, is_linear: Bool[Array, ""]
-) -> PathResult:
+def _follow(given: PathInputs, lams: Array, serves: Bool[Array, ""]) -> PathResult:
     """The path from the null model through the capacities, each of which goes on where the last one ended."""
-    n, p = data.x.shape
+    n, p = given.x.shape
     count, between = len(lams), -(-_STRENGTHS // len(lams))
-    state = begin(data, unpenalised, lams)
-    state = state._replace(lost=~is_linear)
+    data = PathData.of(given)
+    state = begin(data, given.unpenalised, lams)._replace(lost=~serves)
     all_ = _refined(state.lam, lams, between)
     betas = jnp.zeros((count, p), data.target.dtype)
     steps = jnp.zeros(len(all_), jnp.int32)
     rows = jnp.arange(len(all_), dtype=jnp.int32)
-    for capacity in capacities(n, p, _MOST_ACTIVE):
+    for capacity in capacities(n, p, given.quad is not None, _MOST_ACTIVE):
         done = state.num_done
         state, found = advance(data, all_, state, capacity)
         is_new = (rows >= done) & (rows < state.num_done)
@@ -173,8 +253,8 @@ def _follow(
         )
         at = jnp.arange(count)[:, None]
         betas = betas.at[at, columns].add(jnp.where(new[:, None], values, 0))
-    num_done = state.num_done // between
-    return PathResult(betas, jnp.sum(steps.reshape(count, between), axis=1), num_done)
+    num_steps = jnp.sum(steps.reshape(count, between), axis=1)
+    return PathResult(betas, jnp.zeros_like(lams), num_steps, state.num_done // between)
 
 
 def _refined(begin: Array, lams: Array, between: int) -> Array:
@@ -193,7 +273,7 @@ def _in_lanes(function: Callable[..., PathResult]) -> Callable[..., PathResult]:
     def _(size: int, batched: Any, *args: Any) -> tuple[PathResult, Any]:
         del size
         axes = jax.tree.map(lambda flag: 0 if flag else None, list(batched))
-        all_batched = tuple.__new__(PathResult, (True, True, True))
+        all_batched = tuple.__new__(PathResult, 4 * (True,))
         if not _runs_lanes_in_turn():
             return jax.vmap(function, in_axes=tuple(axes))(*args), all_batched
         leaves, tree = jax.tree.flatten(args)

@@ -20,9 +20,13 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from ...._types import AnyArray
+from ....losses import Loss
 from ...data._matrix import DataMatrix
 from ._batching import any_lane
-from ._knots import OUT, UNPENALISED, Bounds, Followed, Products, Start, follow_knots
+from ._knots import OUT, UNPENALISED, Bounds
+from ._lasso import Start, follow_lasso
+from ._newton import Columns, Curved, Point, follow_newton
+from ._tableau import Products, inverse_on
 
 BLOCK = 20  # strengths
 _CHANGES = 64  # of the active set in a block
@@ -39,41 +43,58 @@ class Capacity(NamedTuple):
     active: int  # M: of them, at most so many active
 
 
-class LeastSquares(NamedTuple):
-    """Squared error about the null model, in rows times √s and columns of norm one; what a path needs of it."""
+class PathInputs(NamedTuple):
+    """What a path is of: data on the solver's scale, a loss about its null model, penalty weights."""
+
+    x: DataMatrix  # with a column of ones, where the loss has an intercept and is not squared error
+    y: Float[AnyArray, " n"]
+    s: Float[AnyArray, " n"]
+    eta: Float[AnyArray, " n"]  # linear predictor of the null model
+    loss: Loss
+    norms: Float[AnyArray, " p"]  # √Σᵢ sᵢ x̃ᵢⱼ²
+    up: Float[AnyArray, " p"]  # penalty weights at λ = 1
+    down: Float[AnyArray, " p"]
+    quad: Float[AnyArray, " p"] | None  # None: the penalty has no quadratic part
+    unpenalised: Bool[AnyArray, " p"]
+    tol: Float[
+        AnyArray, ""
+    ]  # violation of the optimality conditions that is none, over λ; of curved losses
+
+
+class PathData(NamedTuple):
+    """The same in rows times √s and columns of norm one."""
 
     x: DataMatrix
     root: Float[Array, " n"]  # √s
-    target: Float[Array, " n"]  # √s∘(y − η) at the null model
+    target: Float[Array, " n"]  # −∂L/∂η / √s at the null model: √s∘(y − η) of squared error
     unit: Float[Array, " p"]  # 1/√Σᵢ sᵢ x̃ᵢⱼ², or 0
-    linear: Float[Array, " p"]  # c = X̃ᵀ(s∘(y − η)), in these units
-    bounds: Bounds  # penalty weights at λ = 1, in these units
+    linear: Float[Array, " p"]  # −∇L at the null model
+    bounds: Bounds  # penalty weights at λ = 1
     weight: Float[Array, ""]  # a typical one: the largest gradient over λmax
+    curved: Curved | None  # None: squared error, with no quadratic part of the penalty
 
     @classmethod
-    def of(
-        cls,
-        x: DataMatrix,
-        s: AnyArray,
-        residual: AnyArray,
-        gradient: AnyArray,
-        norms: AnyArray,
-        weights: tuple[AnyArray, AnyArray],
-        xp: Any,
-    ) -> LeastSquares:
-        """Returns the data from residual y − η and gradient at the null model; `xp` is NumPy or jax.numpy."""
-        root, has_unit = xp.sqrt(s), norms > 0
-        divisor = xp.where(has_unit, norms, 1)
-        unit = xp.where(has_unit, 1 / divisor, 0)
-        up, down = (xp.where(has_unit, weight / divisor, xp.inf) for weight in weights)
-        is_free = xp.isfinite(up) | xp.isfinite(down)
-        linear = xp.where(is_free, -unit * gradient, 0)
-        bounds = Bounds.apart(up, down, xp)
-        size = xp.abs(linear)
-        toward = xp.where(linear > 0, bounds.up, bounds.down)
-        lam_max = xp.max(size / xp.where(toward > 0, toward, xp.inf))
-        typical = xp.where(lam_max > 0, xp.max(size) / xp.where(lam_max > 0, lam_max, 1), 1)
-        return cls(x, root, root * residual, unit, linear, bounds, typical)
+    def of(cls, given: PathInputs) -> PathData:
+        """Returns the data in these units."""
+        has_unit = given.norms > 0
+        divisor = jnp.where(has_unit, given.norms, 1)
+        unit = jnp.where(has_unit, 1 / divisor, 0)
+        up, down = (jnp.where(has_unit, w / divisor, jnp.inf) for w in (given.up, given.down))
+        root = jnp.sqrt(given.s)
+        slope = given.loss.gradient(given.y, given.eta, given.s)
+        target = -slope * jnp.where(root > 0, 1 / jnp.where(root > 0, root, 1), 0)
+        is_free = jnp.isfinite(up) | jnp.isfinite(down)
+        linear = jnp.where(is_free, -unit * given.x.rdot(slope), 0)
+        bounds = Bounds.apart(up, down)
+        ratio = bounds.ratio(jnp.where(given.unpenalised, 0, linear))
+        largest, most = jnp.max(jnp.abs(linear)), jnp.max(ratio)
+        typical = jnp.where(most > 0, largest / jnp.where(most > 0, most, 1), 1)
+        curved = None
+        if given.quad is not None or not given.loss.is_quadratic:
+            quad = jnp.zeros_like(unit) if given.quad is None else given.quad * unit**2
+            parts = given.loss, given.y, given.s, given.eta, root, quad
+            curved = Curved(*parts, given.tol * typical)
+        return cls(given.x, root, target, unit, linear, bounds, typical, curved)
 
     def columns(self, at: Array) -> Array:
         """Returns some columns, as the rows of an array (W, n)."""
@@ -82,11 +103,6 @@ class LeastSquares(NamedTuple):
     def neg_gradient(self, residual: Array) -> Array:
         """Returns −∇L of all columns from √s∘(y − η)."""
         return self.unit * self.x.rdot(self.root * residual)
-
-    def ratio(self, neg_gradient: Array) -> Array:
-        """Returns the λ at which each gradient is on its bound."""
-        toward = jnp.where(neg_gradient > 0, self.bounds.up, self.bounds.down)
-        return jnp.where(toward > 0, jnp.abs(neg_gradient) / jnp.where(toward > 0, toward, 1), 0)
 
 
 class PathState(NamedTuple):
@@ -117,12 +133,10 @@ class Solutions(NamedTuple):
     num_knots: Int[Array, " L"]
 
 
-def begin(
-    data: LeastSquares, unpenalised: Bool[Array, " p"], lams: Float[Array, " L"]
-) -> PathState:
+def begin(data: PathData, unpenalised: Bool[Array, " p"], lams: Float[Array, " L"]) -> PathState:
     """Returns the null model, at the strength where the first column enters or the first of the grid."""
     neg_gradient = jnp.where(unpenalised, 0, data.linear)
-    ratio = data.ratio(neg_gradient)
+    ratio = data.bounds.ratio(neg_gradient)
     lam = jnp.maximum(jnp.max(ratio) * (1 + 50 * jnp.finfo(ratio.dtype).eps), lams[0])
     zero, no = jnp.zeros_like(ratio), jnp.zeros((), bool)
     return PathState(
@@ -132,7 +146,7 @@ def begin(
 
 
 def advance(
-    data: LeastSquares, lams: Float[Array, " L"], state: PathState, capacity: Capacity
+    data: PathData, lams: Float[Array, " L"], state: PathState, capacity: Capacity
 ) -> tuple[PathState, Solutions]:
     """Goes down the grid as far as the capacity allows."""
     count, width = len(lams), capacity.working
@@ -158,7 +172,7 @@ def advance(
 
 
 def _block(
-    data: LeastSquares, lams: Array, state: PathState, tables: Solutions, capacity: Capacity
+    data: PathData, lams: Array, state: PathState, tables: Solutions, capacity: Capacity
 ) -> tuple[PathState, Solutions]:
     """Solves the next strengths of the grid, and keeps what meets the optimality conditions."""
     count = len(lams) - BLOCK
@@ -166,16 +180,15 @@ def _block(
     size = jnp.minimum(state.size, BLOCK)
     some = lax.dynamic_slice(lams, (state.num_done,), (BLOCK,))[jnp.minimum(row[:-1], size - 1)]
     working = _working_set(data, state, capacity)
-    found = follow_knots(
-        working.products, working.bounds, working.start, some, _CHANGES, going & working.is_usable
-    )
-    found = found._replace(num_reached=jnp.minimum(found.num_reached, size))
-    block = _Block(some, found, working, going, row)
-    checked = _check(data, state, block, size)
+    goes = going & working.is_usable
+    solve = _solve_lasso if data.curved is None else _solve_curved
+    solved = solve(data, working, state, some, size, goes)
+    block = _Block(some, solved, working, going, row)
+    checked = _check(data, state, block)
     new = Solutions(
-        found.x[:-1] * data.unit[working.at],
+        solved.x[:-1] * data.unit[working.at],
         jnp.broadcast_to(working.at, (BLOCK, len(working.at))),
-        found.num_knots,
+        solved.num_knots,
     )
     tables = Solutions(
         *(
@@ -190,35 +203,31 @@ class _WorkingSet(NamedTuple):
     at: Int[Array, " W"]
     columns: Float[Array, "W n"]  # times √s
     bounds: Bounds
-    products: Products
-    start: Start
+    x: Float[Array, " W"]
+    side: Float[Array, " W"]
+    inverse: Float[
+        Array, "M M"
+    ]  # of the Gram matrix of the active columns; zeros where that is not needed
     holds_all: Bool[Array, ""]  # whether all active columns are among the first M
     is_usable: Bool[Array, ""]
 
 
-def _working_set(data: LeastSquares, state: PathState, capacity: Capacity) -> _WorkingSet:
-    """Takes the active columns and those of the largest score, and inverts the Gram matrix of the former."""
+def _working_set(data: PathData, state: PathState, capacity: Capacity) -> _WorkingSet:
+    """Takes the active columns and those of the largest score."""
     width, most = capacity
     score = jnp.where(state.side != OUT, _FIRST, state.score)
-    at = lax.top_k(score.astype(jnp.float32), width)[1].astype(
-        jnp.int32
-    )  # in float64 it takes 20 times as long
-    side, x = state.side[at], state.x[at]
-    columns = data.columns(at)
-    active = side[:most] != OUT
-    both = active[:, None] & active
-    first = columns[:most]
-    eye = jnp.eye(most, dtype=x.dtype)
-    factor = jnp.linalg.cholesky(
-        jnp.where(both, _matmul(first, first.T), eye), symmetrize_input=False
-    )
-    root = lax.linalg.triangular_solve(factor, eye, left_side=True, lower=True)
-    inverse = jnp.where(both, _matmul(root.T, root), 0)
+    # In float64 `top_k` takes 20 times as long.
+    at = lax.top_k(score.astype(jnp.float32), width)[1].astype(jnp.int32)
+    side, columns = state.side[at], data.columns(at)
     holds_all = ~jnp.any(side[most:] != OUT)
-    start = Start(state.lam, x, side, data.linear[at], inverse)
-    is_usable = jnp.all(jnp.isfinite(inverse)) & holds_all
+    if data.curved is None:
+        first = columns[:most]
+        inverse = inverse_on(side[:most] != OUT, _matmul(first, first.T))
+        is_usable = holds_all & jnp.all(jnp.isfinite(inverse))
+    else:
+        inverse, is_usable = jnp.zeros((most, most), columns.dtype), holds_all
     return _WorkingSet(
-        at, columns, data.bounds.at(at), _products(columns, most), start, holds_all, is_usable
+        at, columns, data.bounds.at(at), state.x[at], side, inverse, holds_all, is_usable
     )
 
 
@@ -228,12 +237,14 @@ def _products(columns: Array, most: int) -> Products:
     if n > width:
         gram = _matmul(columns, columns.T)
         return Products(
+            lambda v: _matmul(v, gram),
             lambda v: _matmul(v, gram[:most]),
             lambda j: lax.dynamic_index_in_dim(gram, j, 0, keepdims=False),
             jnp.diagonal(gram),
         )
     first = columns[:most]
     return Products(
+        lambda v: _matmul(columns, _matmul(v, columns)),
         lambda v: _matmul(columns, _matmul(v, first)),
         lambda j: _matmul(columns, lax.dynamic_index_in_dim(columns, j, 0, keepdims=False)),
         jnp.sum(columns**2, axis=1),
@@ -244,39 +255,106 @@ def _matmul(a: Array, b: Array) -> Array:
     return jnp.matmul(a, b, precision="highest")
 
 
+class _Solved(NamedTuple):
+    """The solutions on the working set: at the strengths of a block, and a point reached after them."""
+
+    x: Float[Array, "B1 W"]
+    side: Float[Array, "B1 W"]
+    residuals: Float[Array, "B1 n"]  # −∂L/∂η / √s
+    violation: Float[Array, " B1"]  # of the optimality conditions on the working set, over λ
+    lam: Float[Array, ""]  # of that point
+    num_reached: Int[Array, ""]  # strengths
+    is_between: Bool[Array, ""]  # whether that point lies between two strengths
+    num_knots: Int[Array, " B"]
+    too_many: Bool[Array, ""]  # whether more columns became active than there is room for
+
+
+def _solve_lasso(
+    data: PathData, working: _WorkingSet, state: PathState, lams: Array, size: Array, going: Array
+) -> _Solved:
+    """Follows the path of squared error over the strengths of a block."""
+    linear, inverse = data.linear[working.at], working.inverse
+    start = Start(state.lam, working.x, working.side, linear, inverse)
+    products = _products(working.columns, len(inverse))
+    found = follow_lasso(products, working.bounds, start, lams, _CHANGES, going)
+    got = jnp.minimum(found.num_reached, size)
+    residuals = data.target - _matmul(found.x, working.columns)
+    all_ = jnp.append(lams, found.lam)[:, None]
+    neg_gradient = _matmul(residuals, working.columns.T)
+    active = all_ * working.bounds.signed(found.side)
+    up, down = (jnp.where(jnp.isinf(bound), bound, all_ * bound) for bound in working.bounds[:2])
+    off = jnp.maximum(jnp.maximum(neg_gradient - up, -neg_gradient - down), 0)
+    off = jnp.where(found.side != OUT, jnp.abs(neg_gradient - active), off)
+    return _Solved(
+        x=found.x,
+        side=found.side,
+        residuals=residuals,
+        violation=jnp.max(off / all_, axis=1),
+        lam=found.lam,
+        num_reached=got,
+        is_between=(got < size) & (found.num_changes > 0),
+        num_knots=found.num_knots,
+        too_many=jnp.zeros((), bool),
+    )
+
+
+def _solve_curved(
+    data: PathData, working: _WorkingSet, state: PathState, lams: Array, size: Array, going: Array
+) -> _Solved:
+    """Follows the path of another loss, or with a quadratic part of the penalty."""
+    curved, at = data.curved, working.at
+    assert curved is not None
+    quad = curved.quad[at]
+    columns = Columns(working.columns, working.bounds, working.bounds.exact(), quad)
+    neg_gradient = state.neg_gradient[at] - state.lam * quad * working.x
+    point = Point(working.x, working.side, state.lam, neg_gradient)
+    most = len(working.inverse)
+    found, too_many = follow_newton(curved, columns, point, lams, size, going, most)
+    return _Solved(
+        x=found.x,
+        side=found.side,
+        residuals=found.residuals,
+        violation=found.violation.at[-1].set(jnp.inf),
+        lam=lams[-1],
+        num_reached=found.count,
+        is_between=jnp.zeros((), bool),
+        num_knots=found.num_knots[:-1],
+        too_many=too_many,
+    )
+
+
 class _Block(NamedTuple):
     """What was followed in a block. Rows: its strengths, then the point where it ended."""
 
     lams: Float[Array, " B"]
-    found: Followed
+    solved: _Solved
     working: _WorkingSet
     going: Bool[Array, ""]
     row: Int[Array, " B1"]
 
     @property
     def all_lams(self) -> Array:
-        return jnp.append(self.lams, self.found.lam)
+        return jnp.append(self.lams, self.solved.lam)
 
 
 class _Check(NamedTuple):
     """How far the solutions of a block meet the optimality conditions, and what was computed for that."""
 
-    residuals: Float[Array, "B1 n"]
     middle: Int[Array, ""]  # the two rows where the gradients of all columns are known
     last: Int[Array, ""]
     at_middle: Float[Array, " p"]
     at_last: Float[Array, " p"]
-    inside: Float[Array, " B1"]  # relative violation on the working set
-    outside: Float[Array, " B1"]  # bound on that of the other columns
+    outside: Float[
+        Array, " B1"
+    ]  # bound on the relative violation of columns out of the working set
     ratios: Float[Array, "B1 p"]  # bound on the gradients of all columns over their weights
 
 
-def _check(data: LeastSquares, state: PathState, block: _Block, size: Array) -> _Check:
-    """Computes the violations: exactly on the working set, and bounds of those of the other columns."""
-    found, working, row = block.found, block.working, block.row
-    got = found.num_reached
-    residuals = data.target - _matmul(found.x, working.columns)
-    last = jnp.where(got < size, BLOCK, jnp.maximum(got - 1, 0))
+def _check(data: PathData, state: PathState, block: _Block) -> _Check:
+    """Computes the gradients of all columns at two solutions, and bounds of them at the others."""
+    solved, working, row = block.solved, block.working, block.row
+    got, residuals = solved.num_reached, solved.residuals
+    last = jnp.where(solved.is_between, BLOCK, jnp.maximum(got - 1, 0))
     middle = jnp.maximum(got // 2 - 1, 0)
     at_middle, at_last = data.neg_gradient(residuals[middle]), data.neg_gradient(residuals[last])
 
@@ -304,8 +382,7 @@ def _check(data: LeastSquares, state: PathState, block: _Block, size: Array) -> 
     lams = block.all_lams
     is_inside = jnp.zeros(len(up), bool).at[working.at].set(True)
     outside = jnp.max(jnp.where(is_inside, 0, ratios), axis=1) / lams - 1
-    inside = _violation(block, residuals) / (data.weight * lams)
-    return _Check(residuals, middle, last, at_middle, at_last, inside, outside, ratios)
+    return _Check(middle, last, at_middle, at_last, outside, ratios)
 
 
 def _over(gradient: Array, weight: Array) -> Array:
@@ -313,38 +390,27 @@ def _over(gradient: Array, weight: Array) -> Array:
     return jnp.where(gradient > 0, gradient / weight, 0)
 
 
-def _violation(block: _Block, residuals: Array) -> Array:
-    """Returns the largest violation of the optimality conditions on the working set."""
-    found, working, lams = block.found, block.working, block.all_lams[:, None]
-    neg_gradient = _matmul(residuals, working.columns.T)
-    active = lams * working.bounds.signed(found.side)
-    up, down = (jnp.where(jnp.isinf(bound), bound, lams * bound) for bound in working.bounds[:2])
-    off = jnp.maximum(jnp.maximum(neg_gradient - up, -neg_gradient - down), 0)
-    off = jnp.where(found.side != OUT, jnp.abs(neg_gradient - active), off)
-    return jnp.max(off, axis=1)
-
-
 def _next_state(
-    data: LeastSquares, lams: Array, state: PathState, block: _Block, check: _Check
+    data: PathData, lams: Array, state: PathState, block: _Block, check: _Check
 ) -> PathState:
     """Returns the state after the strengths that meet the conditions."""
-    found, working, row, going = block.found, block.working, block.row, block.going
-    eps = jnp.finfo(data.target.dtype).eps
-    size, got = jnp.minimum(state.size, BLOCK), found.num_reached
+    solved, working, row, going = block.solved, block.working, block.row, block.going
+    size, got, between = jnp.minimum(state.size, BLOCK), solved.num_reached, solved.is_between
     # 1. How many strengths are good, and whether the point reached between two is.
-    is_exact = check.inside <= eps**0.45
-    is_good = is_exact & (check.outside <= eps**0.51)
+    inside, outside = _tolerances(data)
+    is_exact = solved.violation / data.weight <= inside
+    is_good = is_exact & (check.outside <= outside)
     good = jnp.min(jnp.where((is_good | (row >= got))[:-1], BLOCK, row[:-1]))
     good = jnp.minimum(good, got)
-    all_good, between = good == got, got < size
-    goes_beyond = all_good & between & is_good[-1] & (found.num_changes > 0)
+    all_good = good == got
+    goes_beyond = all_good & between & is_good[-1]
     usable = going & working.is_usable
     moved = usable & (goes_beyond | (good > 0))
     take = jnp.where(goes_beyond, BLOCK, jnp.maximum(good - 1, 0))
     # 2. The gradients there, and the columns that the next working set is chosen by.
     neg_gradient = lax.cond(
         any_lane((take != check.last) & (take != check.middle)),
-        lambda: data.neg_gradient(check.residuals[take]),
+        lambda: data.neg_gradient(solved.residuals[take]),
         lambda: jnp.where(take == check.last, check.at_last, check.at_middle),
     )
     ratio = _expected(data, lams, state, block, check, (take, good, neg_gradient))
@@ -358,7 +424,9 @@ def _next_state(
     shorter = jnp.where(good > 0, jnp.maximum(good, 1), jnp.maximum(size // 2, 1))
     size = jnp.where(all_good & (moved | ~going), jnp.minimum(2 * size, BLOCK), shorter)
     stalls = jnp.where(moved | (state.size > 1), 0, state.stalls + 1)
-    asks_for_columns = is_exact[0] & (check.outside[0] > eps**0.51)
+    asks_for_columns = is_exact[0] & (check.outside[0] > outside)
+    is_full = ~working.holds_all | (stalls > _MAX_STALLS) | (solved.too_many & ~moved)
+    is_lost = ~moved & (~working.is_usable | ~asks_for_columns) & ~is_full
     zero = jnp.zeros_like(state.x)
 
     def where(flag: Array, new: Array, old: Array) -> Array:
@@ -366,22 +434,30 @@ def _next_state(
 
     return PathState(
         lam=where(moved, block.all_lams[take], state.lam),
-        x=where(moved, zero.at[working.at].set(found.x[take]), state.x),
-        side=where(moved, zero.at[working.at].set(found.side[take]), state.side),
+        x=where(moved, zero.at[working.at].set(solved.x[take]), state.x),
+        side=where(moved, zero.at[working.at].set(solved.side[take]), state.side),
         neg_gradient=where(moved, neg_gradient, state.neg_gradient),
-        residual=where(moved, check.residuals[take], state.residual),
+        residual=where(moved, solved.residuals[take], state.residual),
         score=where(usable, score, state.score),
         num_done=jnp.minimum(state.num_done + jnp.where(usable, good, 0), len(lams) - BLOCK),
         size=size,
         stalls=stalls,
-        full=state.full | (going & (~working.holds_all | (stalls > _MAX_STALLS))),
-        lost=state.lost
-        | (going & working.holds_all & ~moved & (~working.is_usable | ~asks_for_columns)),
+        full=state.full | (going & is_full),
+        lost=state.lost | (going & is_lost),
     )
 
 
+def _tolerances(data: PathData) -> tuple[Any, Any]:
+    """Returns the violations over λ, on the working set and outside of it, that are none."""
+    eps = float(jnp.finfo(data.target.dtype).eps)
+    if data.curved is None:  # beyond these, rounding has lost the path; mostly they are 1e-14
+        return eps**0.45, eps**0.51
+    tol = data.curved.tol / data.weight
+    return tol, tol
+
+
 def _expected(
-    data: LeastSquares,
+    data: PathData,
     lams: Array,
     state: PathState,
     block: _Block,
@@ -397,4 +473,4 @@ def _expected(
     end = lams[jnp.minimum(state.num_done + good + BLOCK, len(lams) - BLOCK) - 1]
     steps = jnp.where(since > 0, (now - end) / jnp.where(since > 0, since, 1), 0)
     ahead = neg_gradient - (before - neg_gradient) * steps
-    return jnp.maximum(data.ratio(neg_gradient), data.ratio(ahead))
+    return jnp.maximum(data.bounds.ratio(neg_gradient), data.bounds.ratio(ahead))

@@ -1,4 +1,4 @@
-"""The compiled path of squared error with L1: exact at every strength, the same under `jit` and `vmap`."""
+"""The compiled path: exact at every strength, the same under `jit` and `vmap`."""
 
 import jax
 import jax.numpy as jnp
@@ -65,7 +65,7 @@ def served(monkeypatch):
 
     def follow(*args):
         found = original(*args)
-        counts.append(found[2])
+        counts.append(int(found.num_done))
         return found
 
     monkeypatch.setattr(_compiled_engine, "follow_on_host", follow)
@@ -158,6 +158,68 @@ def test_float32_data_are_followed_in_float64(served):
     path = l1jax.path(X32, X32 @ TRUTH.astype(np.float32), l1jax.L1(), engine="compiled")
     assert path.coefs.dtype == np.float32 and served == [100]
     assert (path.status == l1jax.Status.CONVERGED).all()
+
+
+# Curved losses, and a quadratic part of the penalty.
+
+
+def targets(loss, y):
+    level = (y - y.mean()) / y.std()
+    counts = np.random.default_rng(4).poisson(np.exp(0.5 * level)).astype(float)
+    return {"logistic": (level > 0.3).astype(float), "poisson": counts}.get(loss, y)
+
+
+CURVED = {
+    "logistic": (l1jax.Logistic(), lambda y, eta: 1 / (1 + np.exp(-eta)) - y),
+    "poisson": (l1jax.Poisson(), lambda y, eta: np.exp(eta) - y),
+    "huber": (l1jax.Huber(1.0), lambda y, eta: np.clip(eta - y, -1, 1)),
+    "squared": (l1jax.SquaredError(), lambda y, eta: eta - y),
+}
+PENALTIES = {
+    "l1": (l1jax.L1(), 1.0, 0.0),
+    "elastic net": (l1jax.ElasticNet(l1_ratio=0.7), 0.7, 0.3),
+}
+
+
+@pytest.mark.parametrize("penalty", PENALTIES)
+@pytest.mark.parametrize("loss", CURVED)
+@pytest.mark.parametrize("design", ["independent", "copies", "nearly tied", "eight decades"])
+def test_the_path_of_other_losses_meets_the_optimality_conditions(design, loss, penalty, served):
+    x, y = problem(design)
+    y = targets(loss, y)
+    (model, slope), (pen, l1, l2) = CURVED[loss], PENALTIES[penalty]
+    options = {"loss": model, "lam_min_ratio": 0.05, "n_lams": 40}
+    path = l1jax.path(x, y, pen, engine="compiled", standardize=True, **options)
+    assert served == [40] and (path.status == l1jax.Status.CONVERGED).all()
+    scale = x.std(axis=0)
+    for beta, level, lam in zip(path.coefs, path.intercepts, path.lams, strict=True):
+        rest = slope(y, x @ beta + level) / N
+        gradient = (x / scale).T @ rest + lam * l2 * beta * scale
+        off = np.where(beta == 0, np.maximum(np.abs(gradient) - lam * l1, 0), 0)
+        off += np.where(beta != 0, np.abs(gradient + lam * l1 * np.sign(beta)), 0)
+        # Solved to 1e-9 of λ; columns of other scales give up some digits.
+        assert off.max() < 1e-8 * path.lams[0] and abs(rest.sum()) < 1e-8 * path.lams[0]
+
+
+def test_a_loose_tolerance_is_met_in_fewer_steps(served):
+    x, y = problem("independent")
+    y = targets("logistic", y)
+    exact, loose = (
+        l1jax.path(x, y, l1jax.L1(), loss=l1jax.Logistic(), engine="compiled", tol=tol, n_lams=40)
+        for tol in (None, 1e-4)
+    )
+    assert served == [40, 40] and loose.relative_gaps.max() < 1e-4
+    assert (
+        exact.relative_gaps.max() < 1e-8 and exact.relative_gaps.max() < loose.relative_gaps.max()
+    )
+
+
+def test_more_columns_than_rows_may_be_active_with_a_quadratic_part(served):
+    x, y = problem("independent")
+    pen = l1jax.ElasticNet(l1_ratio=0.1)
+    path, other = (l1jax.path(x, y, pen, engine=name) for name in ("compiled", "working_set"))
+    assert served == [100] and path.n_nonzero.max() > N
+    np.testing.assert_allclose(path.coefs, other.coefs, atol=1e-7)
 
 
 # Under transformations of JAX.
@@ -256,3 +318,19 @@ def test_in_float32_a_traced_path_meets_its_tolerance():
     path = jax.jit(lambda x, y: l1jax.path(x, y, l1jax.L1(), n_lams=20))(x, y)
     assert path.coefs.dtype == np.float32 and (path.status == l1jax.Status.CONVERGED).all()
     assert path.num_steps.max() < 100
+
+
+@pytest.mark.core
+def test_under_jit_logistic_regression_is_that_of_an_eager_call(arrays):
+    x, y = arrays
+    y = jnp.asarray(targets("logistic", np.asarray(y)))
+    lams = l1jax.lambda_max(x, y, l1jax.L1(), loss=l1jax.Logistic()) * np.geomspace(0.9, 0.05, 10)
+
+    def path(x, y):
+        return l1jax.path(x, y, l1jax.L1(), loss=l1jax.Logistic(), lams=lams)
+
+    eager, traced = path(x, y), jax.jit(path)(x, y)
+    # The eager one is that of another engine: there are few strengths.
+    np.testing.assert_allclose(traced.coefs, eager.coefs, atol=1e-7)
+    np.testing.assert_allclose(traced.intercepts, eager.intercepts, atol=1e-7)
+    assert (traced.status == l1jax.Status.CONVERGED).all() and traced.num_steps.sum() < 400
