@@ -38,10 +38,7 @@ class Compiled(Engine):
     name = "compiled"
 
     def is_preferred(self, plan: Plan) -> bool:
-        (n, p), loss = plan.problem.x.shape, plan.problem.loss
-        # Others may have no curvature in some rows, where models are singular.
-        if not (loss.is_quadratic or loss.is_likelihood):
-            return False
+        n, p = plan.problem.x.shape
         if plan.is_traced() or not suits_host((n, p)):
             return True
         is_dense = plan.problem.x.as_array() is not None
@@ -56,8 +53,8 @@ class Compiled(Engine):
             is_served = np.min(plan.lams) > 0 and follows(problem, pen)
         if not is_served or plan.known is not None or plan.gram is not None:
             return (
-                "needs a loss that is a sum over rows of one response, such as SquaredError or Logistic, with "
-                "a penalty weight per coordinate, such as L1 or ElasticNet, at strengths above 0"
+                "needs SquaredError, Logistic, Poisson or a likelihood like these, of one response, with a penalty "
+                "weight per coordinate, such as L1 or ElasticNet, at strengths above 0"
             )
         return None
 
@@ -100,8 +97,11 @@ def _follow(plan: Plan) -> PathSolution:
 
 
 def serves_loss(problem: Problem) -> bool:
-    """Whether a loss has a gradient per row of one linear predictor."""
-    return not problem.responses and problem.loss.is_separable
+    """Whether a loss is a sum over rows of one linear predictor, with curvature in every row."""
+    loss = problem.loss
+    # A model on rows where Huber's loss or the squared hinge has none is singular.
+    has_curvature = loss.is_quadratic or loss.is_likelihood
+    return not problem.responses and loss.is_separable and has_curvature
 
 
 def serves_penalty(pen: Penalty) -> bool:

@@ -172,7 +172,6 @@ def targets(loss, y):
 CURVED = {
     "logistic": (l1jax.Logistic(), lambda y, eta: 1 / (1 + np.exp(-eta)) - y),
     "poisson": (l1jax.Poisson(), lambda y, eta: np.exp(eta) - y),
-    "huber": (l1jax.Huber(1.0), lambda y, eta: np.clip(eta - y, -1, 1)),
     "squared": (l1jax.SquaredError(), lambda y, eta: eta - y),
 }
 PENALTIES = {
