@@ -68,7 +68,9 @@ def many_weights(axes, p, max_fits):
         size = np.sort(np.abs(tuned.fit.coef))[::-1][:60]
         axes.plot(np.maximum(size, 1e-3), color=color, label=f"{label}: error {error(tuned):.2f}")
     axes.axvline(9.5, color=GREY, lw=1, ls=":")
-    axes.set(yscale="log", xlabel="feature, by size", ylabel="|coefficient|")
+    axes.set(
+        yscale="log", xlabel="feature, by size", ylabel="|coefficient|; zeros are drawn at 10⁻³"
+    )
     axes.set_ylim(5e-4, 4)
     axes.set_title("One weight each")
     axes.text(10.5, 2, "10 features are real", color=GREY, va="center")

@@ -93,7 +93,8 @@ def load(file: Any, loss: Any = None) -> Any:
 
     `file`: a name, or an open binary file. `loss`: the loss, where it is a class of your own.
     Predicts, plots, and can be taken up again: `l1jax.path(X, y, pen, resume=l1jax.load(file))`.
-    No code in the file is run. Raises: ValueError for a file that `save` did not write.
+    No code in the file is run, nor kept: where the penalty is a class of your own, `options.pen` is None.
+    Raises: ValueError for a file that `save` did not write.
 
     **Example:**
 

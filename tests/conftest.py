@@ -20,7 +20,7 @@ jax.config.update("jax_enable_x64", os.environ.get("L1JAX_TEST_X64", "1") != "0"
 
 # Compilations are kept between runs and shared by the workers of pytest-xdist.
 if not jax.config.jax_compilation_cache_dir:
-    _cache = Path(__file__).parents[1] / ".cache" / f"jax-{jax.__version__}"
+    _cache = Path(__file__).parents[1] / ".cache" / "jax"
     jax.config.update("jax_compilation_cache_dir", str(_cache))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
 
@@ -44,6 +44,15 @@ hypothesis.settings.register_profile(
     max_examples=20,
 )
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+
+def pytest_collection_modifyitems(items):
+    """Puts the longest files first, so that none is left for one worker at the end."""
+    weights: dict[Path, int] = {}
+    for item in items:
+        weight = 10 if item.get_closest_marker("slow") else 1
+        weights[item.path] = weights.get(item.path, 0) + weight
+    items.sort(key=lambda item: -weights[item.path])
 
 
 _MEMORY = 1.1e9  # bytes of a process, above which it drops its compiled functions

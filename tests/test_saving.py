@@ -88,6 +88,15 @@ def test_what_it_was_fitted_with_comes_back(path, pen):
     assert_same(options, there_and_back(path_with(path, options)).fits.options)
 
 
+def test_a_penalty_of_ones_own_is_not_kept(path):
+    class Own(l1jax.L1):
+        pass
+
+    again = there_and_back(path_with(path, dataclasses.replace(path.fits.options, pen=Own())))
+    assert again.fits.options.pen is None
+    np.testing.assert_array_equal(again.coefs, path.coefs)
+
+
 def path_with(path, options):
     return l1jax.Path(dataclasses.replace(path.fits, options=options))
 

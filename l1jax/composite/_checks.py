@@ -11,7 +11,7 @@ from jax.core import Tracer
 from jaxtyping import PyTree
 
 from .._tracing import frozen, is_traced
-from ..penalties._base import Penalty, longest_step
+from ..penalties._base import Penalty, check_max_step, longest_step
 
 
 def check_init(init: PyTree) -> PyTree:
@@ -51,6 +51,7 @@ def check_penalty(pen: Any) -> Penalty:
             f"{type(pen).__name__} has no {pen.strength} yet: pass it, or use "
             "pen.with_strength(...)."
         )
+    check_max_step(pen)
     return pen
 
 

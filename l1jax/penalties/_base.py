@@ -329,12 +329,21 @@ def nearest_knot(lam: Any, enters: Array, leaves: Array) -> Array:
     return jnp.minimum(falls, jnp.min(leaves, initial=jnp.inf) - lam)
 
 
+def check_max_step(pen: Penalty) -> None:
+    """Raises unless the longest step of a prox is a number above 0; a traced one cannot be checked."""
+    name, limit = f"{type(pen).__name__}.max_step", pen.max_step
+    if callable(limit):
+        raise TypeError(f"{name} must be a number: write @property above it.")
+    if not is_traced(limit) and not (np.asarray(frozen(limit)) > 0).all():
+        raise ValueError(
+            f"{name} must be above 0, got {limit}: return the number below which the steps of prox must be, "
+            "or inf."
+        )
+
+
 def longest_step(pen: Penalty, dtype: Any) -> Array:
     """Returns the longest step that solvers give to the prox of this penalty, somewhat below its limit."""
-    if callable(pen.max_step):
-        raise TypeError(
-            f"{type(pen).__name__}.max_step must be a number: write @property above it."
-        )
+    check_max_step(pen)
     return _BELOW_LIMIT * jnp.asarray(pen.max_step, dtype)
 
 

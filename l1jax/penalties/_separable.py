@@ -410,6 +410,10 @@ class Ridge(_Separable):
     def prox(self, z: PyTree, step: Any = 1.0) -> PyTree:
         return self._zero_excluded(prox.prox_ridge(z, self._lam(), step, self.weights))
 
+    def margin(self, x: Array, gradient: Array, curvature: Array) -> Array:
+        """Infinite: along λ no coefficient becomes zero, and none ceases to be."""
+        return jnp.full((), jnp.inf, x.dtype)
+
     def _critical_strengths(self, gradient: Array) -> Array:
         return ridge_or(super()._critical_strengths(gradient), 0.0)
 

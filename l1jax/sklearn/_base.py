@@ -16,6 +16,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from .. import linear
 from ..linear import Fit
+from ..linear.data._matrix import DataMatrix
 from ..losses import Loss, SquaredError
 from ..penalties import L1, ElasticNet, NonNegativeElasticNet, NonNegativeL1, Penalty
 from ._padding import Data, padded
@@ -92,6 +93,7 @@ class LinearModel(_Estimator):
 
     def _read(self, X: Any, y: Any, sample_weight: Any) -> Data:
         """The data in float64, padded; sets what scikit-learn remembers of them."""
+        _refuse_operator(self, X)
         X, y = self._validate(X, y)
         weights = self._weights(_check_sample_weight(sample_weight, X, dtype=np.float64), y)
         return padded(self._design(X), self._targets(y), weights)
@@ -157,6 +159,7 @@ class LinearModel(_Estimator):
     def _linear_predictor(self, X: Any) -> np.ndarray:
         """η for new rows, (m,) or (m, k)."""
         check_is_fitted(self)
+        _refuse_operator(self, X)
         X = validate_data(self, X, accept_sparse="csr", dtype=np.float64, reset=False)
         return safe_sparse_dot(X, self.coef_.T, dense_output=True) + self.intercept_
 
@@ -177,6 +180,15 @@ class Regressor(RegressorMixin, LinearModel):
     def predict(self, X: Any) -> np.ndarray:
         """Predictions for new rows, (m,), or (m, k) for k targets."""
         return self._linear_predictor(X)
+
+
+def _refuse_operator(estimator: Any, X: Any) -> None:
+    """Raises for a matrix that is known by its products: scikit-learn reads entries."""
+    if isinstance(X, DataMatrix):
+        raise TypeError(
+            f"X must be an array, a sparse matrix or a data frame for {type(estimator).__name__}, got the "
+            f"l1jax.DataMatrix {type(X).__name__}: l1jax.fit takes it."
+        )
 
 
 class OfSeveralTargets:

@@ -12,7 +12,7 @@ from jax.core import Tracer
 from jaxtyping import PyTree
 
 from .._tracing import frozen, is_traced
-from ..penalties._base import Penalty
+from ..penalties._base import Penalty, check_max_step
 from ._metrics import AdamMetric
 from ._optax_internals import (
     AVERAGES,
@@ -37,6 +37,8 @@ def check_penalty(pen: Any) -> Penalty | None:
             f"penalty must be a l1jax.Penalty such as l1jax.L1(1e-4), or None, got {type(pen).__name__}; the "
             "learning rate comes first, the penalty second."
         )
+    if pen is not None:
+        check_max_step(pen)
     return pen
 
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.sparse
+from sklearn import linear_model
 
 import l1jax
 
@@ -41,6 +42,48 @@ def test_a_constant_target_is_no_noise_to_fit_without_the_rows_either(weighted):
         path = l1jax.path(tall, np.full(40, constant), l1jax.L1(), n_lams=4, sample_weight=weight)
         assert (np.asarray(path.coefs) == 0).all(), constant
         assert (np.asarray(path.status) == 0).all(), constant
+
+
+class Near(l1jax.Penalty):
+    """Least at 1."""
+
+    lam: float | None = None
+
+    def value(self, x):
+        return self.lam * jnp.sum(jnp.abs(x - 1))
+
+    def prox(self, z, step=1.0):
+        return 1 + l1jax.prox.prox_l1(z - 1, self.lam, step)
+
+
+def test_a_penalty_that_is_not_least_at_zero_leaves_the_null_model_that_explains_all():
+    y = np.full(N, 2.0)
+    # In β − 1 it is the lasso of y − X1.
+    peer = linear_model.Lasso(0.7, tol=1e-12).fit(X, y - X.sum(axis=1))
+    assert (peer.coef_ == 0).any() and (peer.coef_ != 0).any()
+    fit = l1jax.fit(X, y, Near(0.7), tol=1e-10)
+    path = l1jax.path(X, y, Near(), lams=[0.7], tol=1e-10)
+    for coef in (fit.coef, path.coefs[0]):
+        np.testing.assert_allclose(coef, 1 + peer.coef_, atol=1e-5)  # the root of the gap
+    assert fit.status == path.status[0] == l1jax.Status.CONVERGED
+    with pytest.warns(l1jax.ConvergenceWarning, match="MAX_STEPS"):
+        null = l1jax.fit(X, y, Near(0.7), max_steps=1, tol=1e-10)
+    excess = null.objective - fit.objective
+    assert excess > 0.1 and null.gap >= excess and null.relative_gap > 0.1
+
+
+@pytest.mark.parametrize("level", [0.2, 2.0])
+def test_a_loss_without_its_least_value_is_explained_where_each_row_is_at_its_least(level):
+    class Gamma(l1jax.Loss):
+        def per_row(self, y, eta):
+            return eta + y * jnp.exp(-eta)
+
+    path = l1jax.path(X, np.full(N, level), l1jax.L1(), lams=[0.3, 0.1], loss=Gamma())
+    assert (np.asarray(path.status) == l1jax.Status.CONVERGED).all()
+    assert (np.asarray(path.coefs) == 0).all()
+    np.testing.assert_allclose(path.intercepts, np.log(level), atol=1e-12)
+    noisy = l1jax.fit(X, level * np.exp(0.3 * X[:, 0]), l1jax.L1(0.01), loss=Gamma())
+    assert (np.asarray(noisy.coef) != 0).any()
 
 
 def test_duplicate_columns_share_one_fit():
@@ -201,16 +244,19 @@ def test_free_features_that_others_explain_do_no_harm(loss, engine):
         "Poisson": rng.poisson(np.exp(eta)).astype(float),
     }[type(loss).__name__]
     weights = np.r_[np.zeros(4), np.ones(3)]
+    excluding = np.r_[
+        np.zeros(3), np.inf, np.ones(3)
+    ]  # in one shape, so that one program serves both
     for lam in (0.05, 0.0):
         fits = [
-            l1jax.fit(np.c_[some, x], y, l1jax.L1(lam, part), loss=loss, engine=engine, tol=1e-9)
-            for some, part in ((levels, weights), (levels[:, :3], weights[1:]))
+            l1jax.fit(np.c_[levels, x], y, l1jax.L1(lam, some), loss=loss, engine=engine, tol=1e-9)
+            for some in (weights, excluding)
         ]
         for fit in fits:
             assert fit.status == l1jax.Status.CONVERGED and fit.relative_gap <= 1e-9
         assert np.abs(fits[0].coef).max() < 100
         np.testing.assert_allclose(fits[0].objective, fits[1].objective, rtol=1e-9)
-        np.testing.assert_allclose(fits[0].coef[4:], fits[1].coef[3:], atol=1e-4)
+        np.testing.assert_allclose(fits[0].coef[4:], fits[1].coef[4:], atol=1e-4)
 
 
 def test_free_features_that_others_explain_do_no_harm_where_the_curvature_is_large():
@@ -273,7 +319,18 @@ def test_a_constant_column_of_sparse_data_has_coefficient_zero(pen, weighted):
     options = {"standardize": True, "sample_weight": weights}
     fit = l1jax.fit(scipy.sparse.csc_array(table), y, pen, **options)
     assert fit.coef[2] == 0
-    np.testing.assert_allclose(fit.coef, l1jax.fit(table, y, pen, **options).coef, atol=1e-12)
+    s = np.full(3000, 1 / 3000) if weights is None else weights / weights.sum()
+    centred = table[:, :2] - s @ table[:, :2]
+    scale = np.sqrt(s @ centred**2)
+    centred /= scale
+    # Xᵀ diag(s) (Xβ − y) + 0.01 (sign β, or β) = 0 on what is in, and that is at most 0.01 elsewhere.
+    gram, product = centred.T @ (s[:, None] * centred), centred.T @ (s * (y - s @ y))
+    is_in, beta = np.asarray(fit.coef[:2]) != 0, np.zeros(2)
+    ridge = 0.01 * np.eye(2) if isinstance(pen, l1jax.Ridge) else 0
+    shift = 0 if isinstance(pen, l1jax.Ridge) else 0.01 * np.sign(fit.coef[:2])
+    beta[is_in] = np.linalg.solve((gram + ridge)[np.ix_(is_in, is_in)], (product - shift)[is_in])
+    assert is_in[0] and (np.abs(gram @ beta - product)[~is_in] <= 0.01).all()
+    np.testing.assert_allclose(fit.coef[:2], beta / scale, atol=1e-12)
 
 
 @pytest.mark.slow

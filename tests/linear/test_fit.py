@@ -45,6 +45,8 @@ SOME_PAIRS = [pair for pair in PAIRS if "squared" in pair or "elastic net" in pa
 # A solver sees the loss by value, slope and curvature: those with all penalties are two.
 MOST_PAIRS = [*SOME_PAIRS, *(("logistic", pen) for pen in PENALTIES if pen != "elastic net")]
 MOST_PAIRS += [("poisson", "group"), ("huber", "sparse group"), ("poisson", "nonnegative")]
+# Without intercept and scales a gradient step is what it was: the ball stands for what takes those.
+PLAIN_PAIRS = [pair for pair in SOME_PAIRS if pair[1] not in ("ridge", "sparse group")]
 EVERYTHING = {"fit_intercept": True, "standardize": True}
 NOTHING = {"fit_intercept": False, "standardize": False}
 
@@ -153,7 +155,7 @@ def polished(X, y, loss, name, s, offset, fit_intercept, beta, b):
 @pytest.mark.filterwarnings("ignore:Solution may be inaccurate")
 @pytest.mark.parametrize(
     ("loss", "name", "everything"),
-    [(*pair, True) for pair in MOST_PAIRS] + [(*pair, False) for pair in SOME_PAIRS],
+    [(*pair, True) for pair in MOST_PAIRS] + [(*pair, False) for pair in PLAIN_PAIRS],
 )
 @pytest.mark.slow
 def test_every_pair_agrees_with_an_interior_point_method(data, loss, name, everything):

@@ -1,5 +1,7 @@
 """Cox regression: against its definition summed row by row, statsmodels, brute force and differences."""
 
+import functools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -45,27 +47,31 @@ def by_rows(loss, y, eta, s):
     return total
 
 
+@functools.cache
+def derived(derivative, loss):
+    """A derivative of the definition, of one program for all predictors."""
+    return jax.jit(derivative(lambda eta: by_rows(loss, Y, eta, S)))
+
+
 @pytest.mark.core
 @each
 @given(eta=predictors)
-@pytest.mark.slow
 def test_value_and_derivatives_are_those_of_the_definition(loss, eta):
-    value, slope = jax.value_and_grad(lambda e: by_rows(loss, Y, e, S))(eta)
+    value, slope = derived(jax.value_and_grad, loss)(eta)
     assert float(call(type(loss).value, loss, Y, eta, S)) == pytest.approx(float(value), rel=1e-13)
     np.testing.assert_allclose(call(type(loss).gradient, loss, Y, eta, S), slope, atol=1e-15)
 
 
 @each
-@pytest.mark.slow
 def test_the_hessian_its_diagonal_and_its_bound(loss):
     eta = jnp.linspace(-1, 1, 10)[jnp.array([3, 1, 4, 5, 9, 2, 6, 8, 7, 0])]
-    matrix = jax.hessian(lambda e: by_rows(loss, Y, e, S))(eta)
-    ours = jax.vmap(loss.hessian(Y, eta, S))(jnp.eye(10))
+    matrix = derived(jax.hessian, loss)(eta)
+    ours = jax.jit(jax.vmap(loss.hessian(Y, eta, S)))(jnp.eye(10))
     np.testing.assert_allclose(ours, matrix, atol=1e-15)
     np.testing.assert_allclose(loss.curvature(Y, eta, S), jnp.diag(matrix), atol=1e-15)
     over = jnp.diag(loss.majorant(Y, eta, S)) - matrix
     assert np.linalg.eigvalsh(over).min() >= -1e-15
-    slope = jax.grad(lambda e: loss.value(Y, e, S))(eta)
+    slope = jax.jit(jax.grad(lambda e: loss.value(Y, e, S)))(eta)
     np.testing.assert_allclose(loss.gradient(Y, eta, S), slope, atol=1e-15)
 
 

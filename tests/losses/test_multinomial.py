@@ -222,7 +222,8 @@ def test_groups_let_a_feature_in_for_all_classes():
     [
         (l1jax.L1(0.1, weights=np.zeros(P)), 1e4, None),
         (l1jax.L1(0.1, weights=np.zeros(P)), 1.0, None),
-        (l1jax.L1(0.0), 1.0, np.full((P, K), 819.0)),  # a level common to all classes
+        # A level common to all classes; as above with weights, so that one program serves all.
+        (l1jax.L1(0.0, weights=np.ones(P)), 1.0, np.full((P, K), 819.0)),
     ],
 )
 @pytest.mark.slow

@@ -136,3 +136,14 @@ def test_a_limit_is_a_number():
 
     with pytest.raises(TypeError, match=r"Method.max_step must be a number: write @property"):
         l1jax.fit(*problem(0), Method(LAM))
+
+
+@pytest.mark.parametrize("limit", [0, -1.0, np.nan])
+def test_a_limit_is_above_zero(limit):
+    pen, refused = Mcp(LAM, limit), pytest.raises(ValueError, match=r"Mcp.max_step must be above 0")
+    with refused:
+        l1jax.fit(np.eye(3), np.arange(3.0), pen)
+    with refused:
+        l1jax.minimize(lambda x: jnp.sum(x**2), jnp.ones(3), pen)
+    with refused:
+        l1jax.prox_adam(0.1, pen)

@@ -788,6 +788,27 @@ def test_what_cannot_be_is_said(small, estimator, y, message):
         estimator.fit(small[0], small[1] if y is None else y)
 
 
+def test_a_matrix_that_is_known_by_its_products_is_refused(small):
+    class Operator(l1jax.DataMatrix):
+        """Without entries."""
+
+        shape, dtype = small[0].shape, np.dtype(float)
+
+        def dot(self, beta):
+            return small[0] @ beta
+
+        def rdot(self, u):
+            return small[0].T @ u
+
+        def columns(self, at):
+            return small[0][:, at]
+
+    model = ours.Lasso(0.1).fit(*small)
+    for call in (lambda X: model.predict(X), lambda X: ours.Lasso(0.1).fit(X, small[1])):
+        with pytest.raises(TypeError, match=r"for Lasso, got the l1jax.DataMatrix Operator"):
+            call(Operator())
+
+
 def test_a_warning_of_convergence_passes_between_processes():
     issued = convergence_warning()
     assert issued is not l1jax.ConvergenceWarning  # scikit-learn's is a base of it

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ...penalties import Penalty
+from ...penalties._base import check_max_step
 from ._arrays import fresh_view
 from ._precision import x64_is_on
 
@@ -44,6 +45,7 @@ def check_penalty(pen: Penalty, shape: tuple[int, ...], has_strength: bool) -> P
     example = pen
     if not has_strength and pen.has_strength:
         example = pen.with_strength(1.0)
+    check_max_step(example)
     leaves, structure = jax.tree.flatten(example)
     case = (structure, tuple(map(np.shape, leaves)), tuple(map(type, leaves)), shape, x64_is_on())
     if case not in _CHECKED:

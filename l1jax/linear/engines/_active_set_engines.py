@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +14,7 @@ from jax.core import Tracer
 from ..._status import Status
 from ..host._path_solution import Knot, PathSolution
 from ..model._null_model import compiled_lambda_max
-from ..model._problem import Point, Problem
+from ..model._problem import Point
 from ..results._path import Path
 from ..results._records import Knots
 from ..results._resume import unreached
@@ -36,7 +37,7 @@ class WorkingSet(Engine):
         return suits_host(plan.problem.x.shape)
 
     def supports(self, plan: Plan) -> str | None:
-        if plan.is_traced() or not (_is_null(plan.problem) or supports(plan.problem, plan.pen)):
+        if plan.is_traced() or not (_is_null(plan) or supports(plan.problem, plan.pen)):
             return (
                 "needs concrete data, and a penalty with a weight per coordinate such as L1 (one response) "
                 "or, for SquaredError, per group such as GroupL1"
@@ -44,7 +45,7 @@ class WorkingSet(Engine):
         return None
 
     def run(self, plan: Plan) -> Path:
-        if _is_null(plan.problem):
+        if _is_null(plan):
             return _null_path(plan)
         lambda_max = float(compiled_lambda_max(plan.problem, plan.pen))
         solution = self._follow(plan, lambda_max)
@@ -112,7 +113,7 @@ class Homotopy(Covariance):
 
     def supports(self, plan: Plan) -> str | None:
         reason = super().supports(plan)
-        if reason is None and not _is_null(plan.problem) and not has_knots(plan.problem, plan.pen):
+        if reason is None and not _is_null(plan) and not has_knots(plan.problem, plan.pen):
             return (
                 "needs a path that is straight between its knots: L1 or NonNegativeL1, with any weights "
                 '(for others there is engine="working_set")'
@@ -120,11 +121,16 @@ class Homotopy(Covariance):
         return reason
 
 
-def _is_null(problem: Problem) -> bool:
+def _is_null(plan: Plan) -> bool:
     """Whether the null model is the solution at every strength: it explains all, or no column varies."""
-    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(problem)):
+    problem, pen = plan.problem, plan.pen
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((problem, pen, plan.lams))):
         return False
-    return bool(problem.null.is_trivial) or not np.any(np.asarray(problem.norms))
+    if not (problem.null.is_trivial or not np.any(np.asarray(problem.norms))):
+        return False
+    null = eqx.tree_at(lambda model: model.is_trivial, problem.null, np.ones((), bool))
+    pens = [pen.with_strength(lam) for lam in plan.lams] if pen.has_strength else [pen]
+    return all(bool(null.is_optimal(one)) for one in pens)
 
 
 def _null_path(plan: Plan) -> Path:

@@ -92,9 +92,9 @@ def certify(
     return Certificate(
         objective=loss.value(problem.y, eta, problem.s) + penalty,
         gap=gap,
-        relative_gap=_relative(gap, null.deviance, null.is_trivial),
+        relative_gap=relative_gap(problem, pen, gap),
         kkt=kkt,
-        relative_kkt=_relative(kkt, pen.dual_norm(null.gradient), null.is_trivial),
+        relative_kkt=_relative_kkt(problem, pen, kkt),
         deviance=deviance,
         margin=pen.margin(beta, gradient, _curvature_of_columns(problem, beta, curvature)),
     )
@@ -212,6 +212,20 @@ def _curvature_of_columns(problem: Problem, beta: Array, curvature: Array) -> Ar
     return jnp.broadcast_to(rows(problem.norms, beta) ** 2 * of_rows, beta.shape)
 
 
-def _relative(value: Array, unit: Array, is_trivial: Array) -> Array:
+def relative_gap(problem: Problem, pen: Penalty, gap: Array) -> Array:
+    """A gap in units of the null deviance; where that is rounding, of the penalty of the null model."""
+    null = problem.null
+    unit = jnp.where(null.is_trivial, pen.value(null.point.beta), null.deviance)
+    return _relative(gap, unit, null.is_optimal(pen))
+
+
+def _relative_kkt(problem: Problem, pen: Penalty, kkt: Array) -> Array:
+    """A violation in units of the null gradient; where that is rounding, in its own."""
+    null = problem.null
+    unit = jnp.where(null.is_trivial, 1, pen.dual_norm(null.gradient))
+    return _relative(kkt, unit, null.is_optimal(pen))
+
+
+def _relative(value: Array, unit: Array, is_zero: Array) -> Array:
     safe = jnp.where(unit > 0, unit, 1)
-    return jnp.where(is_trivial & jnp.isfinite(value), 0, value / safe)
+    return jnp.where(is_zero & jnp.isfinite(value), 0, value / safe)

@@ -45,17 +45,17 @@ def fit_null(data: ScaledData, pen: Penalty) -> NullModel:
         point=null,
         gradient=data.x.rdot(loss.gradient(y, eta, s)),
         deviance=deviance,
-        is_trivial=(deviance <= _rounding(loss, y, eta, s, data.level))
-        & ~_is_negative(loss, deviance),
+        is_trivial=_left_to_explain(loss, y, eta, s) <= _rounding(loss, y, eta, s, data.level),
         unpenalised=jnp.all(unpenalised.reshape(unpenalised.shape[0], -1), axis=1),
     )
 
 
-def _is_negative(loss: Loss, deviance: Array) -> Array:
-    """Whether the deviance is below 0: the loss is, and does not say what its least value is."""
-    eps = jnp.finfo(deviance.dtype).eps
-    is_known = type(loss).saturated is not Loss.saturated
-    return jnp.asarray(not is_known) & (deviance < -100 * eps)
+def _left_to_explain(loss: Loss, y: Array, eta: Array, s: Array) -> Array:
+    """The deviance; of a loss that does not say what its least value is, that of a Newton step per row."""
+    if type(loss).saturated is not Loss.saturated:
+        return loss.deviance(y, eta, s)
+    slope, curvature = loss.gradient(y, eta, s), loss.curvature(y, eta, s)
+    return 0.5 * jnp.sum(jnp.where(slope == 0, 0, slope**2 / jnp.maximum(curvature, 0)))
 
 
 def _rounding(loss: Loss, y: Array, eta: Array, s: Array, level: Array) -> Array:

@@ -132,6 +132,13 @@ class NullModel(eqx.Module):
         """The unit of a relative gap: the null deviance; 1 where that is not positive."""
         return jnp.where(self.deviance > 0, self.deviance, 1)
 
+    def is_optimal(self, pen: Penalty) -> Bool[Array, ""]:
+        """Whether it is the solution: nothing is left to explain, and the penalty is least there."""
+        beta = self.point.beta
+        moved = pen.prox(beta, jnp.minimum(longest_step(pen, beta.dtype), 1))
+        rounding = ROUNDING * jnp.finfo(beta.dtype).eps * jnp.abs(beta)
+        return self.is_trivial & jnp.all(jnp.abs(moved - beta) <= rounding)
+
     def explained(self, deviance: Array) -> Array:
         """Returns the fraction of the null deviance that a model of this deviance explains.
 

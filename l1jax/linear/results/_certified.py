@@ -16,7 +16,7 @@ from ...penalties import Penalty
 from ..host._columns import Columns
 from ..host._path_solution import PathSolution
 from ..host._zero_copy import aligned, zero_copy
-from ..model._certificate import Certificate, certify
+from ..model._certificate import Certificate, certify, relative_gap
 from ..model._problem import Outcome, Point, Problem
 from ..model._unpenalised_newton import polish_intercept
 from ._fit import Fit
@@ -93,12 +93,12 @@ def _certificate_of(
     if problem.basis is not None:
         slope = problem.loss.gradient(problem.y, problem.eta(returned, in_given), problem.s)
         rounding += jnp.sum(jnp.abs(slope) * problem.basis.rounding(coef))
-    null = problem.null
+    gap = found.gap + rounding
     return dataclasses.replace(
         found,
         objective=found.objective + rise,
-        gap=found.gap + rounding,
-        relative_gap=found.relative_gap + jnp.where(null.is_trivial, 0, rounding / null.unit),
+        gap=gap,
+        relative_gap=relative_gap(problem, pen, gap),
         deviance=found.deviance + rise,
     )
 

@@ -6,13 +6,13 @@ import pytest
 import scipy.sparse
 
 import l1jax
-from l1jax.linear.engines._gradient_engines import Sequential
 from l1jax.linear.engines.active_set import _group_least_squares
 from l1jax.linear.engines.active_set._group_hessian import GramHessian, NormCurvature, RowHessian
 from l1jax.linear.engines.active_set._group_newton import GroupNewton
 from l1jax.linear.engines.active_set._group_weights import GroupWeights, Layout
 from l1jax.linear.engines.active_set._options import OPTIONS
 
+pytestmark = pytest.mark.usefixtures("no_help", "small_working_sets")
 N, P, TALL = 40, 60, 150
 RNG = np.random.default_rng(5)
 IDS = RNG.permutation(np.repeat(np.arange(14), [5, 5, 5, 5, 5, 5, 5, 5, 1, 1, 2, 3, 6, 7]))
@@ -34,16 +34,8 @@ DATA_OPTIONS = {
 
 
 @pytest.fixture(autouse=True)
-def no_help(monkeypatch):
-    """The active-set engine must do it all; its working sets are smaller than the problem."""
-
-    def help(*_, **__):
-        raise AssertionError("the active-set engine left something short of the tolerance")
-
-    monkeypatch.setattr(Sequential, "run", help)
-    monkeypatch.setattr(OPTIONS, "max_columns", 0)
-    monkeypatch.setattr(OPTIONS, "min_candidates", 2)
-    monkeypatch.setattr(OPTIONS, "row_ratio", 0)  # rows serve wherever they are fewer
+def rows_serve_wherever_they_are_fewer(monkeypatch):
+    monkeypatch.setattr(OPTIONS, "row_ratio", 0)
 
 
 def reference(X, y, lam, ids, weights, l1=0.0, *, fit_intercept=True, standardize=False,

@@ -7,7 +7,6 @@ import pytest
 import scipy.sparse
 
 import l1jax
-from l1jax.linear.engines._gradient_engines import Sequential
 from l1jax.linear.engines.active_set import _least_squares
 from l1jax.linear.engines.active_set._group_least_squares import GroupSolver
 from l1jax.linear.engines.active_set._interpolation import PathInterpolation
@@ -17,6 +16,7 @@ from l1jax.linear.engines.active_set._prox_newton import ProxNewtonSolver
 from l1jax.linear.engines.active_set._row_shifts import RowShiftSolver
 from l1jax.linear.results import _certified
 
+pytestmark = pytest.mark.usefixtures("no_help", "small_working_sets")
 N, P, L = 40, 60, 60
 RNG = np.random.default_rng(11)
 X = RNG.standard_normal((N, P)) + 0.7 * RNG.standard_normal((N, 1))
@@ -57,18 +57,6 @@ CASES = {
     # The gradient of an unpenalised feature is not zero between two solutions of such a loss.
     "unpenalised poisson": (l1jax.L1(weights=FREE), l1jax.Poisson(), COUNTS, (1, 1)),
 }
-
-
-@pytest.fixture(autouse=True)
-def no_help(monkeypatch):
-    """The active-set engine must do it all, and on some of the columns."""
-
-    def help(*_, **__):
-        raise AssertionError("the active-set engine left something short of the tolerance")
-
-    monkeypatch.setattr(Sequential, "run", help)
-    monkeypatch.setattr(OPTIONS, "max_columns", 0)
-    monkeypatch.setattr(OPTIONS, "min_candidates", 4)
 
 
 @pytest.fixture

@@ -16,7 +16,6 @@ from l1jax import _threads
 from l1jax._threads import one_thread
 from l1jax.linear.data._inputs import read
 from l1jax.linear.engines._engine import Plan, choose_engine
-from l1jax.linear.engines._gradient_engines import Sequential
 from l1jax.linear.engines.active_set import _group_newton, _prox_newton, _row_shifts
 from l1jax.linear.engines.active_set._options import OPTIONS
 from l1jax.linear.engines.active_set._path_point import NumericalBreakdown
@@ -62,14 +61,8 @@ EVERYTHING = {
     ],
 )
 @pytest.mark.slow
-def test_the_engine_alone_meets_a_tight_tolerance(monkeypatch, kind, options, name):
-    def no_help(*_, **__):
-        raise AssertionError("the active-set engine left something short of the tolerance")
-
-    monkeypatch.setattr(Sequential, "run", no_help)
-    # Working sets smaller than the problem, so that columns must be found outside of them.
-    monkeypatch.setattr(OPTIONS, "max_columns", 0)
-    monkeypatch.setattr(OPTIONS, "min_candidates", 2)
+@pytest.mark.usefixtures("no_help", "small_working_sets")
+def test_the_engine_alone_meets_a_tight_tolerance(kind, options, name):
     data = scipy.sparse.csr_array(X) if kind == "sparse" else X
     path = l1jax.path(
         data, Y, PENALTIES[name], n_lams=40, tol=1e-10, engine="working_set", **options
@@ -102,13 +95,8 @@ CURVED = {
     ],
 )
 @pytest.mark.slow
-def test_other_losses_meet_a_tight_tolerance(monkeypatch, loss, name, kind):
-    def no_help(*_, **__):
-        raise AssertionError("the active-set engine left something short of the tolerance")
-
-    monkeypatch.setattr(Sequential, "run", no_help)
-    monkeypatch.setattr(OPTIONS, "max_columns", 0)
-    monkeypatch.setattr(OPTIONS, "min_candidates", 2)
+@pytest.mark.usefixtures("no_help", "small_working_sets")
+def test_other_losses_meet_a_tight_tolerance(loss, name, kind):
     data = scipy.sparse.csr_array(X) if kind == "sparse" else X
     form, target = CURVED[loss]
     options = {"loss": form, "n_lams": 15, "lam_min_ratio": 0.05, "tol": 1e-10, **EVERYTHING}
@@ -126,13 +114,10 @@ def test_other_losses_meet_a_tight_tolerance(monkeypatch, loss, name, kind):
         (l1jax.SquaredHinge(), (60, 30), 2),
     ],
 )
-def test_a_step_that_fails_is_tried_shorter(monkeypatch, loss, shape, seed):
+@pytest.mark.usefixtures("no_help")
+def test_a_step_that_fails_is_tried_shorter(loss, shape, seed):
     """Few λ, far from one another: each is reached, by way of some between them."""
 
-    def no_help(*_, **__):
-        raise AssertionError("the active-set engine left something short of the tolerance")
-
-    monkeypatch.setattr(Sequential, "run", no_help)
     rng = np.random.default_rng(seed)
     table = rng.normal(size=shape)
     eta = table[:, 0] - 0.5 * table[:, 1]
@@ -148,13 +133,10 @@ def test_a_step_that_fails_is_tried_shorter(monkeypatch, loss, shape, seed):
 @pytest.mark.parametrize("loss", [l1jax.Huber(), l1jax.SquaredHinge()])
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.slow
-def test_losses_with_row_shifts_are_solved_where_features_are_more(monkeypatch, loss, seed):
+@pytest.mark.usefixtures("no_help")
+def test_losses_with_row_shifts_are_solved_where_features_are_more(loss, seed):
     """With as many active features as rows of positive curvature, at λ far from one another."""
 
-    def no_help(*_, **__):
-        raise AssertionError("the active-set engine left something short of the tolerance")
-
-    monkeypatch.setattr("l1jax.linear.engines._gradient_engines.solve_best", no_help)
     rng = np.random.default_rng(seed)
     X = rng.normal(size=(25, 80)) * (rng.random((25, 80)) < 0.4)
     y, s = X[:, :3].sum(axis=1) + rng.standard_t(2, size=25), rng.uniform(0.2, 2, 25)
@@ -181,9 +163,8 @@ def test_losses_with_row_shifts_are_solved_where_features_are_more(monkeypatch, 
 
 
 @pytest.mark.slow
-def test_one_fit_is_the_end_of_a_path(monkeypatch):
-    monkeypatch.setattr(OPTIONS, "max_columns", 0)
-    monkeypatch.setattr(OPTIONS, "min_candidates", 2)
+@pytest.mark.usefixtures("small_working_sets")
+def test_one_fit_is_the_end_of_a_path():
     for lam in (0.3, 0.01, 0.0):
         found = l1jax.fit(X[:, :7], Y, l1jax.L1(lam), engine="working_set", tol=1e-12)
         stepped = l1jax.fit(X[:, :7], Y, l1jax.L1(lam), engine="fista", tol=1e-12)
