@@ -53,8 +53,8 @@ class Compiled(Engine):
             is_served = np.min(plan.lams) > 0 and follows(problem, pen)
         if not is_served or plan.known is not None or plan.gram is not None:
             return (
-                "needs SquaredError, Logistic, Poisson or a likelihood like these, of one response, with a penalty "
-                "weight per coordinate, such as L1 or ElasticNet, at strengths above 0"
+                "needs SquaredError, Logistic, Poisson or a likelihood like these, of one response, with a "
+                "penalty weight per coordinate, such as L1 or ElasticNet, at strengths above 0"
             )
         return None
 
@@ -134,7 +134,7 @@ def _solve(problem: Problem, pen: Penalty, lams: Array, tol: Any, names: Any) ->
     lams = lams.astype(problem.y.dtype)
     found = follow_traced(problem, pen, lams, None)
 
-    def lane(lam: Array, beta: Array, intercept: Array, num_steps: Array) -> Fit:
+    def lane(lam: Array, beta: Any, intercept: Any, num_steps: Any) -> Fit:
         status = jnp.asarray(Status.CONVERGED, jnp.int32)  # unless the certificate says otherwise
         outcome = Outcome(Point(beta, intercept), num_steps, status)
         return report(problem, pen.with_strength(lam), outcome, tol, names)

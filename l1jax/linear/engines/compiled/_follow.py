@@ -152,11 +152,11 @@ def _padded(problem: Problem, form: LinearForm, tol: float | None) -> PathInputs
     s = np.asarray(problem.s, np.float64)
     valid = int(np.argmax(s))  # a row that the loss accepts
 
-    def rows(v: Any, fill: float | None = None) -> np.ndarray:
+    def rows(v: Any, fill: float | None = None) -> Any:
         v = np.asarray(v, np.float64)
         return np.append(v, np.full(n_round - n, v[valid] if fill is None else fill))
 
-    def columns(v: Any, of_ones: float, rest: float) -> np.ndarray:
+    def columns(v: Any, of_ones: float, rest: float) -> Any:
         own = np.append(np.asarray(v, np.float64), [of_ones] * has_intercept)
         return np.append(own, np.full(p_round - len(own), rest))
 
@@ -171,7 +171,7 @@ def _padded(problem: Problem, form: LinearForm, tol: float | None) -> PathInputs
         down=columns(form.down, 0, np.inf),
         quad=columns(form.quad, 0, 0) if np.any(form.quad) else None,
         unpenalised=columns(null.unpenalised, 1, 0) > 0,
-        tol=np.asarray(_violation_for(tol, np.float64)),
+        tol=jnp.asarray(_violation_for(tol, np.float64)),
     )
 
 
@@ -209,8 +209,8 @@ def follow_traced(problem: Problem, pen: Penalty, lams: Array, tol: Any) -> Path
     null, dtype = problem.null, problem.y.dtype
     has_intercept = _has_own_intercept(problem)
 
-    def columns(v: Array, of_ones: Any) -> Array:
-        return jnp.append(v, jnp.asarray(of_ones, v.dtype)) if has_intercept else v
+    def columns(v: AnyArray, of_ones: Any) -> Array:
+        return jnp.append(v, jnp.asarray(of_ones, v.dtype)) if has_intercept else jnp.asarray(v)
 
     given = PathInputs(
         x=WithOnes(problem.x) if has_intercept else problem.x,

@@ -166,7 +166,8 @@ def _next_knot(motion: Motion, at: Position) -> Position:
 
 def _with_segment(segments: Segments, at: Position) -> Segments:
     """Returns the segments with the one that begins here, unless a dependent column has ended that before."""
-    going, place = at.going, at.pivots.count
+    assert at.added is not None
+    going, place = at.going, at.pivots.num_pivots
     row = jnp.where(going & (segments.lam[place] < 0), place, len(segments.lam) - 1)
     begin = jnp.where(going, at.lam, -1)
     here = (begin, at.z, at.rate, at.added, at.side)

@@ -89,6 +89,6 @@ def _on_grid(end: Position, lams: Array) -> Followed:
         jnp.where(active, side, OUT),
         end.lam,
         jnp.sum(lams >= end.lam, dtype=jnp.int32),
-        end.pivots.count,
+        end.pivots.num_pivots,
         jnp.diff(since, prepend=jnp.zeros(1, jnp.int32)),
     )

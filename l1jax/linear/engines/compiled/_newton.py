@@ -85,7 +85,7 @@ class Found(NamedTuple):
     residuals: Float[Array, "B1 n"]  # −∂L/∂η / √s
     violation: Float[Array, " B1"]  # on the working set, over λ
     num_knots: Int[Array, " B1"]
-    count: Int[Array, ""]
+    num_found: Int[Array, ""]
 
 
 class _Model(NamedTuple):
@@ -122,7 +122,7 @@ def follow_newton(
         point, found, lost, count = carry
         order = jnp.argsort(point.side == OUT, stable=True)  # active ones first
         model = _model_at(curved, columns.reordered(order), point.reordered(order), most_active)
-        goes = going & (found.count < size) & ~lost & ~is_full(point)
+        goes = going & (found.num_found < size) & ~lost & ~is_full(point)
         state = _follow_model(curved, model, point.reordered(order), found, lams, size, goes, order)
         back = jnp.argsort(order)
         new = state.point.reordered(back)
@@ -130,7 +130,7 @@ def follow_newton(
 
     def goes_on(carry: tuple[Point, Found, Array, Array]) -> Array:
         point, found, lost, count = carry
-        open_ = going & (found.count < size) & ~lost & ~is_full(point)
+        open_ = going & (found.num_found < size) & ~lost & ~is_full(point)
         return any_lane(open_) & (count < _MOST_MODELS * len(lams))
 
     point, found, _, _ = lax.while_loop(
@@ -204,7 +204,7 @@ def _follow_model(
         error=jnp.asarray(jnp.inf, point.x.dtype),
         tries=jnp.int32(0),
         num_knots=jnp.int32(0),
-        is_first=point.lam > lams[jnp.minimum(found.count, len(lams) - 1)],
+        is_first=point.lam > lams[jnp.minimum(found.num_found, len(lams) - 1)],
         stopped=~(going & model.is_usable),
         is_lost=~model.is_usable,
     )
@@ -220,7 +220,7 @@ def _step(
 ) -> _State:
     """One step to the next strength, or one correction there."""
     going = ~state.stopped
-    target = lams[jnp.minimum(state.found.count, len(lams) - 1)]
+    target = lams[jnp.minimum(state.found.num_found, len(lams) - 1)]
     # 1. The line: λ goes to the target, and the gradient of the model to that of the loss.
     end = _line(model, state, target)
     arrives = end.left <= 0
@@ -241,7 +241,7 @@ def _step(
     is_slow = arrives & ~is_good & ~state.is_first & (error > _SLOW * state.error)
     tries = jnp.where(is_good, 0, state.tries + 1)
     is_lost = (tries > _MOST_CORRECTIONS) | ~jnp.isfinite(error)
-    stops = (found.count >= size) | is_slow | end.pivots.is_full | is_lost
+    stops = (found.num_found >= size) | is_slow | end.pivots.is_full | is_lost
     return _State(
         point=Point(x, side, end.lam, neg_gradient),
         of_model=of_model,
@@ -297,14 +297,14 @@ def _violation(weights: Bounds, at: Point, off: Array) -> Array:
 
 def _with_found(found: Found, is_good: Array, order: Array, new: tuple[Any, ...]) -> Found:
     """Returns the solutions with one more, where it is good; its columns are in this order."""
-    row = jnp.where(is_good, found.count, len(found.violation) - 1)
+    row = jnp.where(is_good, found.num_found, len(found.violation) - 1)
     x, side, residual, error, num_knots = new
     own = [jnp.zeros_like(v).at[order].set(v) for v in (x, side)]
-    tables = (
-        put(table, value, row)
-        for table, value in zip(found[:5], (*own, residual, error, num_knots), strict=True)
+    values = (*own, residual, error, num_knots)
+    x, side, residual, error, num_knots = (
+        put(table, value, row) for table, value in zip(found[:5], values, strict=True)
     )
-    return Found(*tables, found.count + is_good)
+    return Found(x, side, residual, error, num_knots, found.num_found + is_good)
 
 
 def _matmul(a: Array, b: Array) -> Array:

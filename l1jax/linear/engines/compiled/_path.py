@@ -19,7 +19,6 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from ...._types import AnyArray
 from ....losses import Loss
 from ...data._matrix import DataMatrix
 from ._batching import any_lane
@@ -47,17 +46,17 @@ class PathInputs(NamedTuple):
     """What a path is of: data on the solver's scale, a loss about its null model, penalty weights."""
 
     x: DataMatrix  # with a column of ones, where the loss has an intercept and is not squared error
-    y: Float[AnyArray, " n"]
-    s: Float[AnyArray, " n"]
-    eta: Float[AnyArray, " n"]  # linear predictor of the null model
+    y: Float[Array, " n"]
+    s: Float[Array, " n"]
+    eta: Float[Array, " n"]  # linear predictor of the null model
     loss: Loss
-    norms: Float[AnyArray, " p"]  # √Σᵢ sᵢ x̃ᵢⱼ²
-    up: Float[AnyArray, " p"]  # penalty weights at λ = 1
-    down: Float[AnyArray, " p"]
-    quad: Float[AnyArray, " p"] | None  # None: the penalty has no quadratic part
-    unpenalised: Bool[AnyArray, " p"]
+    norms: Float[Array, " p"]  # √Σᵢ sᵢ x̃ᵢⱼ²
+    up: Float[Array, " p"]  # penalty weights at λ = 1
+    down: Float[Array, " p"]
+    quad: Float[Array, " p"] | None  # None: the penalty has no quadratic part
+    unpenalised: Bool[Array, " p"]
     tol: Float[
-        AnyArray, ""
+        Array, ""
     ]  # violation of the optimality conditions that is none, over λ; of curved losses
 
 
@@ -316,7 +315,7 @@ def _solve_curved(
         residuals=found.residuals,
         violation=found.violation.at[-1].set(jnp.inf),
         lam=lams[-1],
-        num_reached=found.count,
+        num_reached=found.num_found,
         is_between=jnp.zeros((), bool),
         num_knots=found.num_knots[:-1],
         too_many=too_many,

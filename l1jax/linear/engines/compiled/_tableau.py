@@ -83,7 +83,7 @@ class Pivots(NamedTuple):
     columns: Float[Array, "K1 W"]
     inverse: Float[Array, " K1"]  # 1 / the pivot
     shift: Float[Array, " W"]  # of the diagonal
-    count: Int[Array, ""]
+    num_pivots: Int[Array, ""]
 
     @classmethod
     def none(cls, capacity: int, like: Array) -> Pivots:
@@ -95,7 +95,7 @@ class Pivots(NamedTuple):
     @property
     def is_full(self) -> Array:
         """Whether there is no row for another one."""
-        return self.count >= len(self.inverse) - 1
+        return self.num_pivots >= len(self.inverse) - 1
 
     def column(self, first: Tableau, j: Array) -> Array:
         """Returns column j of the present tableau."""
@@ -111,12 +111,12 @@ class Pivots(NamedTuple):
     def add(self, j: Array, column: Array, leaves: Array, pivots: Array) -> Pivots:
         """Returns the product form with a pivot on column j, where there is one."""
         at, sign = jnp.arange(len(column)) == j, jnp.where(leaves, -1, 1)
-        row = jnp.where(pivots, self.count, len(self.inverse) - 1)
+        row = jnp.where(pivots, self.num_pivots, len(self.inverse) - 1)
         return Pivots(
             put(self.columns, jnp.where(at, column - sign, column), row),
             put(self.inverse, jnp.where(pivots, 1 / column[j], 0), row),
             jnp.where(at & pivots, self.shift - 2 * sign, self.shift),
-            self.count + pivots,
+            self.num_pivots + pivots,
         )
 
 
