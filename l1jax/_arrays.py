@@ -47,6 +47,18 @@ def while_loop(condition: Callable, body: Callable, carry: Any) -> Any:
         carry = jax.tree.map(lambda a, b, on=goes_on: np.where(on, a, b), new, carry)
 
 
+def matmul(a: Any, b: Any) -> Any:
+    """Returns A B, of which no digit is given up on an accelerator."""
+    if namespace(a, b) is np:
+        return np.matmul(a, b)
+    return jnp.matmul(a, b, precision="highest")
+
+
+def constant(x: Any) -> Any:
+    """Returns x as a constant to derivatives."""
+    return jax.lax.stop_gradient(x) if isinstance(x, jax.Array) else x
+
+
 def softplus(x: Any) -> Any:
     """Returns log(1 + exp x)."""
     return jax.nn.softplus(x) if isinstance(x, jax.Array) else np.logaddexp(x, x.dtype.type(0))

@@ -15,12 +15,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from ..._arrays import matmul, namespace
 from ..._tracing import frozen
 from ..._types import AnyArray
 from ._host import HostArray, HostMatrix, HostOperator
+from ._zero_copy import aligned
 
 _WIDE = 64  # columns
 _BLOCK = 64  # columns that moments are taken of at a time
+_PART = 2**15  # entries of rows whose moments NumPy takes at a time
 
 
 class DataMatrix(eqx.Module):
@@ -220,13 +223,13 @@ class DenseMatrix(DataMatrix):
     def dtype(self) -> Any:
         return np.dtype(self.array.dtype)
 
-    def dot(self, b: Float[AnyArray, "p *k"]) -> Float[Array, "n *k"]:
-        return jnp.matmul(self.array, b, precision="highest")
+    def dot(self, b: Float[AnyArray, "p *k"]) -> Float[AnyArray, "n *k"]:
+        return matmul(self.array, b)
 
-    def rdot(self, r: Float[AnyArray, "n *k"]) -> Float[Array, "p *k"]:
+    def rdot(self, r: Float[AnyArray, "n *k"]) -> Float[AnyArray, "p *k"]:
         if r.ndim == 1:  # as rows, a batch of these needs no transposition
-            return jnp.matmul(r, self.array, precision="highest")
-        return jnp.matmul(self.array.T, r, precision="highest")
+            return matmul(r, self.array)
+        return matmul(self.array.T, r)
 
     def columns(self, at: Int[AnyArray, " m"]) -> Float[Array, "n m"]:
         return self.padded_columns(at)
@@ -234,22 +237,32 @@ class DenseMatrix(DataMatrix):
     def padded_columns(self, at: Int[AnyArray, " m"]) -> Float[Array, "n m"]:
         return jnp.asarray(self.array).at[:, at].get(mode="fill", fill_value=0)
 
-    def means(self, s: Float[Array, " n"]) -> Float[Array, " p"]:
+    def means(self, s: Float[AnyArray, " n"]) -> Float[AnyArray, " p"]:
         first = self.rdot(s)
         # A second pass takes off the rounding of the first, which is relative to the level.
-        rest = self._sum(lambda x, w: w * (x - first), s)
-        return first + rest / jnp.sum(s)
+        if self._is_numpy(s):
+            rest = self._sum_of_parts(lambda x, w: w @ (x - first), s)
+        else:
+            rest = self._sum(lambda x, w: w * (x - first), s)
+        return first + rest / s.sum()
 
-    def squares(self, s: Float[Array, " n"], centre: Float[Array, " p"]) -> Float[Array, " p"]:
+    def squares(
+        self, s: Float[AnyArray, " n"], centre: Float[AnyArray, " p"]
+    ) -> Float[AnyArray, " p"]:
+        if self._is_numpy(s):
+            return self._sum_of_parts(lambda x, w: w @ (x - centre) ** 2, s)
         return self._sum(lambda x, w: w * (x - centre) ** 2, s)
 
-    def peaks(self, s: Float[Array, " n"]) -> Float[Array, " p"]:
+    def peaks(self, s: Float[AnyArray, " n"]) -> Float[AnyArray, " p"]:
         def term(x, w):
             return jnp.where(w > 0, jnp.abs(x), 0)
 
         def step(most, row, weight):
             return jnp.maximum(most, term(row, weight))
 
+        if self._is_numpy(s):
+            x = self.array if s.all() else self.array[s > 0]
+            return np.maximum(x.max(axis=0), -x.min(axis=0))
         if not self._is_wide:
             return jnp.max(term(self.array, s[:, None]), axis=0)
         return self._row_by_row(step, self._zeros(), s)
@@ -268,6 +281,16 @@ class DenseMatrix(DataMatrix):
 
         return self._row_by_row(step, (self._zeros(), self._zeros()), s)[0]
 
+    def _is_numpy(self, s: Any) -> bool:
+        return namespace(self.array, s) is np
+
+    def _sum_of_parts(self, term: Callable[..., Any], s: np.ndarray) -> np.ndarray:
+        """The sum of a term of a few rows and their weights: small enough to stay in the cache."""
+        n, p = self.shape
+        size = max(_PART // p, 8)
+        parts = [slice(begin, begin + size) for begin in range(0, n, size)]
+        return np.sum([term(self.array[part], s[part]) for part in parts], axis=0)
+
     @property
     def _is_wide(self) -> bool:
         """Whether rows are worth a step each: XLA on a CPU would write all their terms to memory."""
@@ -282,8 +305,14 @@ class DenseMatrix(DataMatrix):
     def _zeros(self) -> Float[Array, " p"]:
         return jnp.zeros(self.shape[1], self.array.dtype)
 
-    def transform(self, centre: Array, inverse_scale: Array) -> DenseMatrix:
-        return DenseMatrix((self.array - centre) * inverse_scale)
+    def transform(self, centre: AnyArray, inverse_scale: AnyArray) -> DenseMatrix:
+        if namespace(self.array, centre, inverse_scale) is jnp:
+            return DenseMatrix((self.array - centre) * inverse_scale)
+        array = aligned(self.shape, self.dtype)
+        np.subtract(self.array, centre, out=array)
+        if (inverse_scale != 1).any():
+            array *= inverse_scale
+        return DenseMatrix(array)
 
     def with_columns(self, at: np.ndarray, columns: np.ndarray) -> DenseMatrix:
         array = np.array(self.array)
@@ -297,6 +326,6 @@ class DenseMatrix(DataMatrix):
         return HostArray(np.asarray(self.array))
 
 
-def rows(v: AnyArray, like: AnyArray) -> Array:
+def rows(v: AnyArray, like: AnyArray) -> AnyArray:
     """A vector shaped to multiply the rows of an array."""
-    return jnp.asarray(v).reshape(v.shape + (1,) * (like.ndim - 1))
+    return v.reshape(v.shape + (1,) * (like.ndim - 1))

@@ -12,7 +12,8 @@ from jax.core import Tracer
 
 from ..._status import Status
 from ..host._path_solution import Knot, PathSolution
-from ..model._null_model import compiled_lambda_max
+from ..model._null_model import known_lambda_max
+from ..model._on_host import is_on_host
 from ..model._problem import Point, Problem
 from ..results._path import Path
 from ..results._records import Knots
@@ -47,7 +48,7 @@ class WorkingSet(Engine):
     def run(self, plan: Plan) -> Path:
         if _is_null(plan.problem):
             return _null_path(plan)
-        lambda_max = float(compiled_lambda_max(plan.problem, plan.pen))
+        lambda_max = float(known_lambda_max(plan.problem, plan.pen))
         solution = self._follow(plan, lambda_max)
         if not solution.num_solved:
             if solution.interrupted:
@@ -149,6 +150,7 @@ def _knots(plan: Plan, solution: PathSolution, lambda_max: float) -> Knots:
     for row, knot in zip(betas, knots, strict=True):
         row[knot.features] = knot.values
     dtype = problem.y.dtype
-    intercepts = jnp.full(len(knots), solution.intercepts[0], dtype)
-    coefs, intercepts = jax.vmap(problem.to_user)(Point(jnp.asarray(betas, dtype), intercepts))
-    return Knots(jnp.asarray([knot.lam for knot in knots], dtype), coefs, intercepts)
+    point = Point(betas.astype(dtype), np.full(len(knots), solution.intercepts[0], dtype))
+    to_user = problem.to_user if is_on_host(problem) else jax.vmap(problem.to_user)
+    coefs, intercepts = map(jnp.asarray, to_user(point))
+    return Knots(jnp.asarray(np.array([knot.lam for knot in knots], dtype)), coefs, intercepts)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+import numpy as np
 
+from ..._arrays import eps, is_in_numpy, is_numpy, namespace
 from ..._tracing import frozen
+from ..._types import AnyArray, Real
 from ...losses import Loss
 from ...penalties import Penalty
 from ..data._matrix import rows
@@ -20,7 +23,7 @@ from ._problem import (
     arrange,
     structural_masks,
 )
-from ._unpenalised_newton import fit_unpenalised
+from ._unpenalised_newton import fit_unpenalised, polish_intercept
 
 
 def prepare(data: Data, pen: Penalty) -> Problem:
@@ -36,51 +39,67 @@ def with_null(data: ScaledData, pen: Penalty) -> Problem:
 def fit_null(data: ScaledData, pen: Penalty) -> NullModel:
     """Fits the intercept and the features that are unpenalised at every λ."""
     y, s, loss = data.y, data.s, data.loss
-    zero = jnp.zeros(data.coef_shape, y.dtype)
-    unpenalised = structural_masks(pen, zero.shape).unpenalised & rows(data.norms > 0, zero)
-    null = fit_unpenalised(data, Point(zero, jnp.zeros(data.responses, y.dtype)), unpenalised)
+    xp = namespace(*jax.tree.leaves((y, s, data.norms)))
+    zero = xp.zeros(data.coef_shape, y.dtype)
+    unpenalised = structural_masks(pen, zero.shape, xp).unpenalised & rows(data.norms > 0, zero)
+    start = Point(zero, xp.zeros(data.responses, y.dtype))
+    if xp is jnp:
+        null = fit_unpenalised(data, start, unpenalised)
+    elif not unpenalised.any():
+        null = polish_intercept(data, start)
+    else:
+        null = jax.tree.map(np.asarray, _fit_unpenalised(data, start, unpenalised))
     eta = data.eta(null)
     deviance = loss.deviance(y, eta, s)
+    is_trivial = deviance <= _rounding(loss, y, eta, s, data.level)
     return NullModel(
         point=null,
         gradient=data.x.rdot(loss.gradient(y, eta, s)),
         deviance=deviance,
-        is_trivial=(deviance <= _rounding(loss, y, eta, s, data.level))
-        & ~_is_negative(loss, deviance),
-        unpenalised=jnp.all(unpenalised.reshape(unpenalised.shape[0], -1), axis=1),
+        is_trivial=is_trivial & ~_is_negative(loss, deviance),
+        unpenalised=unpenalised.reshape(unpenalised.shape[0], -1).all(axis=1),
     )
 
 
-def _is_negative(loss: Loss, deviance: Array) -> Array:
+_fit_unpenalised = eqx.filter_jit(fit_unpenalised)
+
+
+def _is_negative(loss: Loss, deviance: Real) -> Real:
     """Whether the deviance is below 0: the loss is, and does not say what its least value is."""
-    eps = jnp.finfo(deviance.dtype).eps
     is_known = type(loss).saturated is not Loss.saturated
-    return jnp.asarray(not is_known) & (deviance < -100 * eps)
+    return (deviance < -100 * eps(deviance)) & (not is_known)
 
 
-def _rounding(loss: Loss, y: Array, eta: Array, s: Array, level: Array) -> Array:
+def _rounding(loss: Loss, y: AnyArray, eta: AnyArray, s: AnyArray, level: Real) -> Real:
     """The deviance that rounding leaves: of residuals, and of y when its level was taken off.
 
     An error δ of y costs δ²/h and one of η costs hδ², where the loss has the curvature h per row.
     """
-    eps = jnp.finfo(y.dtype).eps
-    curvature = jnp.ones((), y.dtype)
+    xp, unit = namespace(y, eta, s), eps(y)
+    curvature = xp.ones((), y.dtype)
     if loss.smoothness is None and y.shape == eta.shape:
-        curvature = jnp.maximum(loss.curvature(y, eta, jnp.ones_like(s)), 1)
-        curvature = jnp.where(jnp.isfinite(curvature), curvature, 1)
-    squares = jnp.sum(rows(s, y) * y**2 / curvature) + jnp.sum(rows(s, eta) * curvature * eta**2)
-    return (100 * eps) ** 2 * squares + (ROUNDING * eps) ** 2 * jnp.sum(level**2)
+        curvature = xp.maximum(loss.curvature(y, eta, xp.ones_like(s)), 1)
+        curvature = xp.where(xp.isfinite(curvature), curvature, 1)
+    squares = (rows(s, y) * y**2 / curvature).sum() + (rows(s, eta) * curvature * eta**2).sum()
+    return (100 * unit) ** 2 * squares + (ROUNDING * unit) ** 2 * (level**2).sum()
 
 
-def null_lambda_max(problem: Problem, pen: Penalty) -> Array:
+def null_lambda_max(problem: Problem, pen: Penalty) -> Real:
     """λmax, from the gradient of the null model."""
     return pen.lambda_max(gradient_to_explain(problem))
 
 
-def gradient_to_explain(problem: Problem) -> Array:
+def gradient_to_explain(problem: Problem) -> AnyArray:
     """The gradient of the null model, zero on constant columns and where the null model fits exactly."""
-    counts = rows(problem.norms > 0, problem.null.gradient)
-    return jnp.where(counts & ~problem.null.is_trivial, problem.null.gradient, 0)
+    null = problem.null
+    counts = rows(problem.norms > 0, null.gradient)
+    return namespace(null.gradient).where(counts & ~null.is_trivial, null.gradient, 0)
 
 
-compiled_lambda_max = eqx.filter_jit(null_lambda_max)
+_compiled_lambda_max = eqx.filter_jit(null_lambda_max)
+
+
+def known_lambda_max(problem: Problem, pen: Penalty) -> Real:
+    """`null_lambda_max`, compiled where it is not for NumPy."""
+    on_host = is_numpy((problem.null, problem.norms, pen)) and is_in_numpy(pen)
+    return (null_lambda_max if on_host else _compiled_lambda_max)(problem, pen)

@@ -14,6 +14,7 @@ from ...losses import Loss
 from ...penalties import Penalty
 from ..data._inputs import Inputs
 from ._null_model import prepare
+from ._on_host import host_errors, on_host
 from ._problem import Data, Problem
 from ._unpenalised_basis import in_orthonormal_basis
 
@@ -59,6 +60,10 @@ def in_given_columns(problem: Problem, data: Data, pen: Penalty) -> Problem:
 
 def _prepare_as_given(data: Data, pen: Penalty) -> Problem:
     """Returns the problem; columns that stay as they are are not copied."""
+    here = on_host(data, pen)
+    if here is not None:
+        with host_errors():
+            return prepare(*here)
     data = dataclasses.replace(data, x=jax.device_put(data.x))
     problem = _all_but_kept_columns(data, pen)
     if problem.x is not None:

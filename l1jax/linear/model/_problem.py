@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from ..._arrays import eps, matmul, namespace
 from ..._tracing import frozen, known
-from ..._types import AnyArray
+from ..._types import AnyArray, Real
 from ...composite._step import limited
 from ...losses import Loss
 from ...penalties import Penalty
@@ -30,31 +31,31 @@ _POWER_STEPS = 12  # of power iteration; backtracking repairs what it underestim
 class Point(eqx.Module):
     """Coefficients on the solver's scale, and the intercept that goes with centred columns."""
 
-    beta: Float[Array, "..."]  # (p, *k); () where it holds one step for all
-    intercept: Float[Array, "*k"]
+    beta: Float[Real, "..."]  # (p, *k); () where it holds one step for all
+    intercept: Float[Real, "..."]  # (*k,)
 
 
 class Outcome(eqx.Module):
     """What a solve returns, on the solver's scale."""
 
     point: Point
-    num_steps: Int[Array, ""]
-    status: Int[Array, ""]
+    num_steps: Int[Real, ""]
+    status: Int[Real, ""]
 
 
 class ScaledData(eqx.Module):
     """The data of a fit on the solver's scale: everything that no penalty has a say in."""
 
     x: DataMatrix  # X̃, centred and scaled as asked
-    y: Float[Array, "n ..."]  # encoded by the loss: mostly like η
-    s: Float[Array, " n"]
-    offset: Float[Array, "n *k"]
+    y: Float[AnyArray, "n ..."]  # encoded by the loss: mostly like η
+    s: Float[AnyArray, " n"]
+    offset: Float[AnyArray, "n *k"]
     loss: Loss
-    mean: Float[Array, " p"]  # μ, subtracted from the columns
-    inverse_scale: Float[Array, " p"]  # 1/σ
-    level: Float[Array, "*k"]  # subtracted from y; the intercept returns it
-    norms: Float[Array, " p"]  # √Σ sᵢ x̃ᵢⱼ²
-    is_valid: Bool[Array, ""]  # False where a traced input holds what an eager call refuses
+    mean: Float[AnyArray, " p"]  # μ, subtracted from the columns
+    inverse_scale: Float[AnyArray, " p"]  # 1/σ
+    level: Float[Real, "*k"]  # subtracted from y; the intercept returns it
+    norms: Float[AnyArray, " p"]  # √Σ sᵢ x̃ᵢⱼ²
+    is_valid: Bool[Real, ""]  # False where a traced input holds what an eager call refuses
     fit_intercept: bool = eqx.field(static=True)
 
     @property
@@ -67,16 +68,24 @@ class ScaledData(eqx.Module):
         """(p,) or (p, k): the shape of the coefficients."""
         return (*self.norms.shape, *self.responses)
 
-    def eta(self, point: Point, fitted: Array | None = None) -> Float[Array, "n *k"]:
+    def eta(self, point: Point, fitted: AnyArray | None = None) -> Float[AnyArray, "... n *k"]:
         """The linear predictor; `fitted` is X̃β, where it is known: XLA repeats a sparse product."""
         known = self.x.dot(point.beta) if fitted is None else fitted
-        return known + point.intercept + self.offset
+        return known + self.spread(point.intercept) + self.offset
 
-    def smooth(self, point: Point, fitted: Array | None = None) -> Float[Array, ""]:
+    def spread(self, per_response: Any) -> Any:
+        """Numbers per response, (..., *k), with an axis for the rows or features before it."""
+        return per_response[..., None, :] if self.responses else per_response[..., None]
+
+    def over_features(self, per_feature: AnyArray) -> AnyArray:
+        """Numbers per feature, (p,), shaped to multiply coefficients."""
+        return per_feature.reshape(per_feature.shape + (1,) * len(self.responses))
+
+    def smooth(self, point: Point, fitted: AnyArray | None = None) -> Float[Real, "..."]:
         """L(β, b), the smooth part of the objective."""
         return self.loss.value(self.y, self.eta(point, fitted), self.s)
 
-    def deviance(self, point: Point) -> Float[Array, ""]:
+    def deviance(self, point: Point) -> Float[Real, "..."]:
         """The deviance of the loss at a point."""
         return self.loss.deviance(self.y, self.eta(point), self.s)
 
@@ -101,44 +110,48 @@ class ScaledData(eqx.Module):
         """The metric, raised to where the steps 1/(curvature C) are no longer than the prox allows."""
         return limited(self.metric(pen), jnp.asarray(curvature, self.y.dtype), self.max_step(pen))
 
-    def to_user(self, point: Point) -> tuple[Array, Array]:
+    def to_user(self, point: Point) -> tuple[AnyArray, Real]:
         """Coefficients and intercept on the scale of the data as given."""
         coef, intercept = self._unscaled(point)
         return coef, self.loss.identify(intercept)
 
-    def from_user(self, coef: Array, intercept: Array) -> Point:
+    def from_user(self, coef: AnyArray, intercept: Real) -> Point:
         """The point on the solver's scale of coefficients and intercept on that of the data."""
-        beta = coef / rows(self.inverse_scale, coef)
-        of_means = jnp.matmul(self.mean, coef, precision="highest")
-        return Point(beta, self.loss.identify((intercept - self.level) + of_means))
+        beta = coef / self.over_features(self.inverse_scale)
+        intercept = (intercept - self.level) + self._of_means(coef)
+        return Point(beta, self.loss.identify(intercept))
 
-    def _unscaled(self, point: Point) -> tuple[Array, Array]:
-        coef = rows(self.inverse_scale, point.beta) * point.beta
-        of_means = jnp.matmul(self.mean, coef, precision="highest")
-        return coef, self.level + (point.intercept - of_means)
+    def _unscaled(self, point: Point) -> tuple[AnyArray, Real]:
+        coef = self.over_features(self.inverse_scale) * point.beta
+        return coef, self.level + (point.intercept - self._of_means(coef))
+
+    def _of_means(self, coef: AnyArray) -> Real:
+        """μᵀβ, (..., *k)."""
+        return matmul(self.mean, coef) if self.responses else matmul(coef, self.mean)
 
 
 class NullModel(eqx.Module):
     """The model of the intercept and the unpenalised features alone, and what follows from it."""
 
     point: Point
-    gradient: Float[Array, "p *k"]  # ∇L there
-    deviance: Float[Array, ""]
-    is_trivial: Bool[Array, ""]  # it fits to rounding: nothing is left to explain
-    unpenalised: Bool[Array, " p"]  # its features, at every λ
+    gradient: Float[AnyArray, "p *k"]  # ∇L there
+    deviance: Float[Real, ""]
+    is_trivial: Bool[Real, ""]  # it fits to rounding: nothing is left to explain
+    unpenalised: Bool[AnyArray, " p"]  # its features, at every λ
 
     @property
-    def unit(self) -> Float[Array, ""]:
+    def unit(self) -> Float[Real, ""]:
         """The unit of a relative gap: the null deviance; 1 where that is not positive."""
-        return jnp.where(self.deviance > 0, self.deviance, 1)
+        return namespace(self.deviance).where(self.deviance > 0, self.deviance, 1)
 
     def explained(self, deviance: Array) -> Array:
         """Returns the fraction of the null deviance that a model of this deviance explains.
 
         It is 0 where nothing is left to explain, and NaN where the null deviance is not positive.
         """
-        fraction = jnp.where(self.deviance > 0, 1 - deviance / self.unit, jnp.nan)
-        return jnp.where(self.is_trivial, 0, fraction)
+        xp = namespace(self.deviance)
+        fraction = xp.where(self.deviance > 0, 1 - deviance / self.unit, np.nan)
+        return xp.where(self.is_trivial, 0, fraction)
 
 
 class Problem(ScaledData):
@@ -146,13 +159,15 @@ class Problem(ScaledData):
 
     null: NullModel
     basis: Any  # an `UnpenalisedBasis` in place of some columns of the data, or None
-    smoothness: Float[Array, ""]  # largest curvature in the metric: estimated, or 1 to begin with
+    smoothness: Float[Real, ""]  # largest curvature in the metric: estimated, or 1 to begin with
 
     @classmethod
     def of(cls, data: ScaledData, null: NullModel) -> Problem:
         """The problem of these data with their null model."""
         fields = {field.name: getattr(data, field.name) for field in dataclasses.fields(ScaledData)}
-        return cls(**fields, null=null, basis=None, smoothness=jnp.ones((), data.y.dtype))
+        return cls(
+            **fields, null=null, basis=None, smoothness=namespace(data.y).ones((), data.y.dtype)
+        )
 
     @property
     def deviations(self) -> Float[AnyArray, " p"]:
@@ -163,13 +178,13 @@ class Problem(ScaledData):
             found[self.basis.at] = self.basis.deviations
         return found
 
-    def to_user(self, point: Point) -> tuple[Array, Array]:
+    def to_user(self, point: Point) -> tuple[AnyArray, Real]:
         coef, intercept = self._unscaled(point)
         if self.basis is not None:
             coef, intercept = self.basis.to_data(coef, intercept)
         return coef, self.loss.identify(intercept)
 
-    def from_user(self, coef: Array, intercept: Array) -> Point:
+    def from_user(self, coef: AnyArray, intercept: Real) -> Point:
         if self.basis is not None:
             coef, intercept = self.basis.from_data(coef, intercept)
         return super().from_user(coef, intercept)
@@ -177,8 +192,9 @@ class Problem(ScaledData):
     def start_from(self, coef: Array, intercept: Array) -> Point:
         """Coefficients on the user's scale, of whatever problem, as a point to start this one from."""
         point = self.from_user(coef, intercept)
-        beta = jnp.where(rows(self.norms > 0, point.beta), point.beta, 0)
-        none = jnp.zeros_like(point.intercept)
+        xp = namespace(point.beta)
+        beta = xp.where(self.over_features(self.norms > 0), point.beta, 0)
+        none = xp.zeros_like(point.intercept)
         return Point(beta, point.intercept if self.fit_intercept else none)
 
 
@@ -200,39 +216,40 @@ def arrange(data: Data, level: Any = None) -> ScaledData:
     `level` is what is subtracted from y, where that is known already.
     """
     x, y, weights, offset, loss = data.x, data.y, data.weights, data.offset, data.loss
-    biggest = frozen(jnp.max(weights))
-    is_valid = (biggest > 0) & jnp.all(weights >= 0) & jnp.isfinite(biggest)
-    weights = jnp.where(is_valid, weights / jnp.where(is_valid, biggest, 1), 1)
-    s = weights / jnp.sum(weights)
+    xp = namespace(*jax.tree.leaves((x, y, weights, offset)))
+    biggest = frozen(weights.max())
+    is_valid = (biggest > 0) & xp.all(weights >= 0) & xp.isfinite(biggest)
+    weights = xp.where(is_valid, weights / xp.where(is_valid, biggest, 1), 1)
+    s = weights / weights.sum()
     # A row of weight 0 may hold anything.
     counts = rows(s > 0, y)
-    y = jnp.where(counts, y, frozen(loss).neutral_target(frozen(y), frozen(s)))
-    offset = jnp.where(rows(s > 0, offset), offset, 0)
+    y = xp.where(counts, y, frozen(loss).neutral_target(frozen(y), frozen(s)))
+    offset = xp.where(rows(s > 0, offset), offset, 0)
     # Where no level matters, that of the columns does not: centred ones keep more digits.
     centre = data.fit_intercept or not loss.has_intercept
     fit_intercept = data.fit_intercept and loss.has_intercept
     x, mean, inverse_scale, norms = standardise(x, s, centre=centre, scale=data.standardize)
-    is_valid &= jnp.all(jnp.isfinite(norms)) & jnp.all(jnp.isfinite(offset))
-    is_valid &= jnp.all(loss.accepts(y) | ~counts)
+    is_valid &= xp.all(xp.isfinite(norms)) & xp.all(xp.isfinite(offset))
+    is_valid &= xp.all(loss.accepts(y) | ~counts)
 
     responses = offset.shape[1:]
     has_level = fit_intercept and loss.is_of_residuals
     if level is None:
         # Far from zero, every sum over the rows would lose the digits that the residuals have.
         # Whatever is taken off comes back: to derivatives it is a constant.
-        level = jnp.zeros(responses, y.dtype)
+        level = xp.zeros(responses, y.dtype)
         if has_level:
             level = frozen(loss).polish_intercept(frozen(y), frozen(offset), frozen(s))
     if has_level:
-        y = jnp.where(counts, y - level, 0)
+        y = xp.where(counts, y - level, 0)
         # The mean of n equal numbers may miss them by n units of rounding.
         rest = frozen(y)
-        highest = jnp.max(jnp.where(counts, rest, -jnp.inf), axis=0)
-        lowest = jnp.min(jnp.where(counts, rest, jnp.inf), axis=0)
-        unit = jnp.finfo(y.dtype).eps * jnp.abs(level)
+        highest = xp.max(xp.where(counts, rest, -np.inf), axis=0)
+        lowest = xp.min(xp.where(counts, rest, np.inf), axis=0)
+        unit = eps(y) * xp.abs(level)
         is_constant = highest - lowest <= ROUNDING * unit
-        is_constant &= jnp.maximum(highest, -lowest) <= (ROUNDING + len(y)) * unit
-        y = y - jnp.where(is_constant, rest, 0)
+        is_constant &= xp.maximum(highest, -lowest) <= (ROUNDING + len(y)) * unit
+        y = y - xp.where(is_constant, rest, 0)
     return ScaledData(
         x=x,
         y=y,
@@ -248,10 +265,10 @@ def arrange(data: Data, level: Any = None) -> ScaledData:
     )
 
 
-def structural_masks(pen: Penalty, shape: tuple[int, ...]) -> Any:
+def structural_masks(pen: Penalty, shape: tuple[int, ...], xp: Any = jnp) -> Any:
     """The masks at λ = 1: what weights of 0 and inf say, at every λ."""
     if pen.has_strength:
-        pen = pen.with_strength(1.0)
+        pen = pen.with_strength(xp.ones(()))
     return pen.masks(shape)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
@@ -15,6 +17,7 @@ from ..._types import AnyArray
 from ..data._arrays import read_vector
 from ..data._precision import give_back, precision, x64_is_on
 from ..data._read_matrix import read_matrix
+from ..data._zero_copy import zero_copy
 from ..host._entry_point import entry_point
 from ._frames import fit_frame
 from ._records import FitRecord
@@ -96,6 +99,15 @@ class Fit(Shown, FitRecord):
 
 
 savable_result(Fit)
+
+
+def in_jax(fits: Fit) -> Fit:
+    """The fits with JAX's arrays; without a copy, and the loss and options as they are."""
+    bare = dataclasses.replace(fits, loss=None, options=None)
+    bare = jax.tree.map(
+        lambda leaf: zero_copy(leaf) if isinstance(leaf, np.ndarray) else leaf, bare
+    )
+    return dataclasses.replace(bare, loss=fits.loss, options=fits.options)
 
 
 def _check_columns(shape: Any, names: Any, p: int, known: tuple[str, ...] | None) -> None:

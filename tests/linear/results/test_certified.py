@@ -14,7 +14,7 @@ from l1jax.linear.engines.active_set._least_squares import LeastSquares
 from l1jax.linear.engines.active_set._options import OPTIONS
 from l1jax.linear.host._columns import GramColumns
 from l1jax.linear.host._path_solution import PathSolution
-from l1jax.linear.host._zero_copy import aligned, zero_copy
+from l1jax.linear.data._zero_copy import aligned, zero_copy
 from l1jax.linear.model._prepare import prepare_inputs
 from l1jax.linear.results import _certified
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import numpy as np
 
+from ...._arrays import is_in_numpy, is_numpy
 from ....penalties import Penalty
 
 
@@ -19,9 +20,15 @@ class CoordinateForm(NamedTuple):
     quad: np.ndarray
 
 
-@eqx.filter_jit
 def linear_form(pen: Penalty, lam: Any, shape: tuple[int, ...]) -> Any:
     """Returns the linear form of a penalty at λ: None if it has none."""
+    if is_in_numpy(pen) and is_numpy(pen):
+        return pen.with_strength(lam).linear_form(shape)
+    return _compiled_form(pen, lam, shape)
+
+
+@eqx.filter_jit
+def _compiled_form(pen: Penalty, lam: Any, shape: tuple[int, ...]) -> Any:
     return pen.with_strength(lam).linear_form(shape)
 
 
