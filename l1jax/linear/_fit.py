@@ -103,7 +103,7 @@ def fit(
         start = start_point(problem, frozen(init))
         lams = _strength_as_grid(pen_now)
         plan = Plan(problem, pen_now, lams, start, tol, max_steps, inputs.names, gram=gram)
-        result = _only(solve_plan(choose_engine(engine, plan), plan).fits)
+        result = _only(solve_plan(choose_engine(engine, plan), plan).fits, problem.loss)
         if is_differentiable((data, pen)):
             given = in_given_columns(problem, frozen(data), pen_now)
             result = differentiable_fit(result, given, data, pen)
@@ -122,11 +122,12 @@ def _strength_as_grid(pen: Penalty) -> Any:
     return np.reshape(np.asarray(np.nan if lam is None else lam), (1,))
 
 
-def _only(fits: Fit) -> Fit:
+def _only(fits: Fit, loss: Loss) -> Fit:
     """The one fit of a batch of one."""
-    if is_traced(fits):
-        return jax.tree.map(lambda leaf: leaf[0], fits)
-    return jax.tree.map(lambda leaf: np.asarray(leaf)[0, ...], fits)
+    fits = dataclasses.replace(fits, loss=None)
+    if not is_traced(fits):
+        fits = jax.tree.map(np.asarray, fits)
+    return dataclasses.replace(jax.tree.map(lambda leaf: leaf[0, ...], fits), loss=loss)
 
 
 @entry_point

@@ -86,12 +86,12 @@ class Loss(eqx.Module):
 
     def value(self, y: AnyArray, eta: AnyArray, s: Float[AnyArray, " n"]) -> Float[Real, "..."]:
         """L(y, η; s), a scalar; a row of weight 0 adds 0, even where its loss overflows."""
-        rows = s * self.per_row(y, self._counted(y, eta, s))
+        rows = s * type(self).per_row(self, y, _counted(self, y, eta, s))
         return namespace(rows).where(s > 0, rows, 0).sum(axis=-1)
 
     def gradient(self, y: Array, eta: Array, s: Float[Array, " n"]) -> Float[Array, "n *k"]:
         """∂L/∂η, like η; it includes s."""
-        return jax.grad(lambda e: jnp.sum(s * self.per_row(y, self._counted(y, e, s))))(eta)
+        return jax.grad(lambda e: jnp.sum(s * self.per_row(y, _counted(self, y, e, s))))(eta)
 
     def curvature(self, y: Array, eta: Array, s: Float[Array, " n"]) -> Float[Array, "n *k"]:
         """The diagonal of ∂²L/∂η², like η; it includes s. Where entries are separate one product finds it."""
@@ -113,7 +113,7 @@ class Loss(eqx.Module):
         """
         if self.smoothness is None:
             return self.curvature(y, eta, s)
-        weights = self.smoothness * self._over_rows(s, y, eta)
+        weights = self.smoothness * over_rows(self, s, y, eta)
         return namespace(eta, s).broadcast_to(weights, eta.shape)
 
     def shifts(self, y: AnyArray, s: Float[AnyArray, " n"]) -> Shifts | None:
@@ -140,9 +140,10 @@ class Loss(eqx.Module):
         """The shift d of all η that minimises L, by Newton steps safeguarded by bisection."""
 
         axis, lanes = (-1, eta.shape[:-1]) if is_in_numpy(self) else (None, ())
+        gradient, curvature = self.gradient, self.curvature
 
         def slope(d: Any) -> Any:
-            return self.gradient(y, eta + d[..., None], s).sum(axis=axis)
+            return gradient(y, eta + d[..., None], s).sum(axis=axis)
 
         start = slope(namespace(eta).zeros(lanes, eta.dtype))
         xp, unit = namespace(eta, start), eps(eta)
@@ -163,8 +164,8 @@ class Loss(eqx.Module):
 
         def newton(carry):
             d, low, high, last, steps, _ = carry
-            g = slope(d)
-            h = self.curvature(y, eta + d[..., None], s).sum(axis=axis)
+            terms = gradient(y, eta + d[..., None], s)
+            g, h = terms.sum(axis=axis), curvature(y, eta + d[..., None], s).sum(axis=axis)
             low, high = xp.where(g < 0, d, low), xp.where(g > 0, d, high)
             guess = d - g / xp.where(h > 0, h, 1)
             rounding = 2 * unit * xp.maximum(abs(guess), unit)
@@ -173,22 +174,14 @@ class Loss(eqx.Module):
             usable = (h > 0) & (guess >= low) & (guess <= high) & shrinks
             new = xp.where(usable, guess, low + (high - low) / 2)
             moved = abs(new - d)
-            done = (g == 0) | (moved <= 2 * unit * xp.maximum(abs(new), unit))
+            done = (abs(g) <= unit * abs(terms).sum(axis=axis)) | (
+                moved <= 2 * unit * xp.maximum(abs(new), unit)
+            )
             return xp.where(g == 0, d, new), low, high, moved, steps + 1, done
 
         steps = xp.zeros(one.shape, xp.int32)
         first = (0 * one, low, high, high - low, steps, xp.zeros(one.shape, bool))
         return while_loop(lambda c: ~c[5] & (c[4] < _NEWTON_STEPS), newton, first)[0]
-
-    def _over_rows(self, s: AnyArray, y: AnyArray, eta: AnyArray) -> AnyArray:
-        """Returns a number per row, shaped to multiply η."""
-        # Formulas that are for NumPy too allow for more axes before those of the targets.
-        ndim = y.ndim if is_in_numpy(self) else eta.ndim
-        return s.reshape(s.shape + (1,) * (ndim - 1))
-
-    def _counted(self, y: AnyArray, eta: AnyArray, s: AnyArray) -> AnyArray:
-        """Returns η, with 0 in rows of weight 0: there per_row and all its derivatives are finite."""
-        return namespace(eta, s).where(self._over_rows(s > 0, y, eta), eta, 0)
 
     def _furthest_shift(self, eta: AnyArray) -> Real:
         """Bounds the search for a minimiser: where it is at infinity, the slope is rounding here."""
@@ -296,3 +289,15 @@ class Loss(eqx.Module):
     def predictor_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of η for encoded targets of this shape."""
         return shape
+
+
+def over_rows(loss: Loss, s: AnyArray, y: AnyArray, eta: AnyArray) -> AnyArray:
+    """Returns a number per row, shaped to multiply η."""
+    # Formulas that are for NumPy too allow for more axes before those of the targets.
+    ndim = y.ndim if is_in_numpy(loss) else eta.ndim
+    return s.reshape(s.shape + (1,) * (ndim - 1))
+
+
+def _counted(loss: Loss, y: AnyArray, eta: AnyArray, s: AnyArray) -> AnyArray:
+    """Returns η, with 0 in rows of weight 0: there per_row and all its derivatives are finite."""
+    return namespace(eta, s).where(over_rows(loss, s > 0, y, eta), eta, 0)

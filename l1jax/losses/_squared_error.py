@@ -6,7 +6,7 @@ from jaxtyping import Float
 
 from .._arrays import in_numpy, namespace
 from .._types import AnyArray, Real
-from ._base import Loss
+from ._base import Loss, over_rows
 
 
 @in_numpy
@@ -41,15 +41,15 @@ class SquaredError(Loss):
     def gradient(
         self, y: AnyArray, eta: AnyArray, s: Float[AnyArray, " n"]
     ) -> Float[AnyArray, "... n *k"]:
-        return self._over_rows(s, y, eta) * (eta - y)
+        return over_rows(self, s, y, eta) * (eta - y)
 
     def curvature(
         self, y: AnyArray, eta: AnyArray, s: Float[AnyArray, " n"]
     ) -> Float[AnyArray, "... n *k"]:
-        return namespace(s, eta).broadcast_to(self._over_rows(s, y, eta), eta.shape)
+        return namespace(s, eta).broadcast_to(over_rows(self, s, y, eta), eta.shape)
 
     def conjugate(self, y: AnyArray, u: AnyArray, s: Float[AnyArray, " n"]) -> Float[Real, "..."]:
-        xp, s = namespace(y, u, s), self._over_rows(s, y, u)
+        xp, s = namespace(y, u, s), over_rows(self, s, y, u)
         counts = s > 0
         scaled = xp.where(counts, u / xp.where(counts, s, 1), 0)
         terms = s * (0.5 * scaled**2 + scaled * xp.where(counts, y, 0))
@@ -64,7 +64,7 @@ class SquaredError(Loss):
     def polish_intercept(
         self, y: AnyArray, eta: AnyArray, s: Float[AnyArray, " n"]
     ) -> Float[Real, "... *k"]:
-        return (self._over_rows(s, y, eta) * (y - eta)).sum(axis=-y.ndim) / s.sum()
+        return (over_rows(self, s, y, eta) * (y - eta)).sum(axis=-y.ndim) / s.sum()
 
     def check_shape(self, shape: tuple[int, ...]) -> None:
         del shape

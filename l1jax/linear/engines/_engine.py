@@ -268,4 +268,5 @@ def with_some(fits: Fit, some: np.ndarray, others: Fit) -> Fit:
         out[some] = new
         return out
 
-    return jax.tree.map(put, fits, others)
+    loss, fits, others = fits.loss, *(dataclasses.replace(f, loss=None) for f in (fits, others))
+    return dataclasses.replace(jax.tree.map(put, fits, others), loss=loss)

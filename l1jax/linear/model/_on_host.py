@@ -31,6 +31,18 @@ def _is_here(leaf: Any) -> bool:
     return not isinstance(leaf, jax.Array) or len(leaf.sharding.device_set) == 1
 
 
+def host_prediction(x: Any, *rest: Any) -> Any:
+    """Returns the matrix and arrays as NumPy's; None unless all is known, and the matrix an array."""
+    leaves = jax.tree.leaves((x, rest))
+    if (
+        type(x) is not DenseMatrix
+        or jax.default_backend() != "cpu"
+        or not all(map(_is_here, leaves))
+    ):
+        return None
+    return jax.tree.map(np.asarray, (x, *rest))
+
+
 def host_values(tree: Any) -> Any:
     """The same with arrays of NumPy, where all is known and on a CPU; else as it is."""
     leaves = jax.tree.leaves(tree)

@@ -16,7 +16,9 @@ import jax
 import numpy as np
 from scipy.special import xlogy
 
+from ..._arrays import is_in_numpy
 from ...losses import Loss
+from ..model._on_host import host_errors
 
 _ROWS = 64  # compiled functions see rows in multiples of this: few shapes
 
@@ -67,6 +69,10 @@ def read_score(score: Any, higher_is_better: Any, loss: Loss, y: np.ndarray, lik
 
 def deviance(loss: Loss, y: np.ndarray, eta: np.ndarray, s: np.ndarray) -> np.ndarray:
     """2 Σ s (loss − the least that any prediction could have): for squared error its mean."""
+    if is_in_numpy(loss):
+        loss = jax.tree.map(np.asarray, loss)
+        with host_errors():
+            return 2 * loss.deviance(y, eta, s)
     if any(np.ndim(leaf) for leaf in jax.tree.leaves(loss)):  # that goes with the rows as they are
         return np.asarray(_deviances(loss, y, eta, s))
     return np.asarray(_deviances(loss, *_padded(loss, y, eta, s)))
@@ -91,7 +97,8 @@ def absolute_error(loss: Loss, y: np.ndarray, eta: np.ndarray, s: np.ndarray) ->
 
 def classification_error(loss: Loss, y: np.ndarray, eta: np.ndarray, s: np.ndarray) -> np.ndarray:
     """The fraction of rows, by weight, that are predicted in another class."""
-    found = np.asarray(loss.classes(jax.numpy.asarray(eta)))
+    eta = eta if is_in_numpy(loss) else jax.numpy.asarray(eta)
+    found = np.asarray(loss.classes(eta))
     return (found != (y if y.ndim == 1 else y.argmax(axis=1))) @ s
 
 
@@ -251,7 +258,9 @@ def _mean(values: np.ndarray) -> np.ndarray:
 
 def response(loss: Loss, eta: np.ndarray) -> np.ndarray:
     """The mean response, of η with any axes."""
-    return np.asarray(loss.inverse_link(jax.numpy.asarray(eta)))
+    with host_errors():
+        eta = eta if is_in_numpy(loss) else jax.numpy.asarray(eta)
+        return np.asarray(loss.inverse_link(eta))
 
 
 def _users(function: Callable[..., Any]) -> Callable[..., np.ndarray]:
