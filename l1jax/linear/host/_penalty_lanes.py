@@ -5,7 +5,8 @@ Coefficients are (L, p, *k), one row per λ, or (p, *k) for all λ alike.
 
 from __future__ import annotations
 
-from typing import Any
+import copy
+from typing import Any, Self
 
 import numpy as np
 
@@ -20,12 +21,18 @@ class CoordinateLanes:
     """A penalty with weights per coordinate."""
 
     convex = True
+    strength_value: np.ndarray  # (L,)
+    form: LinearForm  # (L, p)
 
-    def __init__(self, pen: Penalty, form: LinearForm, lams: np.ndarray):
-        self.pen, self.unit = pen, form  # at λ = 1
-        self.strength_value = lams
-        self.form = form.times(lams[:, None])
-        self.has_squares = bool(form.quad.any())
+    def __init__(self, pen: Penalty, unit: LinearForm):
+        self.pen, self.unit = pen, unit  # at λ = 1
+        self.has_squares = bool(unit.quad.any())
+
+    def at(self, lams: np.ndarray) -> Self:
+        """Returns the penalty at these λ."""
+        lanes = copy.copy(self)
+        lanes.strength_value, lanes.form = lams, self.unit.times(lams[:, None])
+        return lanes
 
     def value(self, x: np.ndarray) -> np.ndarray:
         return self.form.value(x, axis=-1)
@@ -72,12 +79,15 @@ class GroupLanes:
     """A penalty with weights per group, of norms and of their squares."""
 
     convex = True
+    strength_value: np.ndarray  # (L,)
+    form: LinearForm  # (L, G)
 
-    def __init__(self, pen: Penalty, groups: Groups, form: LinearForm, lams: np.ndarray, ndim: int):
-        self.pen, self.groups, self.unit, self.strength_value = pen, groups, form, lams
+    def __init__(self, pen: Penalty, groups: Groups, unit: LinearForm, ndim: int):
+        self.pen, self.groups, self.unit = pen, groups, unit
         self.ndim = ndim  # of the coefficients at one λ
-        self.form = form.times(lams[:, None])
-        self.has_squares = bool(form.quad.any())
+        self.has_squares = bool(unit.quad.any())
+
+    at = CoordinateLanes.at
 
     def value(self, x: np.ndarray) -> np.ndarray:
         return self.form.value(self._norms(x), axis=-1)
@@ -133,19 +143,19 @@ class GroupLanes:
         return wide[..., None] if self.ndim == 2 else wide
 
 
-def penalty_lanes(pen: Penalty, shape: tuple[int, ...], lams: np.ndarray) -> Any:
-    """Returns the penalty at these λ; None unless weights proportional to λ say all of it."""
+def penalty_lanes(pen: Penalty, shape: tuple[int, ...], dtype: Any) -> Any:
+    """Returns the penalty for `at`; None unless weights proportional to λ say all of it."""
     if not (is_in_numpy(pen) and is_numpy(pen)):
         return None
     unit = pen.with_strength(1.0)
     linear = unit.linear_form(shape) if len(shape) == 1 else None
     if linear is not None:
-        return CoordinateLanes(pen, _of_dtype(linear, lams.dtype), lams)
+        return CoordinateLanes(pen, _of_dtype(linear, dtype))
     form = unit.group_form(shape)
     if form is None or form.l1.any():
         return None
     norms = LinearForm(form.weight, form.weight, form.quad)
-    return GroupLanes(pen, form.groups, _of_dtype(norms, lams.dtype), lams, len(shape))
+    return GroupLanes(pen, form.groups, _of_dtype(norms, dtype), len(shape))
 
 
 def _of_dtype(form: LinearForm, dtype: Any) -> LinearForm:

@@ -138,18 +138,19 @@ def report_path(
     betas, intercepts = (np.asarray(part, dtype) for part in (solution.betas, solution.intercepts))
     steps = np.asarray(solution.num_steps, np.int32)
     found = Solutions(np.asarray(lams, dtype), betas, intercepts, steps)
-    arguments = (problem, pen, found, solution, tol, names)
-    lanes = penalty_lanes(pen, problem.coef_shape, found.lams[:1]) if is_on_host(problem) else None
+    lanes = penalty_lanes(pen, problem.coef_shape, dtype) if is_on_host(problem) else None
     has_unpenalised = solution.has_unpenalised
     if lanes is not None:
         has_unpenalised = problem.null.unpenalised.any() or not (found.lams > 0).all()
     # A program that absorbs nothing takes half of the time, and mostly is enough.
     if not has_unpenalised:
-        certified = _host_lanes if lanes is not None else _compiled_lanes
-        fits = certified(*arguments)
+        if lanes is not None:
+            fits = _host_lanes(problem, lanes, found, solution, tol, names)
+        else:
+            fits = _compiled_lanes(problem, pen, found, solution, tol, names)
         if np.isfinite(fits.gap).all():
             return fits
-    return _compiled_lanes(*arguments, absorb=True)
+    return _compiled_lanes(problem, pen, found, solution, tol, names, absorb=True)
 
 
 class Solutions(NamedTuple):
@@ -172,7 +173,7 @@ class Solutions(NamedTuple):
 @host_errors()
 def _host_lanes(
     problem: Problem,
-    pen: Penalty,
+    lanes: Any,
     found: Solutions,
     solution: PathSolution,
     tol: Any,
@@ -190,9 +191,8 @@ def _host_lanes(
         rows, neg_gradients = found.rows(some), solution.neg_gradients
         known = neg_gradients if neg_gradients is None else neg_gradients[some]
         products = _products_of(problem, columns, rows, known)
-        lanes = penalty_lanes(pen, problem.coef_shape, rows.lams)
         arguments = (rows.outcome(), tol, names, products, False)
-        parts.append(report(problem, lanes, *arguments))
+        parts.append(report(problem, lanes.at(rows.lams), *arguments))
     if len(parts) == 1:
         return parts[0]
     loss, parts = problem.loss, [dataclasses.replace(part, loss=None) for part in parts]
@@ -257,7 +257,7 @@ def _products_of(
     betas, responses = found.betas, problem.responses
     at = np.flatnonzero(betas.any(axis=(0, *range(2, betas.ndim))))
     some = np.moveaxis(betas[:, at], 1, 0)  # (m, L, *k)
-    some = columns.returned(at, some).reshape(len(at), -1)
+    some = columns.returned(at, some).reshape(len(at), math.prod(some.shape[1:]))
     fitted = aligned((len(betas), len(columns.s), *responses), betas.dtype)
     product = columns.matrix.part_of(at).dot(some).reshape(-1, len(betas), *responses)
     fitted[:] = np.moveaxis(product, 0, 1)
