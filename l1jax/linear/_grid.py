@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
 from .._arrays import constant, is_in_numpy, is_numpy, namespace
 from .._checks import check_number
+from .._compile import program
 from .._tracing import frozen, is_traced
 from .._types import AnyArray
 from ..penalties import Penalty
@@ -80,7 +80,7 @@ def _automatic_grid(problem: Problem, pen: Penalty, n_lams: int, ratio: float) -
     return biggest * xp.asarray(ratio, biggest.dtype) ** powers
 
 
-_compiled_grid = eqx.filter_jit(_automatic_grid)
+_compiled_grid = program(_automatic_grid)
 
 
 def _check_automatic(grid: Any, pen: Penalty) -> None:

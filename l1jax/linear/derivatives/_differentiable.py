@@ -13,6 +13,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array
 
+from ..._compile import program
 from ..._tracing import frozen, is_differentiable, is_traced
 from ...implicit._derivative import answer, as_arrays
 from ...penalties import Penalty
@@ -179,7 +180,7 @@ def _replaced(
     return jax.tree.unflatten(tree, leaves)
 
 
-@eqx.filter_jit
+@program
 def _columns(
     problem: Problem, tree: Any, known: list[Any], which: tuple[int, ...], values: Any, at: Any
 ) -> tuple[Any, Array]:

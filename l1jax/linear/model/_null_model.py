@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ..._arrays import eps, is_in_numpy, is_numpy, namespace
+from ..._compile import program
 from ..._tracing import frozen
 from ..._types import AnyArray, Real
 from ...losses import Loss
@@ -61,7 +61,7 @@ def fit_null(data: ScaledData, pen: Penalty) -> NullModel:
     )
 
 
-_fit_unpenalised = eqx.filter_jit(fit_unpenalised)
+_fit_unpenalised = program(fit_unpenalised)
 
 
 def _is_negative(loss: Loss, deviance: Real) -> Real:
@@ -96,7 +96,7 @@ def gradient_to_explain(problem: Problem) -> AnyArray:
     return namespace(null.gradient).where(counts & ~null.is_trivial, null.gradient, 0)
 
 
-_compiled_lambda_max = eqx.filter_jit(null_lambda_max)
+_compiled_lambda_max = program(null_lambda_max)
 
 
 def known_lambda_max(problem: Problem, pen: Penalty) -> Real:

@@ -9,6 +9,7 @@ import equinox as eqx
 import jax
 import numpy as np
 
+from ..._compile import program
 from ..._tracing import frozen
 from ...losses import Loss
 from ...penalties import Penalty
@@ -71,7 +72,7 @@ def _prepare_as_given(data: Data, pen: Penalty) -> Problem:
     return eqx.tree_at(lambda q: q.x, problem, data.x, is_leaf=lambda leaf: leaf is None)
 
 
-@eqx.filter_jit
+@program
 def _all_but_kept_columns(data: Data, pen: Penalty) -> Problem:
     problem = prepare(data, pen)
     before, after = jax.tree.leaves(data.x), jax.tree.leaves(problem.x)

@@ -6,13 +6,13 @@ import dataclasses
 import math
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from ..._arrays import namespace
+from ..._compile import program
 from ..._status import Status
 from ..._types import AnyArray, Real
 from ...penalties import Penalty
@@ -217,7 +217,7 @@ def _compiled_lanes(
     return _lanes(problem, pen, inputs, tol, names, absorb=absorb)
 
 
-@eqx.filter_jit
+@program
 def _lanes(problem: Problem, pen: Penalty, inputs: Any, tol: Any, names: Any, absorb: bool) -> Fit:
     def lane(inputs: tuple[Array, Array, Array, Array, Products]) -> Fit:
         lam, beta, intercept, steps, known = inputs
@@ -290,6 +290,6 @@ def _slope(problem: Problem, intercepts: AnyArray, fitted: AnyArray) -> AnyArray
     return problem.loss.gradient(problem.y, problem.eta(balanced, fitted), problem.s)
 
 
-@eqx.filter_jit
+@program
 def _compiled_slopes(problem: Problem, intercepts: Any, fitted: Any) -> Array:
     return jax.vmap(lambda *lane: _slope(problem, *lane))(intercepts, fitted)

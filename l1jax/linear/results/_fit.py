@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ..._arrays import is_in_numpy, namespace
+from ..._compile import program
 from ..._saving import savable_result, save
 from ..._tables import Shown, Summary, Table
 from ..._types import AnyArray
@@ -147,4 +147,4 @@ def _link(x: Any, coef: AnyArray, intercept: AnyArray, several: bool) -> AnyArra
     return eta if several else eta[..., 0]
 
 
-_compiled_link = eqx.filter_jit(_link)
+_compiled_link = program(_link)

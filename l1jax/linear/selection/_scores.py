@@ -11,12 +11,12 @@ import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import numpy as np
 from scipy.special import xlogy
 
 from ..._arrays import is_in_numpy
+from ..._compile import program
 from ...losses import Loss
 from ..model._on_host import host_errors
 
@@ -280,12 +280,12 @@ def _total(errors: np.ndarray) -> np.ndarray:
     return errors if errors.ndim == 2 else errors.sum(axis=2)
 
 
-@eqx.filter_jit
+@program
 def _deviances(loss: Loss, y: Any, eta: Any, s: Any) -> Any:
     return jax.vmap(lambda one: 2 * loss.deviance(y, one, s))(eta)
 
 
-@eqx.filter_jit
+@program
 def _held_out_deviances(loss: Loss, y: Any, eta: Any, s: Any, held_out: Any) -> Any:
     return jax.vmap(lambda one: 2 * loss.held_out_deviance(y, one, s, held_out))(eta)
 
