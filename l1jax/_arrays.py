@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.special as sp
+import scipy  # of which each part loads when it is used
 from jax.scipy import special as jsp
 
 
@@ -66,17 +66,17 @@ def softplus(x: Any) -> Any:
 
 def sigmoid(x: Any) -> Any:
     """Returns 1/(1 + exp(−x))."""
-    return jax.nn.sigmoid(x) if isinstance(x, jax.Array) else sp.expit(x)
+    return jax.nn.sigmoid(x) if isinstance(x, jax.Array) else scipy.special.expit(x)
 
 
 def log_sigmoid(x: Any) -> Any:
     """Returns −log(1 + exp(−x))."""
-    return jax.nn.log_sigmoid(x) if isinstance(x, jax.Array) else sp.log_expit(x)
+    return jax.nn.log_sigmoid(x) if isinstance(x, jax.Array) else scipy.special.log_expit(x)
 
 
 def xlogy(x: Any, y: Any) -> Any:
     """Returns x log y, 0 where x = 0."""
-    return (jsp if namespace(x, y) is jnp else sp).xlogy(x, y)
+    return (jsp if namespace(x, y) is jnp else scipy.special).xlogy(x, y)
 
 
 _IN_NUMPY: set[type] = set()

@@ -3,7 +3,8 @@
 `program` is `equinox.filter_jit` for functions of l1jax. Where it is called with known values on one device it
 compiles by itself, and keeps what it has compiled in a folder, which the next process reads. Within a
 function that is traced, for a user's own losses, penalties and matrices, and on several devices it is
-`filter_jit`, and nothing is kept. JAX's own cache, which a user may have set, is left alone.
+`filter_jit`, and nothing is kept. Where a user has set JAX's own cache, that one serves, and this does not:
+what XLA has read from a file it does not write to another.
 
 A file is named by the program's text, its options, the versions and the processor: one that is there is
 right. It is written under another name first, so that no half of one is ever read; what cannot be read,
@@ -21,6 +22,7 @@ import platform
 import sys
 import tempfile
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
@@ -65,9 +67,10 @@ def set_compilation_cache(folder: Any) -> None:
     """Says where l1jax keeps its compiled programs; None: nowhere.
 
     Unless it is called, that is the folder in the environment variable `L1JAX_CACHE` ("0" or "off":
-    nowhere), or `l1jax` in the user's cache folder. Only programs of l1jax's own are kept, never those of a user's
-    functions, losses, penalties or matrices; JAX's own cache is not touched. A folder that cannot be read or
-    written does no harm. At most 256 MB are kept, those that were used last.
+    nowhere), or `l1jax` in the user's cache folder. Only programs of l1jax's own are kept, never those of a
+    user's functions, losses, penalties or matrices. Where JAX's own cache is set, that one serves in place
+    of this. A folder that cannot be read or written does no harm. At most 256 MB are kept, those that were
+    used last.
 
     **Arguments:**
 
@@ -156,7 +159,8 @@ def program(function: F) -> F:
             with lock:
                 run = compiled.get(key)
                 if run is None:
-                    run = compiled[key] = _obtain(lowered.lower(static, arrays), _is_own(args))
+                    run = _obtain(lowered.lower(static, arrays), arrays, _is_own(args))
+                    compiled[key] = run
                     if len(compiled) > _MOST_PROGRAMS:
                         compiled.popitem(last=False)
         found, rest = run(arrays)
@@ -221,19 +225,22 @@ def _options() -> dict[str, Any]:
     return {}
 
 
-def _obtain(lowered: Any, is_own: bool) -> Callable[..., Any]:
+def _obtain(lowered: Any, arrays: list[Any], is_own: bool) -> Callable[..., Any]:
     """The compiled program: from its file, or compiled now, and then kept if it is l1jax's own."""
-    folder = cache_folder() if is_own else None
+    folder = cache_folder() if is_own and not jax.config.jax_compilation_cache_dir else None
     if folder is None:
         return lowered.compile(_options())
     file = folder / f"{_fingerprint(lowered)}.bin"
     with suppress(Exception):  # whatever it is that is wrong with a file, compiling helps
         found = _read(file, lowered)
         if found is not None:
+            jax.block_until_ready(found(arrays))  # what lacks a part says so only here
             return found
+    begin = time.perf_counter()
     compiled = lowered.compile(_options())
-    with suppress(Exception):
-        _write(file, compiled)
+    if time.perf_counter() - begin >= _LEAST_SECONDS:
+        with suppress(Exception):
+            _write(file, compiled)
     return compiled
 
 

@@ -13,9 +13,8 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from scipy.special import xlogy
 
-from ..._arrays import is_in_numpy
+from ..._arrays import is_in_numpy, xlogy
 from ..._compile import program
 from ...losses import Loss
 from ..model._on_host import host_errors
