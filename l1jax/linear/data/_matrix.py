@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from ..._arrays import matmul, namespace
+from ..._methods import plain
 from ..._tracing import frozen
 from ..._types import AnyArray
 from ._host import HostArray, HostMatrix, HostOperator
@@ -281,9 +282,11 @@ class DenseMatrix(DataMatrix):
 
         return self._row_by_row(step, (self._zeros(), self._zeros()), s)[0]
 
+    @plain
     def _is_numpy(self, s: Any) -> bool:
         return namespace(self.array, s) is np
 
+    @plain
     def _sum_of_parts(self, term: Callable[..., Any], s: np.ndarray) -> np.ndarray:
         """The sum of a term of a few rows and their weights: small enough to stay in the cache."""
         n, p = self.shape

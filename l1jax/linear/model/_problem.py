@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from ..._arrays import eps, matmul, namespace
+from ..._methods import plain
 from ..._tracing import frozen, known
 from ..._types import AnyArray, Real
 from ...composite._step import limited
@@ -68,23 +69,28 @@ class ScaledData(eqx.Module):
         """(p,) or (p, k): the shape of the coefficients."""
         return (*self.norms.shape, *self.responses)
 
+    @plain
     def eta(self, point: Point, fitted: AnyArray | None = None) -> Float[AnyArray, "... n *k"]:
         """The linear predictor; `fitted` is X̃β, where it is known: XLA repeats a sparse product."""
         known = self.x.dot(point.beta) if fitted is None else fitted
         return known + self.spread(point.intercept) + self.offset
 
+    @plain
     def spread(self, per_response: Any) -> Any:
         """Numbers per response, (..., *k), with an axis for the rows or features before it."""
         return per_response[..., None, :] if self.responses else per_response[..., None]
 
+    @plain
     def over_features(self, per_feature: AnyArray) -> AnyArray:
         """Numbers per feature, (p,), shaped to multiply coefficients."""
         return per_feature.reshape(per_feature.shape + (1,) * len(self.responses))
 
+    @plain
     def smooth(self, point: Point, fitted: AnyArray | None = None) -> Float[Real, "..."]:
         """L(β, b), the smooth part of the objective."""
-        return self.loss.value(self.y, self.eta(point, fitted), self.s)
+        return type(self.loss).value(self.loss, self.y, self.eta(point, fitted), self.s)
 
+    @plain
     def deviance(self, point: Point) -> Float[Real, "..."]:
         """The deviance of the loss at a point."""
         return self.loss.deviance(self.y, self.eta(point), self.s)
@@ -110,21 +116,25 @@ class ScaledData(eqx.Module):
         """The metric, raised to where the steps 1/(curvature C) are no longer than the prox allows."""
         return limited(self.metric(pen), jnp.asarray(curvature, self.y.dtype), self.max_step(pen))
 
+    @plain
     def to_user(self, point: Point) -> tuple[AnyArray, Real]:
         """Coefficients and intercept on the scale of the data as given."""
         coef, intercept = self._unscaled(point)
         return coef, self.loss.identify(intercept)
 
+    @plain
     def from_user(self, coef: AnyArray, intercept: Real) -> Point:
         """The point on the solver's scale of coefficients and intercept on that of the data."""
         beta = coef / self.over_features(self.inverse_scale)
         intercept = (intercept - self.level) + self._of_means(coef)
         return Point(beta, self.loss.identify(intercept))
 
+    @plain
     def _unscaled(self, point: Point) -> tuple[AnyArray, Real]:
         coef = self.over_features(self.inverse_scale) * point.beta
         return coef, self.level + (point.intercept - self._of_means(coef))
 
+    @plain
     def _of_means(self, coef: AnyArray) -> Real:
         """μᵀβ, (..., *k)."""
         return matmul(self.mean, coef) if self.responses else matmul(coef, self.mean)
@@ -144,6 +154,7 @@ class NullModel(eqx.Module):
         """The unit of a relative gap: the null deviance; 1 where that is not positive."""
         return namespace(self.deviance).where(self.deviance > 0, self.deviance, 1)
 
+    @plain
     def explained(self, deviance: Array) -> Array:
         """Returns the fraction of the null deviance that a model of this deviance explains.
 
@@ -178,17 +189,20 @@ class Problem(ScaledData):
             found[self.basis.at] = self.basis.deviations
         return found
 
+    @plain
     def to_user(self, point: Point) -> tuple[AnyArray, Real]:
         coef, intercept = self._unscaled(point)
         if self.basis is not None:
             coef, intercept = self.basis.to_data(coef, intercept)
         return coef, self.loss.identify(intercept)
 
+    @plain
     def from_user(self, coef: AnyArray, intercept: Real) -> Point:
         if self.basis is not None:
             coef, intercept = self.basis.from_data(coef, intercept)
         return super().from_user(coef, intercept)
 
+    @plain
     def start_from(self, coef: Array, intercept: Array) -> Point:
         """Coefficients on the user's scale, of whatever problem, as a point to start this one from."""
         point = self.from_user(coef, intercept)
