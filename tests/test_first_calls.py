@@ -107,7 +107,7 @@ def test_certificates_in_numpy_are_those_of_compiled_programs(loss, pen):
     found = Solutions(lams, betas, np.array([0.0, 0.5, -1.0]), np.ones(3, np.int32))
     solution = PathSolution(betas, found.intercepts, found.num_steps, 3, [])
     lanes = penalty_lanes(known_pen, (p,), np.float64)
-    ours = _host_lanes(problem, lanes, found, solution, 1e-6, None)
+    ours = _host_lanes(problem, known_pen, lanes, found, solution, 1e-6, None)
     theirs = _compiled_lanes(problem, known_pen, found, solution, 1e-6, None)
     for name in ("coef", "intercept", "objective", "gap", "kkt", "margin", "deviance_explained"):
         np.testing.assert_allclose(

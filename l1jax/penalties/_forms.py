@@ -1,6 +1,6 @@
 """Penalties that are sums of weights times |xⱼ| and xⱼ², or group norms: their formulas, by those weights.
 
-Arrays of NumPy or of JAX. Sums and maxima are over `axis`: all axes, or the last where others come before.
+Arrays of NumPy or of JAX, of any shape: what is returned is a term for each coordinate.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import numpy as np
 
 from .._arrays import eps, namespace
 from .._groups import Groups
-from .._types import AnyArray, Real
+from .._types import AnyArray
 
 EDGE = 8  # units of rounding by which a point on the edge of the dual ball may lie outside of it
 
@@ -32,41 +32,45 @@ class LinearForm(NamedTuple):
         up, quad = _times(lam, self.up), _times(lam, self.quad)
         return LinearForm(up, up if self.is_symmetric else _times(lam, self.down), quad)
 
-    def value(self, x: AnyArray, axis: Any = None) -> Real:
-        """R(x), without what is infinite."""
+    def value(self, x: AnyArray) -> AnyArray:
+        """The terms of R(x), without what is infinite."""
         up, down = self._finite()
         linear = up * abs(x) if self.is_symmetric else self._side(x, up, down) * abs(x)
-        return (linear + 0.5 * self.quad * x**2).sum(axis=axis)
+        return linear + 0.5 * self.quad * x**2
 
-    def violation(self, x: AnyArray, axis: Any = None) -> Real:
-        """How far x is on a side where the weight is infinite."""
+    def violation(self, x: AnyArray) -> AnyArray:
+        """How far each coordinate is on a side where the weight is infinite."""
         xp = namespace(x, *self)
-        outside = xp.where(xp.isinf(self._bound(x)), abs(x), 0)
-        return outside.max(axis=axis, initial=0)
+        return xp.where(xp.isinf(self._bound(x)), abs(x), 0)
 
-    def conjugate(self, v: AnyArray, axis: Any = None) -> Real:
-        """R*(v)."""
+    def conjugate(self, v: AnyArray) -> AnyArray:
+        """The terms of R*(v)."""
         xp, bound = namespace(v, *self), self._bound(v)
         size, is_curved = abs(v), self.quad > 0
         beyond = xp.maximum(size - bound, 0)
         terms = beyond**2 / (2 * xp.where(is_curved, self.quad, 1))
         is_inside = size <= bound * (1 + EDGE * eps(v))
-        return xp.where(is_curved, terms, xp.where(is_inside, 0, np.inf)).sum(axis=axis)
+        return xp.where(is_curved, terms, xp.where(is_inside, 0, np.inf))
 
-    def dual_scale(self, v: AnyArray, axis: Any = None) -> Real:
-        """The largest c in [0, 1] for which R*(c v) is finite."""
-        return _scale_into(abs(v), self._bound(v), self.quad == 0, axis)
+    def limit(self, v: AnyArray) -> AnyArray:
+        """For each coordinate the largest c in [0, 1] for which its term of R*(c v) is finite."""
+        xp = namespace(v, *self)
+        return xp.where(self.quad == 0, self.boxed(v), 1)
 
-    def dual_scales(self, v: AnyArray, rest: AnyArray, axis: Any = None) -> AnyArray:
+    def boxed(self, v: AnyArray) -> AnyArray:
+        """For each coordinate the largest c in [0, 1] for which c v is within the weights."""
+        size, bound = abs(v), self._bound(v)
+        xp, is_outside = namespace(v, *self), size > bound
+        return xp.where(is_outside, bound / xp.where(is_outside, size, 1), 1)
+
+    def scales(self, v: AnyArray, rest: AnyArray, least: Any) -> AnyArray:
         """Unscaled; scaled into the lasso's ball; and scaled as the lasso on augmented data: (3, ...).
 
-        `rest` is v − quad∘x, the dual point of the augmented data.
+        `rest` is v − quad∘x, the dual point of the augmented data; `least` the minimum over coordinates.
         """
-        limit = self.dual_scale(v, axis)
-        boxed = _scale_into(abs(v), self._bound(v), True, axis)
-        augmented = _scale_into(abs(rest), self._bound(rest), True, axis)
-        xp = namespace(v, rest, *self)
-        return xp.minimum(xp.stack([limit, boxed, augmented]), limit)
+        xp, limit = namespace(v, rest, *self), least(self.limit(v))
+        scales = [limit, least(self.boxed(v)), least(self.boxed(rest))]
+        return xp.minimum(xp.stack(scales), limit)
 
     def distance(self, x: AnyArray, gradient: AnyArray) -> AnyArray:
         """dist(−gradient, ∂R(x)), per coordinate."""
@@ -122,11 +126,3 @@ def _times(lam: Any, part: AnyArray) -> AnyArray:
         return lam * part
     is_infinite = xp.isinf(part)  # at λ = 0 too
     return xp.where(is_infinite, part, lam * xp.where(is_infinite, 0, part))
-
-
-def _scale_into(size: AnyArray, bound: AnyArray, counts: Any, axis: Any) -> Real:
-    """The largest c in [0, 1] with c·size ≤ bound wherever it counts."""
-    xp = namespace(size, bound)
-    outside = (size > bound) & counts
-    ratios = xp.where(outside, bound / xp.where(outside, size, 1), 1)
-    return ratios.min(axis=axis, initial=1)

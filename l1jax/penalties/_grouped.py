@@ -27,6 +27,7 @@ from ._forms import GroupForm, LinearForm
 from ._separable import (
     _below_zero,
     is_ratio,
+    least,
     ratio_leaf,
     ridge_or,
     split,
@@ -245,10 +246,10 @@ class GroupL1(_Grouped):
         return lam * self._group_weights(x.dtype)
 
     def conjugate(self, v: Array) -> Array:
-        return self._form(v).conjugate(self._norms(v)).astype(v.dtype)
+        return self._form(v).conjugate(self._norms(v)).sum().astype(v.dtype)
 
     def dual_scale(self, v: Array) -> Array:
-        return self._form(v).dual_scale(self._norms(v))
+        return least(self._form(v).limit(self._norms(v)))
 
     def distance(self, x: Array, gradient: Array, step: Any = 1.0) -> Array:
         del step
@@ -393,10 +394,10 @@ class GroupElasticNet(GroupL1):
         return ridge_or(super()._critical_strengths(gradient), self.l1_ratio)
 
     def dual_scales(self, v: Array, x: Array) -> Array:
-        """As of `LinearForm`, of the norms; `augmented` of those of the group lasso on augmented data."""
+        """As of `LinearForm`, of the norms; the last of those of the group lasso on augmented data."""
         form = self._form(v)
         rest = self._norms(v - self._broadcast(form.quad, x) * x)
-        return form.dual_scales(self._norms(v), rest=rest)
+        return form.scales(self._norms(v), rest, least)
 
     def distance(self, x: Array, gradient: Array, step: Any = 1.0) -> Array:
         slope = gradient + self._broadcast(self._both(x)[1], x) * x

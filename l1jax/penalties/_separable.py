@@ -143,10 +143,10 @@ class _Separable(Penalty):
         return _Separable._critical_strengths(self, gradient).max(initial=0)
 
     def conjugate(self, v: Array) -> Array:
-        return self._form(v).conjugate(v).astype(v.dtype)
+        return self._form(v).conjugate(v).sum().astype(v.dtype)
 
     def dual_scale(self, v: Array) -> Array:
-        return self._form(v).dual_scale(v)
+        return least(self._form(v).limit(v))
 
     def distance(self, x: Array, gradient: Array, step: Any = 1.0) -> Array:
         del step
@@ -288,7 +288,7 @@ class ElasticNet(_Separable):
 
     def dual_scales(self, v: Array, x: Array) -> Array:
         form = self._form(v)
-        return form.dual_scales(v, v - form.quad * x)
+        return form.scales(v, v - form.quad * x, least)
 
 
 @in_numpy
@@ -399,6 +399,11 @@ def ridge_or(norm: AnyArray, l1_ratio: Any) -> AnyArray:
     ratio = xp.asarray(l1_ratio, norm.dtype)
     at_ridge = xp.where(norm > 0, np.inf, 0).astype(norm.dtype)
     return xp.where(ratio > 0, norm / xp.where(ratio > 0, ratio, 1), at_ridge)
+
+
+def least(scales: AnyArray) -> Real:
+    """The least of scales in [0, 1]; 1 of none."""
+    return scales.min(initial=1)
 
 
 def split(weight: AnyArray, l1_ratio: Any) -> LinearForm:

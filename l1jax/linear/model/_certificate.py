@@ -28,6 +28,7 @@ from jaxtyping import Array, Bool, Float
 
 from ..._arrays import eps, namespace
 from ..._types import AnyArray, Real
+from ...penalties import Penalty
 from ..data._matrix import rows
 from ._problem import Point, Problem
 from ._unpenalised_newton import solve_unpenalised
@@ -37,21 +38,68 @@ _UNSOLVED = 0.08  # fraction of that sum which the projection may leave
 _RIDGE = 30  # units of rounding added to the system of the unpenalised features
 
 
-class CertifiedPenalty(Protocol):
-    """What a certificate asks of a penalty, each as of `Penalty`; at one λ or, in NumPy, at several."""
+class PenaltyAtPoints(Protocol):
+    """A penalty at the points β that are certified, one or, in NumPy, several; v is −∇L there."""
 
-    @property
-    def convex(self) -> bool: ...
-    @property
-    def strength_value(self) -> Any: ...
-    def value(self, x: Any) -> Any: ...
-    def violation(self, x: Any) -> Any: ...
-    def conjugate(self, v: Any) -> Any: ...
-    def dual_scales(self, v: Any, x: Any) -> Any: ...
-    def dual_norm(self, gradient: Any) -> Any: ...
-    def prox(self, z: Any) -> Any: ...
-    def distance(self, x: Any, gradient: Any, step: Any) -> Any: ...
-    def margin(self, x: Any, gradient: Any, curvature: Any) -> Any: ...
+    value: Any  # R(β)
+    null_value: Any  # R at the null model
+    is_inside: Any  # whether β lies in the domain of R, to rounding
+    null_is_inside: Any
+
+    def moves(self, v: Any, noise: Any) -> Any:
+        """Whether prox(v) moves some coordinate, of those where |v| is rounding, off zero."""
+        ...
+
+    def product(self, v: Any) -> Any:
+        """⟨β, v⟩."""
+        ...
+
+    def scales(self, v: Any) -> Any:
+        """Scales c that are worth trying: (m, ...)."""
+        ...
+
+    def conjugate(self, c: Any, v: Any) -> Any:
+        """R*(c v)."""
+        ...
+
+    def kkt(self, v: Any) -> Any:
+        """The largest distance of v from ∂R(β)."""
+        ...
+
+    def margin(self, v: Any, curvature: Any) -> Any:
+        """As of `Penalty`, for this curvature of L by η, summed over the rows."""
+        ...
+
+
+class _AtPoint:
+    """Any penalty at one point, by its methods."""
+
+    def __init__(self, problem: Problem, pen: Penalty, beta: Array):
+        self.problem, self.pen, self.beta = problem, pen, beta
+        null = problem.null.point.beta
+        self.value, self.null_value = pen.value(beta), pen.value(null)
+        self.is_inside, self.null_is_inside = is_inside(pen, beta), is_inside(pen, null)
+
+    def moves(self, v: Array, noise: Array) -> Array:
+        is_tiny = jnp.abs(v) <= noise * rows(self.problem.norms, v)
+        return jnp.any(self.pen.prox(jnp.where(is_tiny, v, 0)) != 0)
+
+    def product(self, v: Array) -> Array:
+        return jnp.sum(self.beta * v)
+
+    def scales(self, v: Array) -> Array:
+        return self.pen.dual_scales(v, self.beta)
+
+    def conjugate(self, c: Array, v: Array) -> Array:
+        return self.pen.conjugate(c * v)
+
+    def kkt(self, v: Array) -> Array:
+        step = 1 / self.problem.limited_metric(self.pen, 1.0).beta
+        return jnp.max(self.pen.distance(self.beta, -v, step), initial=0)
+
+    def margin(self, v: Array, curvature: Array) -> Array:
+        of_columns = rows(self.problem.norms, self.beta) ** 2 * curvature
+        return self.pen.margin(self.beta, -v, jnp.broadcast_to(of_columns, self.beta.shape))
 
 
 class Certificate(eqx.Module):
@@ -75,52 +123,59 @@ class Certificate(eqx.Module):
 
 def certify(
     problem: Problem,
-    pen: CertifiedPenalty,
+    pen: Penalty,
     point: Point,
     fitted: AnyArray | None = None,
     neg_gradient: AnyArray | None = None,
     absorb: bool = True,
+    at: PenaltyAtPoints | None = None,
 ) -> Certificate:
     """Returns the certificate of exactly this point; `fitted` is X̃β, `neg_gradient` −∇L, where known.
 
     Unless it may `absorb` rounding, the gap is infinite where that would be needed: mostly where
-    features are unpenalised.
+    features are unpenalised. `at` is the penalty at these points, if somebody knows it better than by its
+    methods.
     """
     beta, loss, over = point.beta, problem.loss, _Over(problem, point)
     xp = over.xp
+    at = at or _AtPoint(problem, pen, beta)
     eta = problem.eta(point, fitted)
     dual = _dual_point(problem, eta, neg_gradient)
-    gradient = -dual.v
+    v = dual.v
     curvature = loss.curvature(problem.y, eta, problem.s)
     noise = _noise(problem, eta, dual.slope, curvature, over)
-    is_tiny = abs(gradient) <= over.wide(noise) * problem.over_features(problem.norms)
     intercept_slope = over.most(abs(over.sum_rows(dual.slope)))
     is_balanced = (intercept_slope <= noise) if problem.fit_intercept else xp.ones((), bool)
     is_known = xp.ones((), bool)
     if absorb and pen.convex:  # else there is no gap
         hessian = loss.hessian(problem.y, eta, problem.s)
+        is_tiny = abs(v) <= noise * rows(problem.norms, v)
         dual = _absorb_rounding(problem, pen, hessian, dual, is_tiny, noise)
     elif pen.convex:
-        is_known = ~over.any(pen.prox(xp.where(is_tiny, dual.v, 0)) != 0)
+        is_known = ~at.moves(v, noise)
 
-    penalty, deviance = pen.value(beta), loss.deviance(problem.y, eta, problem.s)
-    gap = _fenchel_gap(problem, pen, beta, eta, dual, is_balanced, over)
+    deviance = loss.deviance(problem.y, eta, problem.s)
+    gap = xp.asarray(np.inf, eta.dtype)
+    if pen.convex:
+        gap = _fenchel_gap(problem, at, eta, dual, is_balanced, over)
     # Far out all is rounding. But no point is nearer to the optimum than it is to the null model.
     null = problem.null
-    above = deviance + penalty - (null.deviance + pen.value(null.point.beta))
-    above = xp.where(is_inside(pen, null.point.beta, over), above, -np.inf)
+    above = deviance + at.value - (null.deviance + at.null_value)
+    above = xp.where(at.null_is_inside, above, -np.inf)
     gap = xp.where(above > gap, above, gap)
-    gap = xp.where(is_inside(pen, beta, over) & is_known & ~xp.isnan(gap), gap, np.inf)
+    gap = xp.where(at.is_inside & is_known & ~xp.isnan(gap), gap, np.inf)
 
-    kkt = _kkt_violation(problem, pen, beta, gradient, intercept_slope, over)
+    kkt = at.kkt(v)  # of 0 ∈ ∇L + ∂R, and of Σᵢ slopeᵢ = 0
+    kkt = xp.maximum(kkt, intercept_slope) if problem.fit_intercept else kkt
     return Certificate(
-        objective=loss.value(problem.y, eta, problem.s) + penalty,
+        objective=loss.value(problem.y, eta, problem.s) + at.value,
         gap=gap,
         relative_gap=_relative(gap, null.deviance, null.is_trivial),
         kkt=kkt,
         relative_kkt=_relative(kkt, pen.dual_norm(null.gradient), null.is_trivial),
         deviance=deviance,
-        margin=pen.margin(beta, gradient, _curvature_of_columns(problem, beta, curvature, over)),
+        # By the mean of the curvatures of the rows; exact for squared error.
+        margin=at.margin(v, over.sum_rows(curvature)),
     )
 
 
@@ -132,10 +187,6 @@ class _Over:
         self.ndim = len(problem.coef_shape)  # of one point
         self.first = point.beta.ndim - self.ndim
 
-    def wide(self, value: Real) -> Real:
-        """A number per point, shaped to multiply what has rows or features."""
-        return value.reshape(value.shape + (1,) * self.ndim) if self.first else value
-
     def sum_rows(self, x: AnyArray) -> Real:
         return x.sum(axis=self.first)
 
@@ -145,18 +196,18 @@ class _Over:
     def most(self, x: AnyArray) -> Real:
         return x.max(axis=self._axes(x), initial=0)
 
-    def any(self, x: AnyArray) -> Real:
-        return x.any(axis=self._axes(x))
-
     def _axes(self, x: AnyArray) -> tuple[int, ...]:
         return tuple(range(min(self.first, x.ndim), x.ndim))
 
 
-def is_inside(pen: CertifiedPenalty, beta: AnyArray, over: _Over | None = None) -> Real:
+def is_inside(pen: Penalty, beta: Array) -> Array:
     """Whether β lies in the domain of the penalty, to rounding."""
-    is_one = over is None or beta.ndim == over.ndim
-    size = abs(beta).sum() if is_one else over.sum(abs(beta))
-    return pen.violation(beta) <= _ROUNDING * eps(beta) * size
+    return pen.violation(beta) <= rounding_of(jnp.sum(jnp.abs(beta)))
+
+
+def rounding_of(size: Real) -> Real:
+    """How far what adds up to this size may be outside of a domain."""
+    return _ROUNDING * eps(size) * size
 
 
 class _DualPoint(eqx.Module):
@@ -188,7 +239,7 @@ def _noise(
 
 def _absorb_rounding(
     problem: Problem,
-    pen: CertifiedPenalty,
+    pen: Penalty,
     hessian: Callable[[Array], Array],
     dual: _DualPoint,
     is_tiny: Array,
@@ -231,22 +282,18 @@ def _absorb_rounding(
 
 def _fenchel_gap(
     problem: Problem,
-    pen: CertifiedPenalty,
-    beta: AnyArray,
+    at: PenaltyAtPoints,
     eta: AnyArray,
     dual: _DualPoint,
     is_balanced: Real,
     over: _Over,
 ) -> Real:
-    """The least gap over the scales c; infinite for a penalty that is not convex."""
-    xp = over.xp
-    if not pen.convex:
-        return xp.asarray(np.inf, eta.dtype)
-    y, s, loss = problem.y, problem.s, problem.loss
-    penalty, product = pen.value(beta), over.sum(beta * dual.v)
+    """The least gap over the scales c."""
+    xp, y, s, loss = over.xp, problem.y, problem.s, problem.loss
+    product = at.product(dual.v)
 
     def gap_at(c: Any) -> Any:
-        of_penalty = penalty + pen.conjugate(over.wide(c) * dual.v) - c * product
+        of_penalty = at.value + at.conjugate(c, dual.v) - c * product
         of_loss = loss.fenchel_gap(y, eta, c, s) + xp.where(c > 0, dual.cost, 0)
         if not loss.is_quadratic and xp is jnp:
             # To second order is not enough for a dual point that is far.
@@ -256,32 +303,9 @@ def _fenchel_gap(
         return of_loss + xp.maximum(of_penalty, 0)
 
     is_usable = is_balanced & xp.isfinite(dual.cost)
-    scales = xp.where(is_usable, pen.dual_scales(dual.v, beta), 0)
+    scales = xp.where(is_usable, at.scales(dual.v), 0)
     gaps = jax.vmap(gap_at)(scales) if xp is jnp else np.stack([gap_at(c) for c in scales])
     return gaps.min(axis=0)
-
-
-def _kkt_violation(
-    problem: Problem,
-    pen: CertifiedPenalty,
-    beta: AnyArray,
-    gradient: AnyArray,
-    intercept_slope: Real,
-    over: _Over,
-) -> Real:
-    """The largest violation of 0 ∈ ∇L + ∂R and of Σᵢ slopeᵢ = 0."""
-    # What has formulas for NumPy measures it by itself, without a step.
-    step = 1 / problem.limited_metric(pen, 1.0).beta if over.xp is jnp else None
-    kkt = over.most(pen.distance(beta, gradient, step))
-    return over.xp.maximum(kkt, intercept_slope) if problem.fit_intercept else kkt
-
-
-def _curvature_of_columns(
-    problem: Problem, beta: AnyArray, curvature: AnyArray, over: _Over
-) -> AnyArray:
-    """The curvature of L along each coefficient, by the mean of that of the rows; exact for squared error."""
-    of_rows = problem.spread(over.sum_rows(curvature))
-    return over.xp.broadcast_to(problem.over_features(problem.norms) ** 2 * of_rows, beta.shape)
 
 
 def _relative(value: Real, unit: Real, is_trivial: Real) -> Real:

@@ -20,7 +20,7 @@ from ..data._zero_copy import aligned, zero_copy
 from ..host._columns import Columns
 from ..host._path_solution import PathSolution
 from ..host._penalty_lanes import penalty_lanes
-from ..model._certificate import Certificate, CertifiedPenalty, certify
+from ..model._certificate import Certificate, certify
 from ..model._on_host import host_errors, is_on_host
 from ..model._problem import Outcome, Point, Problem
 from ..model._unpenalised_newton import polish_intercept
@@ -28,7 +28,7 @@ from ._fit import Fit
 
 _LANES = 5  # of a sparse problem at once in XLA: a product takes memory for every entry and lane
 _MANY_LANES = 25  # at once where all products are known: what they need in between is small
-_CACHED = 2**15  # entries of the arrays of one batch in NumPy
+_CACHED = 2**17  # entries of the arrays of one batch in NumPy
 _BATCH = 25  # lanes whose gradients are computed at once on the host
 
 
@@ -44,26 +44,29 @@ _NONE = Products()
 
 def report(
     problem: Problem,
-    pen: CertifiedPenalty,
+    pen: Penalty,
     outcome: Outcome,
     tol: Any,
     names: Any,
     known: Products = _NONE,
     absorb: bool = True,
+    lanes: Any = None,
 ) -> Fit:
     """Returns the fit of what a solve found, certified; its status says whether it meets `tol`.
 
-    In NumPy it may be several, of a penalty at as many λ.
+    In NumPy it may be several, of a penalty at as many λ, which `lanes` holds.
     """
     coef, intercept = problem.to_user(outcome.point)
-    found = _certificate_of(problem, pen, coef, intercept, known, absorb)
+    found = _certificate_of(problem, pen, coef, intercept, known, absorb, lanes)
     xp = namespace(coef)
     is_short = (outcome.status == Status.CONVERGED) & ~(found.measure <= tol)
     status = xp.where(is_short, Status.PRECISION_LIMIT, outcome.status).astype(np.int32)
     explained = problem.null.explained(found.deviance)
-    coef, intercept, found, explained = jax.tree.map(
-        lambda leaf: xp.where(problem.is_valid, leaf, np.nan), (coef, intercept, found, explained)
-    )
+    if xp is jnp or not problem.is_valid:
+        coef, intercept, found, explained = jax.tree.map(
+            lambda leaf: xp.where(problem.is_valid, leaf, np.nan),
+            (coef, intercept, found, explained),
+        )
     return Fit(
         coef=coef,
         intercept=intercept,
@@ -85,11 +88,12 @@ def report(
 
 def _certificate_of(
     problem: Problem,
-    pen: CertifiedPenalty,
+    pen: Penalty,
     coef: AnyArray,
     intercept: Real,
     known: Products,
     absorb: bool,
+    lanes: Any,
 ) -> Certificate:
     """Certifies coefficients on the user's scale, with what rounding has made of them.
 
@@ -99,7 +103,10 @@ def _certificate_of(
     returned = problem.from_user(coef, intercept)
     fitted = problem.x.dot(returned.beta) if known.fitted is None else known.fitted
     best = polish_intercept(problem, returned, fitted)
-    found = certify(problem, pen, best, fitted, known.neg_gradient, absorb)
+    at = None
+    if lanes is not None:
+        at = lanes.at(problem, pen.strength_value, best.beta, known.neg_gradient)
+    found = certify(problem, pen, best, fitted, known.neg_gradient, absorb, at)
     in_given = fitted
     if problem.basis is not None:
         in_given = problem.basis.fitted(problem.x, returned.beta, coef)
@@ -119,7 +126,7 @@ def _certificate_of(
     )
 
 
-def strength_or_nan(pen: CertifiedPenalty, dtype: Any) -> Real:
+def strength_or_nan(pen: Penalty, dtype: Any) -> Real:
     """The strength λ of a penalty; NaN where it has none."""
     lam = np.nan if pen.strength_value is None else pen.strength_value
     return (np if isinstance(lam, np.ndarray) and lam.ndim else jnp).asarray(lam, dtype)
@@ -145,7 +152,7 @@ def report_path(
     # A program that absorbs nothing takes half of the time, and mostly is enough.
     if not has_unpenalised:
         if lanes is not None:
-            fits = _host_lanes(problem, lanes, found, solution, tol, names)
+            fits = _host_lanes(problem, pen, lanes, found, solution, tol, names)
         else:
             fits = _compiled_lanes(problem, pen, found, solution, tol, names)
         if np.isfinite(fits.gap).all():
@@ -173,6 +180,7 @@ class Solutions(NamedTuple):
 @host_errors()
 def _host_lanes(
     problem: Problem,
+    pen: Penalty,
     lanes: Any,
     found: Solutions,
     solution: PathSolution,
@@ -191,14 +199,19 @@ def _host_lanes(
         rows, neg_gradients = found.rows(some), solution.neg_gradients
         known = neg_gradients if neg_gradients is None else neg_gradients[some]
         products = _products_of(problem, columns, rows, known)
-        arguments = (rows.outcome(), tol, names, products, False)
-        parts.append(report(problem, lanes.at(rows.lams), *arguments))
+        arguments = (rows.outcome(), tol, names, products, False, lanes)
+        parts.append(report(problem, _with_lams(pen, rows.lams), *arguments))
     if len(parts) == 1:
         return parts[0]
     loss, parts = problem.loss, [dataclasses.replace(part, loss=None) for part in parts]
     return dataclasses.replace(
         jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts), loss=loss
     )
+
+
+def _with_lams(pen: Penalty, lams: np.ndarray) -> Penalty:
+    """The penalty with as many strengths, if it has any."""
+    return pen.with_strength(lams) if pen.has_strength else pen
 
 
 def _compiled_lanes(
