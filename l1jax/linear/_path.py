@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array
 
 from .._status import Status
-from .._tracing import frozen, is_differentiable, is_traced
+from .._tracing import as_array, frozen, is_differentiable, is_traced
 from ..losses import Loss
 from ..penalties import Penalty
 from ._fit import _SQUARED_ERROR, start_point
@@ -140,6 +140,7 @@ def path(
             found = _resumed(solver, resume, plan)
         fits = found.fits
         if is_differentiable((data, pen, grid)):
+            grid = grid if isinstance(grid, jax.Array) else as_array(grid)
             given = in_given_columns(problem, frozen(data), pen_now)
             fits = _differentiable(fits, given, data, pen, grid)
         # One loss and one set of options for all lanes.

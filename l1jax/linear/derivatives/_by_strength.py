@@ -69,7 +69,7 @@ def derivative_by_strength(found: Fit, problem: Problem, pen: Penalty) -> tuple[
     d_coef = np.asarray(problem.inverse_scale) * d_beta
     d_intercept = (move[-1] if problem.fit_intercept else 0.0) - np.asarray(problem.mean) @ d_coef
     d_deviance = gradient @ move[: len(at)]  # the slope by the intercept is zero
-    d_objective = unit.value(beta)  # at fixed coefficients (envelope theorem)
+    d_objective = unit.value(beta).sum()  # at fixed coefficients (envelope theorem)
     return d_coef, d_intercept, 1.0, d_objective, -d_deviance / problem.null.unit
 
 
