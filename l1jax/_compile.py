@@ -31,7 +31,7 @@ from typing import Any, TypeVar, cast
 
 import equinox as eqx
 import jax
-import jaxlib
+import jaxlib.version
 import numpy as np
 from jax.core import Tracer
 from jax.experimental import serialize_executable
@@ -52,6 +52,7 @@ _SETTINGS = (
     "jax_default_prng_impl",
     "jax_threefry_partitionable",
     "jax_softmax_custom_jvp",
+    "jax_default_device",
 )
 # Those with which JAX is asked to do more than to run a program.
 _DEBUGGING = ("jax_disable_jit", "jax_debug_nans", "jax_debug_infs", "jax_log_compiles")
@@ -150,7 +151,7 @@ def program(function: F) -> F:
         is_array = (np.ndarray, jax.Array, np.generic)
         static = (tree, tuple(_ARRAY if isinstance(leaf, is_array) else leaf for leaf in leaves))
         shapes = tuple((x.shape, x.dtype, getattr(x, "weak_type", False)) for x in arrays)
-        key = (static, shapes, tuple(map(_setting, _SETTINGS)), jax.config.jax_default_device)
+        key = (static, shapes, tuple(map(_setting, _SETTINGS)))
         try:
             run = compiled.get(key)
         except TypeError:  # something in it has no hash
@@ -203,7 +204,7 @@ def _is_plain(array: Any) -> bool:
 
 
 def _device() -> Any:
-    given = jax.config.jax_default_device
+    given = _setting("jax_default_device")
     return jax.local_devices()[0] if given is None or isinstance(given, str) else given
 
 
@@ -227,7 +228,7 @@ def _options() -> dict[str, Any]:
 
 def _obtain(lowered: Any, arrays: list[Any], is_own: bool) -> Callable[..., Any]:
     """The compiled program: from its file, or compiled now, and then kept if it is l1jax's own."""
-    folder = cache_folder() if is_own and not jax.config.jax_compilation_cache_dir else None
+    folder = cache_folder() if is_own and not _setting("jax_compilation_cache_dir") else None
     if folder is None:
         return lowered.compile(_options())
     file = folder / f"{_fingerprint(lowered)}.bin"
@@ -252,7 +253,7 @@ def _fingerprint(lowered: Any) -> str:
         str(lowered.args_info),
         sorted(_options().items()),
         jax.__version__,
-        jaxlib.__version__,
+        jaxlib.version.__version__,
         os.environ.get("XLA_FLAGS", ""),
         device.platform,
         device.device_kind,

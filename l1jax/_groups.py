@@ -11,7 +11,7 @@ from jax.core import Tracer
 from jaxtyping import Array
 
 from ._arrays import namespace
-from ._types import AnyArray
+from ._types import Real
 
 _MOST_FILL = 4  # places per feature in a table of groups
 
@@ -74,7 +74,7 @@ class Groups:
     def num_features(self) -> int:
         return len(self.ids)
 
-    def sums(self, values: AnyArray) -> AnyArray:
+    def sums(self, values: Real) -> Real:
         """Sums over the features of each group: (p, ...) -> (G, ...)."""
         xp = namespace(values)
         if self._is_even:
@@ -99,7 +99,7 @@ class Groups:
         table = np.where(self._table < self.num_features, self._table, self._table[:, :1])
         return values[table].max(axis=1)
 
-    def broadcast(self, per_group: AnyArray) -> AnyArray:
+    def broadcast(self, per_group: Real) -> Real:
         """One value per group, repeated for its features: (G, ...) -> (p, ...)."""
         if not self._is_even:
             return per_group[self.ids]
@@ -109,7 +109,7 @@ class Groups:
         )
         return rows.reshape(self.num_features, *per_group.shape[1:])
 
-    def _as_rows(self, values: AnyArray) -> AnyArray:
+    def _as_rows(self, values: Real) -> Real:
         return values.reshape(self.num_groups, -1, *values.shape[1:])
 
     def __eq__(self, other: object) -> bool:

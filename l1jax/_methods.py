@@ -13,8 +13,7 @@ class _Plain:
     """A function of a class, which equinox does not find."""
 
     def __init__(self, function: Callable[..., Any]):
-        functools.update_wrapper(self, function)
-        self.function = function
+        self.function, self.__doc__ = function, function.__doc__
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
         # A method of Python's is what equinox looks for.

@@ -12,7 +12,7 @@ from .._arrays import constant, is_in_numpy, is_numpy, namespace
 from .._checks import check_number
 from .._compile import program
 from .._tracing import frozen, is_traced
-from .._types import AnyArray
+from .._types import Real
 from ..penalties import Penalty
 from .model._null_model import gradient_to_explain, null_lambda_max
 from .model._problem import Problem
@@ -54,7 +54,7 @@ def make_grid(
     n_lams: int,
     ratio: float | None,
     shape: tuple[int, int],
-) -> AnyArray:
+) -> Real:
     """The given grid, or the one that follows from the data, which have this shape.
 
     Raises: AttributeError for a penalty that has no strength to take from a grid.
@@ -70,7 +70,7 @@ def make_grid(
     return namespace(grid).asarray(grid, problem.y.dtype)
 
 
-def _automatic_grid(problem: Problem, pen: Penalty, n_lams: int, ratio: float) -> AnyArray:
+def _automatic_grid(problem: Problem, pen: Penalty, n_lams: int, ratio: float) -> Real:
     biggest = null_lambda_max(problem, pen)
     xp = namespace(biggest)
     # Where nothing is left to explain every strength gives the null model: any grid will do.

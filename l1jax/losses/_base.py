@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from .._arrays import eps, is_in_numpy, namespace, while_loop
-from .._types import AnyArray, Real
+from .._types import Real
 from ._strata import Strata, of_classes
 
 _NEWTON_STEPS = 100  # a safeguarded step at least halves the bracket, and mostly does far better
@@ -25,10 +25,10 @@ _NEWTON_STEPS = 100  # a safeguarded step at least halves the bracket, and mostl
 class Shifts(NamedTuple):
     """Rows min over o of ½ curvature (target − η − o)² + up o⁺ + down o⁻, each (n,)."""
 
-    curvature: AnyArray
-    target: AnyArray
-    up: AnyArray
-    down: AnyArray
+    curvature: Real
+    target: Real
+    up: Real
+    down: Real
 
 
 class Loss(eqx.Module):
@@ -84,7 +84,7 @@ class Loss(eqx.Module):
     def per_row(self, y: Array, eta: Array) -> Float[Array, " n"]:
         """loss(yᵢ, ηᵢ) of every row, (n,)."""
 
-    def value(self, y: AnyArray, eta: AnyArray, s: Float[AnyArray, " n"]) -> Float[Real, "..."]:
+    def value(self, y: Real, eta: Real, s: Float[Real, " n"]) -> Float[Real, "..."]:
         """L(y, η; s), a scalar; a row of weight 0 adds 0, even where its loss overflows."""
         rows = s * type(self).per_row(self, y, _counted(self, y, eta, s))
         return namespace(rows).where(s > 0, rows, 0).sum(axis=-1)
@@ -104,9 +104,7 @@ class Loss(eqx.Module):
         weights = self.curvature(y, eta, s)
         return lambda u: weights * u
 
-    def majorant(
-        self, y: AnyArray, eta: AnyArray, s: Float[AnyArray, " n"]
-    ) -> Float[AnyArray, "... n *k"]:
+    def majorant(self, y: Real, eta: Real, s: Float[Real, " n"]) -> Float[Real, "... n *k"]:
         """Curvatures of a quadratic that touches L at η and is nowhere below it, like η; with s.
 
         Where there is none (`smoothness` is None), the curvature itself.
@@ -116,7 +114,7 @@ class Loss(eqx.Module):
         weights = self.smoothness * over_rows(self, s, y, eta)
         return namespace(eta, s).broadcast_to(weights, eta.shape)
 
-    def shifts(self, y: AnyArray, s: Float[AnyArray, " n"]) -> Shifts | None:
+    def shifts(self, y: Real, s: Float[Real, " n"]) -> Shifts | None:
         """L as a minimum over shifts of the targets, each with a cost (see `Shifts`); None if it is none."""
         del y, s
         return None
@@ -134,9 +132,7 @@ class Loss(eqx.Module):
         bound = self.conjugate(y, c * slope, s)
         return jnp.maximum(self.value(y, eta, s) + bound - c * jnp.sum(slope * eta), 0)
 
-    def polish_intercept(
-        self, y: AnyArray, eta: AnyArray, s: Float[AnyArray, " n"]
-    ) -> Float[Real, "... *k"]:
+    def polish_intercept(self, y: Real, eta: Real, s: Float[Real, " n"]) -> Float[Real, "... *k"]:
         """The shift d of all η that minimises L, by Newton steps safeguarded by bisection."""
 
         axis, lanes = (-1, eta.shape[:-1]) if is_in_numpy(self) else (None, ())
@@ -183,23 +179,23 @@ class Loss(eqx.Module):
         first = (0 * one, low, high, high - low, steps, xp.zeros(one.shape, bool))
         return while_loop(lambda c: ~c[5] & (c[4] < _NEWTON_STEPS), newton, first)[0]
 
-    def _furthest_shift(self, eta: AnyArray) -> Real:
+    def _furthest_shift(self, eta: Real) -> Real:
         """Bounds the search for a minimiser: where it is at infinity, the slope is rounding here."""
         largest = abs(eta).max(axis=-1 if is_in_numpy(self) else None, initial=0)
         return 4 * largest - 4 * np.log(eps(eta))
 
-    def neutral_target(self, y: AnyArray, s: AnyArray) -> AnyArray:
+    def neutral_target(self, y: Real, s: Real) -> Real:
         """Returns a target that the loss accepts, for rows of weight 0, whose own may be anything.
 
         By default that of the row with the largest weight s. Shapes: y, encoded, (n, *k); s (n,); it (*k,).
         """
         return y[s.argmax(), ...]  # an array of NumPy too, where a number is one
 
-    def saturated(self, y: AnyArray, s: Float[AnyArray, " n"]) -> Float[Real, ""]:
+    def saturated(self, y: Real, s: Float[Real, " n"]) -> Float[Real, ""]:
         """Σᵢ sᵢ min_η loss(yᵢ, η): the loss of the saturated model. By default 0, the least of most losses."""
         return namespace(y, s).zeros((), y.dtype)
 
-    def deviance(self, y: AnyArray, eta: AnyArray, s: Float[AnyArray, " n"]) -> Float[Real, "..."]:
+    def deviance(self, y: Real, eta: Real, s: Float[Real, " n"]) -> Float[Real, "..."]:
         """L(η) minus the loss of the saturated model."""
         return self.value(y, eta, s) - self.saturated(y, s)
 
@@ -214,7 +210,7 @@ class Loss(eqx.Module):
         added = self.deviance(y, eta, s) - self.deviance(y, eta, jnp.where(held_out, 0, s))
         return added / jnp.sum(jnp.where(held_out, self.counts(y, s), 0))
 
-    def counts(self, y: AnyArray, s: Float[AnyArray, " n"]) -> Float[AnyArray, " n"]:
+    def counts(self, y: Real, s: Float[Real, " n"]) -> Float[Real, " n"]:
         """The weight of each row in a mean deviance."""
         del y
         return s
@@ -235,7 +231,7 @@ class Loss(eqx.Module):
         """The kinds of rows of each of which a fit needs some, from encoded targets: the classes."""
         return of_classes(y) if self.has_classes else Strata((), np.zeros((len(y), 0)))
 
-    def identify_free(self, coef: AnyArray) -> AnyArray:
+    def identify_free(self, coef: Real) -> Real:
         """Returns the representative of the coefficients (p, *k) of unpenalised features with the same loss.
 
         A linear projection: solvers of singular systems stay in its range.
@@ -246,11 +242,11 @@ class Loss(eqx.Module):
         """Returns the representative of all intercepts with the same loss."""
         return intercept
 
-    def inverse_link(self, eta: AnyArray) -> AnyArray:
+    def inverse_link(self, eta: Real) -> Real:
         """The mean response of a linear predictor."""
         return eta
 
-    def classes(self, eta: AnyArray) -> AnyArray:
+    def classes(self, eta: Real) -> Real:
         """The class of a linear predictor, for losses that classify."""
         del eta
         raise ValueError(
@@ -258,7 +254,7 @@ class Loss(eqx.Module):
             f"{type(self).__name__}."
         )
 
-    def accepts(self, y: AnyArray) -> Bool[AnyArray, "n *k"]:
+    def accepts(self, y: Real) -> Bool[Real, "n *k"]:
         """Which targets are valid, (n, *k): for traced targets, where `check_targets` cannot raise."""
         return namespace(y).isfinite(y)
 
@@ -291,13 +287,13 @@ class Loss(eqx.Module):
         return shape
 
 
-def over_rows(loss: Loss, s: AnyArray, y: AnyArray, eta: AnyArray) -> AnyArray:
+def over_rows(loss: Loss, s: Real, y: Real, eta: Real) -> Real:
     """Returns a number per row, shaped to multiply η."""
     # Formulas that are for NumPy too allow for more axes before those of the targets.
     ndim = y.ndim if is_in_numpy(loss) else eta.ndim
     return s.reshape(s.shape + (1,) * (ndim - 1))
 
 
-def _counted(loss: Loss, y: AnyArray, eta: AnyArray, s: AnyArray) -> AnyArray:
+def _counted(loss: Loss, y: Real, eta: Real, s: Real) -> Real:
     """Returns η, with 0 in rows of weight 0: there per_row and all its derivatives are finite."""
     return namespace(eta, s).where(over_rows(loss, s > 0, y, eta), eta, 0)

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from .._arrays import eps, in_numpy, log_sigmoid, namespace, sigmoid, softplus, xlogy
-from .._types import AnyArray, Real
+from .._types import Real
 from ._base import Loss
 from ._strata import check_labels
 
@@ -33,23 +33,19 @@ class Logistic(Loss):
     def smoothness(self) -> float:
         return 0.25
 
-    def per_row(self, y: AnyArray, eta: AnyArray) -> Float[AnyArray, "... n"]:
+    def per_row(self, y: Real, eta: Real) -> Float[Real, "... n"]:
         return softplus(eta) - y * eta
 
-    def gradient(
-        self, y: AnyArray, eta: AnyArray, s: Float[AnyArray, " n"]
-    ) -> Float[AnyArray, "... n"]:
+    def gradient(self, y: Real, eta: Real, s: Float[Real, " n"]) -> Float[Real, "... n"]:
         xp = namespace(y, eta, s)
         # For y = 1 the difference σ(η) − 1 is −σ(−η), which keeps its digits.
         return s * xp.where(y == 1, -sigmoid(-eta), sigmoid(eta) - y)
 
-    def curvature(
-        self, y: AnyArray, eta: AnyArray, s: Float[AnyArray, " n"]
-    ) -> Float[AnyArray, "... n"]:
+    def curvature(self, y: Real, eta: Real, s: Float[Real, " n"]) -> Float[Real, "... n"]:
         del y
         return s * sigmoid(eta) * sigmoid(-eta)
 
-    def conjugate(self, y: AnyArray, u: AnyArray, s: Float[AnyArray, " n"]) -> Float[Real, "..."]:
+    def conjugate(self, y: Real, u: Real, s: Float[Real, " n"]) -> Float[Real, "..."]:
         """Σ s(q log q + (1−q) log(1−q)) with q = y + u/s in [0, 1], else infinite."""
         xp = namespace(y, u, s)
         scaled = xp.where(s > 0, u / xp.where(s > 0, s, 1), 0)
@@ -59,9 +55,7 @@ class Logistic(Loss):
         q = xp.clip(q, 0, 1)
         return xp.where(inside, (s * (xlogy(q, q) + xlogy(1 - q, 1 - q))).sum(axis=-1), np.inf)
 
-    def fenchel_gap(
-        self, y: AnyArray, eta: AnyArray, c: Real, s: Float[AnyArray, " n"]
-    ) -> Float[Real, "..."]:
+    def fenchel_gap(self, y: Real, eta: Real, c: Real, s: Float[Real, " n"]) -> Float[Real, "..."]:
         """Σ s KL(q‖σ(η)) with q = y + c(σ(η) − y): every row ≥ 0, and exactly 0 at c = 1."""
         xp = namespace(y, eta, c, s)
         c = xp.asarray(c)[..., None]
@@ -75,13 +69,13 @@ class Logistic(Loss):
         rows = xp.where(c == 1, 0, xp.maximum(other + own, 0))
         return xp.where(s > 0, s * rows, 0).sum(axis=-1)
 
-    def inverse_link(self, eta: AnyArray) -> AnyArray:
+    def inverse_link(self, eta: Real) -> Real:
         return sigmoid(eta)
 
-    def classes(self, eta: AnyArray) -> Int[AnyArray, "..."]:
+    def classes(self, eta: Real) -> Int[Real, "..."]:
         return (eta > 0).astype(np.int32)
 
-    def accepts(self, y: AnyArray) -> Bool[AnyArray, " n"]:
+    def accepts(self, y: Real) -> Bool[Real, " n"]:
         return (y == 0) | (y == 1)
 
     def check_targets(self, y: np.ndarray) -> None:

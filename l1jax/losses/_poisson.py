@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from .._arrays import eps, in_numpy, namespace, xlogy
-from .._types import AnyArray, Real
+from .._types import Real
 from ._base import Loss
 
 
@@ -27,24 +27,20 @@ class Poisson(Loss):
     ```
     """
 
-    def per_row(self, y: AnyArray, eta: AnyArray) -> Float[AnyArray, "... n"]:
+    def per_row(self, y: Real, eta: Real) -> Float[Real, "... n"]:
         xp = namespace(y, eta)
         return xp.exp(eta) - y * eta
 
-    def gradient(
-        self, y: AnyArray, eta: AnyArray, s: Float[AnyArray, " n"]
-    ) -> Float[AnyArray, "... n"]:
+    def gradient(self, y: Real, eta: Real, s: Float[Real, " n"]) -> Float[Real, "... n"]:
         xp = namespace(y, eta, s)
         return xp.where(s > 0, s * (xp.exp(eta) - y), 0)
 
-    def curvature(
-        self, y: AnyArray, eta: AnyArray, s: Float[AnyArray, " n"]
-    ) -> Float[AnyArray, "... n"]:
+    def curvature(self, y: Real, eta: Real, s: Float[Real, " n"]) -> Float[Real, "... n"]:
         xp = namespace(eta, s)
         del y
         return xp.where(s > 0, s * xp.exp(eta), 0)
 
-    def conjugate(self, y: AnyArray, u: AnyArray, s: Float[AnyArray, " n"]) -> Float[Real, "..."]:
+    def conjugate(self, y: Real, u: Real, s: Float[Real, " n"]) -> Float[Real, "..."]:
         """Σ s(m log m − m) with m = y + u/s ≥ 0, else infinite."""
         xp = namespace(y, u, s)
         scaled = xp.where(s > 0, u / xp.where(s > 0, s, 1), 0)
@@ -53,9 +49,7 @@ class Poisson(Loss):
         mean = xp.maximum(mean, 0)
         return xp.where(inside, (s * (xlogy(mean, mean) - mean)).sum(axis=-1), np.inf)
 
-    def fenchel_gap(
-        self, y: AnyArray, eta: AnyArray, c: Real, s: Float[AnyArray, " n"]
-    ) -> Float[Real, "..."]:
+    def fenchel_gap(self, y: Real, eta: Real, c: Real, s: Float[Real, " n"]) -> Float[Real, "..."]:
         """Σ s(m log(m/μ) − m + μ) with μ = exp η, m = y + c(μ − y): every row ≥ 0, exactly 0 at c = 1."""
         xp = namespace(y, eta, c, s)
         c = xp.asarray(c)[..., None]
@@ -65,9 +59,7 @@ class Poisson(Loss):
         rows = xp.where(c == 1, 0, xp.maximum(rows, 0))
         return xp.where(s > 0, s * rows, 0).sum(axis=-1)
 
-    def polish_intercept(
-        self, y: AnyArray, eta: AnyArray, s: Float[AnyArray, " n"]
-    ) -> Float[Real, "..."]:
+    def polish_intercept(self, y: Real, eta: Real, s: Float[Real, " n"]) -> Float[Real, "..."]:
         xp = namespace(y, eta, s)
         peak = xp.where(s > 0, eta, -np.inf).max(axis=-1)
         peak = xp.where(xp.isfinite(peak), peak, 0)
@@ -76,14 +68,14 @@ class Poisson(Loss):
         mean = xp.maximum((s * y).sum(axis=-1), least)
         return xp.log(mean) - xp.log(shape) - peak
 
-    def saturated(self, y: AnyArray, s: Float[AnyArray, " n"]) -> Float[Real, "..."]:
+    def saturated(self, y: Real, s: Float[Real, " n"]) -> Float[Real, "..."]:
         return (s * (y - xlogy(y, y))).sum(axis=-1)
 
-    def inverse_link(self, eta: AnyArray) -> AnyArray:
+    def inverse_link(self, eta: Real) -> Real:
         xp = namespace(eta)
         return xp.exp(eta)
 
-    def accepts(self, y: AnyArray) -> Bool[AnyArray, " n"]:
+    def accepts(self, y: Real) -> Bool[Real, " n"]:
         xp = namespace(y)
         return xp.isfinite(y) & (y >= 0)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from jaxtyping import Float
 
 from .._arrays import in_numpy, namespace
-from .._types import AnyArray, Real
+from .._types import Real
 from ._base import Loss, over_rows
 
 
@@ -34,36 +34,28 @@ class SquaredError(Loss):
     def is_quadratic(self) -> bool:
         return True
 
-    def per_row(self, y: AnyArray, eta: AnyArray) -> Float[AnyArray, "... n"]:
+    def per_row(self, y: Real, eta: Real) -> Float[Real, "... n"]:
         squares = 0.5 * (y - eta) ** 2
         return squares if y.ndim == 1 else squares.sum(axis=-1)
 
-    def gradient(
-        self, y: AnyArray, eta: AnyArray, s: Float[AnyArray, " n"]
-    ) -> Float[AnyArray, "... n *k"]:
+    def gradient(self, y: Real, eta: Real, s: Float[Real, " n"]) -> Float[Real, "... n *k"]:
         return over_rows(self, s, y, eta) * (eta - y)
 
-    def curvature(
-        self, y: AnyArray, eta: AnyArray, s: Float[AnyArray, " n"]
-    ) -> Float[AnyArray, "... n *k"]:
+    def curvature(self, y: Real, eta: Real, s: Float[Real, " n"]) -> Float[Real, "... n *k"]:
         return namespace(s, eta).broadcast_to(over_rows(self, s, y, eta), eta.shape)
 
-    def conjugate(self, y: AnyArray, u: AnyArray, s: Float[AnyArray, " n"]) -> Float[Real, "..."]:
+    def conjugate(self, y: Real, u: Real, s: Float[Real, " n"]) -> Float[Real, "..."]:
         xp, s = namespace(y, u, s), over_rows(self, s, y, u)
         counts = s > 0
         scaled = xp.where(counts, u / xp.where(counts, s, 1), 0)
         terms = s * (0.5 * scaled**2 + scaled * xp.where(counts, y, 0))
         return terms.sum(axis=tuple(range(-y.ndim, 0)))
 
-    def fenchel_gap(
-        self, y: AnyArray, eta: AnyArray, c: Real, s: Float[AnyArray, " n"]
-    ) -> Float[Real, "..."]:
+    def fenchel_gap(self, y: Real, eta: Real, c: Real, s: Float[Real, " n"]) -> Float[Real, "..."]:
         """½(1−c)² Σ sᵢ(yᵢ − ηᵢ)²: the same number, without the cancellation."""
         return (1 - c) ** 2 * self.value(y, eta, s)
 
-    def polish_intercept(
-        self, y: AnyArray, eta: AnyArray, s: Float[AnyArray, " n"]
-    ) -> Float[Real, "... *k"]:
+    def polish_intercept(self, y: Real, eta: Real, s: Float[Real, " n"]) -> Float[Real, "... *k"]:
         return (over_rows(self, s, y, eta) * (y - eta)).sum(axis=-y.ndim) / s.sum()
 
     def check_shape(self, shape: tuple[int, ...]) -> None:

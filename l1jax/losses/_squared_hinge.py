@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from .._arrays import in_numpy, namespace
-from .._types import AnyArray, Real
+from .._types import Real
 from ._base import Loss, Shifts
 from ._strata import check_labels
 
@@ -39,42 +39,36 @@ class SquaredHinge(Loss):
     def is_likelihood(self) -> bool:
         return False
 
-    def per_row(self, y: AnyArray, eta: AnyArray) -> Float[AnyArray, "... n"]:
+    def per_row(self, y: Real, eta: Real) -> Float[Real, "... n"]:
         return _shortfall(y, eta) ** 2
 
-    def gradient(
-        self, y: AnyArray, eta: AnyArray, s: Float[AnyArray, " n"]
-    ) -> Float[AnyArray, "... n"]:
+    def gradient(self, y: Real, eta: Real, s: Float[Real, " n"]) -> Float[Real, "... n"]:
         return -2 * s * (2 * y - 1) * _shortfall(y, eta)
 
-    def curvature(
-        self, y: AnyArray, eta: AnyArray, s: Float[AnyArray, " n"]
-    ) -> Float[AnyArray, "... n"]:
+    def curvature(self, y: Real, eta: Real, s: Float[Real, " n"]) -> Float[Real, "... n"]:
         xp = namespace(y, eta, s)
         return xp.where(_shortfall(y, eta) > 0, 2 * s, 0)
 
-    def shifts(self, y: AnyArray, s: Float[AnyArray, " n"]) -> Shifts:
+    def shifts(self, y: Real, s: Float[Real, " n"]) -> Shifts:
         """The target is the margin's edge; beyond it, and not before, rows are shifted for nothing."""
         xp = namespace(y, s)
         wall = xp.full_like(s, np.inf)
         return Shifts(2 * s, 2 * y - 1, xp.where(y > 0, wall, 0), xp.where(y > 0, 0, wall))
 
-    def conjugate(self, y: AnyArray, u: AnyArray, s: Float[AnyArray, " n"]) -> Float[Real, "..."]:
+    def conjugate(self, y: Real, u: Real, s: Float[Real, " n"]) -> Float[Real, "..."]:
         """Σ s(a + a²/4) with a = mu/s ≤ 0, else infinite."""
         xp = namespace(y, u, s)
         a = xp.where(s > 0, (2 * y - 1) * u / xp.where(s > 0, s, 1), 0)
         return xp.where((a <= 0).all(axis=-1), (s * (a + a**2 / 4)).sum(axis=-1), np.inf)
 
-    def fenchel_gap(
-        self, y: AnyArray, eta: AnyArray, c: Real, s: Float[AnyArray, " n"]
-    ) -> Float[Real, "..."]:
+    def fenchel_gap(self, y: Real, eta: Real, c: Real, s: Float[Real, " n"]) -> Float[Real, "..."]:
         """(1−c)² L: the same number, without the cancellation."""
         return (1 - c) ** 2 * self.value(y, eta, s)
 
-    def classes(self, eta: AnyArray) -> Int[AnyArray, "..."]:
+    def classes(self, eta: Real) -> Int[Real, "..."]:
         return (eta > 0).astype(np.int32)
 
-    def accepts(self, y: AnyArray) -> Bool[AnyArray, " n"]:
+    def accepts(self, y: Real) -> Bool[Real, " n"]:
         return (y == 0) | (y == 1)
 
     def check_targets(self, y: np.ndarray) -> None:
@@ -82,7 +76,7 @@ class SquaredHinge(Loss):
         check_labels(y, self, 2)
 
 
-def _shortfall(y: AnyArray, eta: AnyArray) -> AnyArray:
+def _shortfall(y: Real, eta: Real) -> Real:
     """How far each row is short of its margin."""
     xp = namespace(y, eta)
     return xp.maximum(1 - (2 * y - 1) * eta, 0)

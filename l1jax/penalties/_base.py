@@ -22,7 +22,7 @@ from jaxtyping import Array, Bool, PyTree
 
 from .._arrays import namespace
 from .._tracing import frozen, is_traced
-from .._types import AnyArray, Real
+from .._types import Real
 from ._forms import EDGE, GroupForm, LinearForm
 
 # Steps of bisection: float64 has 52 bits of fraction, and a bracket is at most a factor of two
@@ -41,8 +41,8 @@ _BELOW_LIMIT = 0.9  # of `max_step`: at the limit itself a prox may divide by ze
 class Masks(NamedTuple):
     """The coordinates that a penalty leaves free, and those that it fixes at zero."""
 
-    unpenalised: Bool[AnyArray, "..."]
-    excluded: Bool[AnyArray, "..."]
+    unpenalised: Bool[Real, "..."]
+    excluded: Bool[Real, "..."]
 
 
 class Penalty(eqx.Module):
@@ -185,7 +185,7 @@ class Penalty(eqx.Module):
         found = jnp.where(is_found, high, jnp.inf)
         return jnp.where(biggest > 0, found, 0).astype(gradient.dtype)
 
-    def dual_norm(self, gradient: AnyArray) -> Real:
+    def dual_norm(self, gradient: Real) -> Real:
         """The size of a gradient as this penalty weighs it; the yardstick of `relative_kkt`."""
         return abs(gradient).max(initial=0)
 
@@ -302,7 +302,7 @@ class Penalty(eqx.Module):
         return jax.linearize(lambda point: self.uniform_prox(point, step), z)[1]
 
 
-def nearest_knot(lam: Any, enters: AnyArray, leaves: AnyArray, axis: Any = None) -> Real:
+def nearest_knot(lam: Any, enters: Real, leaves: Real, axis: Any = None) -> Real:
     """Returns the distance from λ to the largest λ ≤ it of `enters` or the least λ ≥ it of `leaves`.
 
     Both per coefficient or group: 0 in `enters` of what is in, inf in `leaves` of what is out.

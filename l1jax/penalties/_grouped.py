@@ -14,7 +14,7 @@ from .. import prox
 from .._arrays import constant, in_numpy, namespace
 from .._groups import Groups
 from .._methods import plain
-from .._types import AnyArray, Real
+from .._types import Real
 from ._base import (
     Masks,
     Penalty,
@@ -71,7 +71,7 @@ class _Grouped(Penalty):
         return self.lam
 
     @plain
-    def _zeros(self, shape: tuple[int, ...]) -> AnyArray:
+    def _zeros(self, shape: tuple[int, ...]) -> Real:
         return namespace(*jax.tree.leaves(self)).zeros(shape)
 
     def linear_form(self, shape: tuple[int, ...]) -> LinearForm | None:
@@ -100,7 +100,7 @@ class _Grouped(Penalty):
             )
 
     @plain
-    def _group_weights(self, dtype: Any) -> Float[AnyArray, " groups"]:
+    def _group_weights(self, dtype: Any) -> Float[Real, " groups"]:
         if self.weights is None:
             return np.sqrt(self.groups.sizes).astype(dtype)
         xp = namespace(self.weights)
@@ -124,13 +124,13 @@ class _Grouped(Penalty):
         return jnp.where(self._broadcast(self._is_excluded(), x), jnp.zeros((), x.dtype), x)
 
     @plain
-    def _broadcast(self, per_group: AnyArray, x: AnyArray) -> AnyArray:
+    def _broadcast(self, per_group: Real, x: Real) -> Real:
         """Repeats one value per group over its features and responses."""
         per_feature = self.groups.broadcast(per_group)
         return per_feature.reshape(per_feature.shape + (1,) * (x.ndim - 1))
 
     @plain
-    def _norms(self, x: AnyArray) -> Float[AnyArray, " groups"]:
+    def _norms(self, x: Real) -> Float[Real, " groups"]:
         """‖x_g‖₂ with a derivative of 0 at a zero group, and no overflow."""
         xp = namespace(x)
         peak = constant(abs(x).max(initial=0))
@@ -141,7 +141,7 @@ class _Grouped(Penalty):
         return peak * xp.where(positive, xp.sqrt(xp.where(positive, total, 1)), 0)
 
     @plain
-    def _free(self, weight: AnyArray, shape: tuple[int, ...]) -> Masks:
+    def _free(self, weight: Real, shape: tuple[int, ...]) -> Masks:
         """The masks of coefficients of this shape, whose groups have these weights."""
         x, excluded = self._zeros(shape), self._is_excluded()
         xp = namespace(x, weight)
@@ -208,14 +208,14 @@ class GroupL1(_Grouped):
         return GroupForm(self.groups, form.up, namespace(*form).zeros_like(form.up), form.quad)
 
     @plain
-    def _form(self, x: AnyArray) -> LinearForm:
+    def _form(self, x: Real) -> LinearForm:
         """The weights of the norms, and of their squares, in the precision of x."""
         weight = self._weights_at_lam(x)
         weight = namespace(weight).where(self._is_excluded(), np.inf, weight)
         return LinearForm(weight, weight, namespace(weight).zeros_like(weight))
 
     @plain
-    def _critical_strengths(self, gradient: AnyArray) -> Float[AnyArray, " groups"]:
+    def _critical_strengths(self, gradient: Real) -> Float[Real, " groups"]:
         """The λ from which on each group by itself is 0, with this gradient there; 0: unpenalised."""
         self._check(gradient)
         weights, norms = self._group_weights(gradient.dtype), self._norms(gradient)
@@ -223,10 +223,10 @@ class GroupL1(_Grouped):
         penalised = (weights > 0) & ~self._is_excluded()
         return xp.where(penalised, norms / xp.where(penalised, weights, 1), 0)
 
-    def lambda_max(self, gradient: AnyArray) -> Real:
+    def lambda_max(self, gradient: Real) -> Real:
         return self._critical_strengths(gradient).max(initial=0)
 
-    def dual_norm(self, gradient: AnyArray) -> Real:
+    def dual_norm(self, gradient: Real) -> Real:
         return GroupL1._critical_strengths(self, gradient).max(initial=0)
 
     def margin(self, x: Array, gradient: Array, curvature: Array) -> Array:
@@ -240,7 +240,7 @@ class GroupL1(_Grouped):
         )
 
     @plain
-    def _weights_at_lam(self, x: AnyArray) -> AnyArray:
+    def _weights_at_lam(self, x: Real) -> Real:
         self._check(x)
         lam = namespace(self._lam(), x).asarray(self._lam(), x.dtype)
         return lam * self._group_weights(x.dtype)
@@ -385,12 +385,12 @@ class GroupElasticNet(GroupL1):
         return self._norm().uniform_prox(z, step) / shrink
 
     @plain
-    def _form(self, x: AnyArray) -> LinearForm:
+    def _form(self, x: Real) -> LinearForm:
         up, _, _ = super()._form(x)
         return split(up, self.l1_ratio)
 
     @plain
-    def _critical_strengths(self, gradient: AnyArray) -> Float[AnyArray, " groups"]:
+    def _critical_strengths(self, gradient: Real) -> Float[Real, " groups"]:
         return ridge_or(super()._critical_strengths(gradient), self.l1_ratio)
 
     def dual_scales(self, v: Array, x: Array) -> Array:

@@ -13,7 +13,7 @@ from .. import prox
 from .._arrays import in_numpy, namespace
 from .._methods import plain
 from .._tracing import frozen, is_traced
-from .._types import AnyArray, Real
+from .._types import Real
 from ._base import (
     Masks,
     Penalty,
@@ -59,7 +59,7 @@ class _Separable(Penalty):
         return self.lam
 
     @plain
-    def _terms(self, x: PyTree) -> list[tuple[AnyArray, AnyArray, AnyArray]]:
+    def _terms(self, x: PyTree) -> list[tuple[Real, Real, Real]]:
         """(leaf, λ w broadcast to the leaf, excluded) for each leaf of x."""
         leaves, tree = jax.tree.flatten(x)
         weights = _like(self.weights, tree, 1.0)
@@ -75,13 +75,13 @@ class _Separable(Penalty):
         ]
 
     @plain
-    def _array_terms(self, x: AnyArray) -> tuple[AnyArray, AnyArray]:
+    def _array_terms(self, x: Real) -> tuple[Real, Real]:
         ((_, lam_w, excluded),) = self._terms(x)
         xp = namespace(lam_w, excluded)
         return xp.broadcast_to(lam_w, x.shape), xp.broadcast_to(excluded, x.shape)
 
     @plain
-    def _zeros(self, shape: tuple[int, ...]) -> AnyArray:
+    def _zeros(self, shape: tuple[int, ...]) -> Real:
         return namespace(*jax.tree.leaves(self)).zeros(shape)
 
     def masks(self, shape: tuple[int, ...]) -> Masks:
@@ -92,7 +92,7 @@ class _Separable(Penalty):
         return self._form(self._zeros(shape))
 
     @plain
-    def _form(self, x: AnyArray) -> LinearForm:
+    def _form(self, x: Real) -> LinearForm:
         """The weights of the coordinates of x, in its precision."""
         lam_w, excluded = self._array_terms(x)
         xp = namespace(lam_w, excluded)
@@ -112,7 +112,7 @@ class _Separable(Penalty):
         return jax.tree.unflatten(tree, kept)
 
     @plain
-    def _unit_weights(self, x: AnyArray) -> tuple[AnyArray, AnyArray]:
+    def _unit_weights(self, x: Real) -> tuple[Real, Real]:
         """The weights without λ, and which coordinates they penalise at all."""
         w = per_row(1.0 if self.weights is None else self.weights, x)
         excluded = per_row(False if self.excluded is None else self.excluded, x, bool)
@@ -121,13 +121,13 @@ class _Separable(Penalty):
         return w, (w > 0) & ~xp.broadcast_to(excluded, x.shape)
 
     @plain
-    def _critical_strengths(self, gradient: AnyArray) -> AnyArray:
+    def _critical_strengths(self, gradient: Real) -> Real:
         """The λ from which on each coefficient by itself is 0, with this gradient there; 0: unpenalised."""
         w, penalised = self._unit_weights(gradient)
         xp = namespace(w, gradient)
         return xp.where(penalised, abs(gradient) / xp.where(penalised, w, 1), 0)
 
-    def lambda_max(self, gradient: AnyArray) -> Real:
+    def lambda_max(self, gradient: Real) -> Real:
         return self._critical_strengths(gradient).max(initial=0)
 
     def margin(self, x: Array, gradient: Array, curvature: Array) -> Array:
@@ -139,7 +139,7 @@ class _Separable(Penalty):
             jnp.where((x != 0) & penalised, leaves, jnp.inf),
         )
 
-    def dual_norm(self, gradient: AnyArray) -> Real:
+    def dual_norm(self, gradient: Real) -> Real:
         return _Separable._critical_strengths(self, gradient).max(initial=0)
 
     def conjugate(self, v: Array) -> Array:
@@ -228,11 +228,11 @@ class NonNegativeL1(_Separable):
         return masks._replace(unpenalised=masks.unpenalised & False)
 
     @plain
-    def _critical_strengths(self, gradient: AnyArray) -> AnyArray:
+    def _critical_strengths(self, gradient: Real) -> Real:
         return super()._critical_strengths(_falls(gradient))
 
     @plain
-    def _form(self, x: AnyArray) -> LinearForm:
+    def _form(self, x: Real) -> LinearForm:
         return nonnegative(super()._form(x))
 
 
@@ -278,11 +278,11 @@ class ElasticNet(_Separable):
         return self._zero_excluded(out)
 
     @plain
-    def _critical_strengths(self, gradient: AnyArray) -> AnyArray:
+    def _critical_strengths(self, gradient: Real) -> Real:
         return ridge_or(super()._critical_strengths(gradient), self.l1_ratio)
 
     @plain
-    def _form(self, x: AnyArray) -> LinearForm:
+    def _form(self, x: Real) -> LinearForm:
         up, _, _ = super()._form(x)
         return split(up, self.l1_ratio)
 
@@ -326,11 +326,11 @@ class NonNegativeElasticNet(ElasticNet):
         return masks._replace(unpenalised=masks.unpenalised & False)
 
     @plain
-    def _critical_strengths(self, gradient: AnyArray) -> AnyArray:
+    def _critical_strengths(self, gradient: Real) -> Real:
         return super()._critical_strengths(_falls(gradient))
 
     @plain
-    def _form(self, x: AnyArray) -> LinearForm:
+    def _form(self, x: Real) -> LinearForm:
         return nonnegative(super()._form(x))
 
 
@@ -366,11 +366,11 @@ class Ridge(_Separable):
         return self._zero_excluded(prox.prox_ridge(z, self._lam(), step, self.weights))
 
     @plain
-    def _critical_strengths(self, gradient: AnyArray) -> AnyArray:
+    def _critical_strengths(self, gradient: Real) -> Real:
         return ridge_or(super()._critical_strengths(gradient), 0.0)
 
     @plain
-    def _form(self, x: AnyArray) -> LinearForm:
+    def _form(self, x: Real) -> LinearForm:
         up, _, _ = super()._form(x)
         return split(up, np.zeros((), x.dtype))
 
@@ -393,7 +393,7 @@ def is_ratio(l1_ratio: Any) -> Bool[Array, ""]:
     return jnp.all((jnp.asarray(l1_ratio) >= 0) & (jnp.asarray(l1_ratio) <= 1))
 
 
-def ridge_or(norm: AnyArray, l1_ratio: Any) -> AnyArray:
+def ridge_or(norm: Real, l1_ratio: Any) -> Real:
     """λmax = norm/ρ; of a ridge (ρ = 0), which never lets go, infinite."""
     xp = namespace(norm, l1_ratio)
     ratio = xp.asarray(l1_ratio, norm.dtype)
@@ -401,12 +401,12 @@ def ridge_or(norm: AnyArray, l1_ratio: Any) -> AnyArray:
     return xp.where(ratio > 0, norm / xp.where(ratio > 0, ratio, 1), at_ridge)
 
 
-def least(scales: AnyArray) -> Real:
+def least(scales: Real) -> Real:
     """The least of scales in [0, 1]; 1 of none."""
     return scales.min(initial=1)
 
 
-def split(weight: AnyArray, l1_ratio: Any) -> LinearForm:
+def split(weight: Real, l1_ratio: Any) -> LinearForm:
     """The form of an elastic net with these weights, inf of what is excluded."""
     xp = namespace(weight, l1_ratio)
     ratio, is_excluded = xp.asarray(l1_ratio, weight.dtype), xp.isinf(weight)
@@ -420,12 +420,12 @@ def nonnegative(form: LinearForm) -> LinearForm:
     return form._replace(down=namespace(*form).full_like(form.up, np.inf))
 
 
-def _falls(gradient: AnyArray) -> AnyArray:
+def _falls(gradient: Real) -> Real:
     """The part of a gradient along which a coefficient ≥ 0 can leave zero."""
     return namespace(gradient).minimum(gradient, 0)
 
 
-def per_row(weights: Any, x: AnyArray, dtype: Any = None) -> AnyArray:
+def per_row(weights: Any, x: Real, dtype: Any = None) -> Real:
     """Weights with one entry per feature, shaped to multiply x of shape (p,) or (p, k)."""
     weights = namespace(weights, x).asarray(weights, x.dtype if dtype is None else dtype)
     if 0 < weights.ndim < x.ndim:

@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from ..._arrays import namespace
 from ..._tracing import frozen
-from ..._types import AnyArray
+from ..._types import Real
 from ._matrix import DataMatrix
 
 _CONSTANT = 10  # units of rounding of its largest entry: a column that deviates less is constant
@@ -20,12 +20,12 @@ class Standardised(NamedTuple):
     """(X − 1μᵀ) diag(1/σ), and what it takes to come back."""
 
     x: DataMatrix
-    mean: Float[AnyArray, " p"]  # μ: 0 unless centred
-    inverse_scale: Float[AnyArray, " p"]  # 1/σ: 1 unless scaled, and for a column that is constant
-    norms: Float[AnyArray, " p"]  # √Σᵢ sᵢ x̃ᵢⱼ², constants to derivatives
+    mean: Float[Real, " p"]  # μ: 0 unless centred
+    inverse_scale: Float[Real, " p"]  # 1/σ: 1 unless scaled, and for a column that is constant
+    norms: Float[Real, " p"]  # √Σᵢ sᵢ x̃ᵢⱼ², constants to derivatives
 
 
-def standardise(x: DataMatrix, s: Float[AnyArray, " n"], centre: bool, scale: bool) -> Standardised:
+def standardise(x: DataMatrix, s: Float[Real, " n"], centre: bool, scale: bool) -> Standardised:
     """Centres and scales the columns as asked.
 
     σ is the weighted 1/n deviation about the mean, also without centring. A centred column that is

@@ -27,7 +27,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from ..._arrays import eps, namespace
-from ..._types import AnyArray, Real
+from ..._types import Real
 from ...penalties import Penalty
 from ..data._matrix import rows
 from ._problem import Point, Problem
@@ -125,8 +125,8 @@ def certify(
     problem: Problem,
     pen: Penalty,
     point: Point,
-    fitted: AnyArray | None = None,
-    neg_gradient: AnyArray | None = None,
+    fitted: Real | None = None,
+    neg_gradient: Real | None = None,
     absorb: bool = True,
     at: PenaltyAtPoints | None = None,
 ) -> Certificate:
@@ -187,16 +187,16 @@ class _Over:
         self.ndim = len(problem.coef_shape)  # of one point
         self.first = point.beta.ndim - self.ndim
 
-    def sum_rows(self, x: AnyArray) -> Real:
+    def sum_rows(self, x: Real) -> Real:
         return x.sum(axis=self.first)
 
-    def sum(self, x: AnyArray) -> Real:
+    def sum(self, x: Real) -> Real:
         return x.sum(axis=self._axes(x))
 
-    def most(self, x: AnyArray) -> Real:
+    def most(self, x: Real) -> Real:
         return x.max(axis=self._axes(x), initial=0)
 
-    def _axes(self, x: AnyArray) -> tuple[int, ...]:
+    def _axes(self, x: Real) -> tuple[int, ...]:
         return tuple(range(min(self.first, x.ndim), x.ndim))
 
 
@@ -213,13 +213,13 @@ def rounding_of(size: Real) -> Real:
 class _DualPoint(eqx.Module):
     """A dual point θ, by slope = −s∘θ, and its products with the columns."""
 
-    v: Float[AnyArray, "... p *k"]  # −X̃ᵀ slope
-    slope: Float[AnyArray, "... n *k"]
+    v: Float[Real, "... p *k"]  # −X̃ᵀ slope
+    slope: Float[Real, "... n *k"]
     cost: Float[Real, ""]  # of its distance from ∂L(η), to second order
     is_far: Bool[Real, ""]  # whether that distance is more than rounding
 
 
-def _dual_point(problem: Problem, eta: AnyArray, neg_gradient: AnyArray | None) -> _DualPoint:
+def _dual_point(problem: Problem, eta: Real, neg_gradient: Real | None) -> _DualPoint:
     """The slope ∂L(η) as a dual point."""
     slope = problem.loss.gradient(problem.y, eta, problem.s)
     v = -problem.x.rdot(slope) if neg_gradient is None else neg_gradient
@@ -227,9 +227,7 @@ def _dual_point(problem: Problem, eta: AnyArray, neg_gradient: AnyArray | None) 
     return _DualPoint(v, slope, xp.zeros((), eta.dtype), xp.zeros((), bool))
 
 
-def _noise(
-    problem: Problem, eta: AnyArray, slope: AnyArray, curvature: AnyArray, over: _Over
-) -> Real:
+def _noise(problem: Problem, eta: Real, slope: Real, curvature: Real, over: _Over) -> Real:
     """The size up to which Σᵢ slopeᵢ zᵢ is rounding, for z with Σᵢ sᵢ zᵢ² = 1."""
     s, xp = problem.s.reshape(problem.s.shape + (1,) * (over.ndim - 1)), over.xp
     size = xp.sqrt(over.sum(slope**2 / xp.where(s > 0, s, 1)))
@@ -283,7 +281,7 @@ def _absorb_rounding(
 def _fenchel_gap(
     problem: Problem,
     at: PenaltyAtPoints,
-    eta: AnyArray,
+    eta: Real,
     dual: _DualPoint,
     is_balanced: Real,
     over: _Over,

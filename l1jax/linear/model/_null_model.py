@@ -9,7 +9,7 @@ import numpy as np
 from ..._arrays import eps, is_in_numpy, is_numpy, namespace
 from ..._compile import program
 from ..._tracing import frozen
-from ..._types import AnyArray, Real
+from ..._types import Real
 from ...losses import Loss
 from ...penalties import Penalty
 from ..data._matrix import rows
@@ -70,7 +70,7 @@ def _is_negative(loss: Loss, deviance: Real) -> Real:
     return (deviance < -100 * eps(deviance)) & (not is_known)
 
 
-def _rounding(loss: Loss, y: AnyArray, eta: AnyArray, s: AnyArray, level: Real) -> Real:
+def _rounding(loss: Loss, y: Real, eta: Real, s: Real, level: Real) -> Real:
     """The deviance that rounding leaves: of residuals, and of y when its level was taken off.
 
     An error δ of y costs δ²/h and one of η costs hδ², where the loss has the curvature h per row.
@@ -89,7 +89,7 @@ def null_lambda_max(problem: Problem, pen: Penalty) -> Real:
     return pen.lambda_max(gradient_to_explain(problem))
 
 
-def gradient_to_explain(problem: Problem) -> AnyArray:
+def gradient_to_explain(problem: Problem) -> Real:
     """The gradient of the null model, zero on constant columns and where the null model fits exactly."""
     null = problem.null
     counts = rows(problem.norms > 0, null.gradient)

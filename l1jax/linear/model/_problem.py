@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 from ..._arrays import eps, matmul, namespace
 from ..._methods import plain
 from ..._tracing import frozen, known
-from ..._types import AnyArray, Real
+from ..._types import Real
 from ...composite._step import limited
 from ...losses import Loss
 from ...penalties import Penalty
@@ -48,14 +48,14 @@ class ScaledData(eqx.Module):
     """The data of a fit on the solver's scale: everything that no penalty has a say in."""
 
     x: DataMatrix  # X̃, centred and scaled as asked
-    y: Float[AnyArray, "n ..."]  # encoded by the loss: mostly like η
-    s: Float[AnyArray, " n"]
-    offset: Float[AnyArray, "n *k"]
+    y: Float[Real, "n ..."]  # encoded by the loss: mostly like η
+    s: Float[Real, " n"]
+    offset: Float[Real, "n *k"]
     loss: Loss
-    mean: Float[AnyArray, " p"]  # μ, subtracted from the columns
-    inverse_scale: Float[AnyArray, " p"]  # 1/σ
+    mean: Float[Real, " p"]  # μ, subtracted from the columns
+    inverse_scale: Float[Real, " p"]  # 1/σ
     level: Float[Real, "*k"]  # subtracted from y; the intercept returns it
-    norms: Float[AnyArray, " p"]  # √Σ sᵢ x̃ᵢⱼ²
+    norms: Float[Real, " p"]  # √Σ sᵢ x̃ᵢⱼ²
     is_valid: Bool[Real, ""]  # False where a traced input holds what an eager call refuses
     fit_intercept: bool = eqx.field(static=True)
 
@@ -70,7 +70,7 @@ class ScaledData(eqx.Module):
         return (*self.norms.shape, *self.responses)
 
     @plain
-    def eta(self, point: Point, fitted: AnyArray | None = None) -> Float[AnyArray, "... n *k"]:
+    def eta(self, point: Point, fitted: Real | None = None) -> Float[Real, "... n *k"]:
         """The linear predictor; `fitted` is X̃β, where it is known: XLA repeats a sparse product."""
         known = self.x.dot(point.beta) if fitted is None else fitted
         return known + self.spread(point.intercept) + self.offset
@@ -81,12 +81,12 @@ class ScaledData(eqx.Module):
         return per_response[..., None, :] if self.responses else per_response[..., None]
 
     @plain
-    def over_features(self, per_feature: AnyArray) -> AnyArray:
+    def over_features(self, per_feature: Real) -> Real:
         """Numbers per feature, (p,), shaped to multiply coefficients."""
         return per_feature.reshape(per_feature.shape + (1,) * len(self.responses))
 
     @plain
-    def smooth(self, point: Point, fitted: AnyArray | None = None) -> Float[Real, "..."]:
+    def smooth(self, point: Point, fitted: Real | None = None) -> Float[Real, "..."]:
         """L(β, b), the smooth part of the objective."""
         return type(self.loss).value(self.loss, self.y, self.eta(point, fitted), self.s)
 
@@ -117,25 +117,25 @@ class ScaledData(eqx.Module):
         return limited(self.metric(pen), jnp.asarray(curvature, self.y.dtype), self.max_step(pen))
 
     @plain
-    def to_user(self, point: Point) -> tuple[AnyArray, Real]:
+    def to_user(self, point: Point) -> tuple[Real, Real]:
         """Coefficients and intercept on the scale of the data as given."""
         coef, intercept = self._unscaled(point)
         return coef, self.loss.identify(intercept)
 
     @plain
-    def from_user(self, coef: AnyArray, intercept: Real) -> Point:
+    def from_user(self, coef: Real, intercept: Real) -> Point:
         """The point on the solver's scale of coefficients and intercept on that of the data."""
         beta = coef / self.over_features(self.inverse_scale)
         intercept = (intercept - self.level) + self._of_means(coef)
         return Point(beta, self.loss.identify(intercept))
 
     @plain
-    def _unscaled(self, point: Point) -> tuple[AnyArray, Real]:
+    def _unscaled(self, point: Point) -> tuple[Real, Real]:
         coef = self.over_features(self.inverse_scale) * point.beta
         return coef, self.level + (point.intercept - self._of_means(coef))
 
     @plain
-    def _of_means(self, coef: AnyArray) -> Real:
+    def _of_means(self, coef: Real) -> Real:
         """μᵀβ, (..., *k)."""
         return matmul(self.mean, coef) if self.responses else matmul(coef, self.mean)
 
@@ -144,10 +144,10 @@ class NullModel(eqx.Module):
     """The model of the intercept and the unpenalised features alone, and what follows from it."""
 
     point: Point
-    gradient: Float[AnyArray, "p *k"]  # ∇L there
+    gradient: Float[Real, "p *k"]  # ∇L there
     deviance: Float[Real, ""]
     is_trivial: Bool[Real, ""]  # it fits to rounding: nothing is left to explain
-    unpenalised: Bool[AnyArray, " p"]  # its features, at every λ
+    unpenalised: Bool[Real, " p"]  # its features, at every λ
 
     @property
     def unit(self) -> Float[Real, ""]:
@@ -181,7 +181,7 @@ class Problem(ScaledData):
         )
 
     @property
-    def deviations(self) -> Float[AnyArray, " p"]:
+    def deviations(self) -> Float[Real, " p"]:
         """σ of the columns as they were given, where they are standardised; 1 of a constant one."""
         host = known(self.inverse_scale)  # NumPy where it can be: there is nothing to dispatch
         found = 1 / (self.inverse_scale if host is None else np.asarray(host))
@@ -190,14 +190,14 @@ class Problem(ScaledData):
         return found
 
     @plain
-    def to_user(self, point: Point) -> tuple[AnyArray, Real]:
+    def to_user(self, point: Point) -> tuple[Real, Real]:
         coef, intercept = self._unscaled(point)
         if self.basis is not None:
             coef, intercept = self.basis.to_data(coef, intercept)
         return coef, self.loss.identify(intercept)
 
     @plain
-    def from_user(self, coef: AnyArray, intercept: Real) -> Point:
+    def from_user(self, coef: Real, intercept: Real) -> Point:
         if self.basis is not None:
             coef, intercept = self.basis.from_data(coef, intercept)
         return super().from_user(coef, intercept)
@@ -216,9 +216,9 @@ class Data(eqx.Module):
     """What enters a fit, as it was given; `weights` need not sum to one yet."""
 
     x: DataMatrix
-    y: Float[AnyArray, "n ..."]
-    weights: Float[AnyArray, " n"]
-    offset: Float[AnyArray, "n *k"]
+    y: Float[Real, "n ..."]
+    weights: Float[Real, " n"]
+    offset: Float[Real, "n *k"]
     loss: Loss
     fit_intercept: bool = eqx.field(static=True)
     standardize: bool = eqx.field(static=True)

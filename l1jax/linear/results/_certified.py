@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 from ..._arrays import namespace
 from ..._compile import program
 from ..._status import Status
-from ..._types import AnyArray, Real
+from ..._types import Real
 from ...penalties import Penalty
 from ..data._zero_copy import aligned, zero_copy
 from ..host._columns import Columns
@@ -89,7 +89,7 @@ def report(
 def _certificate_of(
     problem: Problem,
     pen: Penalty,
-    coef: AnyArray,
+    coef: Real,
     intercept: Real,
     known: Products,
     absorb: bool,
@@ -135,7 +135,7 @@ def strength_or_nan(pen: Penalty, dtype: Any) -> Real:
 def report_path(
     problem: Problem,
     pen: Penalty,
-    lams: Float[AnyArray, " L"],
+    lams: Float[Real, " L"],
     solution: PathSolution,
     tol: Any,
     names: Any,
@@ -291,14 +291,14 @@ def _products_of(
     return Products(fitted, neg_gradient)
 
 
-def _slopes(problem: Problem, intercepts: np.ndarray, fitted: np.ndarray) -> AnyArray:
+def _slopes(problem: Problem, intercepts: np.ndarray, fitted: np.ndarray) -> Real:
     """The slope ∂L/∂η at points with these Xβ, the intercepts polished: (B, n, *k)."""
     if is_on_host(problem):
         return _slope(problem, intercepts, fitted)
     return _compiled_slopes(problem, intercepts, fitted)
 
 
-def _slope(problem: Problem, intercepts: AnyArray, fitted: AnyArray) -> AnyArray:
+def _slope(problem: Problem, intercepts: Real, fitted: Real) -> Real:
     balanced = polish_intercept(problem, Point(problem.null.point.beta, intercepts), fitted)
     return problem.loss.gradient(problem.y, problem.eta(balanced, fitted), problem.s)
 

@@ -65,9 +65,8 @@ class Fit(Shown, FitRecord):
         wants_x64 &= not x64_is_on() and x.dtype == np.float64
         with precision(wants_x64):
             here = host_prediction(x, self.coef, self.intercept)
-            eta = (_compiled_link if here is None else _link)(
-                *(here or (x, self.coef, self.intercept)), self.several_responses
-            )
+            known: Any = here or (x, self.coef, self.intercept)
+            eta = (_compiled_link if here is None else _link)(*known, self.several_responses)
             if offset is not None:
                 shift = read_vector(offset, "offset", eta.dtype)
                 rows = eta.shape[self.coef.ndim - 1 - self.several_responses :]

@@ -96,8 +96,7 @@ def absolute_error(loss: Loss, y: np.ndarray, eta: np.ndarray, s: np.ndarray) ->
 
 def classification_error(loss: Loss, y: np.ndarray, eta: np.ndarray, s: np.ndarray) -> np.ndarray:
     """The fraction of rows, by weight, that are predicted in another class."""
-    eta = eta if is_in_numpy(loss) else jax.numpy.asarray(eta)
-    found = np.asarray(loss.classes(eta))
+    found = np.asarray(loss.classes(eta if is_in_numpy(loss) else jax.numpy.asarray(eta)))
     return (found != (y if y.ndim == 1 else y.argmax(axis=1))) @ s
 
 
@@ -258,8 +257,7 @@ def _mean(values: np.ndarray) -> np.ndarray:
 def response(loss: Loss, eta: np.ndarray) -> np.ndarray:
     """The mean response, of η with any axes."""
     with host_errors():
-        eta = eta if is_in_numpy(loss) else jax.numpy.asarray(eta)
-        return np.asarray(loss.inverse_link(eta))
+        return np.asarray(loss.inverse_link(eta if is_in_numpy(loss) else jax.numpy.asarray(eta)))
 
 
 def _users(function: Callable[..., Any]) -> Callable[..., np.ndarray]:
