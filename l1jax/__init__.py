@@ -1,6 +1,7 @@
 """l1jax: sparse optimisation in JAX. Describe a penalty once; train with it, fit with it, certify with it."""
 
 from . import prox
+from ._compile import set_compilation_cache
 from ._groups import Groups
 from ._saving import load
 from ._status import ConvergenceWarning, Status
@@ -150,6 +151,7 @@ __all__ = [
     "rda",
     "register_engine",
     "relax",
+    "set_compilation_cache",
     "sparsity",
     "strength_warmup",
     "tune",

@@ -10,6 +10,9 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array
 
+from ._arrays import namespace
+from ._types import Real
+
 _MOST_FILL = 4  # places per feature in a table of groups
 
 
@@ -71,15 +74,19 @@ class Groups:
     def num_features(self) -> int:
         return len(self.ids)
 
-    def sums(self, values: Array) -> Array:
+    def sums(self, values: Real) -> Real:
         """Sums over the features of each group: (p, ...) -> (G, ...)."""
-        values = jnp.asarray(values)
+        xp = namespace(values)
         if self._is_even:
             return self._as_rows(values).sum(axis=1)
-        if self._table is None:
+        if self._table is not None:
+            none = xp.zeros((1, *values.shape[1:]), values.dtype)
+            return xp.concatenate([values, none])[self._table].sum(axis=1)
+        if xp is jnp:
             return jax.ops.segment_sum(values, self.ids, self.num_groups)
-        none = jnp.zeros((1, *values.shape[1:]), values.dtype)
-        return jnp.concatenate([values, none])[self._table].sum(axis=1)
+        sums = np.zeros((self.num_groups, *values.shape[1:]), values.dtype)
+        np.add.at(sums, self.ids, values)
+        return sums
 
     def maxima(self, values: Array) -> Array:
         """Maxima over the features of each group: (p, ...) -> (G, ...)."""
@@ -92,16 +99,17 @@ class Groups:
         table = np.where(self._table < self.num_features, self._table, self._table[:, :1])
         return values[table].max(axis=1)
 
-    def broadcast(self, per_group: Array) -> Array:
+    def broadcast(self, per_group: Real) -> Real:
         """One value per group, repeated for its features: (G, ...) -> (p, ...)."""
-        per_group = jnp.asarray(per_group)
         if not self._is_even:
             return per_group[self.ids]
         size = self.num_features // self.num_groups
-        rows = jnp.broadcast_to(per_group[:, None], (self.num_groups, size, *per_group.shape[1:]))
+        rows = namespace(per_group).broadcast_to(
+            per_group[:, None], (self.num_groups, size, *per_group.shape[1:])
+        )
         return rows.reshape(self.num_features, *per_group.shape[1:])
 
-    def _as_rows(self, values: Array) -> Array:
+    def _as_rows(self, values: Real) -> Real:
         return values.reshape(self.num_groups, -1, *values.shape[1:])
 
     def __eq__(self, other: object) -> bool:

@@ -4,6 +4,7 @@ import ctypes
 import gc
 import os
 import resource
+import sys
 from pathlib import Path
 
 import hypothesis
@@ -12,6 +13,7 @@ import pytest
 from jaxtyping import install_import_hook
 
 os.environ.setdefault("MPLBACKEND", "agg")
+os.environ["L1JAX_CACHE"] = "off"  # tests of it ask for a folder
 
 _PEAKS: list[float] = []  # of this process and of its workers, in MB
 
@@ -68,6 +70,8 @@ def drop_compiled_functions():
     yield
     if _STATM.exists() and int(_STATM.read_text().split()[1]) * resource.getpagesize() > _MEMORY:
         jax.clear_caches()
+        if "l1jax._compile" in sys.modules:
+            sys.modules["l1jax._compile"].forget_programs()
         gc.collect()
         ctypes.CDLL(None).malloc_trim(0)
 

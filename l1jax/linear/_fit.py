@@ -7,11 +7,11 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from .._arrays import namespace
 from .._checks import show_shape
-from .._tracing import frozen, is_differentiable, is_traced
+from .._tracing import as_array, frozen, is_differentiable, is_traced
 from .._types import AnyArray
 from ..losses import Loss, SquaredError
 from ..penalties import Penalty
@@ -20,10 +20,11 @@ from .data._precision import check_max_steps, check_tol, give_back, precision
 from .derivatives._differentiable import differentiable_fit, differentiable_gradient
 from .engines._engine import Plan, check_engine, choose_engine, prepare_for, solve_plan
 from .host._entry_point import entry_point
-from .model._null_model import compiled_lambda_max
+from .model._null_model import known_lambda_max
+from .model._on_host import host_values
 from .model._prepare import data_of, in_given_columns, prepare_inputs
 from .model._problem import Point, Problem
-from .results._fit import Fit
+from .results._fit import Fit, in_jax
 from .results._options import options_of
 from .results._warning import warn_if_short
 
@@ -97,17 +98,18 @@ def fit(
     max_steps = check_max_steps(max_steps)
     with precision(inputs.wants_x64):
         data = data_of(inputs, loss, fit_intercept, standardize)
-        pen_now = frozen(pen)
+        pen_now = host_values(frozen(pen))
         problem, gram = prepare_for(engine, frozen(data), pen_now)
         start = start_point(problem, frozen(init))
         lams = _strength_as_grid(pen_now)
         plan = Plan(problem, pen_now, lams, start, tol, max_steps, inputs.names, gram=gram)
-        result = _only(solve_plan(choose_engine(engine, plan), plan).fits)
+        result = _only(solve_plan(choose_engine(engine, plan), plan).fits, problem.loss)
         if is_differentiable((data, pen)):
             given = in_given_columns(problem, frozen(data), pen_now)
             result = differentiable_fit(result, given, data, pen)
         options = options_of(inputs, data, problem, sample_weight, offset, not is_traced(result))
-        result = give_back(dataclasses.replace(result, options=options), inputs.wants_x64)
+        result = in_jax(dataclasses.replace(result, options=options))
+        result = give_back(result, inputs.wants_x64)
     warn_if_short(result.status, result, tol)
     return result
 
@@ -120,11 +122,12 @@ def _strength_as_grid(pen: Penalty) -> Any:
     return np.reshape(np.asarray(np.nan if lam is None else lam), (1,))
 
 
-def _only(fits: Fit) -> Fit:
+def _only(fits: Fit, loss: Loss) -> Fit:
     """The one fit of a batch of one."""
-    if is_traced(fits):
-        return jax.tree.map(lambda leaf: leaf[0], fits)
-    return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)[0]), fits)
+    fits = dataclasses.replace(fits, loss=None)
+    if not is_traced(fits):
+        fits = jax.tree.map(np.asarray, fits)
+    return dataclasses.replace(jax.tree.map(lambda leaf: leaf[0, ...], fits), loss=loss)
 
 
 @entry_point
@@ -165,7 +168,9 @@ def lambda_max(
             given = in_given_columns(problem, frozen(data), frozen(pen))
             gradient = differentiable_gradient(given, data, pen)
             problem = eqx.tree_at(lambda q: q.null.gradient, problem, gradient)
-        return give_back(compiled_lambda_max(problem, pen), inputs.wants_x64)
+        found = known_lambda_max(problem, host_values(pen))
+        found = found if isinstance(found, jax.Array) else as_array(found)
+        return give_back(found, inputs.wants_x64)
 
 
 def start_point(problem: Problem, init: Any) -> Point:
@@ -185,4 +190,5 @@ def start_point(problem: Problem, init: Any) -> Point:
     if not is_traced(coef) and not np.isfinite(np.asarray(coef)).all():
         raise ValueError("init must be finite.")
     dtype = problem.y.dtype
-    return problem.start_from(jnp.asarray(coef, dtype), jnp.asarray(intercept, dtype))
+    xp = namespace(coef, intercept, problem.y)
+    return problem.start_from(xp.asarray(coef, dtype), xp.asarray(intercept, dtype))

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array
 
+from .._arrays import constant, is_in_numpy, is_numpy, namespace
 from .._checks import check_number
+from .._compile import program
 from .._tracing import frozen, is_traced
+from .._types import Real
 from ..penalties import Penalty
 from .model._null_model import gradient_to_explain, null_lambda_max
 from .model._problem import Problem
@@ -54,7 +54,7 @@ def make_grid(
     n_lams: int,
     ratio: float | None,
     shape: tuple[int, int],
-) -> Array:
+) -> Real:
     """The given grid, or the one that follows from the data, which have this shape.
 
     Raises: AttributeError for a penalty that has no strength to take from a grid.
@@ -63,19 +63,24 @@ def make_grid(
     if grid is None:
         n, p = shape
         ratio = ratio if ratio is not None else (1e-2 if n <= p else 1e-3)
-        grid = _automatic_grid(problem, pen, n_lams, float(ratio))
+        here = is_numpy((problem, pen)) and is_in_numpy(pen)
+        make = _automatic_grid if here else _compiled_grid
+        grid = make(problem, pen, n_lams, float(ratio))
         _check_automatic(grid, pen)
-    return jnp.asarray(grid, problem.y.dtype)
+    return namespace(grid).asarray(grid, problem.y.dtype)
 
 
-@eqx.filter_jit
-def _automatic_grid(problem: Problem, pen: Penalty, n_lams: int, ratio: float) -> Array:
+def _automatic_grid(problem: Problem, pen: Penalty, n_lams: int, ratio: float) -> Real:
     biggest = null_lambda_max(problem, pen)
+    xp = namespace(biggest)
     # Where nothing is left to explain every strength gives the null model: any grid will do.
-    nothing = (biggest == 0) & ~jnp.any(gradient_to_explain(problem) != 0)
-    biggest = jax.lax.stop_gradient(jnp.where(nothing, 1, biggest))
-    powers = jnp.linspace(0, 1, n_lams, dtype=biggest.dtype)
-    return biggest * jnp.asarray(ratio, biggest.dtype) ** powers
+    nothing = (biggest == 0) & ~xp.any(gradient_to_explain(problem) != 0)
+    biggest = constant(xp.where(nothing, 1, biggest))
+    powers = xp.linspace(0, 1, n_lams, dtype=biggest.dtype)
+    return biggest * xp.asarray(ratio, biggest.dtype) ** powers
+
+
+_compiled_grid = program(_automatic_grid)
 
 
 def _check_automatic(grid: Any, pen: Penalty) -> None:

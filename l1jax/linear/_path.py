@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array
 
 from .._status import Status
-from .._tracing import frozen, is_differentiable, is_traced
+from .._tracing import as_array, frozen, is_differentiable, is_traced
 from ..losses import Loss
 from ..penalties import Penalty
 from ._fit import _SQUARED_ERROR, start_point
@@ -30,9 +30,10 @@ from .engines._engine import (
     with_some,
 )
 from .host._entry_point import entry_point
+from .model._on_host import host_values
 from .model._prepare import data_of, in_given_columns
 from .model._problem import Data, Problem
-from .results._fit import Fit
+from .results._fit import Fit, in_jax
 from .results._fitted_with import check_same_options
 from .results._options import options_of
 from .results._path import Path
@@ -120,7 +121,7 @@ def path(
     grid = check_grid(lams, n_lams, lam_min_ratio)
     with precision(inputs.wants_x64):
         data = data_of(inputs, loss, fit_intercept, standardize)
-        pen_now = frozen(pen)
+        pen_now = host_values(frozen(pen))
         problem, gram = prepare_for(engine, frozen(data), pen_now)
         grid = make_grid(problem, pen, grid, n_lams, lam_min_ratio, inputs.x.shape)
         start = start_point(problem, frozen(init))
@@ -139,9 +140,11 @@ def path(
             found = _resumed(solver, resume, plan)
         fits = found.fits
         if is_differentiable((data, pen, grid)):
+            grid = grid if isinstance(grid, jax.Array) else as_array(grid)
             given = in_given_columns(problem, frozen(data), pen_now)
             fits = _differentiable(fits, given, data, pen, grid)
-        fits = dataclasses.replace(fits, loss=loss, options=options)  # one for all lanes
+        # One loss and one set of options for all lanes.
+        fits = in_jax(dataclasses.replace(fits, loss=loss, options=options))
         result = give_back(dataclasses.replace(found, fits=fits), inputs.wants_x64)
     warn_if_short(result.status, result.fits, tol)
     return result

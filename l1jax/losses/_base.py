@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from .._types import AnyArray
+from .._arrays import eps, is_in_numpy, namespace, while_loop
+from .._types import Real
 from ._strata import Strata, of_classes
 
 _NEWTON_STEPS = 100  # a safeguarded step at least halves the bracket, and mostly does far better
@@ -24,10 +25,10 @@ _NEWTON_STEPS = 100  # a safeguarded step at least halves the bracket, and mostl
 class Shifts(NamedTuple):
     """Rows min over o of ½ curvature (target − η − o)² + up o⁺ + down o⁻, each (n,)."""
 
-    curvature: Array
-    target: Array
-    up: Array
-    down: Array
+    curvature: Real
+    target: Real
+    up: Real
+    down: Real
 
 
 class Loss(eqx.Module):
@@ -83,13 +84,14 @@ class Loss(eqx.Module):
     def per_row(self, y: Array, eta: Array) -> Float[Array, " n"]:
         """loss(yᵢ, ηᵢ) of every row, (n,)."""
 
-    def value(self, y: Array, eta: Array, s: Float[Array, " n"]) -> Float[Array, ""]:
+    def value(self, y: Real, eta: Real, s: Float[Real, " n"]) -> Float[Real, "..."]:
         """L(y, η; s), a scalar; a row of weight 0 adds 0, even where its loss overflows."""
-        return jnp.sum(jnp.where(s > 0, s * self.per_row(y, _counted(eta, s)), 0))
+        rows = s * type(self).per_row(self, y, _counted(self, y, eta, s))
+        return namespace(rows).where(s > 0, rows, 0).sum(axis=-1)
 
     def gradient(self, y: Array, eta: Array, s: Float[Array, " n"]) -> Float[Array, "n *k"]:
         """∂L/∂η, like η; it includes s."""
-        return jax.grad(lambda e: jnp.sum(s * self.per_row(y, _counted(e, s))))(eta)
+        return jax.grad(lambda e: jnp.sum(s * self.per_row(y, _counted(self, y, e, s))))(eta)
 
     def curvature(self, y: Array, eta: Array, s: Float[Array, " n"]) -> Float[Array, "n *k"]:
         """The diagonal of ∂²L/∂η², like η; it includes s. Where entries are separate one product finds it."""
@@ -102,17 +104,17 @@ class Loss(eqx.Module):
         weights = self.curvature(y, eta, s)
         return lambda u: weights * u
 
-    def majorant(self, y: Array, eta: Array, s: Float[Array, " n"]) -> Float[Array, "n *k"]:
+    def majorant(self, y: Real, eta: Real, s: Float[Real, " n"]) -> Float[Real, "... n *k"]:
         """Curvatures of a quadratic that touches L at η and is nowhere below it, like η; with s.
 
         Where there is none (`smoothness` is None), the curvature itself.
         """
         if self.smoothness is None:
             return self.curvature(y, eta, s)
-        weights = s.reshape(s.shape + (1,) * (eta.ndim - 1))
-        return jnp.broadcast_to(self.smoothness * weights, eta.shape)
+        weights = self.smoothness * over_rows(self, s, y, eta)
+        return namespace(eta, s).broadcast_to(weights, eta.shape)
 
-    def shifts(self, y: Array, s: Float[Array, " n"]) -> Shifts | None:
+    def shifts(self, y: Real, s: Float[Real, " n"]) -> Shifts | None:
         """L as a minimum over shifts of the targets, each with a cost (see `Shifts`); None if it is none."""
         del y, s
         return None
@@ -130,64 +132,70 @@ class Loss(eqx.Module):
         bound = self.conjugate(y, c * slope, s)
         return jnp.maximum(self.value(y, eta, s) + bound - c * jnp.sum(slope * eta), 0)
 
-    def polish_intercept(self, y: Array, eta: Array, s: Float[Array, " n"]) -> Float[Array, "*k"]:
+    def polish_intercept(self, y: Real, eta: Real, s: Float[Real, " n"]) -> Float[Real, "... *k"]:
         """The shift d of all η that minimises L, by Newton steps safeguarded by bisection."""
 
-        def slope(d: Array) -> Array:
-            return jnp.sum(self.gradient(y, eta + d, s))
+        axis, lanes = (-1, eta.shape[:-1]) if is_in_numpy(self) else (None, ())
+        gradient, curvature = self.gradient, self.curvature
 
-        one = jnp.ones((), eta.dtype)
+        def slope(d: Any) -> Any:
+            return gradient(y, eta + d[..., None], s).sum(axis=axis)
+
+        start = slope(namespace(eta).zeros(lanes, eta.dtype))
+        xp, unit = namespace(eta, start), eps(eta)
+        one = xp.ones_like(start)
         limit = self._furthest_shift(eta)
-        right = slope(0 * one) < 0  # the minimiser lies to the right
+        right = start < 0  # the minimiser lies to the right
 
         def widen(carry):
             width, _ = carry
-            return 2 * width, slope(jnp.where(right, 1, -1) * 2 * width)
+            return 2 * width, slope(xp.where(right, 1, -1) * 2 * width)
 
         def is_short(carry):
             width, end = carry
-            return jnp.where(right, end < 0, end > 0) & (width < limit)
+            return xp.where(right, end < 0, end > 0) & (width < limit)
 
-        width, _ = jax.lax.while_loop(is_short, widen, (one, slope(jnp.where(right, one, -one))))
-        low, high = jnp.where(right, 0, -width), jnp.where(right, width, 0)
+        width, _ = while_loop(is_short, widen, (one, slope(xp.where(right, one, -one))))
+        low, high = xp.where(right, 0, -width), xp.where(right, width, 0)
 
         def newton(carry):
             d, low, high, last, steps, _ = carry
-            g = slope(d)
-            h = jnp.sum(self.curvature(y, eta + d, s))
-            low, high = jnp.where(g < 0, d, low), jnp.where(g > 0, d, high)
-            guess = d - g / jnp.where(h > 0, h, 1)
-            eps = jnp.finfo(eta.dtype).eps
-            rounding = 2 * eps * jnp.maximum(jnp.abs(guess), eps)
+            terms = gradient(y, eta + d[..., None], s)
+            g, h = terms.sum(axis=axis), curvature(y, eta + d[..., None], s).sum(axis=axis)
+            low, high = xp.where(g < 0, d, low), xp.where(g > 0, d, high)
+            guess = d - g / xp.where(h > 0, h, 1)
+            rounding = 2 * unit * xp.maximum(abs(guess), unit)
             # Where curvature jumps, steps that do not shrink may go to and fro for ever.
-            shrinks = jnp.abs(guess - d) <= jnp.maximum(last / 2, rounding)
+            shrinks = abs(guess - d) <= xp.maximum(last / 2, rounding)
             usable = (h > 0) & (guess >= low) & (guess <= high) & shrinks
-            new = jnp.where(usable, guess, low + (high - low) / 2)
-            moved = jnp.abs(new - d)
-            done = (g == 0) | (moved <= 2 * eps * jnp.maximum(jnp.abs(new), eps))
-            return jnp.where(g == 0, d, new), low, high, moved, steps + 1, done
+            new = xp.where(usable, guess, low + (high - low) / 2)
+            moved = abs(new - d)
+            done = (abs(g) <= unit * abs(terms).sum(axis=axis)) | (
+                moved <= 2 * unit * xp.maximum(abs(new), unit)
+            )
+            return xp.where(g == 0, d, new), low, high, moved, steps + 1, done
 
-        start = (0 * one, low, high, high - low, jnp.zeros((), jnp.int32), jnp.zeros((), bool))
-        d, *_ = jax.lax.while_loop(lambda c: ~c[5] & (c[4] < _NEWTON_STEPS), newton, start)
-        return d
+        steps = xp.zeros(one.shape, xp.int32)
+        first = (0 * one, low, high, high - low, steps, xp.zeros(one.shape, bool))
+        return while_loop(lambda c: ~c[5] & (c[4] < _NEWTON_STEPS), newton, first)[0]
 
-    def _furthest_shift(self, eta: Array) -> Array:
+    def _furthest_shift(self, eta: Real) -> Real:
         """Bounds the search for a minimiser: where it is at infinity, the slope is rounding here."""
-        return 4 * jnp.max(jnp.abs(eta), initial=0) - 4 * jnp.log(jnp.finfo(eta.dtype).eps)
+        largest = abs(eta).max(axis=-1 if is_in_numpy(self) else None, initial=0)
+        return 4 * largest - 4 * np.log(eps(eta))
 
-    def neutral_target(self, y: AnyArray, s: AnyArray) -> AnyArray:
+    def neutral_target(self, y: Real, s: Real) -> Real:
         """Returns a target that the loss accepts, for rows of weight 0, whose own may be anything.
 
         By default that of the row with the largest weight s. Shapes: y, encoded, (n, *k); s (n,); it (*k,).
         """
         return y[s.argmax(), ...]  # an array of NumPy too, where a number is one
 
-    def saturated(self, y: Array, s: Float[Array, " n"]) -> Float[Array, ""]:
+    def saturated(self, y: Real, s: Float[Real, " n"]) -> Float[Real, ""]:
         """Σᵢ sᵢ min_η loss(yᵢ, η): the loss of the saturated model. By default 0, the least of most losses."""
-        del s
-        return jnp.zeros((), y.dtype)
+        return namespace(y, s).zeros((), y.dtype)
 
-    def deviance(self, y: Array, eta: Array, s: Float[Array, " n"]) -> Float[Array, ""]:
+    def deviance(self, y: Real, eta: Real, s: Float[Real, " n"]) -> Float[Real, "..."]:
         """L(η) minus the loss of the saturated model."""
         return self.value(y, eta, s) - self.saturated(y, s)
 
@@ -202,7 +210,7 @@ class Loss(eqx.Module):
         added = self.deviance(y, eta, s) - self.deviance(y, eta, jnp.where(held_out, 0, s))
         return added / jnp.sum(jnp.where(held_out, self.counts(y, s), 0))
 
-    def counts(self, y: Array, s: Float[Array, " n"]) -> Float[Array, " n"]:
+    def counts(self, y: Real, s: Float[Real, " n"]) -> Float[Real, " n"]:
         """The weight of each row in a mean deviance."""
         del y
         return s
@@ -223,7 +231,7 @@ class Loss(eqx.Module):
         """The kinds of rows of each of which a fit needs some, from encoded targets: the classes."""
         return of_classes(y) if self.has_classes else Strata((), np.zeros((len(y), 0)))
 
-    def identify_free(self, coef: Array) -> Array:
+    def identify_free(self, coef: Real) -> Real:
         """Returns the representative of the coefficients (p, *k) of unpenalised features with the same loss.
 
         A linear projection: solvers of singular systems stay in its range.
@@ -234,11 +242,11 @@ class Loss(eqx.Module):
         """Returns the representative of all intercepts with the same loss."""
         return intercept
 
-    def inverse_link(self, eta: Array) -> Array:
+    def inverse_link(self, eta: Real) -> Real:
         """The mean response of a linear predictor."""
         return eta
 
-    def classes(self, eta: Array) -> Array:
+    def classes(self, eta: Real) -> Real:
         """The class of a linear predictor, for losses that classify."""
         del eta
         raise ValueError(
@@ -246,9 +254,9 @@ class Loss(eqx.Module):
             f"{type(self).__name__}."
         )
 
-    def accepts(self, y: Array) -> Bool[Array, "n *k"]:
+    def accepts(self, y: Real) -> Bool[Real, "n *k"]:
         """Which targets are valid, (n, *k): for traced targets, where `check_targets` cannot raise."""
-        return jnp.isfinite(y)
+        return namespace(y).isfinite(y)
 
     def check_shape(self, shape: tuple[int, ...]) -> None:
         """Raises where targets of this shape cannot be modelled by this loss."""
@@ -279,6 +287,13 @@ class Loss(eqx.Module):
         return shape
 
 
-def _counted(eta: Array, s: Float[Array, " n"]) -> Float[Array, "n *k"]:
+def over_rows(loss: Loss, s: Real, y: Real, eta: Real) -> Real:
+    """Returns a number per row, shaped to multiply η."""
+    # Formulas that are for NumPy too allow for more axes before those of the targets.
+    ndim = y.ndim if is_in_numpy(loss) else eta.ndim
+    return s.reshape(s.shape + (1,) * (ndim - 1))
+
+
+def _counted(loss: Loss, y: Real, eta: Real, s: Real) -> Real:
     """Returns η, with 0 in rows of weight 0: there per_row and all its derivatives are finite."""
-    return jnp.where((s > 0).reshape(s.shape + (1,) * (eta.ndim - 1)), eta, 0)
+    return namespace(eta, s).where(over_rows(loss, s > 0, y, eta), eta, 0)

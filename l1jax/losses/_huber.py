@@ -7,12 +7,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Bool, Float
 
+from .._arrays import eps, in_numpy, namespace
 from .._tracing import frozen, is_traced
+from .._types import Real
 from ._base import Loss, Shifts
 
 
+@in_numpy
 class Huber(Loss):
     """Huber's loss of the residual r = y − η: ½r² where |r| ≤ δ, δ(|r| − ½δ) beyond.
 
@@ -50,47 +53,54 @@ class Huber(Loss):
     def is_of_residuals(self) -> bool:
         return True
 
-    def per_row(self, y: Array, eta: Array) -> Float[Array, " n"]:
-        delta = jnp.asarray(self.delta, eta.dtype)
-        size = jnp.abs(y - eta)
-        inner = jnp.minimum(size, delta)
+    def per_row(self, y: Real, eta: Real) -> Float[Real, "... n"]:
+        xp = namespace(y, eta, self.delta)
+        delta = xp.asarray(self.delta, eta.dtype)
+        size = abs(y - eta)
+        inner = xp.minimum(size, delta)
         return inner * (size - 0.5 * inner)
 
-    def gradient(self, y: Array, eta: Array, s: Float[Array, " n"]) -> Float[Array, " n"]:
-        delta = jnp.asarray(self.delta, eta.dtype)
-        return s * jnp.clip(eta - y, -delta, delta)
+    def gradient(self, y: Real, eta: Real, s: Float[Real, " n"]) -> Float[Real, "... n"]:
+        xp = namespace(y, eta, s, self.delta)
+        delta = xp.asarray(self.delta, eta.dtype)
+        return s * xp.clip(eta - y, -delta, delta)
 
-    def curvature(self, y: Array, eta: Array, s: Float[Array, " n"]) -> Float[Array, " n"]:
-        return jnp.where(jnp.abs(y - eta) <= jnp.asarray(self.delta, eta.dtype), s, 0)
+    def curvature(self, y: Real, eta: Real, s: Float[Real, " n"]) -> Float[Real, "... n"]:
+        xp = namespace(y, eta, s, self.delta)
+        return xp.where(abs(y - eta) <= xp.asarray(self.delta, eta.dtype), s, 0)
 
-    def majorant(self, y: Array, eta: Array, s: Float[Array, " n"]) -> Float[Array, " n"]:
+    def majorant(self, y: Real, eta: Real, s: Float[Real, " n"]) -> Float[Real, "... n"]:
         """s min(1, δ/|r|): the weights of iterated least squares."""
-        delta = jnp.asarray(self.delta, eta.dtype)
-        return s * delta / jnp.maximum(jnp.abs(y - eta), delta)
+        xp = namespace(y, eta, s, self.delta)
+        delta = xp.asarray(self.delta, eta.dtype)
+        return s * delta / xp.maximum(abs(y - eta), delta)
 
-    def shifts(self, y: Array, s: Float[Array, " n"]) -> Shifts:
+    def shifts(self, y: Real, s: Float[Real, " n"]) -> Shifts:
         """Shifting the target of a row costs δ per unit."""
-        weight = s * jnp.asarray(self.delta, s.dtype)
+        xp = namespace(y, s, self.delta)
+        weight = s * xp.asarray(self.delta, s.dtype)
         return Shifts(s, y, weight, weight)
 
-    def conjugate(self, y: Array, u: Array, s: Float[Array, " n"]) -> Float[Array, ""]:
-        delta = jnp.asarray(self.delta, u.dtype)
-        scaled = jnp.where(s > 0, u / jnp.where(s > 0, s, 1), 0)
-        inside = jnp.all(jnp.abs(scaled) <= delta * (1 + 8 * jnp.finfo(u.dtype).eps))
-        return jnp.where(inside, jnp.sum(s * (0.5 * scaled**2 + y * scaled)), jnp.inf)
+    def conjugate(self, y: Real, u: Real, s: Float[Real, " n"]) -> Float[Real, "..."]:
+        xp = namespace(y, u, s, self.delta)
+        delta = xp.asarray(self.delta, u.dtype)
+        scaled = xp.where(s > 0, u / xp.where(s > 0, s, 1), 0)
+        inside = (abs(scaled) <= delta * (1 + 8 * eps(u))).all(axis=-1)
+        return xp.where(inside, (s * (0.5 * scaled**2 + y * scaled)).sum(axis=-1), np.inf)
 
-    def fenchel_gap(
-        self, y: Array, eta: Array, c: Array, s: Float[Array, " n"]
-    ) -> Float[Array, ""]:
+    def fenchel_gap(self, y: Real, eta: Real, c: Real, s: Float[Real, " n"]) -> Float[Real, "..."]:
         """Σ s(½(1−c)²ψ² + (1−c)|ψ|(|r|−δ)₊) with ψ = clip(r, ±δ): no cancellation, exactly 0 at c = 1."""
-        delta = jnp.asarray(self.delta, eta.dtype)
-        size = jnp.abs(y - eta)
-        inner = jnp.minimum(size, delta)
+        xp = namespace(y, eta, c, s, self.delta)
+        c = xp.asarray(c)[..., None]
+        delta = xp.asarray(self.delta, eta.dtype)
+        size = abs(y - eta)
+        inner = xp.minimum(size, delta)
         rows = 0.5 * (1 - c) ** 2 * inner**2 + (1 - c) * inner * (size - inner)
-        return jnp.sum(jnp.where(s > 0, s * rows, 0))
+        return xp.where(s > 0, s * rows, 0).sum(axis=-1)
 
-    def accepts(self, y: Array) -> Bool[Array, " n"]:
-        return jnp.isfinite(y) & (jnp.asarray(self.delta) > 0)
+    def accepts(self, y: Real) -> Bool[Real, " n"]:
+        xp = namespace(y, self.delta)
+        return xp.isfinite(y) & (xp.asarray(self.delta) > 0)
 
-    def _furthest_shift(self, eta: Array) -> Array:
-        return jnp.asarray(jnp.finfo(eta.dtype).max / 8, eta.dtype)
+    def _furthest_shift(self, eta: Real) -> Real:
+        return namespace(eta).asarray(jnp.finfo(eta.dtype).max / 8, eta.dtype)

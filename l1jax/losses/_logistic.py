@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import xlogy
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 
+from .._arrays import eps, in_numpy, log_sigmoid, namespace, sigmoid, softplus, xlogy
+from .._types import Real
 from ._base import Loss
 from ._strata import check_labels
 
 
+@in_numpy
 class Logistic(Loss):
     """The logistic loss log(1 + exp η) − yη, minus the log-likelihood of labels y in {0, 1}, (n,).
 
@@ -33,47 +33,49 @@ class Logistic(Loss):
     def smoothness(self) -> float:
         return 0.25
 
-    def per_row(self, y: Array, eta: Array) -> Float[Array, " n"]:
-        return jax.nn.softplus(eta) - y * eta
+    def per_row(self, y: Real, eta: Real) -> Float[Real, "... n"]:
+        return softplus(eta) - y * eta
 
-    def gradient(self, y: Array, eta: Array, s: Float[Array, " n"]) -> Float[Array, " n"]:
+    def gradient(self, y: Real, eta: Real, s: Float[Real, " n"]) -> Float[Real, "... n"]:
+        xp = namespace(y, eta, s)
         # For y = 1 the difference σ(η) − 1 is −σ(−η), which keeps its digits.
-        return s * jnp.where(y == 1, -jax.nn.sigmoid(-eta), jax.nn.sigmoid(eta) - y)
+        return s * xp.where(y == 1, -sigmoid(-eta), sigmoid(eta) - y)
 
-    def curvature(self, y: Array, eta: Array, s: Float[Array, " n"]) -> Float[Array, " n"]:
+    def curvature(self, y: Real, eta: Real, s: Float[Real, " n"]) -> Float[Real, "... n"]:
         del y
-        return s * jax.nn.sigmoid(eta) * jax.nn.sigmoid(-eta)
+        return s * sigmoid(eta) * sigmoid(-eta)
 
-    def conjugate(self, y: Array, u: Array, s: Float[Array, " n"]) -> Float[Array, ""]:
+    def conjugate(self, y: Real, u: Real, s: Float[Real, " n"]) -> Float[Real, "..."]:
         """Σ s(q log q + (1−q) log(1−q)) with q = y + u/s in [0, 1], else infinite."""
-        scaled = jnp.where(s > 0, u / jnp.where(s > 0, s, 1), 0)
-        q = jnp.where(s > 0, y + scaled, 0.5)
-        rounding = 8 * jnp.finfo(u.dtype).eps
-        inside = jnp.all((q >= -rounding) & (q <= 1 + rounding))
-        q = jnp.clip(q, 0, 1)
-        return jnp.where(inside, jnp.sum(s * (xlogy(q, q) + xlogy(1 - q, 1 - q))), jnp.inf)
+        xp = namespace(y, u, s)
+        scaled = xp.where(s > 0, u / xp.where(s > 0, s, 1), 0)
+        q = xp.where(s > 0, y + scaled, 0.5)
+        rounding = 8 * eps(u)
+        inside = ((q >= -rounding) & (q <= 1 + rounding)).all(axis=-1)
+        q = xp.clip(q, 0, 1)
+        return xp.where(inside, (s * (xlogy(q, q) + xlogy(1 - q, 1 - q))).sum(axis=-1), np.inf)
 
-    def fenchel_gap(
-        self, y: Array, eta: Array, c: Array, s: Float[Array, " n"]
-    ) -> Float[Array, ""]:
+    def fenchel_gap(self, y: Real, eta: Real, c: Real, s: Float[Real, " n"]) -> Float[Real, "..."]:
         """Σ s KL(q‖σ(η)) with q = y + c(σ(η) − y): every row ≥ 0, and exactly 0 at c = 1."""
+        xp = namespace(y, eta, c, s)
+        c = xp.asarray(c)[..., None]
         positive = y == 1
-        wrong = jnp.where(positive, jax.nn.sigmoid(-eta), jax.nn.sigmoid(eta))  # P(other label)
-        log_right = jax.nn.log_sigmoid(jnp.where(positive, eta, -eta))
+        wrong = xp.where(positive, sigmoid(-eta), sigmoid(eta))  # P(other label)
+        log_right = log_sigmoid(xp.where(positive, eta, -eta))
         # q of the other label is c·wrong; log(c wrong/wrong) = log c.
         other = xlogy(c * wrong, c)
-        own = (1 - c * wrong) * (jnp.log1p(-c * wrong) - log_right)
-        own = jnp.where(c * wrong < 1, own, 0)
-        rows = jnp.where(c == 1, 0, jnp.maximum(other + own, 0))
-        return jnp.sum(jnp.where(s > 0, s * rows, 0))
+        own = (1 - c * wrong) * (xp.log1p(-c * wrong) - log_right)
+        own = xp.where(c * wrong < 1, own, 0)
+        rows = xp.where(c == 1, 0, xp.maximum(other + own, 0))
+        return xp.where(s > 0, s * rows, 0).sum(axis=-1)
 
-    def inverse_link(self, eta: Array) -> Array:
-        return jax.nn.sigmoid(eta)
+    def inverse_link(self, eta: Real) -> Real:
+        return sigmoid(eta)
 
-    def classes(self, eta: Array) -> Int[Array, "..."]:
-        return (eta > 0).astype(jnp.int32)
+    def classes(self, eta: Real) -> Int[Real, "..."]:
+        return (eta > 0).astype(np.int32)
 
-    def accepts(self, y: Array) -> Bool[Array, " n"]:
+    def accepts(self, y: Real) -> Bool[Real, " n"]:
         return (y == 0) | (y == 1)
 
     def check_targets(self, y: np.ndarray) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import xlogy
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Bool, Float
 
+from .._arrays import eps, in_numpy, namespace, xlogy
+from .._types import Real
 from ._base import Loss
 
 
+@in_numpy
 class Poisson(Loss):
     """The Poisson loss exp(η) − yη, minus the log-likelihood of counts (or rates) y ≥ 0, (n,), with a log link.
 
@@ -26,50 +27,57 @@ class Poisson(Loss):
     ```
     """
 
-    def per_row(self, y: Array, eta: Array) -> Float[Array, " n"]:
-        return jnp.exp(eta) - y * eta
+    def per_row(self, y: Real, eta: Real) -> Float[Real, "... n"]:
+        xp = namespace(y, eta)
+        return xp.exp(eta) - y * eta
 
-    def gradient(self, y: Array, eta: Array, s: Float[Array, " n"]) -> Float[Array, " n"]:
-        return jnp.where(s > 0, s * (jnp.exp(eta) - y), 0)
+    def gradient(self, y: Real, eta: Real, s: Float[Real, " n"]) -> Float[Real, "... n"]:
+        xp = namespace(y, eta, s)
+        return xp.where(s > 0, s * (xp.exp(eta) - y), 0)
 
-    def curvature(self, y: Array, eta: Array, s: Float[Array, " n"]) -> Float[Array, " n"]:
+    def curvature(self, y: Real, eta: Real, s: Float[Real, " n"]) -> Float[Real, "... n"]:
+        xp = namespace(eta, s)
         del y
-        return jnp.where(s > 0, s * jnp.exp(eta), 0)
+        return xp.where(s > 0, s * xp.exp(eta), 0)
 
-    def conjugate(self, y: Array, u: Array, s: Float[Array, " n"]) -> Float[Array, ""]:
+    def conjugate(self, y: Real, u: Real, s: Float[Real, " n"]) -> Float[Real, "..."]:
         """Σ s(m log m − m) with m = y + u/s ≥ 0, else infinite."""
-        scaled = jnp.where(s > 0, u / jnp.where(s > 0, s, 1), 0)
-        mean = jnp.where(s > 0, y + scaled, 0)
-        inside = jnp.all(mean >= -8 * jnp.finfo(u.dtype).eps * (1 + jnp.abs(y)))
-        mean = jnp.maximum(mean, 0)
-        return jnp.where(inside, jnp.sum(s * (xlogy(mean, mean) - mean)), jnp.inf)
+        xp = namespace(y, u, s)
+        scaled = xp.where(s > 0, u / xp.where(s > 0, s, 1), 0)
+        mean = xp.where(s > 0, y + scaled, 0)
+        inside = (mean >= -8 * eps(u) * (1 + abs(y))).all(axis=-1)
+        mean = xp.maximum(mean, 0)
+        return xp.where(inside, (s * (xlogy(mean, mean) - mean)).sum(axis=-1), np.inf)
 
-    def fenchel_gap(
-        self, y: Array, eta: Array, c: Array, s: Float[Array, " n"]
-    ) -> Float[Array, ""]:
+    def fenchel_gap(self, y: Real, eta: Real, c: Real, s: Float[Real, " n"]) -> Float[Real, "..."]:
         """Σ s(m log(m/μ) − m + μ) with μ = exp η, m = y + c(μ − y): every row ≥ 0, exactly 0 at c = 1."""
-        mu = jnp.exp(eta)
+        xp = namespace(y, eta, c, s)
+        c = xp.asarray(c)[..., None]
+        mu = xp.exp(eta)
         mean = y + c * (mu - y)
         rows = xlogy(mean, mean) - mean * eta - mean + mu
-        rows = jnp.where(c == 1, 0, jnp.maximum(rows, 0))
-        return jnp.sum(jnp.where(s > 0, s * rows, 0))
+        rows = xp.where(c == 1, 0, xp.maximum(rows, 0))
+        return xp.where(s > 0, s * rows, 0).sum(axis=-1)
 
-    def polish_intercept(self, y: Array, eta: Array, s: Float[Array, " n"]) -> Float[Array, ""]:
-        peak = jnp.max(eta, where=s > 0, initial=-jnp.inf)
-        peak = jnp.where(jnp.isfinite(peak), peak, 0)
-        shape = jnp.sum(jnp.where(s > 0, s * jnp.exp(eta - peak), 0))
-        least = jnp.finfo(eta.dtype).eps ** 2
-        mean = jnp.maximum(jnp.sum(s * y), least)
-        return jnp.log(mean) - jnp.log(shape) - peak
+    def polish_intercept(self, y: Real, eta: Real, s: Float[Real, " n"]) -> Float[Real, "..."]:
+        xp = namespace(y, eta, s)
+        peak = xp.where(s > 0, eta, -np.inf).max(axis=-1)
+        peak = xp.where(xp.isfinite(peak), peak, 0)
+        shape = xp.where(s > 0, s * xp.exp(eta - peak[..., None]), 0).sum(axis=-1)
+        least = eps(eta) ** 2
+        mean = xp.maximum((s * y).sum(axis=-1), least)
+        return xp.log(mean) - xp.log(shape) - peak
 
-    def saturated(self, y: Array, s: Float[Array, " n"]) -> Float[Array, ""]:
-        return jnp.sum(s * (y - xlogy(y, y)))
+    def saturated(self, y: Real, s: Float[Real, " n"]) -> Float[Real, "..."]:
+        return (s * (y - xlogy(y, y))).sum(axis=-1)
 
-    def inverse_link(self, eta: Array) -> Array:
-        return jnp.exp(eta)
+    def inverse_link(self, eta: Real) -> Real:
+        xp = namespace(eta)
+        return xp.exp(eta)
 
-    def accepts(self, y: Array) -> Bool[Array, " n"]:
-        return jnp.isfinite(y) & (y >= 0)
+    def accepts(self, y: Real) -> Bool[Real, " n"]:
+        xp = namespace(y)
+        return xp.isfinite(y) & (y >= 0)
 
     def check_targets(self, y: np.ndarray) -> None:
         self.check_shape(y.shape)

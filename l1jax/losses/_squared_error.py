@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
-from ._base import Loss
+from .._arrays import in_numpy, namespace
+from .._types import Real
+from ._base import Loss, over_rows
 
 
+@in_numpy
 class SquaredError(Loss):
     """Half the squared error ½(y − η)², summed over responses: the lasso is ½n⁻¹‖y − Xβ‖² + λ‖β‖₁.
 
@@ -32,36 +34,29 @@ class SquaredError(Loss):
     def is_quadratic(self) -> bool:
         return True
 
-    def per_row(self, y: Array, eta: Array) -> Float[Array, " n"]:
-        return 0.5 * _row_sums((y - eta) ** 2)
+    def per_row(self, y: Real, eta: Real) -> Float[Real, "... n"]:
+        squares = 0.5 * (y - eta) ** 2
+        return squares if y.ndim == 1 else squares.sum(axis=-1)
 
-    def gradient(self, y: Array, eta: Array, s: Float[Array, " n"]) -> Float[Array, "n *k"]:
-        return _rows(s, eta) * (eta - y)
+    def gradient(self, y: Real, eta: Real, s: Float[Real, " n"]) -> Float[Real, "... n *k"]:
+        return over_rows(self, s, y, eta) * (eta - y)
 
-    def curvature(self, y: Array, eta: Array, s: Float[Array, " n"]) -> Float[Array, "n *k"]:
-        return jnp.broadcast_to(_rows(s, eta), eta.shape)
+    def curvature(self, y: Real, eta: Real, s: Float[Real, " n"]) -> Float[Real, "... n *k"]:
+        return namespace(s, eta).broadcast_to(over_rows(self, s, y, eta), eta.shape)
 
-    def conjugate(self, y: Array, u: Array, s: Float[Array, " n"]) -> Float[Array, ""]:
-        counts = _rows(s > 0, u)
-        scaled = jnp.where(counts, u / jnp.where(counts, _rows(s, u), 1), 0)
-        return jnp.sum(_rows(s, u) * (0.5 * scaled**2 + scaled * jnp.where(counts, y, 0)))
+    def conjugate(self, y: Real, u: Real, s: Float[Real, " n"]) -> Float[Real, "..."]:
+        xp, s = namespace(y, u, s), over_rows(self, s, y, u)
+        counts = s > 0
+        scaled = xp.where(counts, u / xp.where(counts, s, 1), 0)
+        terms = s * (0.5 * scaled**2 + scaled * xp.where(counts, y, 0))
+        return terms.sum(axis=tuple(range(-y.ndim, 0)))
 
-    def fenchel_gap(
-        self, y: Array, eta: Array, c: Array, s: Float[Array, " n"]
-    ) -> Float[Array, ""]:
+    def fenchel_gap(self, y: Real, eta: Real, c: Real, s: Float[Real, " n"]) -> Float[Real, "..."]:
         """½(1−c)² Σ sᵢ(yᵢ − ηᵢ)²: the same number, without the cancellation."""
         return (1 - c) ** 2 * self.value(y, eta, s)
 
-    def polish_intercept(self, y: Array, eta: Array, s: Float[Array, " n"]) -> Float[Array, "*k"]:
-        return jnp.sum(_rows(s, eta) * (y - eta), axis=0) / jnp.sum(s)
+    def polish_intercept(self, y: Real, eta: Real, s: Float[Real, " n"]) -> Float[Real, "... *k"]:
+        return (over_rows(self, s, y, eta) * (y - eta)).sum(axis=-y.ndim) / s.sum()
 
     def check_shape(self, shape: tuple[int, ...]) -> None:
         del shape
-
-
-def _rows(s: Array, like: Array) -> Array:
-    return s.reshape(s.shape + (1,) * (like.ndim - 1))
-
-
-def _row_sums(values: Array) -> Array:
-    return values if values.ndim == 1 else values.sum(axis=1)

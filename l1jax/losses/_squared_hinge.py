@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 
+from .._arrays import in_numpy, namespace
+from .._types import Real
 from ._base import Loss, Shifts
 from ._strata import check_labels
 
 
+@in_numpy
 class SquaredHinge(Loss):
     """The squared hinge loss max(0, 1 − mη)² of support vector machines, m = 2y − 1, for labels y in {0, 1}.
 
@@ -37,35 +39,36 @@ class SquaredHinge(Loss):
     def is_likelihood(self) -> bool:
         return False
 
-    def per_row(self, y: Array, eta: Array) -> Float[Array, " n"]:
+    def per_row(self, y: Real, eta: Real) -> Float[Real, "... n"]:
         return _shortfall(y, eta) ** 2
 
-    def gradient(self, y: Array, eta: Array, s: Float[Array, " n"]) -> Float[Array, " n"]:
+    def gradient(self, y: Real, eta: Real, s: Float[Real, " n"]) -> Float[Real, "... n"]:
         return -2 * s * (2 * y - 1) * _shortfall(y, eta)
 
-    def curvature(self, y: Array, eta: Array, s: Float[Array, " n"]) -> Float[Array, " n"]:
-        return jnp.where(_shortfall(y, eta) > 0, 2 * s, 0)
+    def curvature(self, y: Real, eta: Real, s: Float[Real, " n"]) -> Float[Real, "... n"]:
+        xp = namespace(y, eta, s)
+        return xp.where(_shortfall(y, eta) > 0, 2 * s, 0)
 
-    def shifts(self, y: Array, s: Float[Array, " n"]) -> Shifts:
+    def shifts(self, y: Real, s: Float[Real, " n"]) -> Shifts:
         """The target is the margin's edge; beyond it, and not before, rows are shifted for nothing."""
-        wall = jnp.full_like(s, jnp.inf)
-        return Shifts(2 * s, 2 * y - 1, jnp.where(y > 0, wall, 0), jnp.where(y > 0, 0, wall))
+        xp = namespace(y, s)
+        wall = xp.full_like(s, np.inf)
+        return Shifts(2 * s, 2 * y - 1, xp.where(y > 0, wall, 0), xp.where(y > 0, 0, wall))
 
-    def conjugate(self, y: Array, u: Array, s: Float[Array, " n"]) -> Float[Array, ""]:
+    def conjugate(self, y: Real, u: Real, s: Float[Real, " n"]) -> Float[Real, "..."]:
         """Σ s(a + a²/4) with a = mu/s ≤ 0, else infinite."""
-        a = jnp.where(s > 0, (2 * y - 1) * u / jnp.where(s > 0, s, 1), 0)
-        return jnp.where(jnp.all(a <= 0), jnp.sum(s * (a + a**2 / 4)), jnp.inf)
+        xp = namespace(y, u, s)
+        a = xp.where(s > 0, (2 * y - 1) * u / xp.where(s > 0, s, 1), 0)
+        return xp.where((a <= 0).all(axis=-1), (s * (a + a**2 / 4)).sum(axis=-1), np.inf)
 
-    def fenchel_gap(
-        self, y: Array, eta: Array, c: Array, s: Float[Array, " n"]
-    ) -> Float[Array, ""]:
+    def fenchel_gap(self, y: Real, eta: Real, c: Real, s: Float[Real, " n"]) -> Float[Real, "..."]:
         """(1−c)² L: the same number, without the cancellation."""
         return (1 - c) ** 2 * self.value(y, eta, s)
 
-    def classes(self, eta: Array) -> Int[Array, "..."]:
-        return (eta > 0).astype(jnp.int32)
+    def classes(self, eta: Real) -> Int[Real, "..."]:
+        return (eta > 0).astype(np.int32)
 
-    def accepts(self, y: Array) -> Bool[Array, " n"]:
+    def accepts(self, y: Real) -> Bool[Real, " n"]:
         return (y == 0) | (y == 1)
 
     def check_targets(self, y: np.ndarray) -> None:
@@ -73,6 +76,7 @@ class SquaredHinge(Loss):
         check_labels(y, self, 2)
 
 
-def _shortfall(y: Array, eta: Array) -> Array:
+def _shortfall(y: Real, eta: Real) -> Real:
     """How far each row is short of its margin."""
-    return jnp.maximum(1 - (2 * y - 1) * eta, 0)
+    xp = namespace(y, eta)
+    return xp.maximum(1 - (2 * y - 1) * eta, 0)

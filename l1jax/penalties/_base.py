@@ -20,9 +20,10 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, PyTree
 
-from .._groups import Groups
+from .._arrays import namespace
 from .._tracing import frozen, is_traced
-from .._types import AnyArray
+from .._types import Real
+from ._forms import EDGE, GroupForm, LinearForm
 
 # Steps of bisection: float64 has 52 bits of fraction, and a bracket is at most a factor of two
 # wide.
@@ -35,31 +36,13 @@ _GROWTH = 4.0
 _MOST = 60
 _FOUND = 32
 _BELOW_LIMIT = 0.9  # of `max_step`: at the limit itself a prox may divide by zero
-EDGE = 8  # units of rounding by which a point on the edge of the dual ball may lie outside of it
 
 
 class Masks(NamedTuple):
     """The coordinates that a penalty leaves free, and those that it fixes at zero."""
 
-    unpenalised: Bool[Array, "..."]
-    excluded: Bool[Array, "..."]
-
-
-class LinearForm(NamedTuple):
-    """The penalty weights of each coordinate, λ included: of xⱼ⁺, of xⱼ⁻ and of ½xⱼ² (inf: excluded)."""
-
-    up: AnyArray
-    down: AnyArray
-    quad: AnyArray
-
-
-class GroupForm(NamedTuple):
-    """The penalty weights of each group, λ included: of ‖x_g‖₂ (inf: excluded), of ‖x_g‖₁ and of ½‖x_g‖₂²."""
-
-    groups: Groups
-    weight: AnyArray  # (G,)
-    l1: AnyArray  # (G,)
-    quad: AnyArray  # (G,)
+    unpenalised: Bool[Real, "..."]
+    excluded: Bool[Real, "..."]
 
 
 class Penalty(eqx.Module):
@@ -202,9 +185,9 @@ class Penalty(eqx.Module):
         found = jnp.where(is_found, high, jnp.inf)
         return jnp.where(biggest > 0, found, 0).astype(gradient.dtype)
 
-    def dual_norm(self, gradient: Array) -> Array:
+    def dual_norm(self, gradient: Real) -> Real:
         """The size of a gradient as this penalty weighs it; the yardstick of `relative_kkt`."""
-        return jnp.max(jnp.abs(gradient), initial=0)
+        return abs(gradient).max(initial=0)
 
     def conjugate(self, v: Array) -> Array:
         """R*(v) = sup_x ⟨x, v⟩ − R(x); inf where that is not finite, or not attained.
@@ -319,14 +302,15 @@ class Penalty(eqx.Module):
         return jax.linearize(lambda point: self.uniform_prox(point, step), z)[1]
 
 
-def nearest_knot(lam: Any, enters: Array, leaves: Array) -> Array:
+def nearest_knot(lam: Any, enters: Real, leaves: Real, axis: Any = None) -> Real:
     """Returns the distance from λ to the largest λ ≤ it of `enters` or the least λ ≥ it of `leaves`.
 
     Both per coefficient or group: 0 in `enters` of what is in, inf in `leaves` of what is out.
     """
-    lam = jnp.asarray(lam, enters.dtype)
-    falls = lam - jnp.max(enters, initial=0)
-    return jnp.minimum(falls, jnp.min(leaves, initial=jnp.inf) - lam)
+    xp = namespace(lam, enters, leaves)
+    lam = xp.asarray(lam, enters.dtype)
+    falls = lam - enters.max(axis=axis, initial=0)
+    return xp.minimum(falls, leaves.min(axis=axis, initial=np.inf) - lam)
 
 
 def check_max_step(pen: Penalty) -> None:

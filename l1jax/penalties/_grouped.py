@@ -11,10 +11,11 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from .. import prox
+from .._arrays import constant, in_numpy, namespace
 from .._groups import Groups
+from .._methods import plain
+from .._types import Real
 from ._base import (
-    GroupForm,
-    LinearForm,
     Masks,
     Penalty,
     nearest_knot,
@@ -22,14 +23,14 @@ from ._base import (
     strength_leaf,
     weight_leaves,
 )
+from ._forms import GroupForm, LinearForm
 from ._separable import (
     _below_zero,
-    _indicator,
-    _scale_into,
-    _within,
     is_ratio,
+    least,
     ratio_leaf,
     ridge_or,
+    split,
 )
 
 
@@ -61,6 +62,7 @@ class _Grouped(Penalty):
     def is_valid(self) -> Bool[Array, ""]:
         return super().is_valid() & no_negative(self.weights)
 
+    @plain
     def _lam(self) -> Any:
         if self.lam is None:
             raise ValueError(
@@ -68,22 +70,28 @@ class _Grouped(Penalty):
             )
         return self.lam
 
+    @plain
+    def _zeros(self, shape: tuple[int, ...]) -> Real:
+        return namespace(*jax.tree.leaves(self)).zeros(shape)
+
     def linear_form(self, shape: tuple[int, ...]) -> LinearForm | None:
         """The weights of single features, where every group is one."""
         form = self.group_form(shape)
         if form is None or len(shape) != 1 or self.groups.num_groups != self.groups.num_features:
             return None
-        weight = form.groups.broadcast(jnp.asarray(form.weight + form.l1))
-        return LinearForm(weight, weight, jnp.zeros_like(weight))
+        weight = form.groups.broadcast(form.weight + form.l1)
+        return LinearForm(weight, weight, namespace(weight).zeros_like(weight))
 
     def uniform_metric(self, squares: Array) -> Array:
         """One step for each group: the block soft threshold, instead of the root of an equation."""
         return jnp.broadcast_to(self._broadcast(self._largest(squares), squares), squares.shape)
 
+    @plain
     def _largest(self, values: Array) -> Float[Array, " groups"]:
         """The largest value of each group: of steps that are equal there, the step."""
         return self.groups.maxima(values.reshape(values.shape[0], -1).max(axis=1))
 
+    @plain
     def _check(self, x: Array) -> None:
         if not hasattr(x, "shape") or x.ndim == 0 or x.shape[0] != self.groups.num_features:
             raise ValueError(
@@ -91,40 +99,61 @@ class _Grouped(Penalty):
                 f"have shape {getattr(x, 'shape', type(x).__name__)}."
             )
 
-    def _group_weights(self, dtype: Any) -> Float[Array, " groups"]:
+    @plain
+    def _group_weights(self, dtype: Any) -> Float[Real, " groups"]:
         if self.weights is None:
-            return jnp.asarray(np.sqrt(self.groups.sizes), dtype)
-        return jnp.broadcast_to(jnp.asarray(self.weights, dtype), (self.groups.num_groups,))
+            return np.sqrt(self.groups.sizes).astype(dtype)
+        xp = namespace(self.weights)
+        return xp.broadcast_to(xp.asarray(self.weights, dtype), (self.groups.num_groups,))
 
+    @plain
     def _is_excluded(self) -> Any:
         excluded = False if self.excluded is None else self.excluded
-        return jnp.broadcast_to(jnp.asarray(excluded, bool), (self.groups.num_groups,))
+        xp = namespace(excluded)
+        return xp.broadcast_to(xp.asarray(excluded, bool), (self.groups.num_groups,))
 
     def violation(self, x: Array) -> Array:
         if self.excluded is None:
             return jnp.zeros((), x.dtype)
         return jnp.max(jnp.where(self._is_excluded(), self._norms(x), 0), initial=0)
 
+    @plain
     def _zero_excluded(self, x: Array) -> Array:
         if self.excluded is None:
             return x
         return jnp.where(self._broadcast(self._is_excluded(), x), jnp.zeros((), x.dtype), x)
 
-    def _broadcast(self, per_group: Array, x: Array) -> Array:
+    @plain
+    def _broadcast(self, per_group: Real, x: Real) -> Real:
         """Repeats one value per group over its features and responses."""
         per_feature = self.groups.broadcast(per_group)
         return per_feature.reshape(per_feature.shape + (1,) * (x.ndim - 1))
 
-    def _norms(self, x: Array) -> Float[Array, " groups"]:
+    @plain
+    def _norms(self, x: Real) -> Float[Real, " groups"]:
         """‖x_g‖₂ with a derivative of 0 at a zero group, and no overflow."""
-        peak = jax.lax.stop_gradient(jnp.max(jnp.abs(x), initial=0))
-        peak = jnp.where((peak > 0) & jnp.isfinite(peak), peak, 1)
+        xp = namespace(x)
+        peak = constant(abs(x).max(initial=0))
+        peak = xp.where((peak > 0) & xp.isfinite(peak), peak, 1)
         squares = (x / peak) ** 2
         total = self.groups.sums(squares.reshape(x.shape[0], -1).sum(axis=1))
         positive = total > 0
-        return peak * jnp.where(positive, jnp.sqrt(jnp.where(positive, total, 1)), 0)
+        return peak * xp.where(positive, xp.sqrt(xp.where(positive, total, 1)), 0)
+
+    @plain
+    def _free(self, weight: Real, shape: tuple[int, ...]) -> Masks:
+        """The masks of coefficients of this shape, whose groups have these weights."""
+        x, excluded = self._zeros(shape), self._is_excluded()
+        xp = namespace(x, weight)
+        return Masks(
+            *(
+                xp.broadcast_to(self._broadcast(per_group, x), shape)
+                for per_group in ((weight == 0) & ~excluded, excluded)
+            )
+        )
 
 
+@in_numpy
 class GroupL1(_Grouped):
     """The group lasso λ Σ_g w_g‖x_g‖₂: a norm, not squared, so that it has a corner at zero.
 
@@ -172,34 +201,33 @@ class GroupL1(_Grouped):
         return self._zero_excluded(prox.prox_group_l1(z, self._lam(), self.groups, 1.0, weights))
 
     def masks(self, shape: tuple[int, ...]) -> Masks:
-        x = jnp.zeros(shape)
-        free = (
-            jnp.asarray(self._lam(), x.dtype) * self._group_weights(x.dtype) == 0
-        ) & ~self._is_excluded()
-        return Masks(
-            unpenalised=jnp.broadcast_to(self._broadcast(free, x), shape),
-            excluded=jnp.broadcast_to(self._broadcast(self._is_excluded(), x), shape),
-        )
+        return self._free(self._weights_at_lam(self._zeros(shape)), shape)
 
     def group_form(self, shape: tuple[int, ...]) -> GroupForm | None:
-        weight = self._weights_at_lam(jnp.zeros(shape))
-        excluded = self._is_excluded()
-        none = jnp.zeros_like(weight)
-        return GroupForm(self.groups, jnp.where(excluded, jnp.inf, weight), none, none)
+        form = self._form(self._zeros(shape))
+        return GroupForm(self.groups, form.up, namespace(*form).zeros_like(form.up), form.quad)
 
-    def _critical_strengths(self, gradient: Array) -> Float[Array, " groups"]:
+    @plain
+    def _form(self, x: Real) -> LinearForm:
+        """The weights of the norms, and of their squares, in the precision of x."""
+        weight = self._weights_at_lam(x)
+        weight = namespace(weight).where(self._is_excluded(), np.inf, weight)
+        return LinearForm(weight, weight, namespace(weight).zeros_like(weight))
+
+    @plain
+    def _critical_strengths(self, gradient: Real) -> Float[Real, " groups"]:
         """The λ from which on each group by itself is 0, with this gradient there; 0: unpenalised."""
         self._check(gradient)
-        weights = self._group_weights(gradient.dtype)
+        weights, norms = self._group_weights(gradient.dtype), self._norms(gradient)
+        xp = namespace(weights, norms)
         penalised = (weights > 0) & ~self._is_excluded()
-        ratios = self._norms(gradient) / jnp.where(penalised, weights, 1)
-        return jnp.where(penalised, ratios, 0)
+        return xp.where(penalised, norms / xp.where(penalised, weights, 1), 0)
 
-    def lambda_max(self, gradient: Array) -> Array:
-        return jnp.max(self._critical_strengths(gradient), initial=0)
+    def lambda_max(self, gradient: Real) -> Real:
+        return self._critical_strengths(gradient).max(initial=0)
 
-    def dual_norm(self, gradient: Array) -> Array:
-        return jnp.max(GroupL1._critical_strengths(self, gradient), initial=0)
+    def dual_norm(self, gradient: Real) -> Real:
+        return GroupL1._critical_strengths(self, gradient).max(initial=0)
 
     def margin(self, x: Array, gradient: Array, curvature: Array) -> Array:
         is_out = self._norms(x) == 0
@@ -211,15 +239,17 @@ class GroupL1(_Grouped):
             jnp.where(~is_out & is_penalised, leaves, jnp.inf),
         )
 
-    def _weights_at_lam(self, x: Array) -> Array:
+    @plain
+    def _weights_at_lam(self, x: Real) -> Real:
         self._check(x)
-        return jnp.asarray(self._lam(), x.dtype) * self._group_weights(x.dtype)
+        lam = namespace(self._lam(), x).asarray(self._lam(), x.dtype)
+        return lam * self._group_weights(x.dtype)
 
     def conjugate(self, v: Array) -> Array:
-        return _indicator(self._is_excluded() | _within(self._norms(v), self._weights_at_lam(v)), v)
+        return self._form(v).conjugate(self._norms(v)).sum().astype(v.dtype)
 
     def dual_scale(self, v: Array) -> Array:
-        return _scale_into(self._norms(v), self._weights_at_lam(v), ~self._is_excluded())
+        return least(self._form(v).limit(self._norms(v)))
 
     def distance(self, x: Array, gradient: Array, step: Any = 1.0) -> Array:
         del step
@@ -263,11 +293,12 @@ class NonNegativeGroupL1(GroupL1):
     def masks(self, shape: tuple[int, ...]) -> Masks:
         # A coordinate of weight 0 is still bound to be non-negative: it is not free.
         masks = super().masks(shape)
-        return Masks(unpenalised=jnp.zeros_like(masks.unpenalised), excluded=masks.excluded)
+        return masks._replace(unpenalised=masks.unpenalised & False)
 
     def group_form(self, shape: tuple[int, ...]) -> Any:
         del shape  # these weights say nothing of bounds
 
+    @plain
     def _critical_strengths(self, gradient: Array) -> Float[Array, " groups"]:
         return super()._critical_strengths(jnp.minimum(gradient, 0))
 
@@ -290,6 +321,7 @@ class NonNegativeGroupL1(GroupL1):
         return jnp.where(self._is_excluded(), norms, inside)
 
 
+@in_numpy
 class GroupElasticNet(GroupL1):
     """The elastic net on groups, λ Σ_g w_g(ρ‖x_g‖₂ + ½(1−ρ)‖x_g‖₂²): it selects groups, and shrinks them.
 
@@ -352,33 +384,20 @@ class GroupElasticNet(GroupL1):
         shrink = 1 + jnp.asarray(step, z.dtype) * self._broadcast(self._both(z)[1], z)
         return self._norm().uniform_prox(z, step) / shrink
 
-    def group_form(self, shape: tuple[int, ...]) -> GroupForm:
-        linear, quadratic = self._both(jnp.zeros(shape))
-        linear = jnp.where(self._is_excluded(), jnp.inf, linear)
-        return GroupForm(self.groups, linear, jnp.zeros_like(linear), quadratic)
+    @plain
+    def _form(self, x: Real) -> LinearForm:
+        up, _, _ = super()._form(x)
+        return split(up, self.l1_ratio)
 
-    def _critical_strengths(self, gradient: Array) -> Float[Array, " groups"]:
+    @plain
+    def _critical_strengths(self, gradient: Real) -> Float[Real, " groups"]:
         return ridge_or(super()._critical_strengths(gradient), self.l1_ratio)
 
-    def conjugate(self, v: Array) -> Array:
-        (linear, quadratic), excluded = self._both(v), self._is_excluded()
-        beyond = jnp.maximum(self._norms(v) - linear, 0)
-        curved = quadratic > 0
-        terms = jnp.where(curved, beyond**2 / (2 * jnp.where(curved, quadratic, 1)), 0)
-        inside = excluded | curved | _within(self._norms(v), linear)
-        return jnp.sum(terms, where=~excluded) + _indicator(inside, v)
-
-    def dual_scale(self, v: Array) -> Array:
-        linear, quadratic = self._both(v)
-        return _scale_into(self._norms(v), linear, ~self._is_excluded() & (quadratic == 0))
-
     def dual_scales(self, v: Array, x: Array) -> Array:
-        """Unscaled; scaled into the ball of the norms; and scaled as the group lasso on augmented data."""
-        linear, quadratic = self._both(v)
-        limit, rest = self.dual_scale(v), v - self._broadcast(quadratic, x) * x
-        boxed = _scale_into(self._norms(v), linear, ~self._is_excluded())
-        augmented = _scale_into(self._norms(rest), linear, ~self._is_excluded())
-        return jnp.minimum(jnp.stack([limit, boxed, augmented]), limit)
+        """As of `LinearForm`, of the norms; the last of those of the group lasso on augmented data."""
+        form = self._form(v)
+        rest = self._norms(v - self._broadcast(form.quad, x) * x)
+        return form.scales(self._norms(v), rest, least)
 
     def distance(self, x: Array, gradient: Array, step: Any = 1.0) -> Array:
         slope = gradient + self._broadcast(self._both(x)[1], x) * x
@@ -440,22 +459,19 @@ class SparseGroupL1(_Grouped):
         return self._zero_excluded(prox.prox_group_l1(z, lam, self.groups, 1.0, weights))
 
     def masks(self, shape: tuple[int, ...]) -> Masks:
-        x = jnp.zeros(shape)
-        lam, ratio = jnp.asarray(self._lam(), x.dtype), jnp.asarray(self.l1_ratio, x.dtype)
-        weight = lam * (ratio + (1 - ratio) * self._group_weights(x.dtype))
-        free = (weight == 0) & ~self._is_excluded()
-        return Masks(
-            unpenalised=jnp.broadcast_to(self._broadcast(free, x), shape),
-            excluded=jnp.broadcast_to(self._broadcast(self._is_excluded(), x), shape),
-        )
+        x = self._zeros(shape)
+        xp = namespace(x)
+        lam, ratio = xp.asarray(self._lam(), x.dtype), xp.asarray(self.l1_ratio, x.dtype)
+        return self._free(lam * (ratio + (1 - ratio) * self._group_weights(x.dtype)), shape)
 
     def group_form(self, shape: tuple[int, ...]) -> GroupForm:
-        x = jnp.zeros(shape)
-        lam, ratio = jnp.asarray(self._lam(), x.dtype), jnp.asarray(self.l1_ratio, x.dtype)
+        x = self._zeros(shape)
+        xp = namespace(x)
+        lam, ratio = xp.asarray(self._lam(), x.dtype), xp.asarray(self.l1_ratio, x.dtype)
         weight = lam * (1 - ratio) * self._group_weights(x.dtype)
-        weight = jnp.where(self._is_excluded(), jnp.inf, weight)
-        l1 = jnp.full(weight.shape, lam * ratio)
-        return GroupForm(self.groups, weight, l1, jnp.zeros_like(l1))
+        l1 = xp.broadcast_to(lam * ratio, weight.shape)
+        weight = xp.where(self._is_excluded(), np.inf, weight)
+        return GroupForm(self.groups, weight, l1, xp.zeros_like(l1))
 
     def margin(self, x: Array, gradient: Array, curvature: Array) -> Array:
         """As in `Penalty`, of features and of groups; to first order in λ for groups."""
@@ -472,6 +488,7 @@ class SparseGroupL1(_Grouped):
         leaves = jnp.where(inside & (x != 0), jnp.abs(at_zero) / unit, jnp.inf)
         return jnp.minimum(groups, nearest_knot(lam, enters, leaves))
 
+    @plain
     def _critical_strengths(self, gradient: Array) -> Float[Array, " groups"]:
         """Of each group by itself, by one Newton step from λ for ‖(|gradient| − λρ)⁺‖ = λ(1−ρ)w."""
         lam, ratio = jnp.asarray(self._lam(), gradient.dtype), self.l1_ratio

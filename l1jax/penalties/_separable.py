@@ -10,10 +10,11 @@ import numpy as np
 from jaxtyping import Array, Bool, PyTree
 
 from .. import prox
+from .._arrays import in_numpy, namespace
+from .._methods import plain
 from .._tracing import frozen, is_traced
+from .._types import Real
 from ._base import (
-    EDGE,
-    LinearForm,
     Masks,
     Penalty,
     check_nonnegative,
@@ -23,6 +24,7 @@ from ._base import (
     total,
     weight_leaves,
 )
+from ._forms import LinearForm
 
 
 class _Separable(Penalty):
@@ -47,6 +49,7 @@ class _Separable(Penalty):
         leaves = [jnp.where(off, jnp.abs(leaf), 0) for leaf, _, off in self._terms(x)]
         return jnp.stack([jnp.max(leaf, initial=0) for leaf in leaves]).max()
 
+    @plain
     def _lam(self) -> Any:
         if self.lam is None:
             raise ValueError(
@@ -55,33 +58,48 @@ class _Separable(Penalty):
             )
         return self.lam
 
-    def _terms(self, x: PyTree) -> list[tuple[Array, Array, Array]]:
+    @plain
+    def _terms(self, x: PyTree) -> list[tuple[Real, Real, Real]]:
         """(leaf, λ w broadcast to the leaf, excluded) for each leaf of x."""
         leaves, tree = jax.tree.flatten(x)
         weights = _like(self.weights, tree, 1.0)
         excluded = _like(self.excluded, tree, False)
+        lam = self._lam()
         return [
             (
                 leaf,
-                jnp.asarray(self._lam(), leaf.dtype) * per_row(w, leaf),
+                namespace(lam, w, leaf).asarray(lam, leaf.dtype) * per_row(w, leaf),
                 per_row(off, leaf, bool),
             )
             for leaf, w, off in zip(leaves, weights, excluded, strict=True)
         ]
 
-    def _array_terms(self, x: Array) -> tuple[Array, Array]:
+    @plain
+    def _array_terms(self, x: Real) -> tuple[Real, Real]:
         ((_, lam_w, excluded),) = self._terms(x)
-        return jnp.broadcast_to(lam_w, x.shape), jnp.broadcast_to(excluded, x.shape)
+        xp = namespace(lam_w, excluded)
+        return xp.broadcast_to(lam_w, x.shape), xp.broadcast_to(excluded, x.shape)
+
+    @plain
+    def _zeros(self, shape: tuple[int, ...]) -> Real:
+        return namespace(*jax.tree.leaves(self)).zeros(shape)
 
     def masks(self, shape: tuple[int, ...]) -> Masks:
-        lam_w, excluded = self._array_terms(jnp.zeros(shape))
+        lam_w, excluded = self._array_terms(self._zeros(shape))
         return Masks(unpenalised=(lam_w == 0) & ~excluded, excluded=excluded)
 
-    def _weights_or_inf(self, shape: tuple[int, ...]) -> Array:
-        """λ w, infinite where a coordinate is excluded."""
-        lam_w, excluded = self._array_terms(jnp.zeros(shape))
-        return jnp.where(excluded, jnp.inf, lam_w)
+    def linear_form(self, shape: tuple[int, ...]) -> LinearForm:
+        return self._form(self._zeros(shape))
 
+    @plain
+    def _form(self, x: Real) -> LinearForm:
+        """The weights of the coordinates of x, in its precision."""
+        lam_w, excluded = self._array_terms(x)
+        xp = namespace(lam_w, excluded)
+        up = xp.where(excluded, np.inf, lam_w)
+        return LinearForm(up, up, xp.zeros_like(up))
+
+    @plain
     def _zero_excluded(self, x: PyTree) -> PyTree:
         """Returns x with 0 in the excluded coordinates."""
         if self.excluded is None:
@@ -93,20 +111,24 @@ class _Separable(Penalty):
         ]
         return jax.tree.unflatten(tree, kept)
 
-    def _unit_weights(self, x: Array) -> tuple[Array, Array]:
+    @plain
+    def _unit_weights(self, x: Real) -> tuple[Real, Real]:
         """The weights without λ, and which coordinates they penalise at all."""
         w = per_row(1.0 if self.weights is None else self.weights, x)
         excluded = per_row(False if self.excluded is None else self.excluded, x, bool)
-        w = jnp.broadcast_to(w, x.shape)
-        return w, (w > 0) & ~jnp.broadcast_to(excluded, x.shape)
+        xp = namespace(w, excluded)
+        w = xp.broadcast_to(w, x.shape)
+        return w, (w > 0) & ~xp.broadcast_to(excluded, x.shape)
 
-    def _critical_strengths(self, gradient: Array) -> Array:
+    @plain
+    def _critical_strengths(self, gradient: Real) -> Real:
         """The λ from which on each coefficient by itself is 0, with this gradient there; 0: unpenalised."""
         w, penalised = self._unit_weights(gradient)
-        return jnp.where(penalised, jnp.abs(gradient) / jnp.where(penalised, w, 1), 0)
+        xp = namespace(w, gradient)
+        return xp.where(penalised, abs(gradient) / xp.where(penalised, w, 1), 0)
 
-    def lambda_max(self, gradient: Array) -> Array:
-        return jnp.max(self._critical_strengths(gradient), initial=0)
+    def lambda_max(self, gradient: Real) -> Real:
+        return self._critical_strengths(gradient).max(initial=0)
 
     def margin(self, x: Array, gradient: Array, curvature: Array) -> Array:
         _, penalised = self._unit_weights(x)
@@ -117,10 +139,21 @@ class _Separable(Penalty):
             jnp.where((x != 0) & penalised, leaves, jnp.inf),
         )
 
-    def dual_norm(self, gradient: Array) -> Array:
-        return jnp.max(_Separable._critical_strengths(self, gradient), initial=0)
+    def dual_norm(self, gradient: Real) -> Real:
+        return _Separable._critical_strengths(self, gradient).max(initial=0)
+
+    def conjugate(self, v: Array) -> Array:
+        return self._form(v).conjugate(v).sum().astype(v.dtype)
+
+    def dual_scale(self, v: Array) -> Array:
+        return least(self._form(v).limit(v))
+
+    def distance(self, x: Array, gradient: Array, step: Any = 1.0) -> Array:
+        del step
+        return self._form(x).distance(x, gradient)
 
 
+@in_numpy
 class L1(_Separable):
     """The lasso penalty λ Σⱼ wⱼ|xⱼ|, whose corners at zero select.
 
@@ -156,26 +189,8 @@ class L1(_Separable):
     def prox(self, z: PyTree, step: Any = 1.0) -> PyTree:
         return self._zero_excluded(prox.prox_l1(z, self._lam(), step, self.weights))
 
-    def linear_form(self, shape: tuple[int, ...]) -> LinearForm:
-        weight = self._weights_or_inf(shape)
-        return LinearForm(weight, weight, jnp.zeros_like(weight))
 
-    def conjugate(self, v: Array) -> Array:
-        lam_w, excluded = self._array_terms(v)
-        return _indicator(excluded | _within(jnp.abs(v), lam_w), v)
-
-    def dual_scale(self, v: Array) -> Array:
-        lam_w, excluded = self._array_terms(v)
-        return _scale_into(jnp.abs(v), lam_w, ~excluded)
-
-    def distance(self, x: Array, gradient: Array, step: Any = 1.0) -> Array:
-        del step
-        lam_w, excluded = self._array_terms(x)
-        inside = jnp.maximum(jnp.abs(gradient) - lam_w, 0)
-        active = jnp.abs(gradient + lam_w * jnp.sign(x))
-        return jnp.where(excluded, jnp.abs(x), jnp.where(x == 0, inside, active))
-
-
+@in_numpy
 class NonNegativeL1(_Separable):
     """The lasso penalty on non-negative coefficients: λ Σⱼ wⱼxⱼ where x ≥ 0.
 
@@ -210,31 +225,18 @@ class NonNegativeL1(_Separable):
     def masks(self, shape: tuple[int, ...]) -> Masks:
         # A coordinate of weight 0 is still bound to be non-negative: it is not free.
         masks = super().masks(shape)
-        return Masks(unpenalised=jnp.zeros_like(masks.unpenalised), excluded=masks.excluded)
+        return masks._replace(unpenalised=masks.unpenalised & False)
 
-    def _critical_strengths(self, gradient: Array) -> Array:
-        return super()._critical_strengths(jnp.minimum(gradient, 0))
+    @plain
+    def _critical_strengths(self, gradient: Real) -> Real:
+        return super()._critical_strengths(_falls(gradient))
 
-    def linear_form(self, shape: tuple[int, ...]) -> LinearForm:
-        up = self._weights_or_inf(shape)
-        return LinearForm(up, jnp.full_like(up, jnp.inf), jnp.zeros_like(up))
-
-    def conjugate(self, v: Array) -> Array:
-        lam_w, excluded = self._array_terms(v)
-        return _indicator(excluded | _within(v, lam_w), v)
-
-    def dual_scale(self, v: Array) -> Array:
-        lam_w, excluded = self._array_terms(v)
-        return _scale_into(jnp.maximum(v, 0), lam_w, ~excluded)
-
-    def distance(self, x: Array, gradient: Array, step: Any = 1.0) -> Array:
-        del step
-        lam_w, excluded = self._array_terms(x)
-        slope = gradient + lam_w
-        inside = jnp.where(x == 0, jnp.maximum(-slope, 0), jnp.abs(slope))
-        return jnp.where(excluded | (x < 0), jnp.abs(x), inside)
+    @plain
+    def _form(self, x: Real) -> LinearForm:
+        return nonnegative(super()._form(x))
 
 
+@in_numpy
 class ElasticNet(_Separable):
     """The elastic net λ Σⱼ wⱼ(ρ|xⱼ| + ½(1−ρ)xⱼ²): L1 selects, L2 keeps correlated features together.
 
@@ -263,12 +265,6 @@ class ElasticNet(_Separable):
     def is_valid(self) -> Bool[Array, ""]:
         return super().is_valid() & is_ratio(self.l1_ratio)
 
-    def _weights_of_terms(self, x: Array) -> tuple[Array, Array, Array]:
-        """The weights of |x| and of ½x², and the excluded mask."""
-        lam_w, excluded = self._array_terms(x)
-        ratio = jnp.asarray(self.l1_ratio, x.dtype)
-        return lam_w * ratio, lam_w * (1 - ratio), excluded
-
     def value(self, x: PyTree) -> Array:
         def term(leaf, lam_w, off):
             ratio = jnp.asarray(self.l1_ratio, leaf.dtype)
@@ -281,43 +277,25 @@ class ElasticNet(_Separable):
         out = prox.prox_elastic_net(z, self._lam(), self.l1_ratio, step, self.weights)
         return self._zero_excluded(out)
 
-    def _critical_strengths(self, gradient: Array) -> Array:
+    def margin(self, x: Real, gradient: Real, curvature: Real) -> Real:
+        """Infinite: along λ no coefficient becomes zero, and none ceases to be."""
+        return namespace(x).full((), np.inf, x.dtype)
+
+    @plain
+    def _critical_strengths(self, gradient: Real) -> Real:
         return ridge_or(super()._critical_strengths(gradient), self.l1_ratio)
 
-    def linear_form(self, shape: tuple[int, ...]) -> LinearForm:
-        linear, quadratic, excluded = self._weights_of_terms(jnp.zeros(shape))
-        linear = jnp.where(excluded, jnp.inf, linear)
-        return LinearForm(linear, linear, quadratic)
-
-    def conjugate(self, v: Array) -> Array:
-        linear, quadratic, excluded = self._weights_of_terms(v)
-        beyond = jnp.maximum(jnp.abs(v) - linear, 0)
-        curved = quadratic > 0
-        terms = jnp.where(curved, beyond**2 / (2 * jnp.where(curved, quadratic, 1)), 0)
-        inside = excluded | curved | _within(jnp.abs(v), linear)
-        return jnp.sum(terms, where=~excluded) + _indicator(inside, v)
-
-    def dual_scale(self, v: Array) -> Array:
-        linear, quadratic, excluded = self._weights_of_terms(v)
-        return _scale_into(jnp.abs(v), linear, ~excluded & (quadratic == 0))
+    @plain
+    def _form(self, x: Real) -> LinearForm:
+        up, _, _ = super()._form(x)
+        return split(up, self.l1_ratio)
 
     def dual_scales(self, v: Array, x: Array) -> Array:
-        """Unscaled; scaled into the lasso's ball; and scaled as the lasso on augmented data."""
-        linear, quadratic, excluded = self._weights_of_terms(v)
-        limit = self.dual_scale(v)
-        boxed = _scale_into(jnp.abs(v), linear, ~excluded)
-        augmented = _scale_into(jnp.abs(v - quadratic * x), linear, ~excluded)
-        return jnp.minimum(jnp.stack([limit, boxed, augmented]), limit)
-
-    def distance(self, x: Array, gradient: Array, step: Any = 1.0) -> Array:
-        del step
-        linear, quadratic, excluded = self._weights_of_terms(x)
-        slope = gradient + quadratic * x
-        inside = jnp.maximum(jnp.abs(slope) - linear, 0)
-        active = jnp.abs(slope + linear * jnp.sign(x))
-        return jnp.where(excluded, jnp.abs(x), jnp.where(x == 0, inside, active))
+        form = self._form(v)
+        return form.scales(v, v - form.quad * x, least)
 
 
+@in_numpy
 class NonNegativeElasticNet(ElasticNet):
     """The elastic net on non-negative coefficients: λ Σⱼ wⱼ(ρxⱼ + ½(1−ρ)xⱼ²) where x ≥ 0.
 
@@ -349,37 +327,18 @@ class NonNegativeElasticNet(ElasticNet):
     def masks(self, shape: tuple[int, ...]) -> Masks:
         # A coordinate of weight 0 is still bound to be non-negative: it is not free.
         masks = super().masks(shape)
-        return Masks(unpenalised=jnp.zeros_like(masks.unpenalised), excluded=masks.excluded)
+        return masks._replace(unpenalised=masks.unpenalised & False)
 
-    def _critical_strengths(self, gradient: Array) -> Array:
-        return super()._critical_strengths(jnp.minimum(gradient, 0))
+    @plain
+    def _critical_strengths(self, gradient: Real) -> Real:
+        return super()._critical_strengths(_falls(gradient))
 
-    def linear_form(self, shape: tuple[int, ...]) -> LinearForm:
-        up, _, quad = super().linear_form(shape)
-        return LinearForm(up, jnp.full_like(up, jnp.inf), quad)
-
-    def conjugate(self, v: Array) -> Array:
-        return super().conjugate(jnp.maximum(v, 0))
-
-    def dual_scale(self, v: Array) -> Array:
-        return super().dual_scale(jnp.maximum(v, 0))
-
-    def dual_scales(self, v: Array, x: Array) -> Array:
-        """As of `ElasticNet`, of what is above zero: below it there is no limit."""
-        linear, quadratic, excluded = self._weights_of_terms(v)
-        limit = self.dual_scale(v)
-        boxed = _scale_into(jnp.maximum(v, 0), linear, ~excluded)
-        augmented = _scale_into(jnp.maximum(v - quadratic * x, 0), linear, ~excluded)
-        return jnp.minimum(jnp.stack([limit, boxed, augmented]), limit)
-
-    def distance(self, x: Array, gradient: Array, step: Any = 1.0) -> Array:
-        del step
-        linear, quadratic, excluded = self._weights_of_terms(x)
-        slope = gradient + quadratic * x + linear
-        inside = jnp.where(x == 0, jnp.maximum(-slope, 0), jnp.abs(slope))
-        return jnp.where(excluded | (x < 0), jnp.abs(x), inside)
+    @plain
+    def _form(self, x: Real) -> LinearForm:
+        return nonnegative(super()._form(x))
 
 
+@in_numpy
 class Ridge(_Separable):
     """The ridge penalty ½λ Σⱼ wⱼxⱼ²: it shrinks and never selects, for comparison.
 
@@ -410,25 +369,18 @@ class Ridge(_Separable):
     def prox(self, z: PyTree, step: Any = 1.0) -> PyTree:
         return self._zero_excluded(prox.prox_ridge(z, self._lam(), step, self.weights))
 
-    def margin(self, x: Array, gradient: Array, curvature: Array) -> Array:
+    def margin(self, x: Real, gradient: Real, curvature: Real) -> Real:
         """Infinite: along λ no coefficient becomes zero, and none ceases to be."""
-        return jnp.full((), jnp.inf, x.dtype)
+        return namespace(x).full((), np.inf, x.dtype)
 
-    def _critical_strengths(self, gradient: Array) -> Array:
+    @plain
+    def _critical_strengths(self, gradient: Real) -> Real:
         return ridge_or(super()._critical_strengths(gradient), 0.0)
 
-    def linear_form(self, shape: tuple[int, ...]) -> LinearForm:
-        return self._net().linear_form(shape)
-
-    def conjugate(self, v: Array) -> Array:
-        return self._net().conjugate(v)
-
-    def dual_scale(self, v: Array) -> Array:
-        return self._net().dual_scale(v)
-
-    def distance(self, x: Array, gradient: Array, step: Any = 1.0) -> Array:
-        del step
-        return self._net().distance(x, gradient)
+    @plain
+    def _form(self, x: Real) -> LinearForm:
+        up, _, _ = super()._form(x)
+        return split(up, np.zeros((), x.dtype))
 
 
 def ratio_leaf(l1_ratio: Any) -> Any:
@@ -449,16 +401,41 @@ def is_ratio(l1_ratio: Any) -> Bool[Array, ""]:
     return jnp.all((jnp.asarray(l1_ratio) >= 0) & (jnp.asarray(l1_ratio) <= 1))
 
 
-def ridge_or(norm: Array, l1_ratio: Any) -> Array:
+def ridge_or(norm: Real, l1_ratio: Any) -> Real:
     """λmax = norm/ρ; of a ridge (ρ = 0), which never lets go, infinite."""
-    ratio = jnp.asarray(l1_ratio, norm.dtype)
-    at_ridge = jnp.where(norm > 0, jnp.inf, 0).astype(norm.dtype)
-    return jnp.where(ratio > 0, norm / jnp.where(ratio > 0, ratio, 1), at_ridge)
+    xp = namespace(norm, l1_ratio)
+    ratio = xp.asarray(l1_ratio, norm.dtype)
+    at_ridge = xp.where(norm > 0, np.inf, 0).astype(norm.dtype)
+    return xp.where(ratio > 0, norm / xp.where(ratio > 0, ratio, 1), at_ridge)
 
 
-def per_row(weights: Any, x: Array, dtype: Any = None) -> Array:
+def least(scales: Real) -> Real:
+    """The least of scales in [0, 1]; 1 of none."""
+    return scales.min(initial=1)
+
+
+def split(weight: Real, l1_ratio: Any) -> LinearForm:
+    """The form of an elastic net with these weights, inf of what is excluded."""
+    xp = namespace(weight, l1_ratio)
+    ratio, is_excluded = xp.asarray(l1_ratio, weight.dtype), xp.isinf(weight)
+    finite = xp.where(is_excluded, 0, weight)
+    linear = xp.where(is_excluded, np.inf, finite * ratio)
+    return LinearForm(linear, linear, finite * (1 - ratio))
+
+
+def nonnegative(form: LinearForm) -> LinearForm:
+    """The form on coefficients ≥ 0."""
+    return form._replace(down=namespace(*form).full_like(form.up, np.inf))
+
+
+def _falls(gradient: Real) -> Real:
+    """The part of a gradient along which a coefficient ≥ 0 can leave zero."""
+    return namespace(gradient).minimum(gradient, 0)
+
+
+def per_row(weights: Any, x: Real, dtype: Any = None) -> Real:
     """Weights with one entry per feature, shaped to multiply x of shape (p,) or (p, k)."""
-    weights = jnp.asarray(weights, x.dtype if dtype is None else dtype)
+    weights = namespace(weights, x).asarray(weights, x.dtype if dtype is None else dtype)
     if 0 < weights.ndim < x.ndim:
         weights = weights.reshape(weights.shape + (1,) * (x.ndim - weights.ndim))
     if not prox.fits(weights.shape, x.shape):
@@ -480,18 +457,3 @@ def _like(tree: PyTree, structure: Any, default: Any) -> list:
 def _below_zero(x: PyTree) -> Array:
     """How far the least entry of x is below zero."""
     return jnp.stack([jnp.max(-leaf, initial=0) for leaf in jax.tree.leaves(x)]).max()
-
-
-def _within(v: Array, bound: Array) -> Array:
-    return v <= bound * (1 + EDGE * jnp.finfo(v.dtype).eps)
-
-
-def _indicator(inside: Array, v: Array) -> Array:
-    return jnp.where(jnp.all(inside), 0, jnp.inf).astype(v.dtype)
-
-
-def _scale_into(size: Array, bound: Array, counts: Array) -> Array:
-    """The largest c in [0, 1] with c·size ≤ bound wherever it counts."""
-    outside = counts & (size > bound)
-    ratios = jnp.where(outside, bound / jnp.where(outside, size, 1), 1)
-    return jnp.min(ratios, initial=1)

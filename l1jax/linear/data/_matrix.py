@@ -15,12 +15,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from ..._arrays import matmul, namespace
+from ..._methods import plain
 from ..._tracing import frozen
-from ..._types import AnyArray
+from ..._types import Real
 from ._host import HostArray, HostMatrix, HostOperator
+from ._zero_copy import aligned
 
 _WIDE = 64  # columns
 _BLOCK = 64  # columns that moments are taken of at a time
+_PART = 2**15  # entries of rows whose moments NumPy takes at a time
 
 
 class DataMatrix(eqx.Module):
@@ -83,13 +87,13 @@ class DataMatrix(eqx.Module):
     def columns(self, at: Any) -> Array:
         """X[:, at] (n, m), for indices (m,) from 0 to p − 1."""
 
-    def padded_columns(self, at: Int[AnyArray, " m"]) -> Float[Array, "n m"]:
+    def padded_columns(self, at: Int[Real, " m"]) -> Float[Array, "n m"]:
         """Some columns; zeros for an index beyond the last."""
         p = self.shape[1]
         x = jax.tree.map(jnp.asarray, self)  # NumPy's arrays take no traced indices
         return jnp.where(at < p, x.columns(jnp.minimum(at, p - 1)), 0)
 
-    def part(self, at: Int[AnyArray, " m"]) -> DenseMatrix:
+    def part(self, at: Int[Real, " m"]) -> DenseMatrix:
         """Some columns as a dense matrix; zeros for an index beyond the last."""
         return DenseMatrix(self.padded_columns(at))
 
@@ -131,7 +135,7 @@ class DataMatrix(eqx.Module):
             lambda leaf: leaf.astype(dtype) if leaf.dtype.kind == "f" else leaf, self
         )
 
-    def as_array(self) -> AnyArray | None:
+    def as_array(self) -> Real | None:
         """The array (n, p) where the matrix is one, else None."""
         return None
 
@@ -172,15 +176,15 @@ class CentredScaled(_Derived[M]):
     def batches_products(self) -> bool:
         return self.x.batches_products
 
-    def dot(self, b: Float[AnyArray, "p *k"]) -> Float[Array, "n *k"]:
+    def dot(self, b: Float[Real, "p *k"]) -> Float[Array, "n *k"]:
         b = rows(self.inverse_scale, b) * b
         return self.x.dot(b) - jnp.matmul(self.centre, b, precision="highest")
 
-    def rdot(self, r: Float[AnyArray, "n *k"]) -> Float[Array, "p *k"]:
+    def rdot(self, r: Float[Real, "n *k"]) -> Float[Array, "p *k"]:
         out = self.x.rdot(r) - rows(self.centre, r) * jnp.sum(r, axis=0)
         return rows(self.inverse_scale, r) * out
 
-    def columns(self, at: Int[AnyArray, " m"]) -> Float[Array, "n m"]:
+    def columns(self, at: Int[Real, " m"]) -> Float[Array, "n m"]:
         return (self.x.columns(at) - self.centre[at]) * self.inverse_scale[at]
 
 
@@ -190,16 +194,16 @@ class ReplacedColumns(_Derived[DataMatrix]):
     at: Int[Array, " m"]
     values: Float[Array, "n m"]
 
-    def dot(self, b: Float[AnyArray, "p *k"]) -> Float[Array, "n *k"]:
+    def dot(self, b: Float[Real, "p *k"]) -> Float[Array, "n *k"]:
         b = jnp.asarray(b)
         new = jnp.matmul(self.values, b[self.at], precision="highest")
         return self.x.dot(b.at[self.at].set(0)) + new
 
-    def rdot(self, r: Float[AnyArray, "n *k"]) -> Float[Array, "p *k"]:
+    def rdot(self, r: Float[Real, "n *k"]) -> Float[Array, "p *k"]:
         new = jnp.matmul(self.values.T, r, precision="highest")
         return self.x.rdot(r).at[self.at].set(new)
 
-    def columns(self, at: Int[AnyArray, " m"]) -> Float[Array, "n m"]:
+    def columns(self, at: Int[Real, " m"]) -> Float[Array, "n m"]:
         count = len(self.at)
         place = jnp.full(self.shape[1], count).at[self.at].set(jnp.arange(count))[at]
         new = self.values.at[:, place].get(mode="fill", fill_value=0)
@@ -209,7 +213,7 @@ class ReplacedColumns(_Derived[DataMatrix]):
 class DenseMatrix(DataMatrix):
     """An array (n, p)."""
 
-    array: Float[AnyArray, "n p"]
+    array: Float[Real, "n p"]
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -220,36 +224,44 @@ class DenseMatrix(DataMatrix):
     def dtype(self) -> Any:
         return np.dtype(self.array.dtype)
 
-    def dot(self, b: Float[AnyArray, "p *k"]) -> Float[Array, "n *k"]:
-        return jnp.matmul(self.array, b, precision="highest")
+    def dot(self, b: Float[Real, "p *k"]) -> Float[Real, "n *k"]:
+        return matmul(self.array, b)
 
-    def rdot(self, r: Float[AnyArray, "n *k"]) -> Float[Array, "p *k"]:
+    def rdot(self, r: Float[Real, "n *k"]) -> Float[Real, "p *k"]:
         if r.ndim == 1:  # as rows, a batch of these needs no transposition
-            return jnp.matmul(r, self.array, precision="highest")
-        return jnp.matmul(self.array.T, r, precision="highest")
+            return matmul(r, self.array)
+        return matmul(self.array.T, r)
 
-    def columns(self, at: Int[AnyArray, " m"]) -> Float[Array, "n m"]:
+    def columns(self, at: Int[Real, " m"]) -> Float[Array, "n m"]:
         return self.padded_columns(at)
 
-    def padded_columns(self, at: Int[AnyArray, " m"]) -> Float[Array, "n m"]:
+    def padded_columns(self, at: Int[Real, " m"]) -> Float[Array, "n m"]:
         return jnp.asarray(self.array).at[:, at].get(mode="fill", fill_value=0)
 
-    def means(self, s: Float[Array, " n"]) -> Float[Array, " p"]:
+    def means(self, s: Float[Real, " n"]) -> Float[Real, " p"]:
         first = self.rdot(s)
         # A second pass takes off the rounding of the first, which is relative to the level.
-        rest = self._sum(lambda x, w: w * (x - first), s)
-        return first + rest / jnp.sum(s)
+        if self._is_numpy(s):
+            rest = self._sum_of_parts(lambda x, w: w @ (x - first), s)
+        else:
+            rest = self._sum(lambda x, w: w * (x - first), s)
+        return first + rest / s.sum()
 
-    def squares(self, s: Float[Array, " n"], centre: Float[Array, " p"]) -> Float[Array, " p"]:
+    def squares(self, s: Float[Real, " n"], centre: Float[Real, " p"]) -> Float[Real, " p"]:
+        if self._is_numpy(s):
+            return self._sum_of_parts(lambda x, w: w @ (x - centre) ** 2, s)
         return self._sum(lambda x, w: w * (x - centre) ** 2, s)
 
-    def peaks(self, s: Float[Array, " n"]) -> Float[Array, " p"]:
+    def peaks(self, s: Float[Real, " n"]) -> Float[Real, " p"]:
         def term(x, w):
             return jnp.where(w > 0, jnp.abs(x), 0)
 
         def step(most, row, weight):
             return jnp.maximum(most, term(row, weight))
 
+        if self._is_numpy(s):
+            x = self.array if s.all() else self.array[s > 0]
+            return np.maximum(x.max(axis=0), -x.min(axis=0))
         if not self._is_wide:
             return jnp.max(term(self.array, s[:, None]), axis=0)
         return self._row_by_row(step, self._zeros(), s)
@@ -268,6 +280,18 @@ class DenseMatrix(DataMatrix):
 
         return self._row_by_row(step, (self._zeros(), self._zeros()), s)[0]
 
+    @plain
+    def _is_numpy(self, s: Any) -> bool:
+        return namespace(self.array, s) is np
+
+    @plain
+    def _sum_of_parts(self, term: Callable[..., Any], s: np.ndarray) -> np.ndarray:
+        """The sum of a term of a few rows and their weights: small enough to stay in the cache."""
+        n, p = self.shape
+        size = max(_PART // p, 8)
+        parts = [slice(begin, begin + size) for begin in range(0, n, size)]
+        return np.sum([term(self.array[part], s[part]) for part in parts], axis=0)
+
     @property
     def _is_wide(self) -> bool:
         """Whether rows are worth a step each: XLA on a CPU would write all their terms to memory."""
@@ -282,21 +306,27 @@ class DenseMatrix(DataMatrix):
     def _zeros(self) -> Float[Array, " p"]:
         return jnp.zeros(self.shape[1], self.array.dtype)
 
-    def transform(self, centre: Array, inverse_scale: Array) -> DenseMatrix:
-        return DenseMatrix((self.array - centre) * inverse_scale)
+    def transform(self, centre: Real, inverse_scale: Real) -> DenseMatrix:
+        if namespace(self.array, centre, inverse_scale) is jnp:
+            return DenseMatrix((self.array - centre) * inverse_scale)
+        array = aligned(self.shape, self.dtype)
+        np.subtract(self.array, centre, out=array)
+        if (inverse_scale != 1).any():
+            array *= inverse_scale
+        return DenseMatrix(array)
 
     def with_columns(self, at: np.ndarray, columns: np.ndarray) -> DenseMatrix:
         array = np.array(self.array)
         array[:, at] = columns
         return DenseMatrix(array)
 
-    def as_array(self) -> AnyArray:
+    def as_array(self) -> Real:
         return self.array
 
     def to_host(self) -> HostMatrix:
         return HostArray(np.asarray(self.array))
 
 
-def rows(v: AnyArray, like: AnyArray) -> Array:
+def rows(v: Real, like: Real) -> Real:
     """A vector shaped to multiply the rows of an array."""
-    return jnp.asarray(v).reshape(v.shape + (1,) * (like.ndim - 1))
+    return v.reshape(v.shape + (1,) * (like.ndim - 1))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import sparse as jax_sparse
 
 from ..._tracing import frozen, is_traced
 from ._arrays import as_array, float_dtype, fresh_view
@@ -26,9 +26,11 @@ def read_matrix(X: Any) -> tuple[DataMatrix, tuple[str, ...] | None]:
         means = 'X.fill_nan(None).fill_null(strategy="mean")'
         advice = means if is_polars(X) else "X.fillna(X.median())"
         X = read_frame(X, "X")
-    if isinstance(X, jax_sparse.BCSR):
+    # Who has one of these has loaded their module, which takes as long as all of l1jax.
+    jax_sparse = sys.modules.get("jax.experimental.sparse")
+    if jax_sparse is not None and isinstance(X, jax_sparse.BCSR):
         X = X.to_bcoo()
-    if isinstance(X, jax_sparse.BCOO):
+    if jax_sparse is not None and isinstance(X, jax_sparse.BCOO):
         _check_shape(X)
         return _read_bcoo(X), names
     if hasattr(X, "tocoo") and not isinstance(X, np.ndarray | jax.Array):
@@ -71,7 +73,7 @@ def _read_scipy(X: Any) -> SparseMatrix:
     return SparseMatrix(data, rows, cols, (int(coo.shape[0]), int(coo.shape[1])))
 
 
-def _read_bcoo(X: jax_sparse.BCOO) -> SparseMatrix:
+def _read_bcoo(X: Any) -> SparseMatrix:
     if X.n_batch or X.n_dense:
         raise ValueError(
             f"X must be a BCOO matrix without batch or dense dimensions, got n_batch={X.n_batch} and "

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
+from ..._arrays import namespace
 from ..._tracing import frozen
+from ..._types import Real
 from ._matrix import DataMatrix
 
 _CONSTANT = 10  # units of rounding of its largest entry: a column that deviates less is constant
@@ -17,29 +20,30 @@ class Standardised(NamedTuple):
     """(X − 1μᵀ) diag(1/σ), and what it takes to come back."""
 
     x: DataMatrix
-    mean: Float[Array, " p"]  # μ: 0 unless centred
-    inverse_scale: Float[Array, " p"]  # 1/σ: 1 unless scaled, and for a column that is constant
-    norms: Float[Array, " p"]  # √Σᵢ sᵢ x̃ᵢⱼ², constants to derivatives
+    mean: Float[Real, " p"]  # μ: 0 unless centred
+    inverse_scale: Float[Real, " p"]  # 1/σ: 1 unless scaled, and for a column that is constant
+    norms: Float[Real, " p"]  # √Σᵢ sᵢ x̃ᵢⱼ², constants to derivatives
 
 
-def standardise(x: DataMatrix, s: Float[Array, " n"], centre: bool, scale: bool) -> Standardised:
+def standardise(x: DataMatrix, s: Float[Real, " n"], centre: bool, scale: bool) -> Standardised:
     """Centres and scales the columns as asked.
 
     σ is the weighted 1/n deviation about the mean, also without centring. A centred column that is
     rounding becomes one of zeros: its coefficient is what the penalty likes best, which is mostly 0.
     """
-    zeros = jnp.zeros(x.shape[1], s.dtype)
+    xp = namespace(s, *jax.tree.leaves(x))
+    zeros = xp.zeros(x.shape[1], s.dtype)
     if not centre and not scale:
         squares = frozen(x).squares(frozen(s), zeros)
-        return Standardised(x, zeros, zeros + 1, jnp.sqrt(squares))
+        return Standardised(x, zeros, zeros + 1, xp.sqrt(squares))
     means = x.means(s)
     variance = x.squares(s, means)
     rounding = _CONSTANT * jnp.finfo(s.dtype).eps * frozen(x).peaks(frozen(s))
     constant = variance <= rounding**2
-    deviation = jnp.sqrt(jnp.where(constant, 1, variance))
-    inverse_scale = jnp.where(constant, 1, 1 / deviation if scale else 1).astype(s.dtype)
+    deviation = xp.sqrt(xp.where(constant, 1, variance))
+    inverse_scale = xp.where(constant, 1, 1 / deviation if scale else 1).astype(s.dtype)
     squares = frozen(variance if centre else x.squares(s, zeros))
     mean = means if centre else zeros
-    norms = jnp.sqrt(jnp.where(constant, 0, squares)) * frozen(inverse_scale)
-    x = x.transform(mean, jnp.where(constant, 0, inverse_scale))
+    norms = xp.sqrt(xp.where(constant, 0, squares)) * frozen(inverse_scale)
+    x = x.transform(mean, xp.where(constant, 0, inverse_scale))
     return Standardised(x, mean, inverse_scale, norms)

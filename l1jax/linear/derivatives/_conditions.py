@@ -12,6 +12,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int
 
+from ..._compile import program
 from ...implicit._dense import direct
 from ...implicit._derivative import Conditions, ConjugateGradients, Solver, solution
 from ...penalties import Penalty
@@ -177,7 +178,7 @@ class _Solution(NamedTuple):
     can_move: Bool[Array, " p"]  # where the Jacobian of the prox is not zero
 
 
-@eqx.filter_jit
+@program
 def at_solution(problem: Problem, data: Data, coef: Any, intercept: Any, pen: Penalty) -> _Solution:
     """Returns a fit on the solver's scale; features can move where a move of all changes their prox."""
     x = problem.from_user(coef, intercept)
@@ -196,7 +197,7 @@ def at_solution(problem: Problem, data: Data, coef: Any, intercept: Any, pen: Pe
     return _Solution(x, step, constants, z.beta, can_move)
 
 
-@eqx.filter_jit
+@program
 def restricted(solved: _Solution, at: Any) -> tuple[Point, Point, Constants, ActiveFeatures]:
     """The solution, its steps and constants, restricted to the features `at`; and these as `ActiveFeatures`."""
 
@@ -214,13 +215,13 @@ def restricted(solved: _Solution, at: Any) -> tuple[Point, Point, Constants, Act
     return some_of(solved.point), some_of(solved.step, 1), constants, active
 
 
-@eqx.filter_jit
+@program
 def constants_of(problem: Problem, pen: Penalty) -> Constants:
     unpenalised = structural_masks(pen, problem.coef_shape).unpenalised
     return Constants(problem.level, problem.null.point, unpenalised, problem.null.is_trivial)
 
 
-@eqx.filter_jit
+@program
 def step_of(problem: Problem, pen: Penalty) -> Point:
     metric = problem.limited_metric(pen, problem.smoothness)
     return Point(
@@ -229,7 +230,7 @@ def step_of(problem: Problem, pen: Penalty) -> Point:
     )
 
 
-@eqx.filter_jit
+@program
 def _matrix(conditions: LinearConditions, x: Point) -> Float[Array, "m m"]:
     """(I − J F′) J in coordinates where the metric is the identity, with J and F′ the Jacobians."""
     root, unravel = ravel_pytree(conditions.root(x))

@@ -13,11 +13,14 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array
 
+from ..._compile import program
 from ..._tracing import frozen, is_differentiable, is_traced
 from ...implicit._derivative import answer, as_arrays
 from ...penalties import Penalty
+from ..model._on_host import host_values
 from ..model._problem import Data, Point, Problem
 from ..results._fit import Fit
+from ._by_strength import derivative_by_strength
 from ._conditions import (
     LinearConditions,
     NullGradient,
@@ -43,7 +46,13 @@ def differentiable_fit(found: Fit, problem: Problem, data: Data, pen: Penalty) -
     few = _TracedScalars.among(leaves)
     if few is None:
         return with_parts(found, by_all(data, pen))
-    return with_parts(found, _by_scalars(by_all, found, problem, tree, few))
+    # A derivative by the strength alone needs no program.
+    by_strength = None
+    if few.numbers[0] is pen.strength_value and len(few.numbers) == 1:
+        by_strength = functools.partial(
+            derivative_by_strength, found, problem, host_values(frozen(pen))
+        )
+    return with_parts(found, _by_scalars(by_all, found, problem, tree, few, by_strength))
 
 
 def _with_derivatives(
@@ -110,12 +119,17 @@ class _TracedScalars(NamedTuple):
 
 
 def _by_scalars(
-    by_all: Callable[..., Any], found: Fit, problem: Problem, tree: Any, few: _TracedScalars
+    by_all: Callable[..., Any],
+    found: Fit,
+    problem: Problem,
+    tree: Any,
+    few: _TracedScalars,
+    on_host: Callable[[], tuple[Any, ...] | None] | None,
 ) -> tuple[Any, ...]:
     """The parts with derivatives by a few scalars: a column for each, from one compiled call.
 
-    A derivative of the derivative, and a solution on whose edge other features can move, are left to
-    `by_all`.
+    `on_host` may know that of a single one without compiling. A derivative of the derivative, and a solution
+    on whose edge other features can move, are left to `by_all`.
     """
     values = as_arrays(moving_parts(found))
 
@@ -127,6 +141,10 @@ def _by_scalars(
     @parts.defjvp
     def move(numbers: Any, moves: Any) -> Any:
         if not is_differentiable(numbers):
+            column = on_host and on_host()
+            if column is not None:
+                like = [np.asarray(new, old.dtype) for new, old in zip(column, values, strict=True)]
+                return values, _combined([tuple(like)], moves)
             at = padded_indices(_support(found))
             columns, is_enough = _columns(problem, tree, few.known, few.which, values, at)
             if is_enough:
@@ -162,7 +180,7 @@ def _replaced(
     return jax.tree.unflatten(tree, leaves)
 
 
-@eqx.filter_jit
+@program
 def _columns(
     problem: Problem, tree: Any, known: list[Any], which: tuple[int, ...], values: Any, at: Any
 ) -> tuple[Any, Array]:

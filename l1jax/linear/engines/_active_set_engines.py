@@ -5,7 +5,6 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,8 +12,9 @@ from jax.core import Tracer
 
 from ..._status import Status
 from ..host._path_solution import Knot, PathSolution
-from ..model._null_model import compiled_lambda_max
-from ..model._problem import Point
+from ..model._null_model import known_lambda_max
+from ..model._on_host import is_on_host
+from ..model._problem import Point, Problem
 from ..results._path import Path
 from ..results._records import Knots
 from ..results._resume import unreached
@@ -37,7 +37,7 @@ class WorkingSet(Engine):
         return suits_host(plan.problem.x.shape)
 
     def supports(self, plan: Plan) -> str | None:
-        if plan.is_traced() or not (_is_null(plan) or supports(plan.problem, plan.pen)):
+        if plan.is_traced() or not (_is_null(plan.problem) or supports(plan.problem, plan.pen)):
             return (
                 "needs concrete data, and a penalty with a weight per coordinate such as L1 (one response) "
                 "or, for SquaredError, per group such as GroupL1"
@@ -45,9 +45,9 @@ class WorkingSet(Engine):
         return None
 
     def run(self, plan: Plan) -> Path:
-        if _is_null(plan):
+        if _is_null(plan.problem):
             return _null_path(plan)
-        lambda_max = float(compiled_lambda_max(plan.problem, plan.pen))
+        lambda_max = float(known_lambda_max(plan.problem, plan.pen))
         solution = self._follow(plan, lambda_max)
         if not solution.num_solved:
             if solution.interrupted:
@@ -113,7 +113,7 @@ class Homotopy(Covariance):
 
     def supports(self, plan: Plan) -> str | None:
         reason = super().supports(plan)
-        if reason is None and not _is_null(plan) and not has_knots(plan.problem, plan.pen):
+        if reason is None and not _is_null(plan.problem) and not has_knots(plan.problem, plan.pen):
             return (
                 "needs a path that is straight between its knots: L1 or NonNegativeL1, with any weights "
                 '(for others there is engine="working_set")'
@@ -121,16 +121,12 @@ class Homotopy(Covariance):
         return reason
 
 
-def _is_null(plan: Plan) -> bool:
+def _is_null(problem: Problem) -> bool:
     """Whether the null model is the solution at every strength: it explains all, or no column varies."""
-    problem, pen = plan.problem, plan.pen
-    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((problem, pen, plan.lams))):
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(problem)):
         return False
-    if not (problem.null.is_trivial or not np.any(np.asarray(problem.norms))):
-        return False
-    null = eqx.tree_at(lambda model: model.is_trivial, problem.null, np.ones((), bool))
-    pens = [pen.with_strength(lam) for lam in plan.lams] if pen.has_strength else [pen]
-    return all(bool(null.is_optimal(one)) for one in pens)
+    is_all = problem.null.explains_all or not np.any(np.asarray(problem.norms))
+    return bool(is_all and problem.null.is_least)
 
 
 def _null_path(plan: Plan) -> Path:
@@ -154,6 +150,7 @@ def _knots(plan: Plan, solution: PathSolution, lambda_max: float) -> Knots:
     for row, knot in zip(betas, knots, strict=True):
         row[knot.features] = knot.values
     dtype = problem.y.dtype
-    intercepts = jnp.full(len(knots), solution.intercepts[0], dtype)
-    coefs, intercepts = jax.vmap(problem.to_user)(Point(jnp.asarray(betas, dtype), intercepts))
-    return Knots(jnp.asarray([knot.lam for knot in knots], dtype), coefs, intercepts)
+    point = Point(betas.astype(dtype), np.full(len(knots), solution.intercepts[0], dtype))
+    to_user = problem.to_user if is_on_host(problem) else jax.vmap(problem.to_user)
+    coefs, intercepts = map(jnp.asarray, to_user(point))
+    return Knots(jnp.asarray(np.array([knot.lam for knot in knots], dtype)), coefs, intercepts)

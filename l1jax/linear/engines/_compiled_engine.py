@@ -12,10 +12,10 @@ from jaxtyping import Array
 
 from ..._status import Status
 from ...penalties import Penalty
-from ...penalties._base import LinearForm
+from ...penalties._forms import LinearForm
+from ..data._zero_copy import aligned
 from ..host._columns import Columns
 from ..host._path_solution import PathSolution
-from ..host._zero_copy import aligned
 from ..model._problem import Outcome, Point, Problem
 from ..results._certified import report
 from ..results._fit import Fit

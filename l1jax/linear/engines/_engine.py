@@ -100,7 +100,7 @@ class Plan:
 
     def report(self, solution: PathSolution) -> Fit:
         """Returns the certified fits of what was found on the host."""
-        lams = jnp.asarray(self.lams, self.problem.y.dtype)
+        lams = np.asarray(self.lams, self.problem.y.dtype)
         return report_path(self.problem, self.pen, lams, solution, self.tol, self.names)
 
 
@@ -295,4 +295,11 @@ def _where_finite(points: Point, other: Point) -> Point:
 
 def with_some(fits: Fit, some: np.ndarray, others: Fit) -> Fit:
     """Returns the fits, those at the indices `some` replaced."""
-    return jax.tree.map(lambda all_, new: jnp.asarray(all_).at[some].set(new), fits, others)
+
+    def put(all_: Any, new: Any) -> np.ndarray:
+        out = np.array(all_)
+        out[some] = new
+        return out
+
+    loss, fits, others = fits.loss, *(dataclasses.replace(f, loss=None) for f in (fits, others))
+    return dataclasses.replace(jax.tree.map(put, fits, others), loss=loss)

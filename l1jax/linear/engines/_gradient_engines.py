@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from ..._compile import program
 from ..._progress import advance, progress_bar
 from ..._status import Status
 from ..._tracing import is_traced
@@ -41,8 +42,8 @@ def solve_and_report(
     return report(problem, pen, outcome, tol, names), outcome.point
 
 
-solve_one = eqx.filter_jit(solve_and_report)
-estimate_smoothness = eqx.filter_jit(with_smoothness)
+solve_one = program(solve_and_report)
+estimate_smoothness = program(with_smoothness)
 
 
 class GradientSteps(Engine):
@@ -134,7 +135,7 @@ def _scan(plan: Plan) -> Fit:
     return jax.tree.map(lambda leaf: leaf[None], one)
 
 
-@eqx.filter_jit
+@program
 def _scanned(
     problem: Problem,
     pen: Penalty,
@@ -164,7 +165,7 @@ def batch(plan: Plan) -> Fit:
     return batched(plan.problem, plan.pen, jnp.asarray(plan.lams), start, *limits, is_own)
 
 
-@eqx.filter_jit
+@program
 def batched(
     problem: Problem,
     pen: Penalty,
@@ -202,7 +203,7 @@ def solve_best(
     return found, point
 
 
-@eqx.filter_jit
+@program
 def _solve_and_round(
     problem: Problem, pen: Penalty, start: Point, tol: Any, max_steps: Any, names: Any
 ) -> Fit:

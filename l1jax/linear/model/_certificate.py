@@ -11,17 +11,23 @@ objective above the best loss. The steps of `certify` are
 2. its projection off the unpenalised features, where R*(c v) is finite at no other v (`_absorb_rounding`),
 3. the least Fenchel gap over the scales c that the penalty proposes (`_fenchel_gap`),
 4. the violation of the optimality conditions (`_kkt_violation`).
+
+Points in NumPy may be several: β (L, p, *k), with the intercepts (L, *k) that go with them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, Protocol
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from ..._arrays import eps, namespace
+from ..._types import Real
 from ...penalties import Penalty
 from ..data._matrix import rows
 from ._problem import Point, Problem
@@ -32,102 +38,203 @@ _UNSOLVED = 0.08  # fraction of that sum which the projection may leave
 _RIDGE = 30  # units of rounding added to the system of the unpenalised features
 
 
+class PenaltyAtPoints(Protocol):
+    """A penalty at the points β that are certified, one or, in NumPy, several; v is −∇L there."""
+
+    value: Any  # R(β)
+    null_value: Any  # R at the null model
+    is_inside: Any  # whether β lies in the domain of R, to rounding
+    null_is_inside: Any
+
+    def moves(self, v: Any, noise: Any) -> Any:
+        """Whether prox(v) moves some coordinate, of those where |v| is rounding, off zero."""
+        ...
+
+    def product(self, v: Any) -> Any:
+        """⟨β, v⟩."""
+        ...
+
+    def scales(self, v: Any) -> Any:
+        """Scales c that are worth trying: (m, ...)."""
+        ...
+
+    def conjugate(self, c: Any, v: Any) -> Any:
+        """R*(c v)."""
+        ...
+
+    def kkt(self, v: Any) -> Any:
+        """The largest distance of v from ∂R(β)."""
+        ...
+
+    def margin(self, v: Any, curvature: Any) -> Any:
+        """As of `Penalty`, for this curvature of L by η, summed over the rows."""
+        ...
+
+
+class _AtPoint:
+    """Any penalty at one point, by its methods."""
+
+    def __init__(self, problem: Problem, pen: Penalty, beta: Array):
+        self.problem, self.pen, self.beta = problem, pen, beta
+        null = problem.null.point.beta
+        self.value, self.null_value = pen.value(beta), pen.value(null)
+        self.is_inside, self.null_is_inside = is_inside(pen, beta), is_inside(pen, null)
+
+    def moves(self, v: Array, noise: Array) -> Array:
+        is_tiny = jnp.abs(v) <= noise * rows(self.problem.norms, v)
+        return jnp.any(self.pen.prox(jnp.where(is_tiny, v, 0)) != 0)
+
+    def product(self, v: Array) -> Array:
+        return jnp.sum(self.beta * v)
+
+    def scales(self, v: Array) -> Array:
+        return self.pen.dual_scales(v, self.beta)
+
+    def conjugate(self, c: Array, v: Array) -> Array:
+        return self.pen.conjugate(c * v)
+
+    def kkt(self, v: Array) -> Array:
+        step = 1 / self.problem.limited_metric(self.pen, 1.0).beta
+        return jnp.max(self.pen.distance(self.beta, -v, step), initial=0)
+
+    def margin(self, v: Array, curvature: Array) -> Array:
+        of_columns = rows(self.problem.norms, self.beta) ** 2 * curvature
+        return self.pen.margin(self.beta, -v, jnp.broadcast_to(of_columns, self.beta.shape))
+
+
 class Certificate(eqx.Module):
     """The objective at a point, and two measures of how far from optimal it is."""
 
-    objective: Float[Array, ""]
-    gap: Float[Array, ""]
-    relative_gap: Float[Array, ""]
-    kkt: Float[Array, ""]
-    relative_kkt: Float[Array, ""]
-    deviance: Float[Array, ""]
-    margin: Float[Array, ""]
+    objective: Float[Real, "..."]
+    gap: Float[Real, "..."]
+    relative_gap: Float[Real, "..."]
+    kkt: Float[Real, "..."]
+    relative_kkt: Float[Real, "..."]
+    deviance: Float[Real, "..."]
+    margin: Float[Real, "..."]
 
     @property
-    def measure(self) -> Float[Array, ""]:
+    def measure(self) -> Float[Real, "..."]:
         """The number that `tol` bounds: the relative gap where it is finite, else the relative kkt."""
-        found = jnp.where(jnp.isfinite(self.relative_gap), self.relative_gap, self.relative_kkt)
-        return jnp.where(jnp.isfinite(self.objective), found, jnp.inf)
+        xp = namespace(self.relative_gap)
+        found = xp.where(xp.isfinite(self.relative_gap), self.relative_gap, self.relative_kkt)
+        return xp.where(xp.isfinite(self.objective), found, np.inf)
 
 
 def certify(
     problem: Problem,
     pen: Penalty,
     point: Point,
-    fitted: Array | None = None,
-    neg_gradient: Array | None = None,
+    fitted: Real | None = None,
+    neg_gradient: Real | None = None,
     absorb: bool = True,
+    at: PenaltyAtPoints | None = None,
 ) -> Certificate:
     """Returns the certificate of exactly this point; `fitted` is X̃β, `neg_gradient` −∇L, where known.
 
     Unless it may `absorb` rounding, the gap is infinite where that would be needed: mostly where
-    features are unpenalised.
+    features are unpenalised. `at` is the penalty at these points, if somebody knows it better than by its
+    methods.
     """
-    beta, loss = point.beta, problem.loss
+    beta, loss, over = point.beta, problem.loss, _Over(problem, point)
+    xp = over.xp
+    at = at or _AtPoint(problem, pen, beta)
     eta = problem.eta(point, fitted)
     dual = _dual_point(problem, eta, neg_gradient)
-    gradient = -dual.v
+    v = dual.v
     curvature = loss.curvature(problem.y, eta, problem.s)
-    noise = _noise(eta, problem.s, dual.slope, curvature)
-    is_tiny = jnp.abs(gradient) <= noise * rows(problem.norms, gradient)
-    intercept_slope = jnp.max(jnp.abs(jnp.sum(dual.slope, axis=0)))
-    is_balanced = (intercept_slope <= noise) if problem.fit_intercept else jnp.ones((), bool)
-    is_known = jnp.ones((), bool)
+    noise = _noise(problem, eta, dual.slope, curvature, over)
+    intercept_slope = over.most(abs(over.sum_rows(dual.slope)))
+    is_balanced = (intercept_slope <= noise) if problem.fit_intercept else xp.ones((), bool)
+    is_known = xp.ones((), bool)
     if absorb and pen.convex:  # else there is no gap
         hessian = loss.hessian(problem.y, eta, problem.s)
+        is_tiny = abs(v) <= noise * rows(problem.norms, v)
         dual = _absorb_rounding(problem, pen, hessian, dual, is_tiny, noise)
     elif pen.convex:
-        is_known = ~jnp.any(pen.prox(jnp.where(is_tiny, dual.v, 0)) != 0)
+        is_known = ~at.moves(v, noise)
 
-    penalty, deviance = pen.value(beta), loss.deviance(problem.y, eta, problem.s)
-    gap = _fenchel_gap(problem, pen, beta, eta, dual, is_balanced)
+    deviance = loss.deviance(problem.y, eta, problem.s)
+    gap = xp.asarray(np.inf, eta.dtype)
+    if pen.convex:
+        gap = _fenchel_gap(problem, at, eta, dual, is_balanced, over)
     # Far out all is rounding. But no point is nearer to the optimum than it is to the null model.
     null = problem.null
-    above = deviance + penalty - (null.deviance + pen.value(null.point.beta))
-    above = jnp.where(is_inside(pen, null.point.beta), above, -jnp.inf)
-    gap = jnp.where(above > gap, above, gap)
-    gap = jnp.where(is_inside(pen, beta) & is_known & ~jnp.isnan(gap), gap, jnp.inf)
+    above = deviance + at.value - (null.deviance + at.null_value)
+    above = xp.where(at.null_is_inside, above, -np.inf)
+    gap = xp.where(above > gap, above, gap)
+    gap = xp.where(at.is_inside & is_known & ~xp.isnan(gap), gap, np.inf)
 
-    kkt = _kkt_violation(problem, pen, beta, gradient, intercept_slope)
+    kkt = at.kkt(v)  # of 0 ∈ ∇L + ∂R, and of Σᵢ slopeᵢ = 0
+    kkt = xp.maximum(kkt, intercept_slope) if problem.fit_intercept else kkt
     return Certificate(
-        objective=loss.value(problem.y, eta, problem.s) + penalty,
+        objective=loss.value(problem.y, eta, problem.s) + at.value,
         gap=gap,
-        relative_gap=relative_gap(problem, pen, gap),
+        relative_gap=relative_gap(problem, gap, at.null_value),
         kkt=kkt,
-        relative_kkt=_relative_kkt(problem, pen, kkt),
+        relative_kkt=_relative(
+            kkt, xp.where(null.explains_all, 1, pen.dual_norm(null.gradient)), null.is_trivial
+        ),
         deviance=deviance,
-        margin=pen.margin(beta, gradient, _curvature_of_columns(problem, beta, curvature)),
+        # By the mean of the curvatures of the rows; exact for squared error.
+        margin=at.margin(v, over.sum_rows(curvature)),
     )
+
+
+class _Over:
+    """Sums and maxima over all axes but that of the points, if there are several."""
+
+    def __init__(self, problem: Problem, point: Point):
+        self.xp = namespace(point.beta, problem.y)
+        self.ndim = len(problem.coef_shape)  # of one point
+        self.first = point.beta.ndim - self.ndim
+
+    def sum_rows(self, x: Real) -> Real:
+        return x.sum(axis=self.first)
+
+    def sum(self, x: Real) -> Real:
+        return x.sum(axis=self._axes(x))
+
+    def most(self, x: Real) -> Real:
+        return x.max(axis=self._axes(x), initial=0)
+
+    def _axes(self, x: Real) -> tuple[int, ...]:
+        return tuple(range(min(self.first, x.ndim), x.ndim))
 
 
 def is_inside(pen: Penalty, beta: Array) -> Array:
     """Whether β lies in the domain of the penalty, to rounding."""
-    size = jnp.sum(jnp.abs(beta))
-    return pen.violation(beta) <= _ROUNDING * jnp.finfo(beta.dtype).eps * size
+    return pen.violation(beta) <= rounding_of(jnp.sum(jnp.abs(beta)))
+
+
+def rounding_of(size: Real) -> Real:
+    """How far what adds up to this size may be outside of a domain."""
+    return _ROUNDING * eps(size) * size
 
 
 class _DualPoint(eqx.Module):
     """A dual point θ, by slope = −s∘θ, and its products with the columns."""
 
-    v: Float[Array, "p *k"]  # −X̃ᵀ slope
-    slope: Float[Array, "n *k"]
-    cost: Float[Array, ""]  # of its distance from ∂L(η), to second order
-    is_far: Bool[Array, ""]  # whether that distance is more than rounding
+    v: Float[Real, "... p *k"]  # −X̃ᵀ slope
+    slope: Float[Real, "... n *k"]
+    cost: Float[Real, ""]  # of its distance from ∂L(η), to second order
+    is_far: Bool[Real, ""]  # whether that distance is more than rounding
 
 
-def _dual_point(problem: Problem, eta: Array, neg_gradient: Array | None) -> _DualPoint:
+def _dual_point(problem: Problem, eta: Real, neg_gradient: Real | None) -> _DualPoint:
     """The slope ∂L(η) as a dual point."""
     slope = problem.loss.gradient(problem.y, eta, problem.s)
     v = -problem.x.rdot(slope) if neg_gradient is None else neg_gradient
-    return _DualPoint(v, slope, jnp.zeros((), eta.dtype), jnp.zeros((), bool))
+    xp = namespace(slope, v)
+    return _DualPoint(v, slope, xp.zeros((), eta.dtype), xp.zeros((), bool))
 
 
-def _noise(eta: Array, s: Array, slope: Array, curvature: Array) -> Array:
+def _noise(problem: Problem, eta: Real, slope: Real, curvature: Real, over: _Over) -> Real:
     """The size up to which Σᵢ slopeᵢ zᵢ is rounding, for z with Σᵢ sᵢ zᵢ² = 1."""
-    s = rows(s, slope)
-    size = jnp.sqrt(jnp.sum(slope**2 / jnp.where(s > 0, s, 1)))
-    errors = jnp.abs(curvature * eta)
-    return _ROUNDING * jnp.finfo(eta.dtype).eps * (size + jnp.max(jnp.sum(errors, axis=0)))
+    s, xp = problem.s.reshape(problem.s.shape + (1,) * (over.ndim - 1)), over.xp
+    size = xp.sqrt(over.sum(slope**2 / xp.where(s > 0, s, 1)))
+    errors = abs(curvature * eta)
+    return _ROUNDING * eps(eta) * (size + over.most(over.sum_rows(errors)))
 
 
 def _absorb_rounding(
@@ -174,58 +281,42 @@ def _absorb_rounding(
 
 
 def _fenchel_gap(
-    problem: Problem, pen: Penalty, beta: Array, eta: Array, dual: _DualPoint, is_balanced: Array
-) -> Array:
-    """The least gap over the scales c; infinite for a penalty that is not convex."""
-    if not pen.convex:
-        return jnp.asarray(jnp.inf, eta.dtype)
-    y, s, loss = problem.y, problem.s, problem.loss
-    penalty = pen.value(beta)
+    problem: Problem,
+    at: PenaltyAtPoints,
+    eta: Real,
+    dual: _DualPoint,
+    is_balanced: Real,
+    over: _Over,
+) -> Real:
+    """The least gap over the scales c."""
+    xp, y, s, loss = over.xp, problem.y, problem.s, problem.loss
+    product = at.product(dual.v)
 
-    def gap_at(c: Array) -> Array:
-        of_penalty = penalty + pen.conjugate(c * dual.v) - c * jnp.sum(beta * dual.v)
-        of_loss = loss.fenchel_gap(y, eta, c, s) + jnp.where(c > 0, dual.cost, 0)
-        if not loss.is_quadratic:  # to second order is not enough for a dual point that is far
+    def gap_at(c: Any) -> Any:
+        of_penalty = at.value + at.conjugate(c, dual.v) - c * product
+        of_loss = loss.fenchel_gap(y, eta, c, s) + xp.where(c > 0, dual.cost, 0)
+        if not loss.is_quadratic and xp is jnp:
+            # To second order is not enough for a dual point that is far.
             exact = loss.value(y, eta, s) + loss.conjugate(y, c * dual.slope, s)
             exact = jnp.maximum(exact - c * jnp.sum(dual.slope * eta), 0)
             of_loss = jnp.where(dual.is_far, exact, of_loss)
-        return of_loss + jnp.maximum(of_penalty, 0)
+        return of_loss + xp.maximum(of_penalty, 0)
 
-    is_usable = is_balanced & jnp.isfinite(dual.cost)
-    scales = jnp.where(is_usable, pen.dual_scales(dual.v, beta), 0)
-    return jnp.min(jax.vmap(gap_at)(scales))
-
-
-def _kkt_violation(
-    problem: Problem, pen: Penalty, beta: Array, gradient: Array, intercept_slope: Array
-) -> Array:
-    """The largest violation of 0 ∈ ∇L + ∂R and of Σᵢ slopeᵢ = 0."""
-    kkt = jnp.max(
-        pen.distance(beta, gradient, 1 / problem.limited_metric(pen, 1.0).beta), initial=0
-    )
-    return jnp.maximum(kkt, intercept_slope) if problem.fit_intercept else kkt
+    is_usable = is_balanced & xp.isfinite(dual.cost)
+    scales = xp.where(is_usable, at.scales(dual.v), 0)
+    gaps = jax.vmap(gap_at)(scales) if xp is jnp else np.stack([gap_at(c) for c in scales])
+    return gaps.min(axis=0)
 
 
-def _curvature_of_columns(problem: Problem, beta: Array, curvature: Array) -> Array:
-    """The curvature of L along each coefficient, by the mean of that of the rows; exact for squared error."""
-    of_rows = jnp.sum(curvature.reshape(len(curvature), *beta.shape[1:]), axis=0)
-    return jnp.broadcast_to(rows(problem.norms, beta) ** 2 * of_rows, beta.shape)
-
-
-def relative_gap(problem: Problem, pen: Penalty, gap: Array) -> Array:
+def relative_gap(problem: Problem, gap: Real, null_value: Real) -> Real:
     """A gap in units of the null deviance; where that is rounding, of the penalty of the null model."""
     null = problem.null
-    unit = jnp.where(null.is_trivial, pen.value(null.point.beta), null.deviance)
-    return _relative(gap, unit, null.is_optimal(pen))
+    xp = namespace(gap, null_value)
+    unit = xp.where(null.explains_all, null_value, null.deviance)
+    return _relative(gap, unit, null.is_trivial)
 
 
-def _relative_kkt(problem: Problem, pen: Penalty, kkt: Array) -> Array:
-    """A violation in units of the null gradient; where that is rounding, in its own."""
-    null = problem.null
-    unit = jnp.where(null.is_trivial, 1, pen.dual_norm(null.gradient))
-    return _relative(kkt, unit, null.is_optimal(pen))
-
-
-def _relative(value: Array, unit: Array, is_zero: Array) -> Array:
-    safe = jnp.where(unit > 0, unit, 1)
-    return jnp.where(is_zero & jnp.isfinite(value), 0, value / safe)
+def _relative(value: Real, unit: Real, is_trivial: Real) -> Real:
+    xp = namespace(value, unit, is_trivial)
+    safe = xp.where(unit > 0, unit, 1)
+    return xp.where(is_trivial & xp.isfinite(value), 0, value / safe)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import equinox as eqx
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+import numpy as np
 
+from ..._arrays import eps, is_in_numpy, is_numpy, namespace
+from ..._compile import program
 from ..._tracing import frozen
+from ..._types import Real
 from ...losses import Loss
 from ...penalties import Penalty
+from ...penalties._base import longest_step
 from ..data._matrix import rows
 from ._problem import (
     ROUNDING,
@@ -20,7 +24,7 @@ from ._problem import (
     arrange,
     structural_masks,
 )
-from ._unpenalised_newton import fit_unpenalised
+from ._unpenalised_newton import fit_unpenalised, polish_intercept
 
 
 def prepare(data: Data, pen: Penalty) -> Problem:
@@ -36,51 +40,86 @@ def with_null(data: ScaledData, pen: Penalty) -> Problem:
 def fit_null(data: ScaledData, pen: Penalty) -> NullModel:
     """Fits the intercept and the features that are unpenalised at every λ."""
     y, s, loss = data.y, data.s, data.loss
-    zero = jnp.zeros(data.coef_shape, y.dtype)
-    unpenalised = structural_masks(pen, zero.shape).unpenalised & rows(data.norms > 0, zero)
-    null = fit_unpenalised(data, Point(zero, jnp.zeros(data.responses, y.dtype)), unpenalised)
+    xp = namespace(*jax.tree.leaves((y, s, data.norms)))
+    zero = xp.zeros(data.coef_shape, y.dtype)
+    unpenalised = structural_masks(pen, zero.shape, xp).unpenalised & rows(data.norms > 0, zero)
+    start = Point(zero, xp.zeros(data.responses, y.dtype))
+    if xp is jnp:
+        null = fit_unpenalised(data, start, unpenalised)
+    elif not unpenalised.any():
+        null = polish_intercept(data, start)
+    else:
+        null = jax.tree.map(np.asarray, _fit_unpenalised(data, start, unpenalised))
     eta = data.eta(null)
-    deviance = loss.deviance(y, eta, s)
+    rest = _left_to_explain(loss, y, eta, s)
     return NullModel(
         point=null,
         gradient=data.x.rdot(loss.gradient(y, eta, s)),
-        deviance=deviance,
-        is_trivial=_left_to_explain(loss, y, eta, s) <= _rounding(loss, y, eta, s, data.level),
-        unpenalised=jnp.all(unpenalised.reshape(unpenalised.shape[0], -1), axis=1),
+        deviance=loss.deviance(y, eta, s),
+        explains_all=rest <= _rounding(loss, y, eta, s, data.level),
+        is_least=_is_least(pen, null.beta),
+        unpenalised=unpenalised.reshape(unpenalised.shape[0], -1).all(axis=1),
     )
 
 
-def _left_to_explain(loss: Loss, y: Array, eta: Array, s: Array) -> Array:
+_fit_unpenalised = program(fit_unpenalised)
+
+
+def _is_least(pen: Penalty, beta: Real) -> Real:
+    """Whether the penalty is least at these coefficients of unpenalised features, at any λ.
+
+    Its prox stays there. One with a linear or a group form always is.
+    """
+    forms = type(pen).linear_form, type(pen).group_form
+    if forms != (Penalty.linear_form, Penalty.group_form):
+        return namespace(beta).ones((), bool)
+    if pen.has_strength:
+        pen = pen.with_strength(1.0)
+    beta = jnp.asarray(beta)
+    moved = pen.prox(beta, jnp.minimum(longest_step(pen, beta.dtype), 1))
+    return jnp.all(jnp.abs(moved - beta) <= ROUNDING * jnp.finfo(beta.dtype).eps * jnp.abs(beta))
+
+
+def _left_to_explain(loss: Loss, y: Real, eta: Real, s: Real) -> Real:
     """The deviance; of a loss that does not say what its least value is, that of a Newton step per row."""
     if type(loss).saturated is not Loss.saturated:
         return loss.deviance(y, eta, s)
     slope, curvature = loss.gradient(y, eta, s), loss.curvature(y, eta, s)
-    return 0.5 * jnp.sum(jnp.where(slope == 0, 0, slope**2 / jnp.maximum(curvature, 0)))
+    xp = namespace(slope, curvature)
+    is_flat = slope == 0
+    return 0.5 * xp.sum(xp.where(is_flat, 0, slope**2 / xp.where(is_flat, 1, curvature)))
 
 
-def _rounding(loss: Loss, y: Array, eta: Array, s: Array, level: Array) -> Array:
+def _rounding(loss: Loss, y: Real, eta: Real, s: Real, level: Real) -> Real:
     """The deviance that rounding leaves: of residuals, and of y when its level was taken off.
 
     An error δ of y costs δ²/h and one of η costs hδ², where the loss has the curvature h per row.
     """
-    eps = jnp.finfo(y.dtype).eps
-    curvature = jnp.ones((), y.dtype)
+    xp, unit = namespace(y, eta, s), eps(y)
+    curvature = xp.ones((), y.dtype)
     if loss.smoothness is None and y.shape == eta.shape:
-        curvature = jnp.maximum(loss.curvature(y, eta, jnp.ones_like(s)), 1)
-        curvature = jnp.where(jnp.isfinite(curvature), curvature, 1)
-    squares = jnp.sum(rows(s, y) * y**2 / curvature) + jnp.sum(rows(s, eta) * curvature * eta**2)
-    return (100 * eps) ** 2 * squares + (ROUNDING * eps) ** 2 * jnp.sum(level**2)
+        curvature = xp.maximum(loss.curvature(y, eta, xp.ones_like(s)), 1)
+        curvature = xp.where(xp.isfinite(curvature), curvature, 1)
+    squares = (rows(s, y) * y**2 / curvature).sum() + (rows(s, eta) * curvature * eta**2).sum()
+    return (100 * unit) ** 2 * squares + (ROUNDING * unit) ** 2 * (level**2).sum()
 
 
-def null_lambda_max(problem: Problem, pen: Penalty) -> Array:
+def null_lambda_max(problem: Problem, pen: Penalty) -> Real:
     """λmax, from the gradient of the null model."""
     return pen.lambda_max(gradient_to_explain(problem))
 
 
-def gradient_to_explain(problem: Problem) -> Array:
+def gradient_to_explain(problem: Problem) -> Real:
     """The gradient of the null model, zero on constant columns and where the null model fits exactly."""
-    counts = rows(problem.norms > 0, problem.null.gradient)
-    return jnp.where(counts & ~problem.null.is_trivial, problem.null.gradient, 0)
+    null = problem.null
+    counts = rows(problem.norms > 0, null.gradient)
+    return namespace(null.gradient).where(counts & ~null.explains_all, null.gradient, 0)
 
 
-compiled_lambda_max = eqx.filter_jit(null_lambda_max)
+_compiled_lambda_max = program(null_lambda_max)
+
+
+def known_lambda_max(problem: Problem, pen: Penalty) -> Real:
+    """`null_lambda_max`, compiled where it is not for NumPy."""
+    on_host = is_numpy((problem.null, problem.norms, pen)) and is_in_numpy(pen)
+    return (null_lambda_max if on_host else _compiled_lambda_max)(problem, pen)

@@ -9,11 +9,13 @@ import equinox as eqx
 import jax
 import numpy as np
 
+from ..._compile import program
 from ..._tracing import frozen
 from ...losses import Loss
 from ...penalties import Penalty
 from ..data._inputs import Inputs
 from ._null_model import prepare
+from ._on_host import host_errors, on_host
 from ._problem import Data, Problem
 from ._unpenalised_basis import in_orthonormal_basis
 
@@ -59,6 +61,10 @@ def in_given_columns(problem: Problem, data: Data, pen: Penalty) -> Problem:
 
 def _prepare_as_given(data: Data, pen: Penalty) -> Problem:
     """Returns the problem; columns that stay as they are are not copied."""
+    here = on_host(data, pen)
+    if here is not None:
+        with host_errors():
+            return prepare(*here)
     data = dataclasses.replace(data, x=jax.device_put(data.x))
     problem = _all_but_kept_columns(data, pen)
     if problem.x is not None:
@@ -66,7 +72,7 @@ def _prepare_as_given(data: Data, pen: Penalty) -> Problem:
     return eqx.tree_at(lambda q: q.x, problem, data.x, is_leaf=lambda leaf: leaf is None)
 
 
-@eqx.filter_jit
+@program
 def _all_but_kept_columns(data: Data, pen: Penalty) -> Problem:
     problem = prepare(data, pen)
     before, after = jax.tree.leaves(data.x), jax.tree.leaves(problem.x)

@@ -14,8 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from ..._arrays import eps, matmul, namespace
+from ..._methods import plain
 from ..._tracing import frozen, known
-from ..._types import AnyArray
+from ..._types import Real
 from ...composite._step import limited
 from ...losses import Loss
 from ...penalties import Penalty
@@ -30,31 +32,31 @@ _POWER_STEPS = 12  # of power iteration; backtracking repairs what it underestim
 class Point(eqx.Module):
     """Coefficients on the solver's scale, and the intercept that goes with centred columns."""
 
-    beta: Float[Array, "..."]  # (p, *k); () where it holds one step for all
-    intercept: Float[Array, "*k"]
+    beta: Float[Real, "..."]  # (p, *k); () where it holds one step for all
+    intercept: Float[Real, "..."]  # (*k,)
 
 
 class Outcome(eqx.Module):
     """What a solve returns, on the solver's scale."""
 
     point: Point
-    num_steps: Int[Array, ""]
-    status: Int[Array, ""]
+    num_steps: Int[Real, ""]
+    status: Int[Real, ""]
 
 
 class ScaledData(eqx.Module):
     """The data of a fit on the solver's scale: everything that no penalty has a say in."""
 
     x: DataMatrix  # X̃, centred and scaled as asked
-    y: Float[Array, "n ..."]  # encoded by the loss: mostly like η
-    s: Float[Array, " n"]
-    offset: Float[Array, "n *k"]
+    y: Float[Real, "n ..."]  # encoded by the loss: mostly like η
+    s: Float[Real, " n"]
+    offset: Float[Real, "n *k"]
     loss: Loss
-    mean: Float[Array, " p"]  # μ, subtracted from the columns
-    inverse_scale: Float[Array, " p"]  # 1/σ
-    level: Float[Array, "*k"]  # subtracted from y; the intercept returns it
-    norms: Float[Array, " p"]  # √Σ sᵢ x̃ᵢⱼ²
-    is_valid: Bool[Array, ""]  # False where a traced input holds what an eager call refuses
+    mean: Float[Real, " p"]  # μ, subtracted from the columns
+    inverse_scale: Float[Real, " p"]  # 1/σ
+    level: Float[Real, "*k"]  # subtracted from y; the intercept returns it
+    norms: Float[Real, " p"]  # √Σ sᵢ x̃ᵢⱼ²
+    is_valid: Bool[Real, ""]  # False where a traced input holds what an eager call refuses
     fit_intercept: bool = eqx.field(static=True)
 
     @property
@@ -67,16 +69,29 @@ class ScaledData(eqx.Module):
         """(p,) or (p, k): the shape of the coefficients."""
         return (*self.norms.shape, *self.responses)
 
-    def eta(self, point: Point, fitted: Array | None = None) -> Float[Array, "n *k"]:
+    @plain
+    def eta(self, point: Point, fitted: Real | None = None) -> Float[Real, "... n *k"]:
         """The linear predictor; `fitted` is X̃β, where it is known: XLA repeats a sparse product."""
         known = self.x.dot(point.beta) if fitted is None else fitted
-        return known + point.intercept + self.offset
+        return known + self.spread(point.intercept) + self.offset
 
-    def smooth(self, point: Point, fitted: Array | None = None) -> Float[Array, ""]:
+    @plain
+    def spread(self, per_response: Any) -> Any:
+        """Numbers per response, (..., *k), with an axis for the rows or features before it."""
+        return per_response[..., None, :] if self.responses else per_response[..., None]
+
+    @plain
+    def over_features(self, per_feature: Real) -> Real:
+        """Numbers per feature, (p,), shaped to multiply coefficients."""
+        return per_feature.reshape(per_feature.shape + (1,) * len(self.responses))
+
+    @plain
+    def smooth(self, point: Point, fitted: Real | None = None) -> Float[Real, "..."]:
         """L(β, b), the smooth part of the objective."""
-        return self.loss.value(self.y, self.eta(point, fitted), self.s)
+        return type(self.loss).value(self.loss, self.y, self.eta(point, fitted), self.s)
 
-    def deviance(self, point: Point) -> Float[Array, ""]:
+    @plain
+    def deviance(self, point: Point) -> Float[Real, "..."]:
         """The deviance of the loss at a point."""
         return self.loss.deviance(self.y, self.eta(point), self.s)
 
@@ -101,51 +116,59 @@ class ScaledData(eqx.Module):
         """The metric, raised to where the steps 1/(curvature C) are no longer than the prox allows."""
         return limited(self.metric(pen), jnp.asarray(curvature, self.y.dtype), self.max_step(pen))
 
-    def to_user(self, point: Point) -> tuple[Array, Array]:
+    @plain
+    def to_user(self, point: Point) -> tuple[Real, Real]:
         """Coefficients and intercept on the scale of the data as given."""
         coef, intercept = self._unscaled(point)
         return coef, self.loss.identify(intercept)
 
-    def from_user(self, coef: Array, intercept: Array) -> Point:
+    @plain
+    def from_user(self, coef: Real, intercept: Real) -> Point:
         """The point on the solver's scale of coefficients and intercept on that of the data."""
-        beta = coef / rows(self.inverse_scale, coef)
-        of_means = jnp.matmul(self.mean, coef, precision="highest")
-        return Point(beta, self.loss.identify((intercept - self.level) + of_means))
+        beta = coef / self.over_features(self.inverse_scale)
+        intercept = (intercept - self.level) + self._of_means(coef)
+        return Point(beta, self.loss.identify(intercept))
 
-    def _unscaled(self, point: Point) -> tuple[Array, Array]:
-        coef = rows(self.inverse_scale, point.beta) * point.beta
-        of_means = jnp.matmul(self.mean, coef, precision="highest")
-        return coef, self.level + (point.intercept - of_means)
+    @plain
+    def _unscaled(self, point: Point) -> tuple[Real, Real]:
+        coef = self.over_features(self.inverse_scale) * point.beta
+        return coef, self.level + (point.intercept - self._of_means(coef))
+
+    @plain
+    def _of_means(self, coef: Real) -> Real:
+        """μᵀβ, (..., *k)."""
+        return matmul(self.mean, coef) if self.responses else matmul(coef, self.mean)
 
 
 class NullModel(eqx.Module):
     """The model of the intercept and the unpenalised features alone, and what follows from it."""
 
     point: Point
-    gradient: Float[Array, "p *k"]  # ∇L there
-    deviance: Float[Array, ""]
-    is_trivial: Bool[Array, ""]  # it fits to rounding: nothing is left to explain
-    unpenalised: Bool[Array, " p"]  # its features, at every λ
+    gradient: Float[Real, "p *k"]  # ∇L there
+    deviance: Float[Real, ""]
+    explains_all: Bool[Real, ""]  # it fits to rounding
+    is_least: Bool[Real, ""]  # the penalty is least there, at any λ
+    unpenalised: Bool[Real, " p"]  # its features, at every λ
 
     @property
-    def unit(self) -> Float[Array, ""]:
+    def is_trivial(self) -> Bool[Real, ""]:
+        """Whether it is the solution at every λ: nothing is left to explain, and the penalty is least there."""
+        return self.explains_all & self.is_least
+
+    @property
+    def unit(self) -> Float[Real, ""]:
         """The unit of a relative gap: the null deviance; 1 where that is not positive."""
-        return jnp.where(self.deviance > 0, self.deviance, 1)
+        return namespace(self.deviance).where(self.deviance > 0, self.deviance, 1)
 
-    def is_optimal(self, pen: Penalty) -> Bool[Array, ""]:
-        """Whether it is the solution: nothing is left to explain, and the penalty is least there."""
-        beta = self.point.beta
-        moved = pen.prox(beta, jnp.minimum(longest_step(pen, beta.dtype), 1))
-        rounding = ROUNDING * jnp.finfo(beta.dtype).eps * jnp.abs(beta)
-        return self.is_trivial & jnp.all(jnp.abs(moved - beta) <= rounding)
-
+    @plain
     def explained(self, deviance: Array) -> Array:
         """Returns the fraction of the null deviance that a model of this deviance explains.
 
         It is 0 where nothing is left to explain, and NaN where the null deviance is not positive.
         """
-        fraction = jnp.where(self.deviance > 0, 1 - deviance / self.unit, jnp.nan)
-        return jnp.where(self.is_trivial, 0, fraction)
+        xp = namespace(self.deviance)
+        fraction = xp.where(self.deviance > 0, 1 - deviance / self.unit, np.nan)
+        return xp.where(self.explains_all, 0, fraction)
 
 
 class Problem(ScaledData):
@@ -153,16 +176,18 @@ class Problem(ScaledData):
 
     null: NullModel
     basis: Any  # an `UnpenalisedBasis` in place of some columns of the data, or None
-    smoothness: Float[Array, ""]  # largest curvature in the metric: estimated, or 1 to begin with
+    smoothness: Float[Real, ""]  # largest curvature in the metric: estimated, or 1 to begin with
 
     @classmethod
     def of(cls, data: ScaledData, null: NullModel) -> Problem:
         """The problem of these data with their null model."""
         fields = {field.name: getattr(data, field.name) for field in dataclasses.fields(ScaledData)}
-        return cls(**fields, null=null, basis=None, smoothness=jnp.ones((), data.y.dtype))
+        return cls(
+            **fields, null=null, basis=None, smoothness=namespace(data.y).ones((), data.y.dtype)
+        )
 
     @property
-    def deviations(self) -> Float[AnyArray, " p"]:
+    def deviations(self) -> Float[Real, " p"]:
         """σ of the columns as they were given, where they are standardised; 1 of a constant one."""
         host = known(self.inverse_scale)  # NumPy where it can be: there is nothing to dispatch
         found = 1 / (self.inverse_scale if host is None else np.asarray(host))
@@ -170,22 +195,26 @@ class Problem(ScaledData):
             found[self.basis.at] = self.basis.deviations
         return found
 
-    def to_user(self, point: Point) -> tuple[Array, Array]:
+    @plain
+    def to_user(self, point: Point) -> tuple[Real, Real]:
         coef, intercept = self._unscaled(point)
         if self.basis is not None:
             coef, intercept = self.basis.to_data(coef, intercept)
         return coef, self.loss.identify(intercept)
 
-    def from_user(self, coef: Array, intercept: Array) -> Point:
+    @plain
+    def from_user(self, coef: Real, intercept: Real) -> Point:
         if self.basis is not None:
             coef, intercept = self.basis.from_data(coef, intercept)
         return super().from_user(coef, intercept)
 
+    @plain
     def start_from(self, coef: Array, intercept: Array) -> Point:
         """Coefficients on the user's scale, of whatever problem, as a point to start this one from."""
         point = self.from_user(coef, intercept)
-        beta = jnp.where(rows(self.norms > 0, point.beta), point.beta, 0)
-        none = jnp.zeros_like(point.intercept)
+        xp = namespace(point.beta)
+        beta = xp.where(self.over_features(self.norms > 0), point.beta, 0)
+        none = xp.zeros_like(point.intercept)
         return Point(beta, point.intercept if self.fit_intercept else none)
 
 
@@ -193,9 +222,9 @@ class Data(eqx.Module):
     """What enters a fit, as it was given; `weights` need not sum to one yet."""
 
     x: DataMatrix
-    y: Float[AnyArray, "n ..."]
-    weights: Float[AnyArray, " n"]
-    offset: Float[AnyArray, "n *k"]
+    y: Float[Real, "n ..."]
+    weights: Float[Real, " n"]
+    offset: Float[Real, "n *k"]
     loss: Loss
     fit_intercept: bool = eqx.field(static=True)
     standardize: bool = eqx.field(static=True)
@@ -207,39 +236,40 @@ def arrange(data: Data, level: Any = None) -> ScaledData:
     `level` is what is subtracted from y, where that is known already.
     """
     x, y, weights, offset, loss = data.x, data.y, data.weights, data.offset, data.loss
-    biggest = frozen(jnp.max(weights))
-    is_valid = (biggest > 0) & jnp.all(weights >= 0) & jnp.isfinite(biggest)
-    weights = jnp.where(is_valid, weights / jnp.where(is_valid, biggest, 1), 1)
-    s = weights / jnp.sum(weights)
+    xp = namespace(*jax.tree.leaves((x, y, weights, offset)))
+    biggest = frozen(weights.max())
+    is_valid = (biggest > 0) & xp.all(weights >= 0) & xp.isfinite(biggest)
+    weights = xp.where(is_valid, weights / xp.where(is_valid, biggest, 1), 1)
+    s = weights / weights.sum()
     # A row of weight 0 may hold anything.
     counts = rows(s > 0, y)
-    y = jnp.where(counts, y, frozen(loss).neutral_target(frozen(y), frozen(s)))
-    offset = jnp.where(rows(s > 0, offset), offset, 0)
+    y = xp.where(counts, y, frozen(loss).neutral_target(frozen(y), frozen(s)))
+    offset = xp.where(rows(s > 0, offset), offset, 0)
     # Where no level matters, that of the columns does not: centred ones keep more digits.
     centre = data.fit_intercept or not loss.has_intercept
     fit_intercept = data.fit_intercept and loss.has_intercept
     x, mean, inverse_scale, norms = standardise(x, s, centre=centre, scale=data.standardize)
-    is_valid &= jnp.all(jnp.isfinite(norms)) & jnp.all(jnp.isfinite(offset))
-    is_valid &= jnp.all(loss.accepts(y) | ~counts)
+    is_valid &= xp.all(xp.isfinite(norms)) & xp.all(xp.isfinite(offset))
+    is_valid &= xp.all(loss.accepts(y) | ~counts)
 
     responses = offset.shape[1:]
     has_level = fit_intercept and loss.is_of_residuals
     if level is None:
         # Far from zero, every sum over the rows would lose the digits that the residuals have.
         # Whatever is taken off comes back: to derivatives it is a constant.
-        level = jnp.zeros(responses, y.dtype)
+        level = xp.zeros(responses, y.dtype)
         if has_level:
             level = frozen(loss).polish_intercept(frozen(y), frozen(offset), frozen(s))
     if has_level:
-        y = jnp.where(counts, y - level, 0)
+        y = xp.where(counts, y - level, 0)
         # The mean of n equal numbers may miss them by n units of rounding.
         rest = frozen(y)
-        highest = jnp.max(jnp.where(counts, rest, -jnp.inf), axis=0)
-        lowest = jnp.min(jnp.where(counts, rest, jnp.inf), axis=0)
-        unit = jnp.finfo(y.dtype).eps * jnp.abs(level)
+        highest = xp.max(xp.where(counts, rest, -np.inf), axis=0)
+        lowest = xp.min(xp.where(counts, rest, np.inf), axis=0)
+        unit = eps(y) * xp.abs(level)
         is_constant = highest - lowest <= ROUNDING * unit
-        is_constant &= jnp.maximum(highest, -lowest) <= (ROUNDING + len(y)) * unit
-        y = y - jnp.where(is_constant, rest, 0)
+        is_constant &= xp.maximum(highest, -lowest) <= (ROUNDING + len(y)) * unit
+        y = y - xp.where(is_constant, rest, 0)
     return ScaledData(
         x=x,
         y=y,
@@ -255,10 +285,10 @@ def arrange(data: Data, level: Any = None) -> ScaledData:
     )
 
 
-def structural_masks(pen: Penalty, shape: tuple[int, ...]) -> Any:
+def structural_masks(pen: Penalty, shape: tuple[int, ...], xp: Any = jnp) -> Any:
     """The masks at λ = 1: what weights of 0 and inf say, at every λ."""
     if pen.has_strength:
-        pen = pen.with_strength(1.0)
+        pen = pen.with_strength(xp.ones(()))
     return pen.masks(shape)
 
 

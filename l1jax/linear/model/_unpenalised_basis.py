@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from ..._tracing import is_traced
-from ..._types import AnyArray
+from ..._types import Real
 from ..data._matrix import DataMatrix
 from ._problem import Data, Problem
 
@@ -30,12 +30,12 @@ class UnpenalisedBasis(eqx.Module):
     Coefficients γ of Q say the same as β = T γ of X_U and the intercept −μᵀβ.
     """
 
-    at: Int[AnyArray, " m"]
-    mean: Float[AnyArray, " m"]  # μ: 0 without an intercept
-    deviations: Float[AnyArray, " m"]  # of the columns as given
-    columns: Float[AnyArray, "n m"]  # X_U − 1μᵀ
-    to_columns: Float[AnyArray, "m m"]  # T, with columns of zeros beyond the rank
-    from_columns: Float[AnyArray, "m m"]  # T⁻¹, likewise; the pseudo-inverse
+    at: Int[Real, " m"]
+    mean: Float[Real, " m"]  # μ: 0 without an intercept
+    deviations: Float[Real, " m"]  # of the columns as given
+    columns: Float[Real, "n m"]  # X_U − 1μᵀ
+    to_columns: Float[Real, "m m"]  # T, with columns of zeros beyond the rank
+    from_columns: Float[Real, "m m"]  # T⁻¹, likewise; the pseudo-inverse
 
     def to_data(self, coef: Array, intercept: Array) -> tuple[Array, Array]:
         """Coefficients of the columns as given, from those of the basis."""

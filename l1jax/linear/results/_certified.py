@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ..._arrays import namespace
+from ..._compile import program
 from ..._status import Status
+from ..._types import Real
 from ...penalties import Penalty
+from ..data._zero_copy import aligned, zero_copy
 from ..host._columns import Columns
 from ..host._path_solution import PathSolution
-from ..host._zero_copy import aligned, zero_copy
+from ..host._penalty_lanes import penalty_lanes
 from ..model._certificate import Certificate, certify, relative_gap
+from ..model._on_host import host_errors, is_on_host
 from ..model._problem import Outcome, Point, Problem
 from ..model._unpenalised_newton import polish_intercept
 from ._fit import Fit
 
 _LANES = 5  # of a sparse problem at once in XLA: a product takes memory for every entry and lane
 _MANY_LANES = 25  # at once where all products are known: what they need in between is small
+_CACHED = 2**17  # entries of the arrays of one batch in NumPy
 _BATCH = 25  # lanes whose gradients are computed at once on the host
 
 
@@ -44,16 +50,23 @@ def report(
     names: Any,
     known: Products = _NONE,
     absorb: bool = True,
+    lanes: Any = None,
 ) -> Fit:
-    """Returns the fit of what a solve found, certified; its status says whether it meets `tol`."""
+    """Returns the fit of what a solve found, certified; its status says whether it meets `tol`.
+
+    In NumPy it may be several, of a penalty at as many λ, which `lanes` holds.
+    """
     coef, intercept = problem.to_user(outcome.point)
-    found = _certificate_of(problem, pen, coef, intercept, known, absorb)
+    found = _certificate_of(problem, pen, coef, intercept, known, absorb, lanes)
+    xp = namespace(coef)
     is_short = (outcome.status == Status.CONVERGED) & ~(found.measure <= tol)
-    status = jnp.where(is_short, Status.PRECISION_LIMIT, outcome.status).astype(jnp.int32)
+    status = xp.where(is_short, Status.PRECISION_LIMIT, outcome.status).astype(np.int32)
     explained = problem.null.explained(found.deviance)
-    coef, intercept, found, explained = jax.tree.map(
-        lambda leaf: jnp.where(problem.is_valid, leaf, jnp.nan), (coef, intercept, found, explained)
-    )
+    if xp is jnp or not problem.is_valid:
+        coef, intercept, found, explained = jax.tree.map(
+            lambda leaf: xp.where(problem.is_valid, leaf, np.nan),
+            (coef, intercept, found, explained),
+        )
     return Fit(
         coef=coef,
         intercept=intercept,
@@ -74,7 +87,13 @@ def report(
 
 
 def _certificate_of(
-    problem: Problem, pen: Penalty, coef: Array, intercept: Array, known: Products, absorb: bool
+    problem: Problem,
+    pen: Penalty,
+    coef: Real,
+    intercept: Real,
+    known: Products,
+    absorb: bool,
+    lanes: Any,
 ) -> Certificate:
     """Certifies coefficients on the user's scale, with what rounding has made of them.
 
@@ -84,37 +103,40 @@ def _certificate_of(
     returned = problem.from_user(coef, intercept)
     fitted = problem.x.dot(returned.beta) if known.fitted is None else known.fitted
     best = polish_intercept(problem, returned, fitted)
-    found = certify(problem, pen, best, fitted, known.neg_gradient, absorb)
+    at = None
+    if lanes is not None:
+        at = lanes.at(problem, pen.strength_value, best.beta, known.neg_gradient)
+    found = certify(problem, pen, best, fitted, known.neg_gradient, absorb, at)
     in_given = fitted
     if problem.basis is not None:
         in_given = problem.basis.fitted(problem.x, returned.beta, coef)
     rise = problem.smooth(returned, in_given) - problem.smooth(best, fitted)
-    rounding = jnp.maximum(rise, 0)
+    xp = namespace(coef)
+    rounding = xp.maximum(rise, 0)
     if problem.basis is not None:
         slope = problem.loss.gradient(problem.y, problem.eta(returned, in_given), problem.s)
         rounding += jnp.sum(jnp.abs(slope) * problem.basis.rounding(coef))
     gap = found.gap + rounding
+    null_value = pen.value(problem.null.point.beta) if at is None else at.null_value
     return dataclasses.replace(
         found,
         objective=found.objective + rise,
         gap=gap,
-        relative_gap=relative_gap(problem, pen, gap),
+        relative_gap=relative_gap(problem, gap, null_value),
         deviance=found.deviance + rise,
     )
 
 
-def strength_or_nan(pen: Penalty, dtype: Any) -> Array:
+def strength_or_nan(pen: Penalty, dtype: Any) -> Real:
     """The strength λ of a penalty; NaN where it has none."""
-    return jnp.asarray(jnp.nan if pen.strength_value is None else pen.strength_value, dtype)
-
-
-report_one = eqx.filter_jit(report)
+    lam = np.nan if pen.strength_value is None else pen.strength_value
+    return (np if isinstance(lam, np.ndarray) and lam.ndim else jnp).asarray(lam, dtype)
 
 
 def report_path(
     problem: Problem,
     pen: Penalty,
-    lams: Float[Array, " L"],
+    lams: Float[Real, " L"],
     solution: PathSolution,
     tol: Any,
     names: Any,
@@ -122,21 +144,94 @@ def report_path(
     """Returns the fits of solutions along a grid, certified; all is concrete."""
     dtype = problem.y.dtype
     betas, intercepts = (np.asarray(part, dtype) for part in (solution.betas, solution.intercepts))
-    # In another basis, no engine knows the products of what comes back from the user's scale.
-    is_plain = problem.basis is None
-    known = _host_products(problem, solution, betas, intercepts) if is_plain else _NONE
     steps = np.asarray(solution.num_steps, np.int32)
-    inputs = jax.tree.map(zero_copy, (lams, betas, intercepts, steps, known))
-    arguments = (problem, pen, inputs, tol, names)
+    found = Solutions(np.asarray(lams, dtype), betas, intercepts, steps)
+    lanes = penalty_lanes(pen, problem.coef_shape, dtype) if is_on_host(problem) else None
+    has_unpenalised = solution.has_unpenalised
+    if lanes is not None:
+        has_unpenalised = problem.null.unpenalised.any() or not (found.lams > 0).all()
     # A program that absorbs nothing takes half of the time, and mostly is enough.
-    if not solution.has_unpenalised:
-        fits = _lanes(*arguments, absorb=False)
+    if not has_unpenalised:
+        if lanes is not None:
+            fits = _host_lanes(problem, pen, lanes, found, solution, tol, names)
+        else:
+            fits = _compiled_lanes(problem, pen, found, solution, tol, names)
         if np.isfinite(fits.gap).all():
             return fits
-    return _lanes(*arguments, absorb=True)
+    return _compiled_lanes(problem, pen, found, solution, tol, names, absorb=True)
 
 
-@eqx.filter_jit
+class Solutions(NamedTuple):
+    """What is to be certified, a row per λ."""
+
+    lams: Any  # (L,)
+    betas: Any  # (L, p, *k)
+    intercepts: Any  # (L, *k)
+    num_steps: Any  # (L,)
+
+    def rows(self, some: slice) -> Solutions:
+        return Solutions(*(part[some] for part in self))
+
+    def outcome(self) -> Outcome:
+        status = np.full(np.shape(self.num_steps), Status.CONVERGED, np.int32)
+        # ... unless the certificate says otherwise
+        return Outcome(Point(self.betas, self.intercepts), self.num_steps, status)
+
+
+@host_errors()
+def _host_lanes(
+    problem: Problem,
+    pen: Penalty,
+    lanes: Any,
+    found: Solutions,
+    solution: PathSolution,
+    tol: Any,
+    names: Any,
+) -> Fit:
+    """Certifies in NumPy, so many rows at a time that what they need stays in the cache."""
+    n, p = problem.x.shape
+    columns = solution.columns
+    if columns is None or columns.matrix is None:
+        columns = Columns(problem)
+    size = max(_CACHED // (max(n, p) * math.prod(problem.responses)), 1)
+    parts = []
+    for begin in range(0, len(found.lams), size):
+        some = slice(begin, begin + size)
+        rows, neg_gradients = found.rows(some), solution.neg_gradients
+        known = neg_gradients if neg_gradients is None else neg_gradients[some]
+        products = _products_of(problem, columns, rows, known)
+        arguments = (rows.outcome(), tol, names, products, False, lanes)
+        parts.append(report(problem, _with_lams(pen, rows.lams), *arguments))
+    if len(parts) == 1:
+        return parts[0]
+    loss, parts = problem.loss, [dataclasses.replace(part, loss=None) for part in parts]
+    return dataclasses.replace(
+        jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts), loss=loss
+    )
+
+
+def _with_lams(pen: Penalty, lams: np.ndarray) -> Penalty:
+    """The penalty with as many strengths, if it has any."""
+    return pen.with_strength(lams) if pen.has_strength else pen
+
+
+def _compiled_lanes(
+    problem: Problem,
+    pen: Penalty,
+    found: Solutions,
+    solution: PathSolution,
+    tol: Any,
+    names: Any,
+    absorb: bool = False,
+) -> Fit:
+    # In another basis, no engine knows the products of what comes back from the user's scale.
+    is_plain = problem.basis is None
+    known = _known_products(problem, solution, found) if is_plain else _NONE
+    inputs = jax.tree.map(zero_copy, (*found, known))
+    return _lanes(problem, pen, inputs, tol, names, absorb=absorb)
+
+
+@program
 def _lanes(problem: Problem, pen: Penalty, inputs: Any, tol: Any, names: Any, absorb: bool) -> Fit:
     def lane(inputs: tuple[Array, Array, Array, Array, Products]) -> Fit:
         lam, beta, intercept, steps, known = inputs
@@ -158,35 +253,57 @@ def _divisor(count: int) -> int:
     return max((n for n in range(_LANES, _MANY_LANES + 1) if count % n == 0), default=_MANY_LANES)
 
 
-def _host_products(
-    problem: Problem, solution: PathSolution, betas: np.ndarray, intercepts: np.ndarray
-) -> Products:
+def _known_products(problem: Problem, solution: PathSolution, found: Solutions) -> Products:
     """The products that the engine knows, or that the host computes faster than XLA (of a sparse X)."""
-    neg_gradient = solution.neg_gradients
+    betas, neg_gradient = found.betas, solution.neg_gradients
     if neg_gradient is not None:
         neg_gradient = neg_gradient.astype(betas.dtype, copy=False)
     by_host = not problem.x.batches_products and jax.default_backend() == "cpu"
     if problem.responses or not (by_host or neg_gradient is not None):
         return Products(neg_gradient=neg_gradient)
-    columns = solution.columns or Columns(problem)
-    at = np.flatnonzero(betas.any(axis=0))
-    fitted = aligned((len(betas), len(columns.s)), betas.dtype)
-    fitted[:] = columns.matrix.part_of(at).dot(columns.returned(at, betas[:, at].T)).T
-    if neg_gradient is None:
-        neg_gradient = aligned(betas.shape, betas.dtype)
-        for begin in range(0, len(betas), _BATCH):
-            some = slice(begin, begin + _BATCH)
-            slopes = np.asarray(_slopes(problem, intercepts[some], fitted[some]), np.float64)
-            columns.matrix.rdot(np.ascontiguousarray(-slopes.T), neg_gradient[some])
+    return _products_of(problem, solution.columns or Columns(problem), found, neg_gradient)
+
+
+def _products_of(
+    problem: Problem, columns: Columns, found: Solutions, neg_gradient: np.ndarray | None
+) -> Products:
+    """X̃β of all solutions, and −∇L unless it is known, by products of many at once."""
+    betas, responses = found.betas, problem.responses
+    at = np.flatnonzero(betas.any(axis=(0, *range(2, betas.ndim))))
+    some = np.moveaxis(betas[:, at], 1, 0)  # (m, L, *k)
+    some = columns.returned(at, some).reshape(len(at), math.prod(some.shape[1:]))
+    fitted = aligned((len(betas), len(columns.s), *responses), betas.dtype)
+    product = columns.matrix.part_of(at).dot(some).reshape(-1, len(betas), *responses)
+    fitted[:] = np.moveaxis(product, 0, 1)
+    if neg_gradient is not None:
+        return Products(fitted, neg_gradient.astype(betas.dtype, copy=False))
+    neg_gradient = aligned(betas.shape, betas.dtype)
+    for begin in range(0, len(betas), _BATCH):
+        part = slice(begin, begin + _BATCH)
+        slopes = _slopes(problem, found.intercepts[part], fitted[part])
+        rows = np.moveaxis(np.asarray(slopes, np.float64), 1, 0).reshape(len(columns.s), -1)
+        if not responses:
+            columns.matrix.rdot(np.ascontiguousarray(-rows), neg_gradient[part])
+            continue
+        out = np.empty((rows.shape[1], betas.shape[1]))
+        columns.matrix.rdot(-rows, out)
+        shape = (-1, *responses, betas.shape[1])
+        neg_gradient[part] = np.moveaxis(out.reshape(shape), -1, 1)
     return Products(fitted, neg_gradient)
 
 
-@eqx.filter_jit
-def _slopes(problem: Problem, intercepts: Any, fitted: Any) -> Array:
-    """The slope ∂L/∂η at points with these Xβ, the intercepts polished."""
+def _slopes(problem: Problem, intercepts: np.ndarray, fitted: np.ndarray) -> Real:
+    """The slope ∂L/∂η at points with these Xβ, the intercepts polished: (B, n, *k)."""
+    if is_on_host(problem):
+        return _slope(problem, intercepts, fitted)
+    return _compiled_slopes(problem, intercepts, fitted)
 
-    def lane(intercept: Array, fitted: Array) -> Array:
-        balanced = polish_intercept(problem, Point(problem.null.point.beta, intercept), fitted)
-        return problem.loss.gradient(problem.y, problem.eta(balanced, fitted), problem.s)
 
-    return jax.vmap(lane)(intercepts, fitted)
+def _slope(problem: Problem, intercepts: Real, fitted: Real) -> Real:
+    balanced = polish_intercept(problem, Point(problem.null.point.beta, intercepts), fitted)
+    return problem.loss.gradient(problem.y, problem.eta(balanced, fitted), problem.s)
+
+
+@program
+def _compiled_slopes(problem: Problem, intercepts: Any, fitted: Any) -> Array:
+    return jax.vmap(lambda *lane: _slope(problem, *lane))(intercepts, fitted)

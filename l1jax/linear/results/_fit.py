@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
-import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
 
+from ..._arrays import is_in_numpy, namespace
+from ..._compile import program
 from ..._saving import savable_result, save
 from ..._tables import Shown, Summary, Table
 from ..._types import AnyArray
 from ..data._arrays import read_vector
 from ..data._precision import give_back, precision, x64_is_on
 from ..data._read_matrix import read_matrix
+from ..data._zero_copy import zero_copy
 from ..host._entry_point import entry_point
+from ..model._on_host import host_errors, host_prediction
 from ._frames import fit_frame
 from ._records import FitRecord
 from ._tables import fit_summary, fit_table
@@ -60,7 +64,9 @@ class Fit(Shown, FitRecord):
         wants_x64 = isinstance(self.coef, np.ndarray) and self.coef.dtype == np.float64
         wants_x64 &= not x64_is_on() and x.dtype == np.float64
         with precision(wants_x64):
-            eta = _link(x, self.coef, self.intercept, self.several_responses)
+            here = host_prediction(x, self.coef, self.intercept)
+            known: Any = here or (x, self.coef, self.intercept)
+            eta = (_compiled_link if here is None else _link)(*known, self.several_responses)
             if offset is not None:
                 shift = read_vector(offset, "offset", eta.dtype)
                 rows = eta.shape[self.coef.ndim - 1 - self.several_responses :]
@@ -69,11 +75,14 @@ class Fit(Shown, FitRecord):
                         f"offset must have one entry per row of X, shape {rows}, got {shift.shape}."
                     )
                 eta = eta + (shift[:, None] if 0 < shift.ndim < len(rows) else shift)
-            if kind == "response":
-                eta = self.loss.inverse_link(eta)
-            elif kind == "class":
-                eta = self.loss.classes(eta)
-            return give_back(eta, wants_x64)
+            if not is_in_numpy(self.loss):
+                eta = jnp.asarray(eta)
+            with host_errors():
+                if kind == "response":
+                    eta = self.loss.inverse_link(eta)
+                elif kind == "class":
+                    eta = self.loss.classes(eta)
+            return give_back(zero_copy(eta), wants_x64)
 
     def to_frame(self, intercept: bool = False) -> Any:
         """The coefficients as a pandas DataFrame: a row per feature, by name; the column "coef".
@@ -98,6 +107,15 @@ class Fit(Shown, FitRecord):
 savable_result(Fit)
 
 
+def in_jax(fits: Fit) -> Fit:
+    """The fits with JAX's arrays; without a copy, and the loss and options as they are."""
+    bare = dataclasses.replace(fits, loss=None, options=None)
+    bare = jax.tree.map(
+        lambda leaf: zero_copy(leaf) if isinstance(leaf, np.ndarray) else leaf, bare
+    )
+    return dataclasses.replace(bare, loss=fits.loss, options=fits.options)
+
+
 def _check_columns(shape: Any, names: Any, p: int, known: tuple[str, ...] | None) -> None:
     """Raises where new rows have other columns than those of the fit."""
     if names and known and names != known:
@@ -116,14 +134,16 @@ def _check_columns(shape: Any, names: Any, p: int, known: tuple[str, ...] | None
         raise ValueError(f"X must have the {p} columns of the fit, got shape {shape}.")
 
 
-@eqx.filter_jit
-def _link(x: Any, coef: AnyArray, intercept: AnyArray, several: bool) -> Array:
+def _link(x: Any, coef: AnyArray, intercept: AnyArray, several: bool) -> AnyArray:
     """η without offset: (m,) or (m, k), after the lanes of a batch; one product for all of them."""
-    coef, intercept = jnp.asarray(coef), jnp.asarray(intercept)
+    xp = namespace(coef, intercept, *jax.tree.leaves(x))
     if not several:
         coef, intercept = coef[..., None], intercept[..., None]
     *lanes, p, k = coef.shape
-    columns = jnp.moveaxis(coef, -2, 0).reshape(p, -1)
+    columns = xp.moveaxis(coef, -2, 0).reshape(p, -1)
     eta = x.dot(columns).reshape(-1, *lanes, k)
-    eta = jnp.moveaxis(eta, 0, -2) + intercept[..., None, :]
+    eta = xp.moveaxis(eta, 0, -2) + intercept[..., None, :]
     return eta if several else eta[..., 0]
+
+
+_compiled_link = program(_link)

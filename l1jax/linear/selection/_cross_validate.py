@@ -6,13 +6,13 @@ import dataclasses
 import operator
 from typing import Any
 
-import equinox as eqx
 import jax
 import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array
 from tqdm import tqdm
 
+from ..._compile import program
 from ..._status import Status
 from ..._types import AnyArray
 from ...losses import Loss
@@ -237,7 +237,7 @@ class _FoldSolver:
         return [fits._pick(operator.itemgetter(i)) for i in range(len(weights))]
 
 
-@eqx.filter_jit
+@program
 def _every_fold(
     data: Data, pen: Penalty, weights: AnyArray, lams: Array, tol: Any, max_steps: Any, names: Any
 ) -> Fit:

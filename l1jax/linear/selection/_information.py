@@ -6,8 +6,7 @@ from typing import Any
 
 import equinox as eqx
 import numpy as np
-import scipy.sparse
-import scipy.special
+import scipy
 
 from ..._checks import check_number
 from ...penalties import Penalty, Ridge

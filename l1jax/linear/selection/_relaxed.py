@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
 
 from ..._checks import check_number
+from ..._compile import program
 from ..._status import Status
 from ..data._inputs import read
 from ..data._precision import give_back, precision
@@ -144,7 +144,7 @@ def blend(problem: Problem, fits: Fit, other: tuple, gamma: float) -> Fit:
     )
 
 
-@eqx.filter_jit
+@program
 def _explained(problem: Problem, coefs: jax.Array, intercepts: jax.Array) -> jax.Array:
     saturated = problem.loss.saturated(problem.y, problem.s)
 

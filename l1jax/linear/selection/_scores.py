@@ -11,12 +11,13 @@ import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import numpy as np
-from scipy.special import xlogy
 
+from ..._arrays import is_in_numpy, xlogy
+from ..._compile import program
 from ...losses import Loss
+from ..model._on_host import host_errors
 
 _ROWS = 64  # compiled functions see rows in multiples of this: few shapes
 
@@ -67,6 +68,10 @@ def read_score(score: Any, higher_is_better: Any, loss: Loss, y: np.ndarray, lik
 
 def deviance(loss: Loss, y: np.ndarray, eta: np.ndarray, s: np.ndarray) -> np.ndarray:
     """2 Σ s (loss − the least that any prediction could have): for squared error its mean."""
+    if is_in_numpy(loss):
+        loss = jax.tree.map(np.asarray, loss)
+        with host_errors():
+            return 2 * loss.deviance(y, eta, s)
     if any(np.ndim(leaf) for leaf in jax.tree.leaves(loss)):  # that goes with the rows as they are
         return np.asarray(_deviances(loss, y, eta, s))
     return np.asarray(_deviances(loss, *_padded(loss, y, eta, s)))
@@ -91,7 +96,7 @@ def absolute_error(loss: Loss, y: np.ndarray, eta: np.ndarray, s: np.ndarray) ->
 
 def classification_error(loss: Loss, y: np.ndarray, eta: np.ndarray, s: np.ndarray) -> np.ndarray:
     """The fraction of rows, by weight, that are predicted in another class."""
-    found = np.asarray(loss.classes(jax.numpy.asarray(eta)))
+    found = np.asarray(loss.classes(eta if is_in_numpy(loss) else jax.numpy.asarray(eta)))
     return (found != (y if y.ndim == 1 else y.argmax(axis=1))) @ s
 
 
@@ -251,7 +256,8 @@ def _mean(values: np.ndarray) -> np.ndarray:
 
 def response(loss: Loss, eta: np.ndarray) -> np.ndarray:
     """The mean response, of η with any axes."""
-    return np.asarray(loss.inverse_link(jax.numpy.asarray(eta)))
+    with host_errors():
+        return np.asarray(loss.inverse_link(eta if is_in_numpy(loss) else jax.numpy.asarray(eta)))
 
 
 def _users(function: Callable[..., Any]) -> Callable[..., np.ndarray]:
@@ -271,12 +277,12 @@ def _total(errors: np.ndarray) -> np.ndarray:
     return errors if errors.ndim == 2 else errors.sum(axis=2)
 
 
-@eqx.filter_jit
+@program
 def _deviances(loss: Loss, y: Any, eta: Any, s: Any) -> Any:
     return jax.vmap(lambda one: 2 * loss.deviance(y, one, s))(eta)
 
 
-@eqx.filter_jit
+@program
 def _held_out_deviances(loss: Loss, y: Any, eta: Any, s: Any, held_out: Any) -> Any:
     return jax.vmap(lambda one: 2 * loss.held_out_deviance(y, one, s, held_out))(eta)
 

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from scipy.linalg import get_lapack_funcs
 
+from ...._arrays import is_in_numpy
 from ...._threads import gram
 from ....losses import Loss
 from ....penalties import Penalty
@@ -161,19 +161,19 @@ class Compressed(NamedTuple):
         m = len(self.root)
         columns = np.sqrt(m) * self.root[:, :-1]
         data = ScaledData(
-            x=DenseMatrix(jax.device_put(columns)),
-            y=jnp.asarray(np.sqrt(m) * self.root[:, -1]),
-            s=jnp.full(m, 1 / m),
-            offset=jnp.zeros(m),
+            x=DenseMatrix(columns),
+            y=np.sqrt(m) * self.root[:, -1],
+            s=np.full(m, 1 / m),
+            offset=np.zeros(m),
             loss=loss,
-            mean=jnp.asarray(self.mean),
-            inverse_scale=jnp.asarray(self.inverse_scale),
-            level=jnp.asarray(self.level),
-            norms=jnp.asarray(np.sqrt(self.products.diagonal()[:-1])),
-            is_valid=jnp.ones((), bool),
+            mean=self.mean,
+            inverse_scale=self.inverse_scale,
+            level=np.asarray(self.level),
+            norms=np.sqrt(self.products.diagonal()[:-1]),
+            is_valid=np.ones((), bool),
             fit_intercept=False,
         )
-        problem = _with_null(data, pen)
+        problem = with_null(data, pen) if is_in_numpy(pen) else _with_null(data, pen)
         return (problem, KnownGram(problem, self.products, 0.0)) if supports(problem, pen) else None
 
 

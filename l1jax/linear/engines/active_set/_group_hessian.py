@@ -14,8 +14,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy
 from scipy.linalg import get_blas_funcs, get_lapack_funcs
-from scipy.sparse import csr_array
 
 from ._group_weights import Layout
 from ._path_point import NumericalBreakdown
@@ -131,7 +131,9 @@ class RowHessian:
         ends = np.append(layout.starts, len(at))
         each = np.arange(len(at))
         scaled_u = (u / d).T
-        fitted_u = [(csr_array((w.astype(dtype), each, ends)) @ columns).T for w in scaled_u]
+        fitted_u = [
+            (scipy.sparse.csr_array((w.astype(dtype), each, ends)) @ columns).T for w in scaled_u
+        ]
         outer = np.asfortranarray(np.diag(1 - layout.sums(u**2 / d)).astype(dtype))
         for part in fitted_u:
             half, _ = trtrs(inner, part, lower=1)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
 import jax
 import numpy as np
 
-from ...._types import AnyArray
+from ...._arrays import is_in_numpy, namespace
 from ....losses import Loss
 from ...data._host import HostColumns
+from ...model._on_host import host_errors
 from ...model._problem import Problem
 from ._protocols import PenaltyWeights
 
@@ -24,24 +26,33 @@ class HostLoss:
 
     def __init__(self, problem: Problem):
         self.loss = problem.loss
-        # Python's numbers stay what they are: a loss may ask for them.
-        self.arrays, self.rest = eqx.partition(self.loss, lambda leaf: hasattr(leaf, "dtype"))
         self.y, self.s, self.offset = (
             np.asarray(v, np.float64) for v in (problem.y, problem.s, problem.offset)
         )
         self.fit_intercept = problem.fit_intercept
+        if is_in_numpy(self.loss):
+            self.loss = jax.tree.map(np.asarray, self.loss)
+        # Python's numbers stay what they are: a loss may ask for them.
+        self.arrays, self.rest = eqx.partition(self.loss, lambda leaf: hasattr(leaf, "dtype"))
+
+    def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Returns function(loss, y, *arguments); compiled, unless the loss is for NumPy too."""
+        if is_in_numpy(self.loss):
+            with host_errors():
+                return function(self.loss, self.y, *arguments)
+        with jax.enable_x64(True):
+            found = _compiled(function, self.rest, self.arrays, self.y, *arguments)
+            return jax.tree.map(np.asarray, found)
 
     def evaluate(self, eta: np.ndarray) -> tuple[float, np.ndarray]:
         """Returns L and the slope ∂L/∂η (n,)."""
-        with jax.enable_x64(True):
-            value, slope = _value_and_slope(self.arrays, self.rest, self.y, eta, self.s)
-        return float(value), np.asarray(slope)
+        value, slope = self._call(_value_and_slope, eta, self.s)
+        return float(value), slope
 
     def curvatures(self, eta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns ∂²L/∂ηᵢ² of each row, and the bound of it, (n,)."""
-        with jax.enable_x64(True):
-            curvature, bound = _curvatures(self.loss, self.y, eta, self.s)
-        return np.maximum(curvature, 0), np.asarray(bound)
+        curvature, bound = self._call(_curvatures, eta, self.s)
+        return np.maximum(curvature, 0), bound
 
     def hvp(self, eta: np.ndarray, columns: np.ndarray) -> np.ndarray:
         """Returns the Hessian-vector product ∂²L/∂η² times each of the columns (n, m)."""
@@ -49,8 +60,7 @@ class HostLoss:
         width = _MIN_WIDTH * 2 ** max(0, int(np.ceil(np.log2(count / _MIN_WIDTH))))
         padded = np.zeros((len(columns), width))  # few widths, few compilations
         padded[:, :count] = columns
-        with jax.enable_x64(True):
-            return np.asarray(_hvp(self.loss, self.y, eta, self.s, padded))[:, :count]
+        return self._call(_hvp, eta, self.s, padded)[:, :count]
 
     def duality_gap(
         self,
@@ -65,43 +75,39 @@ class HostLoss:
         The dual point is the slope at the best intercept, scaled into the dual feasible set.
         """
         eta = part.dot(beta) + intercept + self.offset
-        with jax.enable_x64(True):
-            eta, slope = _at_best_intercept(self.loss, self.y, eta, self.s, self.fit_intercept)
-        neg_gradient = -part.rdot(np.asarray(slope))
+        eta, slope = self._call(_at_best_intercept, eta, self.s, np.asarray(self.fit_intercept))
+        neg_gradient = -part.rdot(slope)
         penalised = neg_gradient - weights.ridge_gradient(lam, beta)
         over = np.max(weights.kkt_violation(penalised, lam, _TINY), initial=0.0)
         scale = np.asarray(1 / (1 + over))
-        with jax.enable_x64(True):
-            of_loss = float(_fenchel_gap(self.loss, self.y, eta, scale, self.s))
+        of_loss = float(self._call(_fenchel_gap, eta, scale, self.s))
         return of_loss + weights.fenchel_gap(lam, beta, scale * neg_gradient)
 
 
-@functools.partial(jax.jit, static_argnums=1)  # half the cost of eqx.filter_jit, at every step
-def _value_and_slope(arrays: Any, rest: Any, y: Any, eta: Any, s: Any) -> tuple[AnyArray, AnyArray]:
-    loss = eqx.combine(arrays, rest)
-    return loss.value(y, eta, s), loss.gradient(y, eta, s)
+@functools.partial(jax.jit, static_argnums=(0, 1))  # half the cost of eqx.filter_jit, at every step
+def _compiled(function: Any, rest: Any, arrays: Any, *arguments: Any) -> Any:
+    return function(eqx.combine(arrays, rest), *arguments)
 
 
-@eqx.filter_jit
-def _curvatures(loss: Loss, y: Any, eta: Any, s: Any) -> tuple[AnyArray, AnyArray]:
+def _value_and_slope(loss: Loss, y: Any, eta: Any, s: Any) -> tuple[Any, Any]:
+    kind = type(loss)  # equinox takes 10 µs for a method of a module
+    return kind.value(loss, y, eta, s), kind.gradient(loss, y, eta, s)
+
+
+def _curvatures(loss: Loss, y: Any, eta: Any, s: Any) -> tuple[Any, Any]:
     return loss.curvature(y, eta, s), loss.majorant(y, eta, s)
 
 
-@eqx.filter_jit
-def _hvp(loss: Loss, y: Any, eta: Any, s: Any, columns: Any) -> AnyArray:
+def _hvp(loss: Loss, y: Any, eta: Any, s: Any, columns: Any) -> Any:
     return jax.vmap(loss.hessian(y, eta, s), in_axes=1, out_axes=1)(columns)
 
 
-@eqx.filter_jit
-def _at_best_intercept(
-    loss: Loss, y: Any, eta: Any, s: Any, has_intercept: bool
-) -> tuple[AnyArray, AnyArray]:
+def _at_best_intercept(loss: Loss, y: Any, eta: Any, s: Any, has_intercept: Any) -> tuple[Any, Any]:
     """Returns η at the intercept that minimises the loss, and the slope there."""
-    if has_intercept:
-        eta = eta + loss.polish_intercept(y, eta, s)
+    xp = namespace(y, eta, s)
+    eta = eta + xp.where(has_intercept, loss.polish_intercept(y, eta, s), 0)
     return eta, loss.gradient(y, eta, s)
 
 
-@eqx.filter_jit
-def _fenchel_gap(loss: Loss, y: Any, eta: Any, scale: Any, s: Any) -> AnyArray:
+def _fenchel_gap(loss: Loss, y: Any, eta: Any, scale: Any, s: Any) -> Any:
     return loss.fenchel_gap(y, eta, scale, s)

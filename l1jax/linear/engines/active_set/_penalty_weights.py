@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import threading
 from typing import Any, NamedTuple
 
 import equinox as eqx
 import numpy as np
 
+from ...._arrays import is_in_numpy, is_numpy
 from ....penalties import Penalty
 
 
@@ -19,9 +21,22 @@ class CoordinateForm(NamedTuple):
     quad: np.ndarray
 
 
-@eqx.filter_jit
 def linear_form(pen: Penalty, lam: Any, shape: tuple[int, ...]) -> Any:
     """Returns the linear form of a penalty at λ: None if it has none."""
+    if not (is_in_numpy(pen) and is_numpy(pen)):
+        return _compiled_form(pen, lam, shape)
+    last = getattr(_last, "found", None)  # several questions about one penalty ask for it
+    if last is None or last[0] is not pen or last[1:3] != (float(lam), shape):
+        form = pen.with_strength(lam).linear_form(shape)
+        _last.found = last = (pen, float(lam), shape, form)
+    return last[3]
+
+
+_last = threading.local()
+
+
+@eqx.filter_jit
+def _compiled_form(pen: Penalty, lam: Any, shape: tuple[int, ...]) -> Any:
     return pen.with_strength(lam).linear_form(shape)
 
 

@@ -17,9 +17,9 @@ from jax.core import Tracer
 
 from ...._progress import advance, progress_bar
 from ....penalties import Penalty
+from ...data._zero_copy import aligned
 from ...host._columns import GramColumns
 from ...host._path_solution import Knot, PathSolution
-from ...host._zero_copy import aligned
 from ...model._problem import Problem
 from ...results._resume import Known
 from ._group_least_squares import GroupLeastSquares

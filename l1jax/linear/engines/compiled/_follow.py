@@ -12,9 +12,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ...._types import AnyArray
 from ....penalties import Penalty
-from ....penalties._base import LinearForm
+from ....penalties._forms import LinearForm
 from ...data._matrix import DataMatrix, DenseMatrix
-from ...host._zero_copy import aligned
+from ...data._zero_copy import aligned
 from ...model._problem import Problem
 from ._path import BLOCK, Capacity, PathData, PathInputs, PathState, Solutions, advance, begin
 

@@ -1,0 +1,93 @@
+"""Formulas that are written once: in NumPy for arrays of NumPy's, in JAX for all others.
+
+A formula asks for `xp = namespace(...)` and uses it as `jax.numpy`. On a host, where all is known, NumPy needs
+no compilation; what is traced, or lives on an accelerator, is an array of JAX's and stays one. Formulas
+work on the last axes of what they are given (on rows, features), so that others may come before them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy  # of which each part loads when it is used
+from jax.scipy import special as jsp
+
+
+def namespace(*arrays: Any) -> Any:
+    """Returns `jax.numpy` if one of the arrays is JAX's, known or traced; else `numpy`."""
+    return jnp if any(isinstance(array, jax.Array) for array in arrays) else np
+
+
+def is_numpy(tree: Any) -> bool:
+    """Whether no leaf is an array of JAX's."""
+    return namespace(*jax.tree.leaves(tree)) is np
+
+
+def eps(like: Any) -> float:
+    """Returns the unit of rounding of an array's precision."""
+    return float(jnp.finfo(like.dtype).eps)
+
+
+def while_loop(condition: Callable, body: Callable, carry: Any) -> Any:
+    """`jax.lax.while_loop`; in NumPy a loop, which goes on while the condition holds anywhere.
+
+    There an entry of the carry for which the condition does not hold is kept, as `jax.vmap` does.
+    """
+    if namespace(*jax.tree.leaves(carry)) is jnp:
+        return jax.lax.while_loop(condition, body, carry)
+    while True:
+        goes_on = np.asarray(condition(carry))
+        if not goes_on.any():
+            return carry
+        new = body(carry)
+        carry = jax.tree.map(lambda a, b, on=goes_on: np.where(on, a, b), new, carry)
+
+
+def matmul(a: Any, b: Any) -> Any:
+    """Returns A B, of which no digit is given up on an accelerator."""
+    if namespace(a, b) is np:
+        return np.matmul(a, b)
+    return jnp.matmul(a, b, precision="highest")
+
+
+def constant(x: Any) -> Any:
+    """Returns x as a constant to derivatives."""
+    return jax.lax.stop_gradient(x) if isinstance(x, jax.Array) else x
+
+
+def softplus(x: Any) -> Any:
+    """Returns log(1 + exp x)."""
+    return jax.nn.softplus(x) if isinstance(x, jax.Array) else np.logaddexp(x, x.dtype.type(0))
+
+
+def sigmoid(x: Any) -> Any:
+    """Returns 1/(1 + exp(−x))."""
+    return jax.nn.sigmoid(x) if isinstance(x, jax.Array) else scipy.special.expit(x)
+
+
+def log_sigmoid(x: Any) -> Any:
+    """Returns −log(1 + exp(−x))."""
+    return jax.nn.log_sigmoid(x) if isinstance(x, jax.Array) else scipy.special.log_expit(x)
+
+
+def xlogy(x: Any, y: Any) -> Any:
+    """Returns x log y, 0 where x = 0."""
+    return (jsp if namespace(x, y) is jnp else scipy.special).xlogy(x, y)
+
+
+_IN_NUMPY: set[type] = set()
+
+
+def in_numpy(cls: type) -> type:
+    """Says of a class of losses or penalties that all its formulas are for NumPy too; as a decorator."""
+    _IN_NUMPY.add(cls)
+    return cls
+
+
+def is_in_numpy(value: Any) -> bool:
+    """Whether the formulas of a loss or a penalty are for NumPy too; of a subclass nobody knows."""
+    return type(value) in _IN_NUMPY

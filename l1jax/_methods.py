@@ -1,0 +1,28 @@
+"""Methods of modules that are called often, and what binding them costs."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class _Plain:
+    """A function of a class, which equinox does not find."""
+
+    def __init__(self, function: Callable[..., Any]):
+        self.function, self.__doc__ = function, function.__doc__
+
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        # A method of Python's is what equinox looks for.
+        return self.function if instance is None else functools.partial(self.function, instance)
+
+
+def plain(method: F) -> F:
+    """A method that is no pytree when it is bound: equinox makes a module of each, which takes 10 µs.
+
+    For methods of l1jax's own that are only called, never passed on.
+    """
+    return cast(F, _Plain(method))

@@ -1,0 +1,128 @@
+"""Penalties that are sums of weights times |xⱼ| and xⱼ², or group norms: their formulas, by those weights.
+
+Arrays of NumPy or of JAX, of any shape: what is returned is a term for each coordinate.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .._arrays import eps, namespace
+from .._groups import Groups
+from .._types import Real
+
+EDGE = 8  # units of rounding by which a point on the edge of the dual ball may lie outside of it
+
+
+class LinearForm(NamedTuple):
+    """The penalty weights of each coordinate, λ included: of xⱼ⁺, of xⱼ⁻ and of ½xⱼ² (inf: excluded)."""
+
+    up: Real
+    down: Real
+    quad: Real
+
+    @property
+    def is_symmetric(self) -> bool:
+        return self.up is self.down
+
+    def times(self, lam: Any) -> LinearForm:
+        """Returns the form of λ times the penalty."""
+        up, quad = _times(lam, self.up), _times(lam, self.quad)
+        return LinearForm(up, up if self.is_symmetric else _times(lam, self.down), quad)
+
+    def value(self, x: Real) -> Real:
+        """The terms of R(x), without what is infinite."""
+        up, down = self._finite()
+        linear = up * abs(x) if self.is_symmetric else self._side(x, up, down) * abs(x)
+        return linear + 0.5 * self.quad * x**2
+
+    def violation(self, x: Real) -> Real:
+        """How far each coordinate is on a side where the weight is infinite."""
+        xp = namespace(x, *self)
+        return xp.where(xp.isinf(self._bound(x)), abs(x), 0)
+
+    def conjugate(self, v: Real) -> Real:
+        """The terms of R*(v)."""
+        xp, bound = namespace(v, *self), self._bound(v)
+        size, is_curved = abs(v), self.quad > 0
+        beyond = xp.maximum(size - bound, 0)
+        terms = beyond**2 / (2 * xp.where(is_curved, self.quad, 1))
+        is_inside = size <= bound * (1 + EDGE * eps(v))
+        return xp.where(is_curved, terms, xp.where(is_inside, 0, np.inf))
+
+    def limit(self, v: Real) -> Real:
+        """For each coordinate the largest c in [0, 1] for which its term of R*(c v) is finite."""
+        xp = namespace(v, *self)
+        return xp.where(self.quad == 0, self.boxed(v), 1)
+
+    def boxed(self, v: Real) -> Real:
+        """For each coordinate the largest c in [0, 1] for which c v is within the weights."""
+        size, bound = abs(v), self._bound(v)
+        xp, is_outside = namespace(v, *self), size > bound
+        return xp.where(is_outside, bound / xp.where(is_outside, size, 1), 1)
+
+    def scales(self, v: Real, rest: Real, least: Any) -> Real:
+        """Unscaled; scaled into the lasso's ball; and scaled as the lasso on augmented data: (3, ...).
+
+        `rest` is v − quad∘x, the dual point of the augmented data; `least` the minimum over coordinates.
+        """
+        xp, limit = namespace(v, rest, *self), least(self.limit(v))
+        scales = [limit, least(self.boxed(v)), least(self.boxed(rest))]
+        return xp.minimum(xp.stack(scales), limit)
+
+    def distance(self, x: Real, gradient: Real) -> Real:
+        """dist(−gradient, ∂R(x)), per coordinate."""
+        xp = namespace(x, gradient, *self)
+        slope = gradient + self.quad * x
+        up, down = self._finite()
+        inside = xp.maximum(abs(slope) - self._bound(-slope), 0)
+        weight = up if self.is_symmetric else self._side(x, up, down)
+        found = xp.where(x == 0, inside, abs(slope + weight * xp.sign(x)))
+        return xp.where((x != 0) & xp.isinf(self._bound(x)), abs(x), found)
+
+    def critical(self, gradient: Real) -> Real:
+        """Of the form at λ = 1: the λ from which on each coordinate is 0, with this gradient there.
+
+        0 where it is unpenalised, infinite where only its square is.
+        """
+        xp, bound, size = namespace(gradient, *self), self._bound(-gradient), abs(gradient)
+        found = size / xp.where(bound > 0, bound, np.inf)
+        if xp is np and not self.quad.any():
+            return found
+        return xp.where((bound == 0) & (self.quad > 0) & (size > 0), np.inf, found)
+
+    def exceeds(self, v: Real) -> Real:
+        """Which coordinates prox(v) moves off zero."""
+        return abs(v) > self._bound(v)
+
+    def _bound(self, v: Real) -> Real:
+        """The weight of the side that v lies on."""
+        return self.up if self.is_symmetric else self._side(v, self.up, self.down)
+
+    def _side(self, v: Real, up: Real, down: Real) -> Real:
+        return namespace(v, up, down).where(v > 0, up, down)
+
+    def _finite(self) -> tuple[Real, Real]:
+        """The weights, with 0 for those that are infinite."""
+        xp = namespace(*self)
+        up = xp.where(xp.isinf(self.up), 0, self.up)
+        return up, up if self.is_symmetric else xp.where(xp.isinf(self.down), 0, self.down)
+
+
+class GroupForm(NamedTuple):
+    """The penalty weights of each group, λ included: of ‖x_g‖₂ (inf: excluded), of ‖x_g‖₁ and of ½‖x_g‖₂²."""
+
+    groups: Groups
+    weight: Real  # (G,)
+    l1: Real  # (G,)
+    quad: Real  # (G,)
+
+
+def _times(lam: Any, part: Real) -> Real:
+    xp = namespace(lam, part)
+    if xp is np and not np.isinf(part).any():
+        return lam * part
+    is_infinite = xp.isinf(part)  # at λ = 0 too
+    return xp.where(is_infinite, part, lam * xp.where(is_infinite, 0, part))
