@@ -85,11 +85,14 @@ def path(
       lands exactly on each strength; for squared error it does so with weights per group too
       (GroupL1, for several responses as well, and SparseGroupL1). For squared error "covariance"
       does so on the Gram matrix of all columns (n ≫ p), and "homotopy" also keeps every knot of a
-      piecewise linear path, in `path.knots`. Gradient steps support everything: "sequential" starts
-      each fit from the one before, "parallel" fits all as one batch, and "fista" is the one of them
-      that suits the device. Engines of one's own: `l1jax.Engine`. "auto" takes the first that
-      supports the problem; on an accelerator "working_set" where n or p is at most 600. Fits that
-      an engine leaves short of `tol` take gradient steps from what it found.
+      piecewise linear path, in `path.knots`. "compiled" follows it as one program, for squared error,
+      `Logistic`, `Poisson` and likelihoods like these: under `jit`, `vmap` and derivatives as well, where
+      it serves `fit` too. Gradient steps support everything: "sequential" starts each fit from the one
+      before, "parallel" fits all as one batch, and "fista" is the one of them that suits the device.
+      Engines of one's own: `l1jax.Engine`. "auto" takes the first that supports the problem: "compiled"
+      where it is traced, and on a CPU where n or p is at most 256 and p above 128; on an accelerator
+      "working_set" where n or p is at most 600. Fits that an engine leaves short of `tol` take gradient
+      steps from what it found.
 
     All other arguments and errors as for `fit`; `max_steps` is per fit. Returns a `Path`.
 
