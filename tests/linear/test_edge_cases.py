@@ -379,3 +379,15 @@ def test_a_slice_of_a_path_is_a_path():
             path[bad]
     with pytest.raises(TypeError, match="lam must be a number|parameter 'lam'"):
         path.at("a")
+
+
+def test_slow_progress_is_not_taken_for_rounding():
+    # Columns far from zero, without an intercept: FISTA gains little in each round, but it gains.
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(30, 12)) + 10 ** rng.uniform(0, 2.5, 12)
+    y = (x[:, 0] + rng.normal(size=30) > np.median(x[:, 0])).astype(float)
+    pen = l1jax.GroupL1(2e-3, groups=np.arange(12) // 3)
+    fit = l1jax.fit(
+        x, y, pen, loss=l1jax.Logistic(), fit_intercept=False, standardize=True, tol=1e-6
+    )
+    assert fit.status == l1jax.Status.CONVERGED and fit.relative_gap <= 1e-6

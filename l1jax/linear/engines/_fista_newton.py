@@ -38,7 +38,7 @@ class _Candidate(eqx.Module):
 
     def is_lower(self, other: _Candidate) -> Array:
         """Whether its objective is below the other's by more than rounding."""
-        return self.objective < other.objective - self._rounding
+        return self.objective < other.objective - self.rounding
 
     def is_better(self, other: _Candidate, tol: Array) -> Array:
         """Whether to return it in place of the other.
@@ -47,12 +47,12 @@ class _Candidate(eqx.Module):
         a bound that may be loose; by their measure only where rounding hides which objective is less.
         """
         meets, other_meets = self.measure <= tol, other.measure <= tol
-        not_higher = self.objective <= other.objective + self._rounding
+        not_higher = self.objective <= other.objective + self.rounding
         lower = self.is_lower(other) | (not_higher & (self.measure < other.measure))
         return jnp.where(other_meets, meets & (self.measure < other.measure), meets | lower)
 
     @property
-    def _rounding(self) -> Array:
+    def rounding(self) -> Array:
         return _ROUNDING * jnp.finfo(self.objective.dtype).eps * jnp.abs(self.objective)
 
 
@@ -62,6 +62,7 @@ class _Round(eqx.Module):
     state: ProxGradState
     best: _Candidate
     least: Float[Array, ""]  # the least measure so far, of whatever point
+    objective: Float[Array, ""]  # the least of where FISTA went on from
     support: Bool[Array, "p *k"]
     period: Int[Array, ""]  # FISTA steps before the next certificate: none before the first
     stalled: Int[Array, ""]  # rounds without progress
@@ -114,6 +115,7 @@ class _Method(NamedTuple):
             state=start(init, problem.smoothness),
             best=_Candidate(init, far, far),
             least=far,
+            objective=far,
             support=init.beta != 0,
             period=zero,
             stalled=zero,
@@ -133,10 +135,19 @@ class _Method(NamedTuple):
         # restarting would cost the acceleration; one that gains nothing on the best would cycle.
         accept = newton_wins & (polished.measure < _NEWTON_FRACTION * own.measure)
         accept &= polished.measure < 0.9 * round_.least
-        chosen = _where(newton_wins, polished, own)
+        # On the way to it, FISTA is slow where a step lowers the objective by more than a whole round did.
+        by_fista, by_newton = round_.objective - own.objective, own.objective - polished.objective
+        is_least = polished.objective < round_.objective - own.rounding
+        accept |= attempt & is_least & polished.is_lower(own) & (by_newton > by_fista)
+        chosen = _where(newton_wins | accept, polished, own)
 
         progress = (chosen.measure < 0.9 * round_.least) | chosen.is_lower(best)
+        progress |= own.objective < round_.objective - own.rounding
         best = _where(chosen.is_better(best, self.tol), chosen, best)
+        # Where nothing is gained, rounding may have failed the test of a step size, and shortened them.
+        usual = jnp.minimum(state.curvature, self.problem.smoothness)
+        curvature = jnp.where(progress, state.curvature, usual)
+        state = eqx.tree_at(lambda s: s.curvature, state, curvature)
         restarted = start(chosen.point, state.curvature)
         restarted = eqx.tree_at(lambda s: s.num_steps, restarted, state.num_steps)
         met = jnp.where(best.measure <= self.tol, round_.met + 1, 0)
@@ -145,6 +156,9 @@ class _Method(NamedTuple):
             state=_where(accept, restarted, state),
             best=best,
             least=jnp.minimum(chosen.measure, round_.least),
+            objective=jnp.minimum(
+                round_.objective, jnp.where(accept, polished.objective, own.objective)
+            ),
             support=support,
             period=jnp.where(accept | (met > 0), _FIRST_PERIOD, longer),
             stalled=jnp.where(progress, 0, round_.stalled + 1),
