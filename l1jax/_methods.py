@@ -16,7 +16,7 @@ class _Plain:
         self.function, self.__doc__ = function, function.__doc__
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
-        # A method of Python's is what equinox looks for.
+        # Equinox replaces methods of the kind that Python binds.
         return self.function if instance is None else functools.partial(self.function, instance)
 
 

@@ -73,10 +73,10 @@ class ScaledData(eqx.Module):
     def eta(self, point: Point, fitted: Real | None = None) -> Float[Real, "... n *k"]:
         """The linear predictor; `fitted` is X̃β, where it is known: XLA repeats a sparse product."""
         known = self.x.dot(point.beta) if fitted is None else fitted
-        return known + self.spread(point.intercept) + self.offset
+        return known + self.over_rows(point.intercept) + self.offset
 
     @plain
-    def spread(self, per_response: Any) -> Any:
+    def over_rows(self, per_response: Any) -> Any:
         """Numbers per response, (..., *k), with an axis for the rows or features before it."""
         return per_response[..., None, :] if self.responses else per_response[..., None]
 
