@@ -10,11 +10,11 @@ from jax.experimental.sparse import BCOO
 import l1jax
 from l1jax.linear.data._inputs import read
 from l1jax.linear.data._sparse import HostSparse
+from l1jax.linear.data._zero_copy import aligned, zero_copy
 from l1jax.linear.engines.active_set._least_squares import LeastSquares
 from l1jax.linear.engines.active_set._options import OPTIONS
 from l1jax.linear.host._columns import GramColumns
 from l1jax.linear.host._path_solution import PathSolution
-from l1jax.linear.data._zero_copy import aligned, zero_copy
 from l1jax.linear.model._prepare import prepare_inputs
 from l1jax.linear.results import _certified
 
