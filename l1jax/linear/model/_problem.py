@@ -12,7 +12,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 
 from ..._arrays import eps, matmul, namespace
 from ..._methods import plain
@@ -40,8 +40,8 @@ class Outcome(eqx.Module):
     """What a solve returns, on the solver's scale."""
 
     point: Point
-    num_steps: Int[Real, ""]
-    status: Int[Real, ""]
+    num_steps: Int[Real, "..."]
+    status: Int[Real, "..."]
 
 
 class ScaledData(eqx.Module):
@@ -155,7 +155,7 @@ class NullModel(eqx.Module):
         return namespace(self.deviance).where(self.deviance > 0, self.deviance, 1)
 
     @plain
-    def explained(self, deviance: Array) -> Array:
+    def explained(self, deviance: Real) -> Real:
         """Returns the fraction of the null deviance that a model of this deviance explains.
 
         It is 0 where nothing is left to explain, and NaN where the null deviance is not positive.
@@ -203,7 +203,7 @@ class Problem(ScaledData):
         return super().from_user(coef, intercept)
 
     @plain
-    def start_from(self, coef: Array, intercept: Array) -> Point:
+    def start_from(self, coef: Real, intercept: Real) -> Point:
         """Coefficients on the user's scale, of whatever problem, as a point to start this one from."""
         point = self.from_user(coef, intercept)
         xp = namespace(point.beta)
