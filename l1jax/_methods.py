@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -16,13 +16,18 @@ class _Plain:
         self.function, self.__doc__ = function, function.__doc__
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
-        # A method of Python's is what equinox looks for.
+        # Equinox replaces methods of the kind that Python binds.
         return self.function if instance is None else functools.partial(self.function, instance)
 
 
-def plain(method: F) -> F:
-    """A method that is no pytree when it is bound: equinox makes a module of each, which takes 10 µs.
+if TYPE_CHECKING:
 
-    For methods of l1jax's own that are only called, never passed on.
-    """
-    return cast(F, _Plain(method))
+    def plain(method: F) -> F: ...
+else:
+
+    def plain(method):
+        """A method that is no pytree when it is bound: equinox makes a module of each, which takes 10 µs.
+
+        For methods of l1jax's own that are only called, never passed on.
+        """
+        return _Plain(method)

@@ -18,6 +18,9 @@ ROOMS = [
     (
         "_types",
         "_status",
+        "_methods",
+        "_arrays",
+        "_compile",
         "_tracing",
         "_tables",
         "_progress",

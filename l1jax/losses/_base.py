@@ -160,8 +160,8 @@ class Loss(eqx.Module):
 
         def newton(carry):
             d, low, high, last, steps, _ = carry
-            terms = gradient(y, eta + d[..., None], s)
-            g, h = terms.sum(axis=axis), curvature(y, eta + d[..., None], s).sum(axis=axis)
+            at = eta + d[..., None]
+            g, h = gradient(y, at, s).sum(axis=axis), curvature(y, at, s).sum(axis=axis)
             low, high = xp.where(g < 0, d, low), xp.where(g > 0, d, high)
             guess = d - g / xp.where(h > 0, h, 1)
             rounding = 2 * unit * xp.maximum(abs(guess), unit)
@@ -170,9 +170,9 @@ class Loss(eqx.Module):
             usable = (h > 0) & (guess >= low) & (guess <= high) & shrinks
             new = xp.where(usable, guess, low + (high - low) / 2)
             moved = abs(new - d)
-            done = (abs(g) <= unit * abs(terms).sum(axis=axis)) | (
-                moved <= 2 * unit * xp.maximum(abs(new), unit)
-            )
+            # At best, the steps are rounding: then no η changes, and no more will be known.
+            done = (g == 0) | (at == eta + new[..., None]).all(axis=axis)
+            done |= moved <= 2 * unit * xp.maximum(abs(new), unit)
             return xp.where(g == 0, d, new), low, high, moved, steps + 1, done
 
         steps = xp.zeros(one.shape, xp.int32)

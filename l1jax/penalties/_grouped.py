@@ -92,7 +92,7 @@ class _Grouped(Penalty):
         return self.groups.maxima(values.reshape(values.shape[0], -1).max(axis=1))
 
     @plain
-    def _check(self, x: Array) -> None:
+    def _check(self, x: Real) -> None:
         if not hasattr(x, "shape") or x.ndim == 0 or x.shape[0] != self.groups.num_features:
             raise ValueError(
                 f"groups has {self.groups.num_features} ids, one per feature, but the coefficients "

@@ -11,9 +11,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array
-
-from ..._types import AnyArray
 
 _ALIGNMENT = 64  # bytes
 
@@ -26,6 +23,6 @@ def aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     return memory[begin : begin + size].view(dtype).reshape(shape)
 
 
-def zero_copy(array: AnyArray) -> Array:
-    """The array for JAX, without a copy where that can be; it must not be written to any more."""
-    return jax.device_put(array, may_alias=True)
+def zero_copy(arrays: Any) -> Any:
+    """The arrays for JAX, without a copy where that can be; they must not be written to any more."""
+    return jax.device_put(arrays, may_alias=True)

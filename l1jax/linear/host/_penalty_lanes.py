@@ -185,7 +185,7 @@ class _GroupsAtPoints:
         unit, problem, is_out = self.lanes.unit, self.problem, self.norms == 0
         is_penalised = ((unit.up > 0) | (unit.quad > 0)) & ~np.isinf(unit.up)
         enters = np.where(is_out, unit.critical(self.norms_v), 0)
-        of_columns = problem.over_features(problem.norms) ** 2 * problem.spread(curvature)
+        of_columns = problem.over_features(problem.norms) ** 2 * problem.over_rows(curvature)
         leaves = unit.critical(self.lanes.norms(v + of_columns * self.x))
         leaves = np.where(~is_out & is_penalised, leaves, np.inf)
         return nearest_knot(self.lams, enters, leaves, axis=1)

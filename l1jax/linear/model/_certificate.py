@@ -18,7 +18,7 @@ Points in NumPy may be several: β (L, p, *k), with the intercepts (L, *k) that 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -38,6 +38,7 @@ _UNSOLVED = 0.08  # fraction of that sum which the projection may leave
 _RIDGE = 30  # units of rounding added to the system of the unpenalised features
 
 
+@runtime_checkable
 class PenaltyAtPoints(Protocol):
     """A penalty at the points β that are certified, one or, in NumPy, several; v is −∇L there."""
 

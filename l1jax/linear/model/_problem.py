@@ -12,7 +12,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 
 from ..._arrays import eps, matmul, namespace
 from ..._methods import plain
@@ -40,8 +40,8 @@ class Outcome(eqx.Module):
     """What a solve returns, on the solver's scale."""
 
     point: Point
-    num_steps: Int[Real, ""]
-    status: Int[Real, ""]
+    num_steps: Int[Real, "..."]
+    status: Int[Real, "..."]
 
 
 class ScaledData(eqx.Module):
@@ -73,10 +73,10 @@ class ScaledData(eqx.Module):
     def eta(self, point: Point, fitted: Real | None = None) -> Float[Real, "... n *k"]:
         """The linear predictor; `fitted` is X̃β, where it is known: XLA repeats a sparse product."""
         known = self.x.dot(point.beta) if fitted is None else fitted
-        return known + self.spread(point.intercept) + self.offset
+        return known + self.over_rows(point.intercept) + self.offset
 
     @plain
-    def spread(self, per_response: Any) -> Any:
+    def over_rows(self, per_response: Any) -> Any:
         """Numbers per response, (..., *k), with an axis for the rows or features before it."""
         return per_response[..., None, :] if self.responses else per_response[..., None]
 
@@ -161,7 +161,7 @@ class NullModel(eqx.Module):
         return namespace(self.deviance).where(self.deviance > 0, self.deviance, 1)
 
     @plain
-    def explained(self, deviance: Array) -> Array:
+    def explained(self, deviance: Real) -> Real:
         """Returns the fraction of the null deviance that a model of this deviance explains.
 
         It is 0 where nothing is left to explain, and NaN where the null deviance is not positive.
@@ -209,7 +209,7 @@ class Problem(ScaledData):
         return super().from_user(coef, intercept)
 
     @plain
-    def start_from(self, coef: Array, intercept: Array) -> Point:
+    def start_from(self, coef: Real, intercept: Real) -> Point:
         """Coefficients on the user's scale, of whatever problem, as a point to start this one from."""
         point = self.from_user(coef, intercept)
         xp = namespace(point.beta)

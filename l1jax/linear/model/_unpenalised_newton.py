@@ -12,6 +12,7 @@ import optax
 from jax.scipy.sparse.linalg import cg
 from jaxtyping import Array, Bool
 
+from ..._types import Real
 from ..data._matrix import rows
 from ._problem import Point, ScaledData
 
@@ -73,7 +74,7 @@ def _line_search(data: ScaledData, point: Point, direction: Point, value: Array)
     return jax.lax.while_loop(is_too_long, lambda c: (c[0] / 2, c[1] + 1), first)[0]
 
 
-def polish_intercept(data: ScaledData, point: Point, fitted: Array | None = None) -> Point:
+def polish_intercept(data: ScaledData, point: Point, fitted: Real | None = None) -> Point:
     """The same coefficients with the best intercept for them; `fitted` is X̃β, where it is known."""
     if not data.fit_intercept:
         return point

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -66,7 +67,8 @@ class Fit(Shown, FitRecord):
         with precision(wants_x64):
             here = host_prediction(x, self.coef, self.intercept)
             known: Any = here or (x, self.coef, self.intercept)
-            eta = (_compiled_link if here is None else _link)(*known, self.several_responses)
+            link: Any = _compiled_link if here is None else _link
+            eta = link(*known, self.several_responses)
             if offset is not None:
                 shift = read_vector(offset, "offset", eta.dtype)
                 rows = eta.shape[self.coef.ndim - 1 - self.several_responses :]
@@ -110,9 +112,8 @@ savable_result(Fit)
 def in_jax(fits: Fit) -> Fit:
     """The fits with JAX's arrays; without a copy, and the loss and options as they are."""
     bare = dataclasses.replace(fits, loss=None, options=None)
-    bare = jax.tree.map(
-        lambda leaf: zero_copy(leaf) if isinstance(leaf, np.ndarray) else leaf, bare
-    )
+    known, rest = eqx.partition(bare, lambda leaf: isinstance(leaf, np.ndarray))
+    bare = eqx.combine(zero_copy(known), rest)  # all at once: each by itself takes 10 µs
     return dataclasses.replace(bare, loss=fits.loss, options=fits.options)
 
 

@@ -17,7 +17,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ...._threads import one_thread
 from ...model._problem import Problem
 from ._active_set import ActiveSet
 from ._path_point import PathPoint
@@ -82,16 +81,15 @@ class RowShiftSolver:
         x, signs = self._coordinates(at)
         active = np.flatnonzero(~np.isnan(signs))
         self.form, self.lam = self._form(lam), lam
-        with one_thread():
-            hessian = columns.T @ columns
-            self.program = QuadraticProgram(
-                hessian,
-                linear - hessian @ x - self.form.quad * x,
-                self.form[:2],
-                ActiveSet(len(x), active, signs[active], x[active]),
-                ridge=self.form.quad,
-                linear=linear,
-            )
+        hessian = columns.T @ columns
+        self.program = QuadraticProgram(
+            hessian,
+            linear - hessian @ x - self.form.quad * x,
+            self.form[:2],
+            ActiveSet(len(x), active, signs[active], x[active]),
+            ridge=self.form.quad,
+            linear=linear,
+        )
 
     def _coordinates(self, at: PathPoint) -> tuple[np.ndarray, np.ndarray]:
         """Returns the coordinates of a solution, and their signs: NaN for the inactive ones."""
