@@ -31,6 +31,7 @@ ROOMS = [
     ("losses", "penalties"),
     ("implicit",),
     ("composite", "training"),
+    ("prune",),
     ("linear.data",),
     ("linear.model",),
     ("linear.host",),
