@@ -56,6 +56,9 @@ class Axes:
     def product(self, whole: Ids, factors: list[Ids]) -> None:
         """The whole axis is the factors, merged in row-major order."""
         longer = [ids for ids in factors if len(ids) != 1]
+        for ids in factors:
+            if len(ids) == 1:
+                self.fix(ids, "")
         if len(longer) == 1:
             self.equal(whole, longer[0])
         elif longer:
@@ -123,52 +126,34 @@ class Units:
 
     def removed(self) -> np.ndarray:
         """The largest set of candidates that can be removed: merged axes stay products of their factors."""
-        gone = self.candidate.copy()
-        while True:
-            before = gone.sum()
-            for whole, factors in self._products:
-                self._narrow(gone, whole, factors)
-            if gone.sum() == before:
-                return gone
-
-    def _narrow(self, gone: np.ndarray, whole: np.ndarray, factors: list[Ids]) -> None:
-        entries = gone[whole]
-        for axis, ids in enumerate(factors):
-            others = tuple(k for k in range(whole.ndim) if k != axis)
-            gone[ids[~entries.all(axis=others)]] = False
-        gone[whole[~_either(gone, factors, whole.shape)]] = False
-
-    def reached(self, known: np.ndarray) -> np.ndarray:
-        """The units whose removal follows from that of the known ones, through merged axes."""
-        return self._deduced(known, np.zeros(self.count, bool))[0]
+        return self._largest(self.candidate)
 
     def implied(self, known: np.ndarray, gone: np.ndarray) -> np.ndarray:
         """What is removed, given that of the known units those in `gone` are; the others follow, or stay."""
-        return self._deduced(known, gone)[1]
+        return self._largest(np.where(known, gone, self.reached(known)))
 
-    def _deduced(self, known: np.ndarray, gone: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        known, gone = known.copy(), np.where(known, gone, False)
+    def _largest(self, start: np.ndarray) -> np.ndarray:
+        gone = start.copy()
+        while True:
+            before = gone.sum()
+            for whole, factors in self._products:
+                _narrow(gone, whole, factors)
+            if gone.sum() == before:
+                return gone
+
+    def reached(self, known: np.ndarray) -> np.ndarray:
+        """The units whose removal follows from that of the known ones, through merged axes."""
+        known = known.copy()
         while True:
             before = known.sum()
             for whole, factors in self._products:
-                self._deduce(gone, known, whole, factors)
+                if known[whole].all():
+                    for ids in factors:
+                        known[ids] = True
+                elif all(known[ids].all() for ids in factors):
+                    known[whole] = True
             if known.sum() == before:
-                return known, gone
-
-    def _deduce(
-        self, gone: np.ndarray, known: np.ndarray, whole: np.ndarray, factors: list[Ids]
-    ) -> None:
-        """A factor is gone where all of its entries are, an entry where any of its factors is."""
-        if known[whole].all():
-            for axis, ids in enumerate(factors):
-                others = tuple(k for k in range(whole.ndim) if k != axis)
-                new = ~known[ids]
-                gone[ids[new]] = np.asarray(gone[whole].all(axis=others))[new]
-                known[ids] = True
-        elif all(known[ids].all() for ids in factors):
-            new = ~known[whole]
-            gone[whole[new]] = _either(gone, factors, whole.shape)[new]
-            known[whole] = True
+                return known
 
     def consistent(self, gone: np.ndarray) -> bool:
         """Whether every merged axis is the product of its factors after the removal."""
@@ -176,6 +161,15 @@ class Units:
             np.array_equal(_either(gone, factors, whole.shape), gone[whole])
             for whole, factors in self._products
         )
+
+
+def _narrow(gone: np.ndarray, whole: np.ndarray, factors: list[Ids]) -> None:
+    """A factor goes only if all of its entries go, an entry only if one of its factors goes."""
+    entries = gone[whole]
+    for axis, ids in enumerate(factors):
+        others = tuple(k for k in range(whole.ndim) if k != axis)
+        gone[ids[~entries.all(axis=others)]] = False
+    gone[whole[~_either(gone, factors, whole.shape)]] = False
 
 
 def _either(gone: np.ndarray, factors: list[Ids], shape: tuple[int, ...]) -> np.ndarray:

@@ -154,7 +154,7 @@ def _pad(equation: Equation, axes: Axes) -> None:
             ids.append(axes.fresh(equation.outs[0].shape[axis]))
             axes.fix(ids[-1], why)
             continue
-        ends = axes.fresh(low), axes.fresh(high)
+        ends = axes.fresh(int(low)), axes.fresh(int(high))
         for end in ends:
             axes.fix(end, "")
         ids.append(np.concatenate([ends[0], ours, ends[1]]) if low or high else ours)

@@ -15,7 +15,7 @@ from .._tracing import is_differentiable
 from ._batches import check_batches
 from ._cuts import LeafCut
 from ._plan import PruningPlan
-from ._program import fingerprint
+from ._program import fingerprint, readers
 from ._read_rules import read
 from ._removal import Removal, complete, find_removal
 from ._report import Report, cost, layers
@@ -103,12 +103,12 @@ def compact(
     _check_arrays(model)
     traced = trace(apply, model.params, model.inputs)
     check_pure(apply, model.params, model.inputs, traced)
-    removal, free = _removal(model, traced, silent, cut_inputs, add_constants, multiple_of)
+    removal = _removal(model, traced, silent, cut_inputs, add_constants, multiple_of)
     plan = _plan(model, traced, removal)
     small = _small_arrays(model, removal, plan)
     forget(traced)
     bound = plan.bind(apply)
-    report = _report(model, plan, bound, small, removal, free)
+    report = _report(model, plan, bound, small, removal, traced)
     check_batches(model.apply, bound, model.params, small, model.inputs, plan, batch_axis)
     trees = ours.join(small)
     return Compacted(bound, trees[0], trees[1] if has_state else None, report, plan)
@@ -148,8 +148,8 @@ def _removal(
     cut_inputs: bool,
     add_constants: bool,
     multiple_of: int,
-) -> tuple[Removal, np.ndarray]:
-    """What is removed, and the units that could be, whatever the values."""
+) -> Removal:
+    """What is removed at the values of these parameters."""
     for value, leaf in zip(traced.leaves, model.params.arrays, strict=True):
         value.content = leaf
     roles = traced.roles(model.has_state)
@@ -159,7 +159,7 @@ def _removal(
     if multiple_of != 1:
         round_up(found, multiple_of)
         found = complete(traced.program, found, add_constants)
-    return found, found.free
+    return found
 
 
 def _declared(
@@ -207,7 +207,11 @@ def _plan(model: _Model, traced: Traced, removal: Removal) -> PruningPlan:
         return LeafCut(part, path.partition("/")[2], value.shape, gone)
 
     parts = ["state" if inside else "params" for inside in traced.in_state]
-    cuts = tuple(map(cut, traced.leaves, model.params.paths, parts))
+    counts = readers(traced.program)
+    cuts = _with_unread(
+        tuple(map(cut, traced.leaves, model.params.paths, parts)),
+        [value in counts for value in traced.leaves],
+    )
     inputs = tuple(
         cut(value, f"/{path}", "inputs")
         for value, path in zip(traced.inputs, model.inputs.paths, strict=True)
@@ -223,6 +227,22 @@ def _plan(model: _Model, traced: Traced, removal: Removal) -> PruningPlan:
         tuple(constants.values()),
         inputs,
     )
+
+
+def _with_unread(cuts: tuple[LeafCut, ...], is_read: list) -> tuple[LeafCut, ...]:
+    """Arrays that nothing reads are cut like one of their shape beside them, such as another statistic."""
+    known = {
+        (cut.part, cut.path.rpartition("/")[0], cut.shape): cut.removed
+        for cut, used in zip(cuts, is_read, strict=True)
+        if used
+    }
+
+    def like(cut: LeafCut) -> LeafCut:
+        nothing = tuple(np.zeros(0, int) for _ in cut.shape)
+        beside = known.get((cut.part, cut.path.rpartition("/")[0], cut.shape), nothing)
+        return dataclasses.replace(cut, removed=beside)
+
+    return tuple(cut if used else like(cut) for cut, used in zip(cuts, is_read, strict=True))
 
 
 def _small_arrays(model: _Model, removal: Removal, plan: PruningPlan) -> list[Any]:
@@ -244,7 +264,7 @@ def _report(
     bound: Callable,
     small: list[Any],
     removal: Removal,
-    free: np.ndarray,
+    traced: Traced,
 ) -> Report:
     def full_run(arrays: list[Any], inputs: list[Any]) -> list[Any]:
         out = model.apply(*model.params.join(arrays), *model.inputs.join(inputs))
@@ -272,7 +292,7 @@ def _report(
             )
         worst = max(worst, found)
     dead = _dead_inputs(model, removal)
-    return Report(layers(removal, plan, free), before, after, worst, dead)
+    return Report(layers(removal, plan, traced.program), before, after, worst, dead)
 
 
 def _check_finite(outputs: list[Any]) -> None:

@@ -42,16 +42,13 @@ def through(equation: Equation, facts: list[Known]) -> list[Known | None]:
         found = _evaluated(equation, facts)
     else:
         return [None] * count
-    return [fact if _is_small(fact) or _is_content(fact, facts) else None for fact in found]
+    return [fact.as_arrays() if fact is not None and _fits(fact, facts) else None for fact in found]
 
 
-def _is_small(fact: Known | None) -> bool:
-    return fact is not None and max(fact.mask.size, fact.value.size) <= MOST
-
-
-def _is_content(fact: Known | None, facts: list[Known]) -> bool:
-    """Whether all was known before: weights may be as large as they are."""
-    return fact is not None and all(one.everywhere for one in facts)
+def _fits(fact: Known, facts: list[Known]) -> bool:
+    """Whether it is small, or all was known before: weights may be as large as they are."""
+    is_small = max(fact.mask.size, fact.value.size) <= MOST
+    return is_small or all(one.everywhere for one in facts)
 
 
 _NUMPY: dict[str, Callable] = {
@@ -105,7 +102,7 @@ def _elementwise(equation: Equation, facts: list[Known]) -> Known | None:
     facts = [Known(broadcast(f.mask, ndim), broadcast(f.value, ndim)) for f in facts]
     if equation.name == "select_n":
         return _select(facts)
-    if equation.name == "mul":
+    if equation.name in ("mul", "div"):
         return _multiplied(equation, facts)
     mask = facts[0].mask
     for fact in facts[1:]:
@@ -114,12 +111,18 @@ def _elementwise(equation: Equation, facts: list[Known]) -> Known | None:
 
 
 def _multiplied(equation: Equation, facts: list[Known]) -> Known | None:
+    """Zero where a factor is zero, or a numerator: what is not known is finite, and no divisor is zero."""
     left, right = facts
-    mask = (left.mask & right.mask) | left.zero | right.zero
+    mask = (left.mask & right.mask) | left.zero
+    if equation.name == "mul":
+        mask = mask | right.zero
     if not mask.any():
         return None
-    value = _computed(equation, [np.where(f.mask, f.value, 0) for f in facts])
-    return Known(mask, value)
+    dtype = equation.outs[0].dtype
+    values = [
+        np.where(f.mask, f.value, one).astype(dtype) for f, one in zip(facts, (0, 1), strict=True)
+    ]
+    return Known(mask, _computed(equation, values))
 
 
 def _select(facts: list[Known]) -> Known | None:
@@ -420,7 +423,8 @@ def _evaluated(equation: Equation, facts: list[Known]) -> list[Known | None]:
 
 def common(first: Known, second: Known) -> Known:
     """What is known in either of two cases."""
-    return Known(first.mask & second.mask & (first.value == second.value), first.value)
+    mask = first.mask & second.mask & (first.value == second.value)
+    return Known(mask, first.value).as_arrays()
 
 
 def _given(inputs: list[Value], facts: list[Known], constants: Constants) -> None:
@@ -433,7 +437,7 @@ def _of_every_step(fact: Known) -> Known:
     if not fact.value.shape[0] or not fact.mask.shape[0]:
         return Known(np.zeros(fact.mask.shape[1:], bool), np.zeros(fact.value.shape[1:]))
     same = all_along(fact.value == fact.value[:1], 0) & all_along(fact.mask, 0)
-    return Known(same, fact.value[0])
+    return Known(same, fact.value[0]).as_arrays()
 
 
 def _scan(equation: Equation, constants: Constants) -> None:

@@ -29,7 +29,11 @@ class Known(NamedTuple):
     @property
     def zero(self) -> np.ndarray:
         """The entries that are known to be zero."""
-        return self.mask & (self.value == 0)
+        return np.asarray(self.mask & (self.value == 0))
+
+    def as_arrays(self) -> Known:
+        """NumPy makes scalars of what has no axes."""
+        return Known(np.asarray(self.mask), np.asarray(self.value))
 
 
 Constants = dict[Value, Known]

@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._tracing import is_differentiable
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LeafCut:
@@ -31,6 +33,10 @@ class LeafCut:
         """What is kept of an array that has some of the axes."""
         if isinstance(leaf, jax.ShapeDtypeStruct):
             return jax.ShapeDtypeStruct(tuple(self.small[axis] for axis in axes), leaf.dtype)
+        if not any(len(self.removed[axis]) for axis in axes):
+            return leaf
+        if _is_here(leaf):
+            return jax.device_put(self.cut(np.asarray(leaf), axes), leaf.sharding)
         for place, axis in enumerate(axes):
             if len(self.removed[axis]):
                 leaf = leaf[(slice(None),) * place + (self.kept(axis),)]
@@ -50,6 +56,16 @@ class LeafCut:
             else:
                 leaf = jnp.zeros(shape, leaf.dtype).at[where].set(leaf)
         return leaf
+
+
+def _is_here(leaf: Any) -> bool:
+    """Whether it is a concrete array on one device: NumPy cuts it without compiling anything."""
+    return (
+        isinstance(leaf, jax.Array)
+        and not is_differentiable(leaf)
+        and len(leaf.sharding.device_set) == 1
+        and not jnp.issubdtype(leaf.dtype, jax.dtypes.extended)
+    )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -111,7 +111,10 @@ class _Folder:
                 self.run(body, counts)
         for value in program.outputs:
             if value in self.offsets:
-                self._fail(self.offsets[value], "its constant would be missing in an output")
+                self._fail(
+                    self.offsets[value],
+                    "its constant is not zero, and would be missing in an output",
+                )
 
     def _step(self, equation: Equation) -> None:
         offsets = [self.offsets.get(value) for value in equation.ins]
@@ -193,6 +196,8 @@ class _Folder:
             self._fail(_merged(causes), self._why(equation, causes))
             return None
         arrays = [one.value for one in found if one is not None]
+        if not arrays:
+            return None
         total = sum(arrays[1:], arrays[0])
         if equation in self.added:
             self.constants_added[equation] = np.where(self.matters(out, total.shape), total, 0)

@@ -43,7 +43,7 @@ def add(value: Value, mask: np.ndarray | None, reads: Reads) -> None:
     """What one more reader reads."""
     if mask is None or value.content is not None or not mask.any():
         return
-    reads[value] = reads[value] | mask if value in reads else mask
+    reads[value] = np.asarray(reads[value] | mask if value in reads else mask)
 
 
 def everything(value: Value) -> np.ndarray:
@@ -59,10 +59,13 @@ def _elementwise(equation: Equation, facts: list[Known], wanted: list) -> list:
     masks = [out] * len(facts)
     if equation.name == "mul":
         zeros = [broadcast(fact.zero, ndim) for fact in facts]
-        masks = [out & ~zeros[1], out & ~zeros[0]]
+        masks = [np.asarray(out & ~zero) for zero in zeros[::-1]]
+    elif equation.name == "div":
+        masks = [out, np.asarray(out & ~broadcast(facts[0].zero, ndim))]
     elif equation.name == "select_n":
         mask, value = (broadcast(array, ndim) for array in facts[0])
-        masks = [out] + [out & ~(mask & (value.astype(int) != k)) for k in range(len(facts) - 1)]
+        unchosen = [mask & (value.astype(int) != k) for k in range(len(facts) - 1)]
+        masks = [out, *(np.asarray(out & ~other) for other in unchosen)]
     return [to_shape(mask, value) for value, mask in zip(equation.ins, masks, strict=True)]
 
 
@@ -181,7 +184,7 @@ def _dot(equation: Equation, facts: list[Known], wanted: list) -> list:
     masks: list[np.ndarray | None] = []
     for side in (0, 1):
         other = 1 - side
-        if facts[side].everywhere:
+        if equation.ins[side].content is not None:
             masks.append(None)
             continue
         # The result has its batch axes, then the free ones of the left, then of the right.
@@ -216,8 +219,7 @@ def _convolution(equation: Equation, facts: list[Known], wanted: list) -> list:
     shape[where.lhs[0]], shape[where.lhs[1]] = kernel.shape
     if where.lhs[0] > where.lhs[1]:
         kernel = kernel.T
-    weights = None if facts[1].everywhere else everything(equation.ins[1])
-    return [kernel.reshape(shape), weights]
+    return [kernel.reshape(shape), everything(equation.ins[1])]
 
 
 def _feature_reads(

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.extend import core
 
 from . import _primitives as prim
 from ._axes import Units
@@ -82,7 +83,7 @@ class Rebound:
         rule = _RULES.get(equation.name)
         if rule is not None:
             found = rule(self, equation, ins)
-        elif equation.bodies or _has_functions(equation):
+        elif any(True for _ in core.jaxprs_in_params(equation.params)):
             found = as_function(equation)(*ins)
         else:
             found = equation.eqn.primitive.bind(*ins, **equation.params)
@@ -166,14 +167,6 @@ def _free(program: Program) -> list[Value]:
     own = {value for equation in program.everything() for value in equation.outs}
     read = [value for equation in program.everything() for value in equation.ins]
     return [value for value in (*read, *program.outputs) if value not in own]
-
-
-def _has_functions(equation: Equation) -> bool:
-    return any(
-        hasattr(one, "eqns") or hasattr(one, "jaxpr") or callable(one)
-        for entry in equation.params.values()
-        for one in (entry if isinstance(entry, tuple | list) else (entry,))
-    )
 
 
 def _broadcast(self: Rebound, equation: Equation, ins: Arrays) -> Any:

@@ -14,6 +14,8 @@ from ._folding import Folded, fold
 from ._program import Equation, Program, Roles, Value, all_values
 from ._read_rules import Reads, everything, read, trace_back
 
+PLAIN = ("an output has it", "an input has it")
+
 
 class Removal(NamedTuple):
     """The units, which of them go, and what the biases take over for it."""
@@ -40,11 +42,15 @@ def relations(
     for value in all_values(program):
         axes.of(value)
     for value in roles.outputs:
-        axes.fix_all(value, "an output has it")
+        axes.fix_all(value, PLAIN[0])
     for value in roles.inputs:
         for axis, ids in enumerate(axes.of(value)):
             if not (cut_inputs and axis):
-                axes.fix(ids, "an input has it")
+                axes.fix(ids, PLAIN[1])
+    for value in roles.leaves:
+        for ids in axes.of(value):
+            if len(ids) == 1:  # as for broadcasting: not a unit
+                axes.fix(ids, "")
     units = axes.solve()
     if fixed:
         told = _told(units, [*roles.leaves, *(roles.inputs if cut_inputs else [])])

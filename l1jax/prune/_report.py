@@ -12,8 +12,11 @@ import jax
 import numpy as np
 
 from .._tables import Shown, Table
+from ._axes import Units
 from ._plan import PruningPlan
-from ._removal import Removal
+from ._program import Program, Value, readers
+from ._removal import PLAIN, Removal
+from ._writers import reading_axes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,25 +82,46 @@ def _told(why: dict[str, int]) -> str:
     return "; ".join(f"{count}: {reason}" for reason, count in why.items() if reason != LIVE)
 
 
-def layers(removal: Removal, plan: PruningPlan, free: np.ndarray) -> tuple[Layer, ...]:
+def layers(removal: Removal, plan: PruningPlan, program: Program) -> tuple[Layer, ...]:
     """The arrays of the parameters by the units that they share, where any of those could be removed."""
-    units, owner = removal.units, np.full(removal.units.count, -1)
+    reading = reading_axes(program, removal.roles.leaves)
+    counts = readers(program)
+    read = [value in counts for value in removal.roles.leaves]
+    groups = shared(removal.units, removal.free, removal.roles.leaves, read)
+    return tuple(_layer(removal, plan, group, reading) for group in groups)
+
+
+def shared(
+    units: Units, free: np.ndarray, leaves: list[Value], read: list[bool]
+) -> list[list[tuple[int, int]]]:
+    """The (array, axis) that share units, of those with units that could be removed."""
+    owner = np.full(units.count, -1)
     groups: list[list[tuple[int, int]]] = []
-    for k, value in enumerate(removal.roles.leaves):
+    for k, value in enumerate(leaves):
         for axis, ids in enumerate(units.of(value)):
-            if not free[ids].any():
+            told = units.why[ids] > 0
+            if not read[k] or not (free[ids].any() or told.any()):
                 continue
             merged: list[tuple[int, int]] = [(k, axis)]
             for old in np.unique(owner[ids][owner[ids] >= 0]):
                 merged = groups[old] + merged
                 groups[old] = []
             for leaf, place in merged:
-                owner[units.of(removal.roles.leaves[leaf])[place]] = len(groups)
+                owner[units.of(leaves[leaf])[place]] = len(groups)
             groups.append(merged)
-    return tuple(_layer(removal, plan, group) for group in groups if group)
+    return [group for group in groups if any(_is_told(units, free, leaves, one) for one in group)]
 
 
-def _layer(removal: Removal, plan: PruningPlan, group: list[tuple[int, int]]) -> Layer:
+def _is_told(units: Units, free: np.ndarray, leaves: list[Value], one: tuple[int, int]) -> bool:
+    """Whether there is something to say: not of inputs and outputs alone, which stay anyway."""
+    ids = units.of(leaves[one[0]])[one[1]]
+    plain = [units.reasons.index(why) for why in PLAIN if why in units.reasons]
+    return bool(free[ids].any() or not np.isin(units.why[ids], [0, *plain]).all())
+
+
+def _layer(
+    removal: Removal, plan: PruningPlan, group: list[tuple[int, int]], reading: set
+) -> Layer:
     units = removal.units
     members = np.unique(
         np.concatenate([units.of(removal.roles.leaves[k])[axis] for k, axis in group])
@@ -108,14 +132,15 @@ def _layer(removal: Removal, plan: PruningPlan, group: list[tuple[int, int]]) ->
         text = units.reasons[reason] or LIVE
         why[text] = why.get(text, 0) + 1
     arrays = tuple((plan.cuts[k].path, axis) for k, axis in group)
-    return Layer(_name(plan, group), arrays, len(members), len(kept), why)
+    return Layer(_name(plan, group, reading), arrays, len(members), len(kept), why)
 
 
-def _name(plan: PruningPlan, group: list[tuple[int, int]]) -> str:
-    """The array that writes the units, if one has them as its last axis."""
-    last = [k for k, axis in group if axis == len(plan.cuts[k].shape) - 1]
-    matrices = [k for k in last if len(plan.cuts[k].shape) > 1]
-    return plan.cuts[(matrices or last or [group[0][0]])[0]].path
+def _name(plan: PruningPlan, group: list[tuple[int, int]], reading: set) -> str:
+    """The largest array that writes the units."""
+    writing = [k for k, axis in group if (k, axis) not in reading]
+    return plan.cuts[
+        max(writing or [group[0][0]], key=lambda k: math.prod(plan.cuts[k].shape))
+    ].path
 
 
 def cost(run: Callable, params: list[Any], inputs: list[Any]) -> tuple[Cost, Callable]:

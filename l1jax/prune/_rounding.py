@@ -26,6 +26,7 @@ def round_up(removal: Removal, multiple: int) -> None:
                 if lacking and len(silent):
                     order = np.argsort(-sizes[silent], kind="stable")
                     units.keep(silent[order[:lacking]], why)
+                    gone = units.removed()
         if units.candidate.sum() == before:
             return
 
