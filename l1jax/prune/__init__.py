@@ -7,9 +7,26 @@ constants into biases (`_folding`), and runs what is left (`_rebind`). May impor
 
 from ._compact import Compacted as Compacted
 from ._compact import compact as compact
+from ._feedback import Feedback as Feedback
+from ._feedback import FeedbackState as FeedbackState
 from ._plan import PruningPlan as PruningPlan
 from ._report import Cost as Cost
 from ._report import Layer as Layer
 from ._report import Report as Report
+from ._units import UnitLayer as UnitLayer
+from ._units import Units as Units
+from ._units import units as units
 
-__all__ = ["Compacted", "Cost", "Layer", "PruningPlan", "Report", "compact"]
+__all__ = [
+    "Compacted",
+    "Cost",
+    "Feedback",
+    "FeedbackState",
+    "Layer",
+    "PruningPlan",
+    "Report",
+    "UnitLayer",
+    "Units",
+    "compact",
+    "units",
+]

@@ -97,7 +97,7 @@ class Units:
             graph = coo_matrix((np.ones(len(edges[0]), bool), edges), shape=(count, count))
             self.count, labels = connected_components(graph, directed=False)
         self._of = {value: [labels[numbers] for numbers in axes] for value, axes in ids.items()}
-        self._products = [
+        self.products = [
             (labels[whole].reshape([len(f) for f in factors]), [labels[f] for f in factors])
             for whole, factors in products
         ]
@@ -136,7 +136,7 @@ class Units:
         gone = start.copy()
         while True:
             before = gone.sum()
-            for whole, factors in self._products:
+            for whole, factors in self.products:
                 _narrow(gone, whole, factors)
             if gone.sum() == before:
                 return gone
@@ -146,7 +146,7 @@ class Units:
         known = known.copy()
         while True:
             before = known.sum()
-            for whole, factors in self._products:
+            for whole, factors in self.products:
                 if known[whole].all():
                     for ids in factors:
                         known[ids] = True
@@ -159,7 +159,7 @@ class Units:
         """Whether every merged axis is the product of its factors after the removal."""
         return all(
             np.array_equal(_either(gone, factors, whole.shape), gone[whole])
-            for whole, factors in self._products
+            for whole, factors in self.products
         )
 
 

@@ -15,12 +15,12 @@ from .._tracing import is_differentiable
 from ._batches import check_batches
 from ._cuts import LeafCut
 from ._plan import PruningPlan
-from ._program import fingerprint, readers
+from ._program import fingerprint
 from ._read_rules import read
 from ._removal import Removal, complete, find_removal
 from ._report import Report, cost, layers
 from ._rounding import round_up
-from ._trace import Split, Traced, check_pure, split, trace
+from ._trace import Split, Traced, are_read, check_pure, split, trace
 from ._verify import allowed_difference, difference, random_like
 
 
@@ -207,10 +207,9 @@ def _plan(model: _Model, traced: Traced, removal: Removal) -> PruningPlan:
         return LeafCut(part, path.partition("/")[2], value.shape, gone)
 
     parts = ["state" if inside else "params" for inside in traced.in_state]
-    counts = readers(traced.program)
     cuts = _with_unread(
         tuple(map(cut, traced.leaves, model.params.paths, parts)),
-        [value in counts for value in traced.leaves],
+        are_read(traced.program, removal.roles),
     )
     inputs = tuple(
         cut(value, f"/{path}", "inputs")

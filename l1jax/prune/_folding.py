@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from . import _primitives as prim
@@ -190,7 +191,10 @@ class _Folder:
             array = offset.array if removed is None or k else np.where(removed, 0, offset.array)
             factors[k] = Known(np.ones((1,) * array.ndim, bool), array)
             terms.append(factors)
-        found = [_total(equation, factors) for factors in terms]
+        is_map = equation in self.added and len(terms) == 1 and removed is not None
+        found = [_map(equation, *terms[0]) if is_map and _pads(equation) else None]
+        if found[0] is None:
+            found = [_total(equation, factors) for factors in terms]
         both = len(equation.ins) > 1 and all(offset is not None for offset in offsets)
         if both or not self._all_known(out, found):
             self._fail(_merged(causes), self._why(equation, causes))
@@ -206,7 +210,7 @@ class _Folder:
         return None
 
     def _why(self, equation: Equation, causes: list[Offset]) -> str:
-        if equation.name == "conv_general_dilated" and prim.convolution(equation).pads:
+        if _pads(equation):
             return f"its constant is not zero, and {equation.place} pads with zeros"
         return f"its constant is not zero, and meets what is not constant in {equation.place}"
 
@@ -292,6 +296,28 @@ def _total(equation: Equation, facts: list[Known]) -> Known | None:
     axes, shape = tuple(equation.params["axes"]), equation.ins[0].shape
     value = np.where(facts[0].mask, facts[0].value, 0)
     return Known(all_along(facts[0].mask, axes), summed(value, axes, shape))
+
+
+def _pads(equation: Equation) -> bool:
+    return equation.name == "conv_general_dilated" and prim.convolution(equation).pads
+
+
+def _map(equation: Equation, features: Known, kernel: Known) -> Known | None:
+    """What constant features give at each place of a convolution that pads, for one example."""
+    where = prim.convolution(equation)
+    shape = list(equation.ins[0].shape)
+    shape[where.lhs[0]] = 1
+    is_one = features.mask.shape[where.lhs[0]] == features.value.shape[where.lhs[0]] == 1
+    if not (features.everywhere and kernel.everywhere and is_one):
+        return None
+    arrays = [
+        np.broadcast_to(features.value, shape),
+        np.broadcast_to(kernel.value, equation.ins[1].shape),
+    ]
+    dtypes = [value.dtype for value in equation.ins]
+    given = [jnp.asarray(array.astype(dtype)) for array, dtype in zip(arrays, dtypes, strict=True)]
+    found = np.asarray(equation.eqn.primitive.bind(*given, **equation.params))
+    return Known(np.ones((1,) * found.ndim, bool), found)
 
 
 def _plus(folder: _Folder, equation: Equation, offsets: list[Offset | None]) -> Any:

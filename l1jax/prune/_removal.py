@@ -115,7 +115,7 @@ def complete(program: Program, start: Removal, add_constants: bool) -> Removal:
             return start._replace(gone=gone, folded=folded, added=added)
         for failure in folded.failures:
             sources = failure.sources - added
-            if add_constants and sources and "pads with zeros" not in failure.why:
+            if add_constants and sources:
                 added |= sources
             else:
                 units.keep(failure.units, failure.why)

@@ -14,8 +14,9 @@ import numpy as np
 from .._tables import Shown, Table
 from ._axes import Units
 from ._plan import PruningPlan
-from ._program import Program, Value, readers
+from ._program import Program, Value
 from ._removal import PLAIN, Removal
+from ._trace import are_read
 from ._writers import reading_axes
 
 
@@ -85,8 +86,7 @@ def _told(why: dict[str, int]) -> str:
 def layers(removal: Removal, plan: PruningPlan, program: Program) -> tuple[Layer, ...]:
     """The arrays of the parameters by the units that they share, where any of those could be removed."""
     reading = reading_axes(program, removal.roles.leaves)
-    counts = readers(program)
-    read = [value in counts for value in removal.roles.leaves]
+    read = are_read(program, removal.roles)
     groups = shared(removal.units, removal.free, removal.roles.leaves, read)
     return tuple(_layer(removal, plan, group, reading) for group in groups)
 

@@ -74,6 +74,12 @@ class Traced(NamedTuple):
         return Roles(self.leaves, self.inputs, outputs)
 
 
+def are_read(program: Program, roles: Roles) -> list[bool]:
+    """Of each parameter, whether an equation or an output reads it; a state that is passed on is not read."""
+    read = {value for equation in program.everything() for value in equation.ins}
+    return [value in read or value in roles.outputs for value in roles.leaves]
+
+
 def trace(apply: Callable, params: Split, inputs: Split) -> Traced:
     """Traces `apply(*params, *inputs)` for arrays of these shapes."""
 
