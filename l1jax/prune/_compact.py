@@ -58,7 +58,8 @@ def compact(
     A channel whose scale is 0 is the constant act(β): it goes into the bias of what follows, and the channel
     goes, with all weights that write or read it. The outputs stay the same up to rounding, which is
     checked. What is removed is proved on the jaxpr of `apply`; an operation that is not known keeps what it
-    touches. Gradients with respect to what is kept stay the same too.
+    touches. Gradients with respect to what is kept stay the same too. All values inside are taken to be
+    finite: only then is a product with zero a zero.
 
     **Arguments:**
 

@@ -180,19 +180,47 @@ def fingerprint(program: Program) -> str:
     return hashlib.sha256(repr(shapeless(program)).encode()).hexdigest()
 
 
-def shapeless(program: Program) -> tuple:
-    """What does not change with the sizes of axes: the same for two traces means the same program."""
+# Settings that say which axes are meant and what is done, not how long anything is.
+_SETTINGS = (
+    *("axes", "axis", "dimension", "dimensions", "dimension_numbers", "broadcast_dimensions"),
+    *(
+        "permutation",
+        "new_dtype",
+        "preferred_element_type",
+        "y",
+        "reverse",
+        "num_carry",
+        "num_consts",
+    ),
+    *("window_strides", "lhs_dilation", "rhs_dilation"),
+)
+
+
+def shapeless(program: Program, numbers: dict[Value, int] | None = None) -> tuple:
+    """What does not change with the sizes of axes: which equations read what, and how."""
+    numbers = {} if numbers is None else numbers
+
+    for value in program.inputs:
+        numbers.setdefault(value, len(numbers))
+
+    def number(value: Value) -> Any:
+        """Which value it is; of one that is written in the program, its sign."""
+        if value in numbers or value.content is None:
+            return numbers.setdefault(value, len(numbers))
+        return f"sign {_sign(value)}"
+
     each = [
         (
             equation.name,
-            [(value.ndim, str(value.dtype), _sign(value)) for value in equation.ins],
-            [(value.ndim, str(value.dtype)) for value in equation.outs],
+            [(number(v), v.ndim, str(v.dtype)) for v in equation.ins],
+            [(number(v), v.ndim, str(v.dtype)) for v in equation.outs],
             _pads(equation),
-            [shapeless(body) for body in equation.bodies],
+            [repr(equation.params[key]) for key in _SETTINGS if key in equation.params],
+            [shapeless(body, numbers) for body in equation.bodies],
         )
         for equation in program.equations
     ]
-    return each, [value.ndim for value in program.outputs]
+    return each, [(number(value), value.ndim) for value in program.outputs]
 
 
 def _sign(value: Value) -> int:

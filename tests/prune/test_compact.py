@@ -138,6 +138,10 @@ def test_a_plan_refuses_other_trees_functions_and_shapes(small):
         small.apply({"w": params["w"]}, x)
     with pytest.raises(ValueError, match="apply is another program"):
         small.plan.bind(lambda p, x: jnp.tanh(nets.mlp(p, x)))(params, x)
+    with pytest.raises(ValueError, match="apply is another program"):
+        small.plan.bind(lambda p, x: nets.mlp(p | {"mean": p["shift"], "shift": p["mean"]}, x))(
+            params, x
+        )
     with pytest.raises(ValueError, match="tree holds no array of the parameters"):
         small.plan.apply({"other": jnp.ones(6)})
     with pytest.raises(
