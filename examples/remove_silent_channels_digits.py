@@ -101,11 +101,16 @@ def cross_entropy(params, state, x, y):
     return losses.mean(), seen
 
 
-@partial(jax.jit, static_argnames=("steps", "units", "feedback", "rate"))
-def train(params, state, x, y, key, *, steps, units=None, feedback=None, rate=3e-3) -> Trained:
+@partial(jax.jit, static_argnames=("steps", "units", "feedback", "rate", "weights"))
+def train(
+    params, state, x, y, key, *, steps, units=None, feedback=None, rate=3e-3, weights="cost"
+) -> Trained:
     """Adam on batches of 64; with `units`, each step ends in the prox of their penalty."""
     decay = l1jax.on("conv*/kernel", l1jax.Ridge(1e-4))
-    tx = l1jax.prox_adam(optax.cosine_decay_schedule(rate, steps), decay)
+    # The threshold of the prox is in proportion to the rate: it falls when the channels are chosen.
+    falls = optax.cosine_decay_schedule(rate, steps - steps * 6 // 10)
+    schedule = optax.join_schedules([optax.constant_schedule(rate), falls], [steps * 6 // 10])
+    tx = l1jax.prox_adam(schedule, decay)
 
     def step(carry, key):
         params, state, opt, lam = carry
@@ -113,7 +118,7 @@ def train(params, state, x, y, key, *, steps, units=None, feedback=None, rate=3e
         gradient, seen = jax.grad(cross_entropy, has_aux=True)(params, state, x[rows], y[rows])
         penalty, saved = decay, jnp.zeros(())
         if units is not None:
-            penalty = units.penalty(lam.strength, "vectors")
+            penalty = units.penalty(lam.strength, "vectors", weights=weights)
         updates, opt = tx.update(gradient, opt, params, penalty=penalty)
         params = optax.apply_updates(params, updates)
         state = jax.tree.map(lambda old, new: 0.9 * old + 0.1 * new, state, seen)

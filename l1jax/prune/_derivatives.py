@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 
-from ._program import Equation, Program, Value, read_program
+from ._program import Equation, Program, Value, jaxprs_in, read_program
 
 
 class Derivative(NamedTuple):
@@ -82,7 +82,7 @@ def _abstract(values: list[Value]) -> list:
 
 def _debug_info(equation: Equation) -> Any:
     """That of a function inside, which JAX asks for; it is shown in error messages only."""
-    for jaxpr in core.jaxprs_in_params(equation.params):
+    for jaxpr in jaxprs_in(equation.params):
         return jaxpr.debug_info._replace(arg_names=None, result_paths=None)
     return None
 

@@ -158,6 +158,17 @@ def content_of(value: Value) -> np.ndarray | None:
     return np.asarray(value.content).astype(value.dtype, copy=False)
 
 
+def jaxprs_in(params: dict[str, Any]) -> list[Any]:
+    """The jaxprs among the settings of an equation."""
+    entries = [
+        one
+        for entry in params.values()
+        for one in (entry if isinstance(entry, tuple | list) else (entry,))
+    ]
+    inner = [getattr(one, "jaxpr", one) for one in entries]
+    return [one for one in inner if hasattr(one, "eqns")]
+
+
 def readers(program: Program) -> dict[Value, int]:
     """How often each value is read, by equations of any depth and as an output."""
     counts: dict[Value, int] = {}

@@ -10,12 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.extend import core
 
 from . import _primitives as prim
 from ._axes import Units
 from ._derivatives import as_function, derivative_program, is_float
-from ._program import Equation, Program, Value
+from ._program import Equation, Program, Value, jaxprs_in
 
 Arrays = list[Any]
 
@@ -83,7 +82,7 @@ class Rebound:
         rule = _RULES.get(equation.name)
         if rule is not None:
             found = rule(self, equation, ins)
-        elif any(True for _ in core.jaxprs_in_params(equation.params)):
+        elif jaxprs_in(equation.params):
             found = as_function(equation)(*ins)
         else:
             found = equation.eqn.primitive.bind(*ins, **equation.params)

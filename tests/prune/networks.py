@@ -36,10 +36,10 @@ def mlp_params(seed=0):
     return as_jax(params)
 
 
-def convolve(x, kernel, padding="SAME", **settings):
+def convolve(x, kernel, padding="SAME", stride=1, **settings):
     numbers = ("NHWC", "HWIO", "NHWC")
     return jax.lax.conv_general_dilated(
-        x, kernel, (1, 1), padding, dimension_numbers=numbers, **settings
+        x, kernel, (stride, stride), padding, dimension_numbers=numbers, **settings
     )
 
 

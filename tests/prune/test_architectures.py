@@ -58,8 +58,8 @@ def test_residual_network_with_a_projection():
         x = jax.nn.relu(nets.norm(p, nets.convolve(x, p["stem"]), "0"))
         y = jax.nn.relu(nets.norm(p, nets.convolve(x, p["k1"]), "1"))
         x = jax.nn.relu(x + nets.norm(p, nets.convolve(y, p["k2"]), "2"))
-        y = nets.norm(p, nets.convolve(x, p["k3"])[:, ::2, ::2], "3")
-        x = jax.nn.relu(y + nets.convolve(x, p["shortcut"])[:, ::2, ::2])
+        y = nets.norm(p, nets.convolve(x, p["k3"], stride=2), "3")
+        x = jax.nn.relu(y + nets.convolve(x, p["shortcut"], stride=2))
         return x.mean((1, 2)) @ p["v"]
 
     shapes = {"stem": (3, 3, 3, 4), "k1": (3, 3, 4, 6), "k2": (3, 3, 6, 4), "k3": (3, 3, 4, 6)}
