@@ -290,7 +290,7 @@ def _until_stable(
             add(value, mask, reads)
         trace_back(body, constants, reads)
         inner = [read(value, reads) for value in body.inputs]
-        new = [a | b for a, b in zip(outputs[:count], inner[carried], strict=True)]
+        new = [np.asarray(a | b) for a, b in zip(outputs[:count], inner[carried], strict=True)]
         if not any((b & ~a).any() for a, b in zip(outputs, new, strict=False)):
             return inner
         outputs = new + outputs[count:]
@@ -303,10 +303,11 @@ def _while(equation: Equation, constants: Constants, reads: Reads) -> None:
     trace_back(condition, constants, reads)
     asked = [read(value, reads) for value in condition.inputs]
     outputs = [
-        read(value, reads) | mask for value, mask in zip(equation.outs, asked[first:], strict=True)
+        np.asarray(read(value, reads) | mask)
+        for value, mask in zip(equation.outs, asked[first:], strict=True)
     ]
     inner = _until_stable(body, outputs, slice(second, second + len(outputs)), constants, reads)
-    carry = [a | b for a, b in zip(inner[second:], outputs, strict=True)]
+    carry = [np.asarray(a | b) for a, b in zip(inner[second:], outputs, strict=True)]
     for value, mask in zip(equation.ins, asked[:first] + inner[:second] + carry, strict=True):
         add(value, mask, reads)
 
