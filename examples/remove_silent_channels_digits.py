@@ -213,7 +213,7 @@ def draw(sparse, small) -> plt.Figure:
 def main() -> None:
     arguments = parse()
     data = digits()
-    seeds, steps = (1, 12) if arguments.short else (3, 700)
+    seeds, steps = (1, 12) if arguments.short else (3, 500)
     header = ("seed", "widths", "parameters", "forward ms", "dense", "small", "percentile cut")
     print("{:4}  {:>12}  {:>16}  {:>14}  {:>6}  {:>6}  {:>14}".format(*header))
     runs = []

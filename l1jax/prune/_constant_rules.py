@@ -242,7 +242,7 @@ def _reduced(equation: Equation, facts: list[Known]) -> Known | None:
 def summed(value: np.ndarray, axes: tuple[int, ...], shape: tuple[int, ...]) -> np.ndarray:
     """The sum over axes, those of length 1 counted as often as they are long."""
     times = np.prod([shape[axis] for axis in axes if value.shape[axis] == 1], initial=1)
-    return value.sum(axis=axes) * times
+    return np.asarray(value.sum(axis=axes) * times)
 
 
 def product_of(equation: Equation, left: Known, right: Known) -> Known | None:

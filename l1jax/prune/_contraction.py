@@ -31,7 +31,7 @@ def contract(
     free = [left.shape[axis] for axis in where.free[0]] + [
         right.shape[axis] for axis in where.free[1]
     ]
-    return out.reshape([*sizes, *free])
+    return np.asarray(out.reshape([*sizes, *free]))
 
 
 def _arranged(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -21,8 +21,6 @@ from ._removal import relations
 from ._report import shared
 from ._trace import Traced, are_read, split, trace
 from ._writers import reading_axes
-
-Parts = Literal["write", "read", "vectors"]
 
 
 class Member(NamedTuple):
@@ -67,10 +65,10 @@ class Units(Shown):
     def penalty(
         self,
         lam: Any,
-        parts: Parts = "write",
+        parts: str = "write",
         *,
         layers: Sequence[str] | None = None,
-        weights: Literal["size", "cost"] = "size",
+        weights: str = "size",
     ) -> Selections:
         """A group lasso over the parameters of each unit: what it makes zero, `compact` removes.
 
@@ -93,6 +91,8 @@ class Units(Shown):
         for name in layers or ():
             if name not in names:
                 raise ValueError(f"layers names {name!r}, which is none of {', '.join(names)}.")
+        if weights not in ("size", "cost"):
+            raise ValueError(f'weights must be "size" or "cost", got {weights!r}.')
         chosen = [one for one in self.layers if layers is None or one.name in layers]
         mean = np.mean(np.concatenate([one.cost for one in chosen])) if chosen else 1.0
         found: list[Selection] = []
@@ -105,12 +105,12 @@ class Units(Shown):
             raise ValueError(f"no array has parts={parts!r} of a unit: choose others.")
         return penalties(*found)
 
-    def kept(self, params: PyTree, parts: Parts = "write") -> tuple[Array, ...]:
+    def kept(self, params: PyTree, parts: str = "write") -> tuple[Array, ...]:
         """Of each layer, a mask of the units of which some parameter of these parts is not zero; traceable."""
         arrays = _by_path(params)
         return tuple(_is_kept(layer, _members(layer, parts), arrays) for layer in self.layers)
 
-    def saved(self, params: PyTree, parts: Parts = "write") -> Float[Array, ""]:
+    def saved(self, params: PyTree, parts: str = "write") -> Float[Array, ""]:
         """The share of all multiply-adds that units take of which these parts are zero; traceable."""
         kept = self.kept(params, parts)
         left = jnp.zeros(())
@@ -277,7 +277,7 @@ def _products(
     return found
 
 
-def _members(layer: UnitLayer, parts: Parts) -> list[Member]:
+def _members(layer: UnitLayer, parts: str) -> list[Member]:
     """The members of a layer that make the group of a unit."""
     if parts == "write":
         return [m for m in layer.members if not m.reads]
@@ -288,7 +288,7 @@ def _members(layer: UnitLayer, parts: Parts) -> list[Member]:
     raise ValueError(f'parts must be "write", "read" or "vectors", got {parts!r}.')
 
 
-def _blocks(layer: UnitLayer, parts: Parts) -> list[list[Member]]:
+def _blocks(layer: UnitLayer, parts: str) -> list[list[Member]]:
     """The members of these parts, those together whose indices are the same units in the same order."""
     found: list[list[Member]] = []
     for member in _members(layer, parts):

@@ -150,7 +150,9 @@ def test_bad_arguments_get_a_sentence(units):
         units.penalty(1.0, layers=["x"])
     with pytest.raises(ValueError, match='parts must be "write", "read" or "vectors"'):
         units.penalty(1.0, "all")
+    with pytest.raises(ValueError, match='weights must be "size" or "cost"'):
+        units.penalty(1.0, weights="flops")
     with pytest.raises(ValueError, match="target must be a share between 0 and 1"):
-        prune.Feedback(70, steps=10, start=1.0)
+        prune.Feedback(70.0, steps=10, start=1.0)
     with pytest.raises(ValueError, match="start must be positive"):
         prune.Feedback(0.7, steps=10, start=0.0)
