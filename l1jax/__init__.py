@@ -1,6 +1,6 @@
 """l1jax: sparse optimisation in JAX. Describe a penalty once; train with it, fit with it, certify with it."""
 
-from . import prox
+from . import prox, prune
 from ._compile import set_compilation_cache
 from ._groups import Groups
 from ._saving import load
@@ -148,6 +148,7 @@ __all__ = [
     "prox_sgd",
     "prox_step",
     "proximal",
+    "prune",
     "rda",
     "register_engine",
     "relax",

@@ -34,6 +34,7 @@ ROOMS = [
     ("losses", "penalties"),
     ("implicit",),
     ("composite", "training"),
+    ("prune",),
     ("linear.data",),
     ("linear.model",),
     ("linear.host",),

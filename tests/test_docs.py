@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 MODULES = ["l1jax", "l1jax.losses", "l1jax.penalties", "l1jax.training", "l1jax.sklearn"]
-MODULES += ["l1jax.plot", "l1jax.prox", "l1jax.training.directions"]
+MODULES += ["l1jax.plot", "l1jax.prox", "l1jax.prune", "l1jax.training.directions"]
 # What `ChannelL1` takes from the module of operators, without a promise to users.
 NOT_PROMISED = {"prox_channels", "channel_norms", "fits"}
 
