@@ -277,10 +277,6 @@ class ElasticNet(_Separable):
         out = prox.prox_elastic_net(z, self._lam(), self.l1_ratio, step, self.weights)
         return self._zero_excluded(out)
 
-    def margin(self, x: Real, gradient: Real, curvature: Real) -> Real:
-        """Infinite: along λ no coefficient becomes zero, and none ceases to be."""
-        return namespace(x).full((), np.inf, x.dtype)
-
     @plain
     def _critical_strengths(self, gradient: Real) -> Real:
         return ridge_or(super()._critical_strengths(gradient), self.l1_ratio)

@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
+import scipy  # of which each part loads when it is used
 
 from ._program import Value
 
@@ -94,8 +93,10 @@ class Units:
         labels = np.zeros(0, int)
         self.count = 0
         if count:
-            graph = coo_matrix((np.ones(len(edges[0]), bool), edges), shape=(count, count))
-            self.count, labels = connected_components(graph, directed=False)
+            graph = scipy.sparse.coo_matrix(
+                (np.ones(len(edges[0]), bool), edges), shape=(count, count)
+            )
+            self.count, labels = scipy.sparse.csgraph.connected_components(graph, directed=False)
         self._of = {value: [labels[numbers] for numbers in axes] for value, axes in ids.items()}
         self.products = [
             (labels[whole].reshape([len(f) for f in factors]), [labels[f] for f in factors])

@@ -362,8 +362,8 @@ def test_strengths_of_ones_own_penalty_are_checked(diabetes, lam, error, message
 
 def test_another_strength_of_ones_own_penalty_compiles_nothing(diabetes, caplog):
     X, y = diabetes
-    l1jax.fit(X, y, Lasso(0.5))
-    with jax.log_compiles():
+    with jax.log_compiles():  # where it is on, programs are those of `jit`
+        l1jax.fit(X, y, Lasso(0.5))
         caplog.clear()
         for lam in (0.4, 1, np.float32(0.25)):
             l1jax.fit(X, y, Lasso(lam))

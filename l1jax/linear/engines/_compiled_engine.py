@@ -21,6 +21,7 @@ from ..results._certified import report
 from ..results._fit import Fit
 from ..results._path import Path
 from ._engine import ENGINES, Engine, Plan, suits_host, with_some
+from ._gradient_engines import with_validity
 from .active_set._path_point import NumericalBreakdown
 from .active_set._penalty_weights import CoordinateWeights, linear_form
 from .active_set._working_set import has_penalty_weights
@@ -48,7 +49,7 @@ class Compiled(Engine):
 
     def supports(self, plan: Plan) -> str | None:
         problem, pen = plan.problem, plan.pen
-        is_served = serves_loss(problem) and serves_penalty(pen)
+        is_served = serves_loss(problem) and serves_penalty(pen, problem.coef_shape)
         if is_served and not plan.is_traced():
             is_served = np.min(plan.lams) > 0 and follows(problem, pen)
         if not is_served or plan.known is not None or plan.gram is not None:
@@ -61,7 +62,7 @@ class Compiled(Engine):
     def run(self, plan: Plan) -> Path:
         is_on_host = jax.default_backend() == "cpu" and plan.problem.x.as_array() is not None
         if not is_on_host or plan.is_traced():
-            limits = (plan.tol, plan.names)
+            limits = (plan.start, plan.tol, plan.max_steps, plan.names)
             return Path(_solve(plan.problem, plan.pen, jnp.asarray(plan.lams), *limits))
         solution = _follow(plan)
         done = solution.num_solved
@@ -104,10 +105,11 @@ def serves_loss(problem: Problem) -> bool:
     return not problem.responses and loss.is_separable and has_curvature
 
 
-def serves_penalty(pen: Penalty) -> bool:
-    """Whether a penalty has weights per coordinate, as far as its class says."""
-    has_form = type(pen).linear_form is not Penalty.linear_form
-    return pen.convex and pen.has_strength and has_form
+def serves_penalty(pen: Penalty, shape: tuple[int, ...]) -> bool:
+    """Whether a penalty has weights per coordinate, whatever they are."""
+    if not (pen.convex and pen.has_strength) or type(pen).linear_form is Penalty.linear_form:
+        return False
+    return pen.with_strength(1.0).linear_form(shape) is not None
 
 
 def follows(problem: Problem, pen: Penalty) -> bool:
@@ -129,13 +131,18 @@ def _neg_gradients(problem: Problem, columns: Columns, betas: Any) -> np.ndarray
 
 
 @eqx.filter_jit
-def _solve(problem: Problem, pen: Penalty, lams: Array, tol: Any, names: Any) -> Fit:
+def _solve(
+    problem: Problem, pen: Penalty, lams: Array, start: Point, tol: Any, max_steps: Any, names: Any
+) -> Fit:
     """The path, each fit with its certificate; where it was lost, they say that they are short of `tol`."""
     lams = lams.astype(problem.y.dtype)
+    problem = with_validity(problem, pen.with_strength(lams[0]), start, tol, max_steps)
     found = follow_traced(problem, pen, lams, None)
 
     def lane(lam: Array, beta: Any, intercept: Any, num_steps: Any) -> Fit:
-        status = jnp.asarray(Status.CONVERGED, jnp.int32)  # unless the certificate says otherwise
+        # Unless the certificate says otherwise.
+        status = jnp.where(problem.is_valid, Status.CONVERGED, Status.INVALID_INPUT)
+        status = status.astype(jnp.int32)
         outcome = Outcome(Point(beta, intercept), num_steps, status)
         return report(problem, pen.with_strength(lam), outcome, tol, names)
 

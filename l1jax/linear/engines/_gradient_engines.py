@@ -34,12 +34,18 @@ def solve_and_report(
     problem: Problem, pen: Penalty, start: Point, tol: Any, max_steps: Any, names: Any
 ) -> tuple[Fit, Point]:
     """Returns the fit, and the point on the solver's scale to start the next one from; traced."""
-    # Traced arguments may be such as an eager call refuses.
-    finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(start)]
-    valid = jnp.stack([problem.is_valid, pen.is_valid(), tol >= 0, max_steps >= 1, *finite]).all()
-    problem = eqx.tree_at(lambda q: q.is_valid, problem, valid)
+    problem = with_validity(problem, pen, start, tol, max_steps)
     outcome = solve(problem, pen, start, tol, max_steps)
     return report(problem, pen, outcome, tol, names), outcome.point
+
+
+def with_validity(
+    problem: Problem, pen: Penalty, start: Point, tol: Any, max_steps: Any
+) -> Problem:
+    """Returns the problem, not valid where traced arguments are such as an eager call refuses."""
+    finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(start)]
+    valid = jnp.stack([problem.is_valid, pen.is_valid(), tol >= 0, max_steps >= 1, *finite]).all()
+    return eqx.tree_at(lambda q: q.is_valid, problem, valid)
 
 
 solve_one = program(solve_and_report)

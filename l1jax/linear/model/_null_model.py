@@ -73,8 +73,11 @@ def _is_least(pen: Penalty, beta: Real) -> Real:
     forms = type(pen).linear_form, type(pen).group_form
     if forms != (Penalty.linear_form, Penalty.group_form):
         return namespace(beta).ones((), bool)
-    if pen.has_strength:
-        pen = pen.with_strength(1.0)
+    return _prox_stays(pen.with_strength(1.0) if pen.has_strength else pen, beta)
+
+
+@program
+def _prox_stays(pen: Penalty, beta: Real) -> Real:
     beta = jnp.asarray(beta)
     moved = pen.prox(beta, jnp.minimum(longest_step(pen, beta.dtype), 1))
     return jnp.all(jnp.abs(moved - beta) <= ROUNDING * jnp.finfo(beta.dtype).eps * jnp.abs(beta))
@@ -86,8 +89,9 @@ def _left_to_explain(loss: Loss, y: Real, eta: Real, s: Real) -> Real:
         return loss.deviance(y, eta, s)
     slope, curvature = loss.gradient(y, eta, s), loss.curvature(y, eta, s)
     xp = namespace(slope, curvature)
-    is_flat = slope == 0
-    return 0.5 * xp.sum(xp.where(is_flat, 0, slope**2 / xp.where(is_flat, 1, curvature)))
+    is_flat, is_curved = slope == 0, curvature > 0
+    steps = xp.where(is_curved, slope**2 / xp.where(is_curved, curvature, 1), np.inf)
+    return 0.5 * xp.sum(xp.where(is_flat, 0, steps))
 
 
 def _rounding(loss: Loss, y: Real, eta: Real, s: Real, level: Real) -> Real:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from ...._compile import program
 from ...._types import AnyArray
 from ....penalties import Penalty
 from ....penalties._forms import LinearForm
@@ -88,7 +89,7 @@ def follow_on_host(
     given = _padded(problem, form, tol)
     n, p = problem.x.shape
     count = -(-len(lams) // BLOCK) * BLOCK
-    padded = np.append(lams, np.full(count - len(lams), lams[-1]))
+    padded: Any = np.append(lams, np.full(count - len(lams), lams[-1]))
     # Less the null model; the last column is that of the intercept.
     width = p + _has_own_intercept(problem)
     betas, num_steps = aligned((len(lams), width), np.float64), np.zeros(len(lams), int)
@@ -128,10 +129,7 @@ def _next_of(
     return advance(PathData.of(given), lams, state, capacity)
 
 
-# Compiling takes two thirds of the time without fusion emitters, and the program as long to run.
-_OPTIONS = {"xla_cpu_use_fusion_emitters": False} if jax.__version_info__ < (0, 11) else None
-_first = jax.jit(_first_of, static_argnames="capacity", compiler_options=_OPTIONS)
-_next = jax.jit(_next_of, static_argnames="capacity", compiler_options=_OPTIONS)
+_first, _next = program(_first_of), program(_next_of)
 
 
 def _padded(problem: Problem, form: LinearForm, tol: float | None) -> PathInputs:
