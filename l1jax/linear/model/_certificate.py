@@ -309,7 +309,7 @@ def _fenchel_gap(
     return gaps.min(axis=0)
 
 
-def relative_gap(problem: Problem, gap: Real, null_value: Real) -> Real:
+def relative_gap(problem: Problem, gap: Real, null_value: Any) -> Real:
     """A gap in units of the null deviance; where that is rounding, of the penalty of the null model."""
     null = problem.null
     xp = namespace(gap, null_value)

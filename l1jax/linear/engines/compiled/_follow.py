@@ -161,14 +161,14 @@ def _padded(problem: Problem, form: LinearForm, tol: float | None) -> PathInputs
     return PathInputs(
         x=DenseMatrix(array),
         y=rows(problem.y),
-        s=rows(s, 0),
+        s=rows(s, 0.0),
         eta=rows(eta),
         loss=problem.loss,
-        norms=columns(problem.norms, 1, 0),
-        up=columns(form.up, 0, np.inf),
-        down=columns(form.down, 0, np.inf),
-        quad=columns(form.quad, 0, 0) if np.any(form.quad) else None,
-        unpenalised=columns(null.unpenalised, 1, 0) > 0,
+        norms=columns(problem.norms, 1.0, 0.0),
+        up=columns(form.up, 0.0, np.inf),
+        down=columns(form.down, 0.0, np.inf),
+        quad=columns(form.quad, 0.0, 0.0) if np.any(form.quad) else None,
+        unpenalised=columns(null.unpenalised, 1.0, 0.0) > 0,
         tol=jnp.asarray(_violation_for(tol, np.float64)),
     )
 
