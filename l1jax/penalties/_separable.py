@@ -190,8 +190,28 @@ class L1(_Separable):
         return self._zero_excluded(prox.prox_l1(z, self._lam(), step, self.weights))
 
 
+class _NonNegative(_Separable):
+    """What is common to penalties on coefficients that must not be negative."""
+
+    def violation(self, x: PyTree) -> Array:
+        return jnp.maximum(_below_zero(x), super().violation(x))
+
+    def masks(self, shape: tuple[int, ...]) -> Masks:
+        # A coordinate of weight 0 is still bound to be non-negative: it is not free.
+        masks = super().masks(shape)
+        return masks._replace(unpenalised=masks.unpenalised & False)
+
+    @plain
+    def _critical_strengths(self, gradient: Real) -> Real:
+        return super()._critical_strengths(_falls(gradient))
+
+    @plain
+    def _form(self, x: Real) -> LinearForm:
+        return nonnegative(super()._form(x))
+
+
 @in_numpy
-class NonNegativeL1(_Separable):
+class NonNegativeL1(_NonNegative):
     """The lasso penalty on non-negative coefficients: λ Σⱼ wⱼxⱼ where x ≥ 0.
 
     λ = 0 gives non-negative least squares.
@@ -209,7 +229,7 @@ class NonNegativeL1(_Separable):
     """
 
     def __init__(self, lam: Any = None, weights: Any = None):
-        super().__init__(lam, weights)
+        _Separable.__init__(self, lam, weights)
 
     homogeneous: ClassVar[bool] = True
 
@@ -218,22 +238,6 @@ class NonNegativeL1(_Separable):
 
     def prox(self, z: PyTree, step: Any = 1.0) -> PyTree:
         return self._zero_excluded(prox.prox_nonnegative_l1(z, self._lam(), step, self.weights))
-
-    def violation(self, x: PyTree) -> Array:
-        return jnp.maximum(_below_zero(x), super().violation(x))
-
-    def masks(self, shape: tuple[int, ...]) -> Masks:
-        # A coordinate of weight 0 is still bound to be non-negative: it is not free.
-        masks = super().masks(shape)
-        return masks._replace(unpenalised=masks.unpenalised & False)
-
-    @plain
-    def _critical_strengths(self, gradient: Real) -> Real:
-        return super()._critical_strengths(_falls(gradient))
-
-    @plain
-    def _form(self, x: Real) -> LinearForm:
-        return nonnegative(super()._form(x))
 
 
 @in_numpy
@@ -292,7 +296,7 @@ class ElasticNet(_Separable):
 
 
 @in_numpy
-class NonNegativeElasticNet(ElasticNet):
+class NonNegativeElasticNet(_NonNegative, ElasticNet):
     """The elastic net on non-negative coefficients: λ Σⱼ wⱼ(ρxⱼ + ½(1−ρ)xⱼ²) where x ≥ 0.
 
     ρ = 0 gives a non-negative ridge regression.
@@ -316,22 +320,6 @@ class NonNegativeElasticNet(ElasticNet):
         lam, ratio = self._lam(), self.l1_ratio
         out = prox.prox_nonnegative_l1(z, lam * ratio, step, self.weights)
         return self._zero_excluded(prox.prox_ridge(out, lam * (1 - ratio), step, self.weights))
-
-    def violation(self, x: PyTree) -> Array:
-        return jnp.maximum(_below_zero(x), super().violation(x))
-
-    def masks(self, shape: tuple[int, ...]) -> Masks:
-        # A coordinate of weight 0 is still bound to be non-negative: it is not free.
-        masks = super().masks(shape)
-        return masks._replace(unpenalised=masks.unpenalised & False)
-
-    @plain
-    def _critical_strengths(self, gradient: Real) -> Real:
-        return super()._critical_strengths(_falls(gradient))
-
-    @plain
-    def _form(self, x: Real) -> LinearForm:
-        return nonnegative(super()._form(x))
 
 
 @in_numpy

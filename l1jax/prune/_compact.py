@@ -107,7 +107,7 @@ def compact(
     removal = _removal(model, traced, silent, cut_inputs, add_constants, multiple_of)
     plan = _plan(model, traced, removal)
     small = _small_arrays(model, removal, plan)
-    forget(traced)
+    _forget(traced)
     bound = plan.bind(apply)
     report = _report(model, plan, bound, small, removal, traced)
     check_batches(model.apply, bound, model.params, small, model.inputs, plan, batch_axis)
@@ -115,7 +115,7 @@ def compact(
     return Compacted(bound, trees[0], trees[1] if has_state else None, report, plan)
 
 
-def forget(traced: Traced) -> None:
+def _forget(traced: Traced) -> None:
     """Lets the parameters go that the program held while it was read."""
     for value in traced.leaves:
         value.content = None

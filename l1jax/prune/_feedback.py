@@ -1,4 +1,4 @@
-"""A strength that is raised or lowered until a share of a network is gone."""
+"""A strength that is raised or lowered until a fraction of a network is gone."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ class FeedbackState(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Feedback:
-    """A strength that makes the share saved follow a line from 0 to `target` in `steps` steps.
+    """A strength that makes the fraction saved follow a line from 0 to `target` in `steps` steps.
 
         λ ← λ · exp(gain · (target · min(1, t/steps) − saved))
 
     **Arguments:**
 
-    - `target`: the share to save, from 0 to 1, such as 0.7 of the multiply-adds by `Units.saved`.
+    - `target`: the fraction to save, from 0 to 1, such as 0.7 of the multiply-adds by `Units.saved`.
     - `steps`: over how many steps; it is held after them.
     - `start`: the strength at first, in units of a gradient.
     - `gain`: how fast it follows; 0.2 doubles λ in 4 steps where all is missing.
@@ -53,7 +53,7 @@ class Feedback:
 
     def __post_init__(self) -> None:
         if not 0 < self.target < 1:
-            raise ValueError(f"target must be a share between 0 and 1, got {self.target!r}.")
+            raise ValueError(f"target must be a fraction between 0 and 1, got {self.target!r}.")
         for name in ("steps", "start", "gain"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)!r}.")
@@ -63,7 +63,7 @@ class Feedback:
         return FeedbackState(jnp.zeros((), jnp.int32), jnp.asarray(self.start, float))
 
     def update(self, state: FeedbackState, saved: Any) -> FeedbackState:
-        """The state after a step at which this share was saved; traceable."""
+        """The state after a step at which this fraction was saved; traceable."""
         steps = state.steps + 1
         wanted = self.target * jnp.minimum(1.0, steps / self.steps)
         factor = jnp.exp(self.gain * (wanted - saved)).astype(state.strength.dtype)

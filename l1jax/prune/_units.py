@@ -111,17 +111,17 @@ class Units(Shown):
         return tuple(_is_kept(layer, _members(layer, parts), arrays) for layer in self.layers)
 
     def saved(self, params: PyTree, parts: str = "write") -> Float[Array, ""]:
-        """The share of all multiply-adds that units take of which these parts are zero; traceable."""
+        """The fraction of all multiply-adds that units take of which these parts are zero; traceable."""
         kept = self.kept(params, parts)
         left = jnp.zeros(())
         for one in self.products:
-            share = jnp.asarray(one.cost)
+            fraction = jnp.asarray(one.cost)
             for axis in one.axes:
                 stays = jnp.ones((), bool)
                 for layer, ids in axis:
                     stays &= jnp.where(ids < 0, True, kept[layer][np.maximum(ids, 0)])
-                share = share * stays.mean()
-            left = left + share
+                fraction = fraction * stays.mean()
+            left = left + fraction
         return 1 - left / max(sum(one.cost for one in self.products), 1e-30)
 
     def _table(self) -> Table:

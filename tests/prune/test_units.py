@@ -1,4 +1,4 @@
-"""Which parameters belong to a unit, the penalty on them, and training until a share is gone."""
+"""Which parameters belong to a unit, the penalty on them, and training until a fraction is gone."""
 
 import jax
 import jax.numpy as jnp
@@ -140,8 +140,8 @@ def test_feedback_reaches_its_target():
 
     params, _, state = train(params)
     small = prune.compact(apply, params, x)
-    share = 1 - small.params["w"].shape[1] / 20
-    assert share == pytest.approx(0.7, abs=0.11)  # two of 20 units
+    fraction = 1 - small.params["w"].shape[1] / 20
+    assert fraction == pytest.approx(0.7, abs=0.11)  # two of 20 units
     assert float(state.steps) == 500
 
 
@@ -152,7 +152,7 @@ def test_bad_arguments_get_a_sentence(units):
         units.penalty(1.0, "all")
     with pytest.raises(ValueError, match='weights must be "size" or "cost"'):
         units.penalty(1.0, weights="flops")
-    with pytest.raises(ValueError, match="target must be a share between 0 and 1"):
+    with pytest.raises(ValueError, match="target must be a fraction between 0 and 1"):
         prune.Feedback(70.0, steps=10, start=1.0)
     with pytest.raises(ValueError, match="start must be positive"):
         prune.Feedback(0.7, steps=10, start=0.0)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from ..._progress import advance, progress_bar
 from ..._status import Status
 from ...penalties import Penalty
 from ...penalties._forms import LinearForm
@@ -20,7 +21,7 @@ from ..model._problem import Outcome, Point, Problem
 from ..results._certified import report
 from ..results._fit import Fit
 from ..results._path import Path
-from ._engine import ENGINES, Engine, Plan, suits_host, with_some
+from ._engine import Engine, Plan, suits_host
 from ._gradient_engines import with_validity
 from .active_set._path_point import NumericalBreakdown
 from .active_set._penalty_weights import CoordinateWeights, linear_form
@@ -30,13 +31,14 @@ from .compiled._follow import follow_on_host, follow_traced
 
 _FEWEST_COLUMNS = 128  # from which on a program is worth its compilation
 _FEWEST_STRENGTHS = 10
-_MOST_ACTIVE = 256  # beyond it, sizes that change on the host are faster
+_MOST = 256  # rows or columns; beyond them, sizes that change on the host are faster
 
 
 class Compiled(Engine):
     """Follows the path of a penalty with a weight per coordinate from knot to knot, in one program."""
 
     name = "compiled"
+    successor = "working_set"
 
     def is_preferred(self, plan: Plan) -> bool:
         n, p = plan.problem.x.shape
@@ -45,13 +47,13 @@ class Compiled(Engine):
         is_dense = plan.problem.x.as_array() is not None
         is_worth_it = p > _FEWEST_COLUMNS and len(plan) >= _FEWEST_STRENGTHS
         on_cpu = jax.default_backend() == "cpu"
-        return on_cpu and is_dense and is_worth_it and min(n, p) <= _MOST_ACTIVE
+        return on_cpu and is_dense and is_worth_it and min(n, p) <= _MOST
 
     def supports(self, plan: Plan) -> str | None:
         problem, pen = plan.problem, plan.pen
-        is_served = serves_loss(problem) and serves_penalty(pen, problem.coef_shape)
+        is_served = _serves_loss(problem) and _serves_penalty(pen, problem.coef_shape)
         if is_served and not plan.is_traced():
-            is_served = np.min(plan.lams) > 0 and follows(problem, pen)
+            is_served = np.min(plan.lams) > 0 and _follows(problem, pen)
         if not is_served or plan.known is not None or plan.gram is not None:
             return (
                 "needs SquaredError, Logistic, Poisson or a likelihood like these, of one response, with a "
@@ -64,15 +66,14 @@ class Compiled(Engine):
         if not is_on_host or plan.is_traced():
             limits = (plan.start, plan.tol, plan.max_steps, plan.names)
             return Path(_solve(plan.problem, plan.pen, jnp.asarray(plan.lams), *limits))
-        solution = _follow(plan)
-        done = solution.num_solved
-        if not done:
-            raise NumericalBreakdown
-        fits = jax.block_until_ready(plan.report(solution))
-        if done < len(plan):  # rounding has lost the path
-            rest = np.arange(done, len(plan))
-            fits = with_some(fits, rest, ENGINES["working_set"].run(plan.only(rest)).fits)
-        return Path(fits)
+        with progress_bar(len(plan), plan.progress) as bar:
+            solution = _follow(plan)
+            done = solution.num_solved
+            if not done:
+                raise NumericalBreakdown
+            last = done - 1
+            advance(bar, done, plan.lams[last], np.count_nonzero(solution.betas[last]))
+        return Path(jax.block_until_ready(plan.report(solution)))
 
 
 def _follow(plan: Plan) -> PathSolution:
@@ -97,7 +98,7 @@ def _follow(plan: Plan) -> PathSolution:
     )
 
 
-def serves_loss(problem: Problem) -> bool:
+def _serves_loss(problem: Problem) -> bool:
     """Whether a loss is a sum over rows of one linear predictor, with curvature in every row."""
     loss = problem.loss
     # A model on rows where Huber's loss or the squared hinge has none is singular.
@@ -105,14 +106,14 @@ def serves_loss(problem: Problem) -> bool:
     return not problem.responses and loss.is_separable and has_curvature
 
 
-def serves_penalty(pen: Penalty, shape: tuple[int, ...]) -> bool:
+def _serves_penalty(pen: Penalty, shape: tuple[int, ...]) -> bool:
     """Whether a penalty has weights per coordinate, whatever they are."""
     if not (pen.convex and pen.has_strength) or type(pen).linear_form is Penalty.linear_form:
         return False
     return pen.with_strength(1.0).linear_form(shape) is not None
 
 
-def follows(problem: Problem, pen: Penalty) -> bool:
+def _follows(problem: Problem, pen: Penalty) -> bool:
     """Whether there is a path to follow: concrete weights that are proportional to the strength."""
     if not supports_active_sets(problem, pen) or not has_penalty_weights(pen, problem.coef_shape):
         return False
@@ -137,7 +138,7 @@ def _solve(
     """The path, each fit with its certificate; where it was lost, they say that they are short of `tol`."""
     lams = lams.astype(problem.y.dtype)
     problem = with_validity(problem, pen.with_strength(lams[0]), start, tol, max_steps)
-    found = follow_traced(problem, pen, lams, None)
+    found = follow_traced(problem, pen, lams)
 
     def lane(lam: Array, beta: Any, intercept: Any, num_steps: Any) -> Fit:
         # Unless the certificate says otherwise.

@@ -111,7 +111,8 @@ class Engine(abc.ABC):
 
     - `name`: by which `engine=` asks for it.
     - `uses_gram`: whether tall least squares may come as its Gram matrix, in `plan.gram`, without rows.
-    - `leaves_rest`: whether fits that it leaves short of `tol` are solved by gradient steps.
+    - `leaves_rest`: whether fits that it leaves short of `tol` are solved by others.
+    - `successor`: the name of the engine that solves these, if it supports them; else gradient steps do.
 
     **Example:** one step of ridge regression in closed form.
 
@@ -143,6 +144,7 @@ class Engine(abc.ABC):
     name: ClassVar[str]
     uses_gram: ClassVar[bool] = False
     leaves_rest: ClassVar[bool] = True
+    successor: ClassVar[str] = "sequential"
 
     @abc.abstractmethod
     def supports(self, plan: Plan) -> str | None:
@@ -226,17 +228,16 @@ def choose_engine(name: str, plan: Plan) -> Engine:
 
 
 def solve_plan(engine: Engine, plan: Plan) -> Path:
-    """Runs an engine; fits that it leaves short of `tol` take gradient steps, from what it found.
+    """Runs an engine; fits that it leaves short of `tol` are solved by its successor.
 
-    The one policy for every engine: 1. the engine; 2. where it breaks down, "sequential" for all; 3. else
-    gradient steps for the fits that are short, each from its own coefficients; compiled, where the plan is
-    traced. An interrupted path is returned as it is.
+    The one policy for every engine: 1. the engine; 2. where it breaks down, its successor for all; 3. else its
+    successor for the fits that are short, each from its own coefficients; gradient steps where the plan is
+    traced, or the successor does not support it. An interrupted path is returned as it is.
     """
-    rest = ENGINES["sequential"]
     try:
         found = engine.run(plan)
     except NumericalBreakdown:
-        return rest.run(plan)
+        return solve_plan(_successor(engine, plan), plan)
     if not isinstance(found, Path) or found.status.shape != (len(plan),):
         raise TypeError(
             f'engine="{engine.name}" must return a Path with a fit for each of plan.lams, such as of '
@@ -251,7 +252,14 @@ def solve_plan(engine: Engine, plan: Plan) -> Path:
     if not len(short) or Status.INTERRUPTED in status:
         return found
     starts = _starts(plan, found, short)
-    return Path(with_some(found.fits, short, rest.run(plan.only(short, starts)).fits))
+    rest = plan.only(short, starts)
+    return Path(with_some(found.fits, short, solve_plan(_successor(engine, rest), rest).fits))
+
+
+def _successor(engine: Engine, plan: Plan) -> Engine:
+    """Returns the engine that solves what this one has left."""
+    found = ENGINES[engine.successor]
+    return found if found.supports(plan) is None else ENGINES["sequential"]
 
 
 def _with_rest_traced(plan: Plan, found: Path) -> Path:

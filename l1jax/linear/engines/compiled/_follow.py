@@ -17,10 +17,12 @@ from ....penalties._forms import LinearForm
 from ...data._matrix import DataMatrix, DenseMatrix
 from ...data._zero_copy import aligned
 from ...model._problem import Problem
-from ._path import BLOCK, Capacity, PathData, PathInputs, PathState, Solutions, advance, begin
+from ._data import BLOCK, PathData, PathInputs, PathState, begin
+from ._path import Solutions, advance
+from ._solve import Capacity
 
 _ONE_CAPACITY = 256  # active columns that are served by one capacity, however few there are
-_LADDER = ((128, 64), (256, 128), (512, 256), (1024, 512), (2048, 1024))
+_LADDER = ((128, 64), (256, 128), (512, 256))
 _MOST_ACTIVE = 512  # beyond them, other engines are faster
 _STRENGTHS = 40  # that a traced path goes through at least, given or between those given
 
@@ -59,12 +61,12 @@ class WithOnes(DataMatrix):
         return jnp.where(at < p, self.x.columns(jnp.minimum(at, p - 1)), 1)
 
 
-def capacities(n: int, p: int, has_quad: bool, most: int | None = None) -> list[Capacity]:
+def capacities(n: int, p: int, has_quad: bool) -> list[Capacity]:
     """Returns the capacities to be tried in turn: one that always suffices, where n or p is small.
 
     With a quadratic part of the penalty more columns than rows may be active.
     """
-    rank = min(p if has_quad else n, p, most or p)
+    rank = min(p if has_quad else n, p, _MOST_ACTIVE)
     active = 32 * -(-rank // 32)
     if active <= _ONE_CAPACITY and not (has_quad and n < active):
         return [_capacity(2 * active, active, p)]
@@ -94,7 +96,7 @@ def follow_on_host(
     width = p + _has_own_intercept(problem)
     betas, num_steps = aligned((len(lams), width), np.float64), np.zeros(len(lams), int)
     state, done = None, 0
-    for capacity in capacities(n, width, given.quad is not None, _MOST_ACTIVE):
+    for capacity in capacities(n, width, given.quad is not None):
         capacity = _capacity(*capacity, given.x.shape[1])
         if state is None:
             state, found = _first(given, padded, capacity)
@@ -193,7 +195,7 @@ def _round_size(size: int) -> int:
 # Under `jit` and `vmap`.
 
 
-def follow_traced(problem: Problem, pen: Penalty, lams: Array, tol: Any) -> PathResult:
+def follow_traced(problem: Problem, pen: Penalty, lams: Array) -> PathResult:
     """Returns the path of traced data; a batch of them on a CPU one after the other, which is faster there."""
     form = pen.with_strength(1.0).linear_form(problem.coef_shape)
     other = pen.with_strength(0.5).linear_form(problem.coef_shape)
@@ -221,7 +223,7 @@ def follow_traced(problem: Problem, pen: Penalty, lams: Array, tol: Any) -> Path
         down=columns(form.down.astype(dtype), 0),
         quad=None if pen.homogeneous else columns(form.quad.astype(dtype), 0),
         unpenalised=columns(null.unpenalised, True),
-        tol=jnp.asarray(_violation_for(tol, dtype), dtype),
+        tol=jnp.asarray(_violation_for(None, dtype), dtype),
     )
     betas, _, num_steps, num_done = _in_lanes(_follow)(given, lams, serves)
     p = len(problem.norms)
@@ -240,7 +242,7 @@ def _follow(given: PathInputs, lams: Array, serves: Bool[Array, ""]) -> PathResu
     betas = jnp.zeros((count, p), data.target.dtype)
     steps = jnp.zeros(len(all_), jnp.int32)
     rows = jnp.arange(len(all_), dtype=jnp.int32)
-    for capacity in capacities(n, p, given.quad is not None, _MOST_ACTIVE):
+    for capacity in capacities(n, p, given.quad is not None):
         done = state.num_done
         state, found = advance(data, all_, state, capacity)
         is_new = (rows >= done) & (rows < state.num_done)

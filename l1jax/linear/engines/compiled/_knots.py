@@ -54,6 +54,15 @@ class Bounds(NamedTuple):
         toward = jnp.where(neg_gradient > 0, self.up, self.down)
         return jnp.where(toward > 0, jnp.abs(neg_gradient) / jnp.where(toward > 0, toward, 1), 0)
 
+    def violation(self, lam: Array, side: Array, neg_gradient: Array, off: Array) -> Array:
+        """Returns the largest violation of the optimality conditions at λ.
+
+        Of active columns that is |off|, of the others what their gradients exceed their bounds by.
+        """
+        up, down = (jnp.where(jnp.isinf(bound), bound, lam * bound) for bound in self[:2])
+        over = jnp.maximum(jnp.maximum(neg_gradient - up, -neg_gradient - down), 0)
+        return jnp.max(jnp.where(side != OUT, jnp.abs(off), over), axis=-1)
+
     def at(self, columns: Array) -> Bounds:
         """Returns the weights of some columns."""
         return Bounds(*(part[columns] for part in self))

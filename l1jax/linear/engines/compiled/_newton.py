@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from ...._arrays import matmul
 from ....losses import Loss
 from ._batching import any_lane
 from ._knots import DEPENDENT, OUT, Bounds, Motion, Position, follow
@@ -146,19 +147,19 @@ def _model_at(curved: Curved, columns: Columns, point: Point, most_active: int) 
     scaled = columns.columns * jnp.sqrt(curvature)
     first, ridge = scaled[:most_active], point.lam * columns.quad
     eye = jnp.eye(most_active, dtype=x.dtype)
-    inverse = inverse_on(active, _matmul(first, first.T) + ridge[:most_active] * eye)
+    inverse = inverse_on(active, matmul(first, first.T) + ridge[:most_active] * eye)
     at = jnp.arange(len(x))
 
     def row(j: Array) -> Array:
         own = lax.dynamic_index_in_dim(scaled, j, 0, keepdims=False)
-        return _matmul(scaled, own) + jnp.where(at == j, ridge, 0)
+        return matmul(scaled, own) + jnp.where(at == j, ridge, 0)
 
     def dot_active(v: Array) -> Array:
         of_ridge = jnp.pad(ridge[:most_active] * v, (0, len(x) - most_active))
-        return _matmul(scaled, _matmul(v, first)) + of_ridge
+        return matmul(scaled, matmul(v, first)) + of_ridge
 
     products = Products(
-        lambda v: _matmul(scaled, _matmul(v, scaled)) + ridge * v,
+        lambda v: matmul(scaled, matmul(v, scaled)) + ridge * v,
         dot_active,
         row,
         jnp.sum(scaled**2, axis=1) + ridge,
@@ -232,7 +233,7 @@ def _step(
     residual, _ = curved.at(x @ model.columns.columns)
     neg_gradient = model.columns.columns @ residual - end.lam * quad * x
     off = neg_gradient - of_model
-    error = _violation(weights, Point(x, side, end.lam, neg_gradient), off) / end.lam
+    error = weights.violation(end.lam, side, neg_gradient, off) / end.lam
     is_good = arrives & (error <= curved.tol)
     # 3. What is kept.
     num_knots = state.num_knots + end.num_knots
@@ -286,15 +287,6 @@ def _line(model: _Model, state: _State, target: Array) -> Position:
     return follow(motion, position)
 
 
-def _violation(weights: Bounds, at: Point, off: Array) -> Array:
-    """Returns the largest violation of the optimality conditions on the working set."""
-    up, down = (
-        jnp.where(jnp.isinf(bound), bound, at.lam * bound) for bound in (weights.up, weights.down)
-    )
-    over = jnp.maximum(jnp.maximum(at.neg_gradient - up, -at.neg_gradient - down), 0)
-    return jnp.max(jnp.where(at.side != OUT, jnp.abs(off), over))
-
-
 def _with_found(found: Found, is_good: Array, order: Array, new: tuple[Any, ...]) -> Found:
     """Returns the solutions with one more, where it is good; its columns are in this order."""
     row = jnp.where(is_good, found.num_found, len(found.violation) - 1)
@@ -305,7 +297,3 @@ def _with_found(found: Found, is_good: Array, order: Array, new: tuple[Any, ...]
         put(table, value, row) for table, value in zip(found[:5], values, strict=True)
     )
     return Found(x, side, residual, error, num_knots, found.num_found + is_good)
-
-
-def _matmul(a: Array, b: Array) -> Array:
-    return jnp.matmul(a, b, precision="highest")

@@ -1,10 +1,10 @@
-"""The lasso path of all columns as one compiled program, block by block of the grid.
+"""The path of all columns as one compiled program, block by block of the grid.
 
 A block 1. takes a working set of fixed size: the active columns and those whose gradients are the nearest to
-their bounds; 2. inverts the Gram matrix of the active ones; 3. follows the path from knot to knot over the next
-strengths of the grid; 4. checks the optimality conditions of every column at every one of them; 5. keeps what
-meets them. The gradients of all columns are computed at two strengths of the block, and bounded in between:
-the residuals lie near a line, and |x̃ⱼᵀ(r − r′)| ≤ ‖r − r′‖ for columns of norm one.
+their bounds; 2. follows the path on it over the next strengths of the grid (`_solve`); 3. checks the optimality
+conditions of every column at every one of them; 4. keeps what meets them. The gradients of all columns are
+computed at two strengths of the block, and bounded in between: the residuals lie near a line, and
+|x̃ⱼᵀ(r − r′)| ≤ ‖r − r′‖ for columns of norm one.
 
 Sizes are fixed: where more columns are active than a capacity holds, the state says `full`, and a program of
 the next capacity goes on from it. Where rounding has lost the path, it says `lost`.
@@ -19,109 +19,13 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from ....losses import Loss
-from ...data._matrix import DataMatrix
 from ._batching import any_lane
-from ._knots import OUT, UNPENALISED, Bounds
-from ._lasso import Start, follow_lasso
-from ._newton import Columns, Curved, Point, follow_newton
-from ._tableau import Products, inverse_on
+from ._data import BLOCK, PathData, PathState
+from ._solve import Capacity, Solved, WorkingSet, solve_curved, solve_lasso, take_working_set
 
-BLOCK = 20  # strengths
-_CHANGES = 64  # of the active set in a block
 _MAX_BLOCKS = 100
 _MAX_STALLS = 2  # blocks of one strength without progress after which more columns are asked for
 _NORM_ERROR = 1e-6  # of norms that were computed in float32
-_FIRST = 3e38  # score of the columns that a working set must hold
-
-
-class Capacity(NamedTuple):
-    """The sizes that a program is compiled for."""
-
-    working: int  # W: columns of the working set
-    active: int  # M: of them, at most so many active
-
-
-class PathInputs(NamedTuple):
-    """What a path is of: data on the solver's scale, a loss about its null model, penalty weights."""
-
-    x: DataMatrix  # with a column of ones, where the loss has an intercept and is not squared error
-    y: Float[Array, " n"]
-    s: Float[Array, " n"]
-    eta: Float[Array, " n"]  # linear predictor of the null model
-    loss: Loss
-    norms: Float[Array, " p"]  # √Σᵢ sᵢ x̃ᵢⱼ²
-    up: Float[Array, " p"]  # penalty weights at λ = 1
-    down: Float[Array, " p"]
-    quad: Float[Array, " p"] | None  # None: the penalty has no quadratic part
-    unpenalised: Bool[Array, " p"]
-    tol: Float[
-        Array, ""
-    ]  # violation of the optimality conditions that is none, over λ; of curved losses
-
-
-class PathData(NamedTuple):
-    """The same in rows times √s and columns of norm one."""
-
-    x: DataMatrix
-    root: Float[Array, " n"]  # √s
-    target: Float[Array, " n"]  # −∂L/∂η / √s at the null model: √s∘(y − η) of squared error
-    unit: Float[Array, " p"]  # 1/√Σᵢ sᵢ x̃ᵢⱼ², or 0
-    linear: Float[Array, " p"]  # −∇L at the null model
-    bounds: Bounds  # penalty weights at λ = 1
-    weight: Float[Array, ""]  # a typical one: the largest gradient over λmax
-    curved: Curved | None  # None: squared error, with no quadratic part of the penalty
-
-    @classmethod
-    def of(cls, given: PathInputs) -> PathData:
-        """Returns the data in these units."""
-        has_unit = given.norms > 0
-        divisor = jnp.where(has_unit, given.norms, 1)
-        unit = jnp.where(has_unit, 1 / divisor, 0)
-        up, down = (jnp.where(has_unit, w / divisor, jnp.inf) for w in (given.up, given.down))
-        root = jnp.sqrt(given.s)
-        slope = given.loss.gradient(given.y, given.eta, given.s)
-        target = -slope * jnp.where(root > 0, 1 / jnp.where(root > 0, root, 1), 0)
-        is_free = jnp.isfinite(up) | jnp.isfinite(down)
-        linear = jnp.where(is_free, -unit * given.x.rdot(slope), 0)
-        bounds = Bounds.apart(up, down)
-        ratio = bounds.ratio(jnp.where(given.unpenalised, 0, linear))
-        largest, most = jnp.max(jnp.abs(linear)), jnp.max(ratio)
-        typical = jnp.where(most > 0, largest / jnp.where(most > 0, most, 1), 1)
-        curved = None
-        if given.quad is not None or not given.loss.is_quadratic:
-            quad = jnp.zeros_like(unit) if given.quad is None else given.quad * unit**2
-            parts = given.loss, given.y, given.s, given.eta, root, quad
-            curved = Curved(*parts, given.tol * typical)
-        return cls(given.x, root, target, unit, linear, bounds, typical, curved)
-
-    def columns(self, at: Array) -> Array:
-        """Returns some columns, as the rows of an array (W, n)."""
-        return (self.x.columns(at) * self.root[:, None]).T * self.unit[at][:, None]
-
-    def neg_gradient(self, residual: Array) -> Array:
-        """Returns −∇L of all columns from √s∘(y − η)."""
-        return self.unit * self.x.rdot(self.root * residual)
-
-
-class PathState(NamedTuple):
-    """How far a path has come: a solution, and what the next working set is chosen by."""
-
-    lam: Float[Array, ""]
-    x: Float[Array, " p"]  # less the null model's
-    side: Float[Array, " p"]  # see `_knots`
-    neg_gradient: Float[Array, " p"]
-    residual: Float[Array, " n"]
-    score: Float[Array, " p"]  # the larger, the sooner a column is expected to enter
-    num_done: Int[Array, ""]  # strengths
-    size: Int[Array, ""]  # strengths of the next block
-    stalls: Int[Array, ""]  # blocks of one strength in a row without progress
-    full: Bool[Array, ""]
-    lost: Bool[Array, ""]
-
-    def is_going(self, count: int) -> Array:
-        """Whether there is more to do, and it can be done."""
-        return (self.num_done < count) & ~self.full & ~self.lost
 
 
 class Solutions(NamedTuple):
@@ -130,18 +34,6 @@ class Solutions(NamedTuple):
     values: Float[Array, "L W"]
     columns: Int[Array, "L W"]
     num_knots: Int[Array, " L"]
-
-
-def begin(data: PathData, unpenalised: Bool[Array, " p"], lams: Float[Array, " L"]) -> PathState:
-    """Returns the null model, at the strength where the first column enters or the first of the grid."""
-    neg_gradient = jnp.where(unpenalised, 0, data.linear)
-    ratio = data.bounds.ratio(neg_gradient)
-    lam = jnp.maximum(jnp.max(ratio) * (1 + 50 * jnp.finfo(ratio.dtype).eps), lams[0])
-    zero, no = jnp.zeros_like(ratio), jnp.zeros((), bool)
-    return PathState(
-        lam, zero, jnp.where(unpenalised, UNPENALISED, zero), neg_gradient, data.target, ratio,
-        jnp.int32(0), jnp.int32(BLOCK), jnp.int32(0), no, no,
-    )  # fmt: skip
 
 
 def advance(
@@ -178,9 +70,9 @@ def _block(
     going, row = state.is_going(count), jnp.arange(BLOCK + 1, dtype=jnp.int32)
     size = jnp.minimum(state.size, BLOCK)
     some = lax.dynamic_slice(lams, (state.num_done,), (BLOCK,))[jnp.minimum(row[:-1], size - 1)]
-    working = _working_set(data, state, capacity)
+    working = take_working_set(data, state, capacity)
     goes = going & working.is_usable
-    solve = _solve_lasso if data.curved is None else _solve_curved
+    solve = solve_lasso if data.curved is None else solve_curved
     solved = solve(data, working, state, some, size, goes)
     block = _Block(some, solved, working, going, row)
     checked = _check(data, state, block)
@@ -198,136 +90,12 @@ def _block(
     return _next_state(data, lams, state, block, checked), tables
 
 
-class _WorkingSet(NamedTuple):
-    at: Int[Array, " W"]
-    columns: Float[Array, "W n"]  # times √s
-    bounds: Bounds
-    x: Float[Array, " W"]
-    side: Float[Array, " W"]
-    inverse: Float[
-        Array, "M M"
-    ]  # of the Gram matrix of the active columns; zeros where that is not needed
-    holds_all: Bool[Array, ""]  # whether all active columns are among the first M
-    is_usable: Bool[Array, ""]
-
-
-def _working_set(data: PathData, state: PathState, capacity: Capacity) -> _WorkingSet:
-    """Takes the active columns and those of the largest score."""
-    width, most = capacity
-    score = jnp.where(state.side != OUT, _FIRST, state.score)
-    # In float64 `top_k` takes 20 times as long.
-    at = lax.top_k(score.astype(jnp.float32), width)[1].astype(jnp.int32)
-    side, columns = state.side[at], data.columns(at)
-    holds_all = ~jnp.any(side[most:] != OUT)
-    if data.curved is None:
-        first = columns[:most]
-        inverse = inverse_on(side[:most] != OUT, _matmul(first, first.T))
-        is_usable = holds_all & jnp.all(jnp.isfinite(inverse))
-    else:
-        inverse, is_usable = jnp.zeros((most, most), columns.dtype), holds_all
-    return _WorkingSet(
-        at, columns, data.bounds.at(at), state.x[at], side, inverse, holds_all, is_usable
-    )
-
-
-def _products(columns: Array, most: int) -> Products:
-    """Returns the products with the Gram matrix; it is formed where there are more rows than columns."""
-    width, n = columns.shape
-    if n > width:
-        gram = _matmul(columns, columns.T)
-        return Products(
-            lambda v: _matmul(v, gram),
-            lambda v: _matmul(v, gram[:most]),
-            lambda j: lax.dynamic_index_in_dim(gram, j, 0, keepdims=False),
-            jnp.diagonal(gram),
-        )
-    first = columns[:most]
-    return Products(
-        lambda v: _matmul(columns, _matmul(v, columns)),
-        lambda v: _matmul(columns, _matmul(v, first)),
-        lambda j: _matmul(columns, lax.dynamic_index_in_dim(columns, j, 0, keepdims=False)),
-        jnp.sum(columns**2, axis=1),
-    )
-
-
-def _matmul(a: Array, b: Array) -> Array:
-    return jnp.matmul(a, b, precision="highest")
-
-
-class _Solved(NamedTuple):
-    """The solutions on the working set: at the strengths of a block, and a point reached after them."""
-
-    x: Float[Array, "B1 W"]
-    side: Float[Array, "B1 W"]
-    residuals: Float[Array, "B1 n"]  # −∂L/∂η / √s
-    violation: Float[Array, " B1"]  # of the optimality conditions on the working set, over λ
-    lam: Float[Array, ""]  # of that point
-    num_reached: Int[Array, ""]  # strengths
-    is_between: Bool[Array, ""]  # whether that point lies between two strengths
-    num_knots: Int[Array, " B"]
-    too_many: Bool[Array, ""]  # whether more columns became active than there is room for
-
-
-def _solve_lasso(
-    data: PathData, working: _WorkingSet, state: PathState, lams: Array, size: Array, going: Array
-) -> _Solved:
-    """Follows the path of squared error over the strengths of a block."""
-    linear, inverse = data.linear[working.at], working.inverse
-    start = Start(state.lam, working.x, working.side, linear, inverse)
-    products = _products(working.columns, len(inverse))
-    found = follow_lasso(products, working.bounds, start, lams, _CHANGES, going)
-    got = jnp.minimum(found.num_reached, size)
-    residuals = data.target - _matmul(found.x, working.columns)
-    all_ = jnp.append(lams, found.lam)[:, None]
-    neg_gradient = _matmul(residuals, working.columns.T)
-    active = all_ * working.bounds.signed(found.side)
-    up, down = (jnp.where(jnp.isinf(bound), bound, all_ * bound) for bound in working.bounds[:2])
-    off = jnp.maximum(jnp.maximum(neg_gradient - up, -neg_gradient - down), 0)
-    off = jnp.where(found.side != OUT, jnp.abs(neg_gradient - active), off)
-    return _Solved(
-        x=found.x,
-        side=found.side,
-        residuals=residuals,
-        violation=jnp.max(off / all_, axis=1),
-        lam=found.lam,
-        num_reached=got,
-        is_between=(got < size) & (found.num_changes > 0),
-        num_knots=found.num_knots,
-        too_many=jnp.zeros((), bool),
-    )
-
-
-def _solve_curved(
-    data: PathData, working: _WorkingSet, state: PathState, lams: Array, size: Array, going: Array
-) -> _Solved:
-    """Follows the path of another loss, or with a quadratic part of the penalty."""
-    curved, at = data.curved, working.at
-    assert curved is not None
-    quad = curved.quad[at]
-    columns = Columns(working.columns, working.bounds, working.bounds.exact(), quad)
-    neg_gradient = state.neg_gradient[at] - state.lam * quad * working.x
-    point = Point(working.x, working.side, state.lam, neg_gradient)
-    most = len(working.inverse)
-    found, too_many = follow_newton(curved, columns, point, lams, size, going, most)
-    return _Solved(
-        x=found.x,
-        side=found.side,
-        residuals=found.residuals,
-        violation=found.violation.at[-1].set(jnp.inf),
-        lam=lams[-1],
-        num_reached=found.num_found,
-        is_between=jnp.zeros((), bool),
-        num_knots=found.num_knots[:-1],
-        too_many=too_many,
-    )
-
-
 class _Block(NamedTuple):
     """What was followed in a block. Rows: its strengths, then the point where it ended."""
 
     lams: Float[Array, " B"]
-    solved: _Solved
-    working: _WorkingSet
+    solved: Solved
+    working: WorkingSet
     going: Bool[Array, ""]
     row: Int[Array, " B1"]
 
@@ -343,9 +111,7 @@ class _Check(NamedTuple):
     last: Int[Array, ""]
     at_middle: Float[Array, " p"]
     at_last: Float[Array, " p"]
-    outside: Float[
-        Array, " B1"
-    ]  # bound on the relative violation of columns out of the working set
+    outside: Float[Array, " B1"]  # bound on the relative violation outside of the working set
     ratios: Float[Array, "B1 p"]  # bound on the gradients of all columns over their weights
 
 

@@ -21,6 +21,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from ...._arrays import matmul
+
 
 class Products(NamedTuple):
     """The products with Q of the W columns, of which the first M may be active at the start."""
@@ -74,7 +76,7 @@ def inverse_on(active: Array, hessian: Array) -> Array:
     eye = jnp.eye(len(active), dtype=hessian.dtype)
     factor = jnp.linalg.cholesky(jnp.where(both, hessian, eye), symmetrize_input=False)
     root = lax.linalg.triangular_solve(factor, eye, left_side=True, lower=True)
-    return jnp.where(both, jnp.matmul(root.T, root, precision="highest"), 0)
+    return jnp.where(both, matmul(root.T, root), 0)
 
 
 class Pivots(NamedTuple):

@@ -250,7 +250,10 @@ def test_under_jit_one_fit_is_that_at_the_end_of_its_path(arrays):
     assert fit.status == l1jax.Status.CONVERGED and 0 < fit.num_steps < 200
 
 
-def test_lanes_of_sample_weights_are_the_fits_one_by_one(arrays):
+# On a CPU the lanes run one after the other; an accelerator runs them as one batch.
+@pytest.mark.parametrize("in_turn", [True, False])
+def test_lanes_of_sample_weights_are_the_fits_one_by_one(arrays, in_turn, monkeypatch):
+    monkeypatch.setattr(_follow, "_runs_lanes_in_turn", lambda: in_turn)
     x, y = arrays
     s = np.random.default_rng(2).exponential(size=(3, N))
     lams = l1jax.lambda_max(x, y, l1jax.L1()) * np.geomspace(0.5, 0.02, 20)
@@ -262,12 +265,6 @@ def test_lanes_of_sample_weights_are_the_fits_one_by_one(arrays):
     assert (lanes.status == l1jax.Status.CONVERGED).all()
     for lane, weights in zip(lanes.coefs, s, strict=True):
         np.testing.assert_allclose(lane, path(weights).coefs, atol=1e-11)
-
-
-def test_lanes_of_a_batch_are_those_of_one_after_the_other(arrays, monkeypatch):
-    # What an accelerator runs; here on a CPU.
-    monkeypatch.setattr(_follow, "_runs_lanes_in_turn", lambda: False)
-    test_lanes_of_sample_weights_are_the_fits_one_by_one(arrays)
 
 
 def test_a_predicate_over_lanes_stays_one_number():
