@@ -7,7 +7,7 @@ import pytest
 
 import l1jax
 from l1jax import _compile
-from l1jax.linear.engines import _compiled_engine
+from l1jax.linear.engines import _compiled_engine, _engine
 from l1jax.linear.engines.compiled import _follow
 from l1jax.linear.engines.compiled._batching import any_lane
 
@@ -61,15 +61,20 @@ def gap_from_outside(x, y, coef, lam, weights, s):
 
 @pytest.fixture
 def served(monkeypatch):
-    """How many strengths the compiled path solved, for each call."""
-    counts, original = [], _compiled_engine.follow_on_host
+    """How many strengths the compiled path solved, for each call, and which were handed on as short."""
+    counts, original, successor = [], _compiled_engine.follow_on_host, _engine._successor
 
     def follow(*args):
         found = original(*args)
         counts.append(int(found.num_done))
         return found
 
+    def hand_on(engine, plan):
+        counts.append(f"{len(plan)} to {successor(engine, plan).name}")
+        return successor(engine, plan)
+
     monkeypatch.setattr(_compiled_engine, "follow_on_host", follow)
+    monkeypatch.setattr(_engine, "_successor", hand_on)
     return counts
 
 
@@ -132,7 +137,8 @@ def test_copies_that_differ_by_rounding_are_left_to_another_engine(served):
     x = np.concatenate([half, half + 1e-7 * rng.normal(size=half.shape)], axis=1)
     y = half @ TRUTH[: P // 2] + 0.5 * rng.normal(size=N)
     path = l1jax.path(x, y, l1jax.L1(), engine="compiled", lam_min_ratio=1e-3)
-    assert served[0] < 100 and (path.status == l1jax.Status.CONVERGED).all()
+    assert served == [served[0], f"{100 - served[0]} to working_set"]
+    assert 0 < served[0] < 100 and (path.status == l1jax.Status.CONVERGED).all()
 
 
 def test_a_larger_capacity_goes_on_where_one_is_full(served, monkeypatch):
