@@ -369,7 +369,7 @@ def compacted(apply, params, example, **options):
     removal = compacting._removal(model, traced, *(settings | options).values())
     plan = compacting._plan(model, traced, removal)
     small = compacting._small_arrays(model, removal, plan)
-    compacting.forget(traced)
+    compacting._forget(traced)
 
     def run(params, x):
         again = trace(apply, model.params, split((x,)))
