@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -9,10 +10,41 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.extend import core
 
 # Calls whose body takes the place of the call: they mean nothing to the values.
-_OPENED = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "core_call": "call_jaxpr"}
+_OPENED = {
+    "jit": "jaxpr",
+    "pjit": "jaxpr",
+    "closed_call": "call_jaxpr",
+    "core_call": "call_jaxpr",
+    "composite": "jaxpr",
+}
+
+
+def _stack(*arrays: Any, axis: int) -> Any:
+    return lax.concatenate([lax.expand_dims(one, (axis,)) for one in arrays], axis)
+
+
+def _unstack(array: Any, *, axis: int) -> list[Any]:
+    return [lax.index_in_dim(array, k, axis, keepdims=False) for k in range(array.shape[axis])]
+
+
+def _tile(array: Any, *, reps: tuple[int, ...]) -> Any:
+    pairs = list(zip(reps, array.shape, strict=True))
+    places = range(1, 2 * array.ndim, 2)
+    repeated = lax.broadcast_in_dim(array, [n for pair in pairs for n in pair], places)
+    return lax.reshape(repeated, [times * size for times, size in pairs])
+
+
+# Primitives of recent releases of jax that are the same as a few older ones, which take their place.
+_COMPOSED = {
+    "stack": _stack,
+    "unstack": _unstack,
+    "tile": _tile,
+    "optimization_barrier": lambda *arrays: list(arrays),
+}
 # Calls that are kept, because a derivative or a saved intermediate depends on them.
 CALLS = {
     "custom_jvp_call": "call_jaxpr",
@@ -118,8 +150,8 @@ def _read(closed: Any, inputs: list[Value]) -> Program:
     for eqn in jaxpr.eqns:
         ins = [value(atom) for atom in eqn.invars]
         name = eqn.primitive.name
-        if name in _OPENED:
-            body = _read(eqn.params[_OPENED[name]], ins)
+        if name in _OPENED or name in _COMPOSED:
+            body = _read(_body(eqn), ins)
             equations += body.equations
             outs = body.outputs
         elif name in CALLS:
@@ -131,6 +163,15 @@ def _read(closed: Any, inputs: list[Value]) -> Program:
             equations.append(Equation(eqn, ins, outs, _bodies(eqn)))
         known.update(zip(eqn.outvars, outs, strict=True))
     return Program(inputs, equations, [value(atom) for atom in jaxpr.outvars])
+
+
+def _body(eqn: Any) -> Any:
+    """The jaxpr that takes the place of an equation."""
+    name = eqn.primitive.name
+    if name in _OPENED:
+        return eqn.params[_OPENED[name]]
+    shapes = [jax.ShapeDtypeStruct(atom.aval.shape, atom.aval.dtype) for atom in eqn.invars]
+    return jax.make_jaxpr(functools.partial(_COMPOSED[name], **eqn.params))(*shapes)
 
 
 def _bodies(eqn: Any) -> tuple[Program, ...]:
