@@ -13,8 +13,9 @@ import numpy as np
 
 from .._tables import Shown, Table
 from ._axes import Units
+from ._memory import peak_bytes
 from ._plan import PruningPlan
-from ._program import Program, Value
+from ._program import Program, Value, read_program
 from ._removal import PLAIN, Removal
 from ._trace import are_read
 from ._writers import reading_axes
@@ -36,7 +37,11 @@ class Layer:
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """Of one forward pass: floating-point operations and bytes of intermediates by XLA's count, seconds."""
+    """Of one forward pass on the example: what it takes.
+
+    `flops`: floating-point operations by XLA's count; `memory`: the most bytes of intermediates that are alive
+    at once, before fusion; `seconds`: the shortest of some runs.
+    """
 
     parameters: int
     flops: float
@@ -73,7 +78,7 @@ class Report(Shown):
 _COSTS = (
     ("parameters", "parameters", 1),
     ("flops", "Mflop, forward", 1e6),
-    ("memory", "MB of intermediates", 1e6),
+    ("memory", "MB of intermediates, at most", 1e6),
     ("seconds", "ms, forward", 1e-3),
 )
 LIVE = "it varies and is read"
@@ -145,16 +150,16 @@ def _name(plan: PruningPlan, group: list[tuple[int, int]], reading: set) -> str:
 
 def cost(run: Callable, params: list[Any], inputs: list[Any]) -> tuple[Cost, Callable]:
     """What a forward pass costs, and the compiled function."""
-    compiled = jax.jit(run).lower(params, inputs).compile()
+    traced = jax.jit(run).trace(params, inputs)
+    compiled = traced.lower().compile()
     analysis: Any = compiled.cost_analysis() or {}
     if isinstance(analysis, list):
         analysis = analysis[0] if analysis else {}
-    memory = compiled.memory_analysis()
     return (
         Cost(
             sum(math.prod(np.shape(leaf)) for leaf in params),
             float(analysis.get("flops", math.nan)),
-            int(getattr(memory, "temp_size_in_bytes", 0)),
+            peak_bytes(read_program(traced.jaxpr)),
             _seconds(compiled, params, inputs),
         ),
         compiled,
