@@ -92,8 +92,16 @@ def layers(removal: Removal, plan: PruningPlan, program: Program) -> tuple[Layer
     """The arrays of the parameters by the units that they share, where any of those could be removed."""
     reading = reading_axes(program, removal.roles.leaves)
     read = are_read(program, removal.roles)
-    groups = shared(removal.units, removal.free, removal.roles.leaves, read)
-    return tuple(_layer(removal, plan, group, reading) for group in groups)
+    found: list[Layer] = []
+    for group in shared(removal.units, removal.free, removal.roles.leaves, read):
+        name = distinct(_name(plan, group, reading), group, [one.name for one in found])
+        found.append(_layer(removal, plan, group, name))
+    return tuple(found)
+
+
+def distinct(name: str, axes: list[tuple[int, int]], taken: list[str]) -> str:
+    """A name with its axis where it is taken: of two axes of one array, such as heads and their entries."""
+    return f"{name}:{axes[0][1]}" if name in taken else name
 
 
 def shared(
@@ -124,9 +132,7 @@ def _is_told(units: Units, free: np.ndarray, leaves: list[Value], one: tuple[int
     return bool(free[ids].any() or not np.isin(units.why[ids], [0, *plain]).all())
 
 
-def _layer(
-    removal: Removal, plan: PruningPlan, group: list[tuple[int, int]], reading: set
-) -> Layer:
+def _layer(removal: Removal, plan: PruningPlan, group: list[tuple[int, int]], name: str) -> Layer:
     units = removal.units
     members = np.unique(
         np.concatenate([units.of(removal.roles.leaves[k])[axis] for k, axis in group])
@@ -137,7 +143,7 @@ def _layer(
         text = units.reasons[reason] or LIVE
         why[text] = why.get(text, 0) + 1
     arrays = tuple((plan.cuts[k].path, axis) for k, axis in group)
-    return Layer(_name(plan, group, reading), arrays, len(members), len(kept), why)
+    return Layer(name, arrays, len(members), len(kept), why)
 
 
 def _name(plan: PruningPlan, group: list[tuple[int, int]], reading: set) -> str:
