@@ -79,7 +79,7 @@ class Equation:
     def __init__(self, eqn: Any, ins: list[Value], outs: list[Value], bodies: tuple[Program, ...]):
         self.eqn = eqn
         self.name: str = eqn.primitive.name
-        self.params: dict[str, Any] = eqn.params
+        self.params: dict[str, Any] = _settings(eqn)
         self.ins, self.outs, self.bodies = ins, outs, bodies
         self.derivative: Any = None  # filled in where it is asked for
 
@@ -92,6 +92,14 @@ class Equation:
         """Where it comes from, for messages: its primitive, and the names of the modules around it."""
         stack = str(self.eqn.source_info.name_stack)
         return f"{self.name} in {stack}" if stack else self.name
+
+
+def _settings(eqn: Any) -> dict[str, Any]:
+    """The settings of an equation; of a scan, how many constants and carries it has, whatever jax calls them."""
+    if eqn.primitive.name != "scan" or "num_carry" in eqn.params:
+        return eqn.params
+    consts, carry, _ = eqn.params["ft_in"].unpack()  # from jax 0.12 on
+    return eqn.params | {"num_consts": len(list(consts)), "num_carry": len(list(carry))}
 
 
 class Program:

@@ -211,6 +211,7 @@ def test_merged_heads_go_as_a_whole():
     assert shapes["q"] == shapes["v"] == (4, 4) and shapes["o"] == (4, 2)
 
 
+@pytest.mark.core
 def test_recurrent_cell_under_scan():
     def apply(p, x):
         def step(h, y):
