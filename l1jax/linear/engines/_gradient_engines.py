@@ -200,7 +200,7 @@ def solve_best(
     """As `solve_one`; where the call is eager, what that leaves short is solved as ill-conditioned."""
     limit = np.asarray(max_steps)
     if pen.convex and not is_traced(max_steps):
-        limit = np.minimum(limit, _SLOW_STEPS, dtype=limit.dtype)
+        limit = np.asarray(np.minimum(limit, _SLOW_STEPS), limit.dtype)
     # 1. Gradient steps and Newton's, as many as they mostly need.
     found, point = solve_one(problem, pen, start, tol, limit, names)
     if is_traced(found.status):
@@ -218,8 +218,8 @@ def solve_best(
         if is_float32:
             longer, end = jax.tree.map(_as_float32, (longer, end))
     if is_slow or longer.status == Status.CONVERGED or longer.relative_gap < found.relative_gap:
-        num_steps = np.asarray(longer.num_steps) + is_slow * np.asarray(found.num_steps)
-        return dataclasses.replace(longer, num_steps=num_steps), end
+        count = longer.num_steps + found.num_steps if is_slow else longer.num_steps
+        return dataclasses.replace(longer, num_steps=jnp.asarray(count)), end
     return found, point
 
 
