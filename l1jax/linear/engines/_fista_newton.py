@@ -1,6 +1,8 @@
 """FISTA to find the active set of the solution, Newton to polish it, a certificate to stop.
 
-All of it is one traced function, so that `jit`, `vmap`, a grid and an eager call run the same solver.
+All of it is one traced function, so that `jit`, `vmap`, a grid and an eager call run the same solver. What
+it leaves an eager call short of goes to `solve_ill_conditioned`, in which proximal point steps find
+the active set: compiled by itself, since few fits need it.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from ..data._precision import default_tolerance
 from ..model._certificate import certify, is_inside
 from ..model._newton import newton_step
 from ..model._problem import Outcome, Point, Problem
+from ..model._proximal_point import proximal_point_step
 from ..model._unpenalised_newton import identified, polish_intercept
 
 _FIRST_PERIOD = 10  # FISTA steps before the first certificate
@@ -27,6 +30,9 @@ _NEWTON_FRACTION = 0.1  # of its measure that a Newton step may leave for FISTA 
 _STALLED_ROUNDS = 20  # certificates without progress after which rounding is taken for the cause
 _EXTRA_ROUNDS = 3  # certificates after the tolerance is met, in which Newton may become exact
 _ROUNDING = 10  # units of rounding within which objectives are equal
+_FIRST_LENGTH = 1e3  # of a proximal point step, in units of a gradient step
+_LONGEST = 1e10
+_GROWTH = 10.0  # of the length after a step that went down; it falls as fast after others
 
 
 class _Candidate(eqx.Module):
@@ -67,6 +73,16 @@ class _Round(eqx.Module):
     period: Int[Array, ""]  # FISTA steps before the next certificate: none before the first
     stalled: Int[Array, ""]  # rounds without progress
     met: Int[Array, ""]  # rounds since the tolerance was met
+    length: Float[Array, ""]  # of the next proximal point step
+
+
+class _Proposal(NamedTuple):
+    """A point to go on from in place of FISTA's."""
+
+    point: Point
+    is_tried: Array  # else it is FISTA's own
+    length: Array  # of the next proximal point step where this one goes down
+    num_steps: Array  # that it took
 
 
 def solve(problem: Problem, pen: Penalty, init: Point, tol: Array, max_steps: Array) -> Outcome:
@@ -76,15 +92,36 @@ def solve(problem: Problem, pen: Penalty, init: Point, tol: Array, max_steps: Ar
     3. the certificates of both; 4. the better one is kept, and FISTA restarts from a Newton step that gained
     an order of magnitude.
     """
-    method = _Method(problem, pen, tol, max_steps, problem.metric(pen), problem.max_step(pen))
-    first = method.first_round(init)
+    return _run(
+        _Method(problem, pen, tol, max_steps, problem.metric(pen), problem.max_step(pen)), init
+    )
+
+
+def solve_ill_conditioned(
+    problem: Problem, pen: Penalty, init: Point, tol: Array, max_steps: Array
+) -> Outcome:
+    """Solves as `solve` does, with proximal point steps in place of Newton's until `tol` is met.
+
+    Of convex penalties: where columns are nearly equal, or far from zero without an intercept, gradient steps
+    take forever, and Newton steps from a wrong active set lead nowhere.
+    """
+    return _run(
+        _ProximalMethod(problem, pen, tol, max_steps, problem.metric(pen), problem.max_step(pen)),
+        init,
+    )
+
+
+def _run(method: _Method, init: Point) -> Outcome:
+    """Runs rounds until one is the last."""
+    problem, first = method.problem, method.first_round(init)
 
     def body(carry: tuple[_Round, Array]) -> tuple[_Round, Array]:
         round_ = method.next_round(carry[0])
         return round_, method.is_done(round_)
 
     final, _ = jax.lax.while_loop(lambda carry: ~carry[1], body, (first, ~problem.is_valid))
-    return Outcome(final.best.point, final.state.num_steps, _status(problem, final, tol, max_steps))
+    status = _status(problem, final, method.tol, method.max_steps)
+    return Outcome(final.best.point, final.state.num_steps, status)
 
 
 class _Method(NamedTuple):
@@ -120,16 +157,16 @@ class _Method(NamedTuple):
             period=zero,
             stalled=zero,
             met=zero,
+            length=jnp.asarray(_FIRST_LENGTH, problem.y.dtype),
         )
 
     def next_round(self, round_: _Round) -> _Round:
         """Returns the state after one round of FISTA, Newton and certificates."""
         state, best = self.fista(round_), round_.best
-        support = state.x.beta != 0
-        attempt = jnp.all(support == round_.support) | (round_.met > 0)
-        attempt &= self.wants_exact | (best.measure > self.tol)
-        newton = newton_step(self.problem, self.pen, state.x, state.curvature, attempt)
-        own, polished = self.certify_both(state.x, newton)
+        proposal = self.propose(round_, state)
+        attempt = proposal.is_tried
+        state = eqx.tree_at(lambda s: s.num_steps, state, state.num_steps + proposal.num_steps)
+        own, polished = self.certify_both(state.x, proposal.point)
         newton_wins = attempt & polished.is_better(own, self.tol)
         # A right active set gains orders of magnitude. A step that gains little is on a wrong one, where
         # restarting would cost the acceleration; one that gains nothing on the best would cycle.
@@ -159,11 +196,21 @@ class _Method(NamedTuple):
             objective=jnp.minimum(
                 round_.objective, jnp.where(accept, polished.objective, own.objective)
             ),
-            support=support,
+            support=state.x.beta != 0,
             period=jnp.where(accept | (met > 0), _FIRST_PERIOD, longer),
             stalled=jnp.where(progress, 0, round_.stalled + 1),
             met=met,
+            length=jnp.where(
+                polished.is_lower(own), proposal.length, jnp.maximum(round_.length / _GROWTH, 1)
+            ),
         )
+
+    def propose(self, round_: _Round, state: ProxGradState) -> _Proposal:
+        """Returns a Newton step, once the active set stays."""
+        attempt = jnp.all((state.x.beta != 0) == round_.support) | (round_.met > 0)
+        attempt &= self.wants_exact | (round_.best.measure > self.tol)
+        point = newton_step(self.problem, self.pen, state.x, state.curvature, attempt)
+        return _Proposal(point, attempt, round_.length, jnp.zeros((), jnp.int32))
 
     def is_done(self, round_: _Round) -> Array:
         """Whether the tolerance is met and polished, the steps are spent, or nothing improves."""
@@ -210,6 +257,23 @@ class _Method(NamedTuple):
         measure = jnp.where(jnp.isnan(found.measure), jnp.inf, found.measure)
         objective = jnp.where(is_inside(self.pen, point.beta), found.objective, jnp.inf)
         return _Candidate(point, objective, measure)
+
+
+class _ProximalMethod(_Method):
+    """The steps of `solve_ill_conditioned`."""
+
+    def propose(self, round_: _Round, state: ProxGradState) -> _Proposal:
+        """Returns a proximal point step, and Newton steps once the tolerance is met."""
+        newton, is_far = super().propose(round_, state), ~(round_.best.measure <= self.tol)
+        sigma = round_.length / self.problem.smoothness
+        step = proximal_point_step(self.problem, self.pen, state.x, sigma, is_far)
+        longer = jnp.where(step.is_solved, _GROWTH, 1 / _GROWTH) * round_.length
+        return _Proposal(
+            _where(is_far, step.point, newton.point),
+            is_far | newton.is_tried,
+            jnp.where(is_far, jnp.clip(longer, 1, _LONGEST), round_.length),
+            step.num_steps,
+        )
 
 
 def _status(problem: Problem, final: _Round, tol: Array, max_steps: Array) -> Array:

@@ -27,7 +27,9 @@ from ..results._fit import Fit
 from ..results._path import Path
 from ..results._resume import unreached
 from ._engine import ENGINES, Engine, Plan
-from ._fista_newton import solve
+from ._fista_newton import solve, solve_ill_conditioned
+
+_SLOW_STEPS = 3000  # gradient steps that do not suffice where columns are nearly dependent
 
 
 def solve_and_report(
@@ -195,29 +197,49 @@ def batched(
 def solve_best(
     problem: Problem, pen: Penalty, start: Point, tol: Any, max_steps: Any, names: Any
 ) -> tuple[Fit, Point]:
-    """As `solve_one`; where float32 is too short for `tol` and the call is eager, in float64."""
-    found, point = solve_one(problem, pen, start, tol, max_steps, names)
-    if is_traced(found.status) or problem.y.dtype == np.float64:
+    """As `solve_one`; where the call is eager, what that leaves short is solved as ill-conditioned."""
+    limit = np.asarray(max_steps)
+    if pen.convex and not is_traced(max_steps):
+        limit = np.asarray(np.minimum(limit, _SLOW_STEPS), limit.dtype)
+    # 1. Gradient steps and Newton's, as many as they mostly need.
+    found, point = solve_one(problem, pen, start, tol, limit, names)
+    if is_traced(found.status):
+        return solve_one(problem, pen, start, tol, max_steps, names)
+    # 2. Proximal point steps for what is left, in float64: they need its digits.
+    is_float32 = problem.y.dtype != np.float64
+    is_slow = found.status == Status.MAX_STEPS and limit < max_steps
+    is_short = found.status == Status.PRECISION_LIMIT and (is_float32 or pen.convex)
+    if not (is_slow or is_short):
         return found, point
-    if found.status == Status.PRECISION_LIMIT:
-        with jax.enable_x64(True):
-            problem, pen, begin, limit = jax.tree.map(_as_float64, (problem, pen, point, tol))
-            longer = _solve_and_round(problem, pen, begin, limit, max_steps, names)
-            longer = jax.tree.map(_as_float32, longer)
-        if longer.status == Status.CONVERGED or longer.relative_gap < found.relative_gap:
-            return longer, point
+    left = np.asarray(max_steps - found.num_steps if is_slow else max_steps, limit.dtype)
+    with jax.enable_x64(True):
+        problem, pen, begin, wanted = jax.tree.map(_as_float64, (problem, pen, point, tol))
+        longer, end = _solve_ill_conditioned(problem, pen, begin, wanted, left, names, is_float32)
+        if is_float32:
+            longer, end = jax.tree.map(_as_float32, (longer, end))
+    if is_slow or longer.status == Status.CONVERGED or longer.relative_gap < found.relative_gap:
+        count = longer.num_steps + found.num_steps if is_slow else longer.num_steps
+        return dataclasses.replace(longer, num_steps=jnp.asarray(count)), end
     return found, point
 
 
 @program
-def _solve_and_round(
-    problem: Problem, pen: Penalty, start: Point, tol: Any, max_steps: Any, names: Any
-) -> Fit:
-    """A fit in float64, certified at its coefficients as float32 holds them."""
-    outcome = solve(problem, pen, start, tol, max_steps)
-    coef, intercept = jax.tree.map(_rounded, problem.to_user(outcome.point))
-    rounded = Outcome(problem.from_user(coef, intercept), outcome.num_steps, outcome.status)
-    return report(problem, pen, rounded, tol, names)
+def _solve_ill_conditioned(
+    problem: Problem,
+    pen: Penalty,
+    start: Point,
+    tol: Any,
+    max_steps: Any,
+    names: Any,
+    is_rounded: bool,
+) -> tuple[Fit, Point]:
+    """A fit in float64; `is_rounded` to float32, it is certified as that holds it."""
+    outcome = (solve_ill_conditioned if pen.convex else solve)(problem, pen, start, tol, max_steps)
+    point = outcome.point
+    if is_rounded:
+        point = problem.from_user(*jax.tree.map(_rounded, problem.to_user(point)))
+    final = Outcome(point, outcome.num_steps, outcome.status)
+    return report(problem, pen, final, tol, names), outcome.point
 
 
 def _as_float64(leaf: Any) -> Any:

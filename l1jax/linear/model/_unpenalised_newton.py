@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,8 @@ from jaxtyping import Array, Bool
 from ..._types import Real
 from ..data._matrix import rows
 from ._problem import Point, ScaledData
+
+T = TypeVar("T")  # a `Point`, or an array
 
 _STEPS = 50  # of damped Newton: a null model has few coordinates and a smooth loss
 _HALVINGS = 30
@@ -132,11 +134,11 @@ def _waves(like: Array) -> Array:
 
 def conjugate_gradients(
     data: ScaledData,
-    system: Callable[[Point], Point],
-    rhs: Point,
+    system: Callable[[T], T],
+    rhs: T,
     attempt: Array,
     tolerance: float = 0.0,
-) -> Point:
+) -> T:
     """Solves to this fraction of |rhs|, or to rounding; takes no step unless `attempt`."""
     n, p = data.x.shape
     rhs = jax.tree.map(lambda leaf: jnp.where(attempt, leaf, 0), rhs)
