@@ -14,7 +14,6 @@ from ..._progress import advance, progress_bar
 from ..._status import Status
 from ...penalties import Penalty
 from ...penalties._forms import LinearForm
-from ..data._zero_copy import aligned
 from ..host._columns import Columns
 from ..host._path_solution import PathSolution
 from ..model._problem import Outcome, Point, Problem
@@ -84,16 +83,13 @@ def _follow(plan: Plan) -> PathSolution:
     tol = float(plan.tol) if plan.interpolate else None
     with jax.enable_x64(True):
         found = follow_on_host(problem, form, np.asarray(plan.lams, np.float64), tol)
-    columns = Columns(problem)
-    is_exact = problem.loss.is_quadratic
     return PathSolution(
         np.asarray(found.betas),
         np.asarray(found.intercepts),
         np.asarray(found.num_steps),
         int(found.num_done),
         [],
-        neg_gradients=_neg_gradients(problem, columns, found.betas) if is_exact else None,
-        columns=columns,
+        columns=Columns(problem),
         has_unpenalised=bool(np.any(np.asarray(problem.null.unpenalised))),
     )
 
@@ -118,17 +114,6 @@ def _follows(problem: Problem, pen: Penalty) -> bool:
     if not supports_active_sets(problem, pen) or not has_penalty_weights(pen, problem.coef_shape):
         return False
     return CoordinateWeights(pen, problem.coef_shape[0]).proportional
-
-
-def _neg_gradients(problem: Problem, columns: Columns, betas: Any) -> np.ndarray:
-    """−∇L (L, p) of squared error at the coefficients as they are returned, by BLAS."""
-    out = aligned(betas.shape, np.float64)
-    at = np.flatnonzero(betas.any(axis=0))
-    fitted = columns.matrix.part_of(at).dot(columns.returned(at, betas[:, at].T))
-    target = np.asarray(problem.y, np.float64) - np.asarray(problem.offset, np.float64)
-    residuals = (target - float(problem.null.point.intercept))[:, None] - fitted
-    columns.matrix.rdot(columns.s[:, None] * residuals, out)
-    return out
 
 
 @eqx.filter_jit
