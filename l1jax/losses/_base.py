@@ -161,7 +161,8 @@ class Loss(Module):
         def newton(carry):
             d, low, high, last, steps, _ = carry
             at = eta + d[..., None]
-            g, h = gradient(y, at, s).sum(axis=axis), curvature(y, at, s).sum(axis=axis)
+            terms = gradient(y, at, s)
+            g, h = terms.sum(axis=axis), curvature(y, at, s).sum(axis=axis)
             low, high = xp.where(g < 0, d, low), xp.where(g > 0, d, high)
             guess = d - g / xp.where(h > 0, h, 1)
             rounding = 2 * unit * xp.maximum(abs(guess), unit)
@@ -170,10 +171,11 @@ class Loss(Module):
             usable = (h > 0) & (guess >= low) & (guess <= high) & shrinks
             new = xp.where(usable, guess, low + (high - low) / 2)
             moved = abs(new - d)
-            # At best, the steps are rounding: then no η changes, and no more will be known.
-            done = (g == 0) | (at == eta + new[..., None]).all(axis=axis)
+            # At best, the slope or the steps are rounding, or no η changes: no more will be known.
+            is_least = abs(g) <= unit * abs(terms).sum(axis=axis)
+            done = is_least | (at == eta + new[..., None]).all(axis=axis)
             done |= moved <= 2 * unit * xp.maximum(abs(new), unit)
-            return xp.where(g == 0, d, new), low, high, moved, steps + 1, done
+            return xp.where(is_least, d, new), low, high, moved, steps + 1, done
 
         steps = xp.zeros(one.shape, xp.int32)
         first = (0 * one, low, high, high - low, steps, xp.zeros(one.shape, bool))
