@@ -30,7 +30,9 @@ from .compiled._follow import follow_on_host, follow_traced
 
 _FEWEST_COLUMNS = 128  # from which on a program is worth its compilation
 _FEWEST_STRENGTHS = 10
-_MOST = 256  # rows or columns; beyond them, sizes that change on the host are faster
+# Rows or columns; beyond them, sizes that change on the host are faster. A ridge curves the path, so that each
+# strength needs a new factor, and more features than rows may be active.
+_MOST, _MOST_WITH_RIDGE = 256, 100
 
 
 class Compiled(Engine):
@@ -46,7 +48,9 @@ class Compiled(Engine):
         is_dense = plan.problem.x.as_array() is not None
         is_worth_it = p > _FEWEST_COLUMNS and len(plan) >= _FEWEST_STRENGTHS
         on_cpu = jax.default_backend() == "cpu"
-        return on_cpu and is_dense and is_worth_it and min(n, p) <= _MOST
+        if not (on_cpu and is_dense and is_worth_it and min(n, p) <= _MOST):
+            return False
+        return min(n, p) <= _MOST_WITH_RIDGE or not _curves(plan)
 
     def supports(self, plan: Plan) -> str | None:
         problem, pen = plan.problem, plan.pen
@@ -107,6 +111,13 @@ def _serves_penalty(pen: Penalty, shape: tuple[int, ...]) -> bool:
     if not (pen.convex and pen.has_strength) or type(pen).linear_form is Penalty.linear_form:
         return False
     return pen.with_strength(1.0).linear_form(shape) is not None
+
+
+def _curves(plan: Plan) -> bool:
+    """Whether a path of squared error, straight without one, is curved by a ridge."""
+    if not plan.problem.loss.is_quadratic or not _serves_penalty(plan.pen, plan.problem.coef_shape):
+        return False
+    return bool(np.any(linear_form(plan.pen, np.ones(()), plan.problem.coef_shape).quad))
 
 
 def _follows(problem: Problem, pen: Penalty) -> bool:
