@@ -34,6 +34,8 @@ _LOSSES = {
     "poisson": l1jax.Poisson(),
     "huber": l1jax.Huber(0.7),
     "hinge": l1jax.SquaredHinge(),
+    "cox": l1jax.Cox(),
+    "efron": l1jax.Cox("efron"),
 }
 _PENALTIES = {
     "l1": lambda p: l1jax.L1(weights=1 + np.arange(p) % 3),
@@ -53,6 +55,8 @@ def _data(n, p, loss, seed=0):
     eta = X[:, 0] - 0.5 * X[:, 1] + 0.5 * rng.normal(size=n)
     if loss in ("logistic", "hinge"):
         return X, (eta > 0) * 1.0
+    if loss in ("cox", "efron"):
+        return X, np.column_stack([np.ceil(4 * np.exp(-eta)), rng.uniform(size=n) < 0.8])
     return X, rng.poisson(np.exp(eta / 2)) * 1.0 if loss == "poisson" else eta + 3
 
 
