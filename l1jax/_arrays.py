@@ -84,6 +84,22 @@ def xlogy(x: Any, y: Any) -> Any:
     return (jsp if namespace(x, y) is jnp else scipy.special).xlogy(x, y)
 
 
+def softmax(x: Any) -> Any:
+    """Returns exp x over its sum, along the last axis."""
+    if isinstance(x, jax.Array):
+        return jax.nn.softmax(x)
+    sizes = np.exp(x - x.max(axis=-1, keepdims=True))
+    return sizes / sizes.sum(axis=-1, keepdims=True)
+
+
+def logsumexp(x: Any, axis: int) -> Any:
+    """Returns log Σ exp x along an axis, on which some entry is finite."""
+    if isinstance(x, jax.Array):
+        return jax.nn.logsumexp(x, axis=axis)
+    most = x.max(axis=axis, keepdims=True)
+    return np.log(np.exp(x - most).sum(axis=axis)) + most.squeeze(axis)
+
+
 def gammaln(x: Any) -> Any:
     """Returns log |Γ(x)|."""
     return (jsp if isinstance(x, jax.Array) else scipy.special).gammaln(x)

@@ -97,7 +97,7 @@ class Loss(Module):
         """The diagonal of ∂²L/∂η², like η; it includes s. Where entries are separate one product finds it."""
         return jax.jvp(lambda e: self.gradient(y, e, s), (eta,), (jnp.ones_like(eta),))[1]
 
-    def hessian(self, y: Real, eta: Real, s: Float[Real, " n"]) -> Callable[[Array], Array]:
+    def hessian(self, y: Real, eta: Real, s: Float[Real, " n"]) -> Callable[[Any], Any]:
         """∂²L/∂η² as a linear map of what is like η; it includes s."""
         if not self.is_separable:
             return jax.linearize(lambda e: self.gradient(y, e, s), eta)[1]

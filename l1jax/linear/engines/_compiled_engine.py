@@ -23,8 +23,7 @@ from ..results._path import Path
 from ._engine import Engine, Plan, suits_host
 from ._gradient_engines import with_validity
 from .active_set._path_point import NumericalBreakdown
-from .active_set._penalty_weights import CoordinateWeights, linear_form
-from .active_set._working_set import has_penalty_weights
+from .active_set._penalty_weights import CoordinateWeights, has_penalty_weights, linear_form
 from .active_set._working_set import supports as supports_active_sets
 from .compiled._follow import follow_on_host, follow_traced
 

@@ -23,22 +23,23 @@ _CACHED = 2**15  # entries of an array that is gone through at once
 
 
 class CoordinateLanes:
-    """A penalty with weights per coordinate, by its form at λ = 1."""
+    """A penalty with weights per coordinate, by its form at λ = 1; all coefficients (p, *k) in a row."""
 
-    def __init__(self, unit: LinearForm, p: int):
-        self.unit = LinearForm(*(np.broadcast_to(part, (p,)) for part in unit))
+    def __init__(self, unit: LinearForm, shape: tuple[int, ...]):
+        self.unit = LinearForm(*(np.broadcast_to(part, shape).ravel() for part in unit))
         if unit.is_symmetric:
             self.unit = self.unit._replace(down=self.unit.up)
         self.has_squares = bool(unit.quad.any())
 
     def size(self, problem: Problem) -> int:
         """The entries that arrays of one point have."""
-        return len(problem.s)
+        return len(problem.s) * math.prod(problem.responses)
 
     def at(
         self, problem: Problem, lams: np.ndarray, x: np.ndarray, v: np.ndarray
     ) -> PenaltyAtPoints:
-        """Returns the penalty at these λ (L,) and points (L, p), of negative gradient v (L, p)."""
+        """Returns the penalty at these λ (L,) and points (L, p, *k), of negative gradient v like them."""
+        x, v = (of.reshape(len(of), -1) for of in (x, v))
         return _CoordinatesAtPoints(self, problem, lams, x, v)
 
 
@@ -97,7 +98,7 @@ class _CoordinatesAtPoints:
         return -self._most(-scales, initial=-1.0)
 
     def moves(self, v: np.ndarray, noise: np.ndarray) -> np.ndarray:
-        is_tiny = abs(self.v) <= noise[self.at[0]] * self.problem.norms[self.at[1]]
+        is_tiny = abs(self.v) <= noise[self.at[0]] * self._norms()
         return self._most(is_tiny & self.form.exceeds(self.v)) > 0
 
     def product(self, v: np.ndarray) -> np.ndarray:
@@ -119,11 +120,16 @@ class _CoordinatesAtPoints:
         if not (unit.up.any() or unit.down.any()):  # of a ridge: no coefficient enters or leaves
             return np.full(len(self.lams), np.inf, self.lams.dtype)
         is_in = self.x != 0
-        of_column = self.problem.norms[self.at[1]] ** 2 * curvature[self.at[0]]
+        curvature = curvature.reshape(len(self.lams), -1)  # (L, k), or (L, 1)
+        of_column = self._norms() ** 2 * curvature[self.at[0], self.at[1] % curvature.shape[1]]
         leaves = self.unit.critical(-self.v - of_column * self.x)
         leaves = np.where(is_in & self._is_penalised(), leaves, np.inf)
         leaves = -self._most(-leaves, initial=-np.inf)
         return nearest_knot(self.lams, self.enters[:, None], leaves[:, None], axis=1)
+
+    def _norms(self) -> np.ndarray:
+        """The norms of the columns that the entries belong to."""
+        return self.problem.norms[self.at[1] // math.prod(self.problem.responses)]
 
     def _is_penalised(self) -> np.ndarray:
         up, down, quad = self.unit
@@ -219,9 +225,9 @@ def penalty_lanes(pen: Penalty, shape: tuple[int, ...], dtype: Any) -> Any:
     if not (is_in_numpy(pen) and is_numpy(pen)):
         return None
     unit = pen.with_strength(1.0)
-    linear = unit.linear_form(shape) if len(shape) == 1 else None
+    linear = unit.linear_form(shape)
     if linear is not None:
-        return CoordinateLanes(_of_dtype(linear, dtype), *shape)
+        return CoordinateLanes(_of_dtype(linear, dtype), shape)
     form = unit.group_form(shape)
     if form is None or form.l1.any():
         return None
