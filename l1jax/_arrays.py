@@ -47,7 +47,7 @@ def while_loop(condition: Callable, body: Callable, carry: Any) -> Any:
         carry = jax.tree.map(lambda a, b, on=goes_on: np.where(_along(on, a), a, b), new, carry)
 
 
-def _along(condition: np.ndarray, like: np.ndarray) -> np.ndarray:
+def _along(condition: np.ndarray, like: Any) -> np.ndarray:
     """A condition per lane, shaped for arrays with more axes."""
     return condition.reshape(condition.shape + (1,) * (like.ndim - condition.ndim))
 

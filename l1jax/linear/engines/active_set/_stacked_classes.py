@@ -54,9 +54,11 @@ def stacked(problem: Problem, pen: Penalty) -> tuple[Problem, Penalty]:
     flat = dataclasses.replace(
         problem,
         x=_StackedMatrix(x, k, free),
-        y=np.asarray(problem.y, dtype),
+        y=np.asarray(problem.y, dtype).ravel(),
+        s=np.repeat(np.asarray(problem.s, dtype), k),
         offset=offset.ravel(),
         loss=_StackedLoss(problem.loss, k),
+        level=np.zeros(()),
         mean=np.zeros(size),
         inverse_scale=np.ones(size),
         norms=np.append(np.repeat(problem.norms, k), np.ones(free)),
@@ -213,29 +215,32 @@ class _StackedLoss(Loss):
     def is_separable(self) -> bool:
         return False
 
-    def _rows(self, eta: Any) -> Any:
-        return eta.reshape(*eta.shape[:-1], -1, self.k)
+    def _rows(self, values: Any) -> Any:
+        return values.reshape(*values.shape[:-1], -1, self.k)
+
+    def _of_rows(self, y: Real, eta: Real, s: Real) -> tuple[Any, Any, Any]:
+        return self._rows(y), self._rows(eta), self._rows(s)[..., 0]
 
     def _flat(self, values: Any) -> Any:
         return values.reshape(*values.shape[:-2], -1)
 
     def per_row(self, y: Real, eta: Real) -> Float[Real, "..."]:
-        return self.loss.per_row(y, self._rows(eta))
+        return self.loss.per_row(self._rows(y), self._rows(eta))
 
     def value(self, y: Real, eta: Real, s: Real) -> Float[Real, "..."]:
-        return self.loss.value(y, self._rows(eta), s)
+        return self.loss.value(*self._of_rows(y, eta, s))
 
     def gradient(self, y: Real, eta: Real, s: Real) -> Any:
-        return self._flat(self.loss.gradient(y, self._rows(eta), s))
+        return self._flat(self.loss.gradient(*self._of_rows(y, eta, s)))
 
     def curvature(self, y: Real, eta: Real, s: Real) -> Any:
-        return self._flat(self.loss.curvature(y, self._rows(eta), s))
+        return self._flat(self.loss.curvature(*self._of_rows(y, eta, s)))
 
     def majorant(self, y: Real, eta: Real, s: Real) -> Any:
-        return self._flat(self.loss.majorant(y, self._rows(eta), s))
+        return self._flat(self.loss.majorant(*self._of_rows(y, eta, s)))
 
     def hessian(self, y: Real, eta: Real, s: Real) -> Callable[[Any], Any]:
-        image = self.loss.hessian(y, self._rows(eta), s)
+        image = self.loss.hessian(*self._of_rows(y, eta, s))
         return lambda u: self._flat(image(self._rows(u)))
 
 
