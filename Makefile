@@ -34,9 +34,9 @@ demo: $(RUN)  ## fit the lasso path of the diabetes data and show it
 # simplify them takes a fifth of the time. Releases of jax from 0.11 on know no such fusion, and end at a flag that they do not know.
 OLD_FUSION = import jax; print("--xla_cpu_use_fusion_emitters=false" * (jax.__version_info__ < (0, 11)))
 LOOPS := while-loop-invariant-code-motion,while-loop-constant-sinking,simplify-while-loops
-COMPILE_FAST = XLA_FLAGS="--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1 \
-	--xla_disable_hlo_passes=$(LOOPS) $$($(PY) -c '$(OLD_FUSION)')" \
-	JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.05 \
+COMPILE_FAST = XLA_FLAGS="--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true \
+	--xla_cpu_parallel_codegen_split_count=1 --xla_disable_hlo_passes=$(LOOPS) $$($(PY) -c '$(OLD_FUSION)')" \
+	JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.05 JAX_TRACEBACK_IN_LOCATIONS_LIMIT=0 \
 	JAX_COMPILATION_CACHE_DIR="$${JAX_COMPILATION_CACHE_DIR:-$(CURDIR)/.cache/jax}"
 # The files that hold tests with a mark: to collect a file is to import it and what it compares with.
 files_of = $$(grep -rl --include='test_*.py' 'pytest.mark.$(1)' tests)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -9,10 +10,41 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.extend import core
 
 # Calls whose body takes the place of the call: they mean nothing to the values.
-_OPENED = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "core_call": "call_jaxpr"}
+_OPENED = {
+    "jit": "jaxpr",
+    "pjit": "jaxpr",
+    "closed_call": "call_jaxpr",
+    "core_call": "call_jaxpr",
+    "composite": "jaxpr",
+}
+
+
+def _stack(*arrays: Any, axis: int) -> Any:
+    return lax.concatenate([lax.expand_dims(one, (axis,)) for one in arrays], axis)
+
+
+def _unstack(array: Any, *, axis: int) -> list[Any]:
+    return [lax.index_in_dim(array, k, axis, keepdims=False) for k in range(array.shape[axis])]
+
+
+def _tile(array: Any, *, reps: tuple[int, ...]) -> Any:
+    pairs = list(zip(reps, array.shape, strict=True))
+    places = range(1, 2 * array.ndim, 2)
+    repeated = lax.broadcast_in_dim(array, [n for pair in pairs for n in pair], places)
+    return lax.reshape(repeated, [times * size for times, size in pairs])
+
+
+# Primitives of recent releases of jax that are the same as a few older ones, which take their place.
+_COMPOSED = {
+    "stack": _stack,
+    "unstack": _unstack,
+    "tile": _tile,
+    "optimization_barrier": lambda *arrays: list(arrays),
+}
 # Calls that are kept, because a derivative or a saved intermediate depends on them.
 CALLS = {
     "custom_jvp_call": "call_jaxpr",
@@ -47,7 +79,7 @@ class Equation:
     def __init__(self, eqn: Any, ins: list[Value], outs: list[Value], bodies: tuple[Program, ...]):
         self.eqn = eqn
         self.name: str = eqn.primitive.name
-        self.params: dict[str, Any] = eqn.params
+        self.params: dict[str, Any] = _settings(eqn)
         self.ins, self.outs, self.bodies = ins, outs, bodies
         self.derivative: Any = None  # filled in where it is asked for
 
@@ -60,6 +92,14 @@ class Equation:
         """Where it comes from, for messages: its primitive, and the names of the modules around it."""
         stack = str(self.eqn.source_info.name_stack)
         return f"{self.name} in {stack}" if stack else self.name
+
+
+def _settings(eqn: Any) -> dict[str, Any]:
+    """The settings of an equation; of a scan, how many constants and carries it has, whatever jax calls them."""
+    if eqn.primitive.name != "scan" or "num_carry" in eqn.params:
+        return eqn.params
+    consts, carry, _ = eqn.params["ft_in"].unpack()  # from jax 0.12 on
+    return eqn.params | {"num_consts": len(list(consts)), "num_carry": len(list(carry))}
 
 
 class Program:
@@ -118,8 +158,8 @@ def _read(closed: Any, inputs: list[Value]) -> Program:
     for eqn in jaxpr.eqns:
         ins = [value(atom) for atom in eqn.invars]
         name = eqn.primitive.name
-        if name in _OPENED:
-            body = _read(eqn.params[_OPENED[name]], ins)
+        if name in _OPENED or name in _COMPOSED:
+            body = _read(_body(eqn), ins)
             equations += body.equations
             outs = body.outputs
         elif name in CALLS:
@@ -131,6 +171,15 @@ def _read(closed: Any, inputs: list[Value]) -> Program:
             equations.append(Equation(eqn, ins, outs, _bodies(eqn)))
         known.update(zip(eqn.outvars, outs, strict=True))
     return Program(inputs, equations, [value(atom) for atom in jaxpr.outvars])
+
+
+def _body(eqn: Any) -> Any:
+    """The jaxpr that takes the place of an equation."""
+    name = eqn.primitive.name
+    if name in _OPENED:
+        return eqn.params[_OPENED[name]]
+    shapes = [jax.ShapeDtypeStruct(atom.aval.shape, atom.aval.dtype) for atom in eqn.invars]
+    return jax.make_jaxpr(functools.partial(_COMPOSED[name], **eqn.params))(*shapes)
 
 
 def _bodies(eqn: Any) -> tuple[Program, ...]:

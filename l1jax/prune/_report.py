@@ -13,8 +13,9 @@ import numpy as np
 
 from .._tables import Shown, Table
 from ._axes import Units
+from ._memory import peak_bytes
 from ._plan import PruningPlan
-from ._program import Program, Value
+from ._program import Program, Value, read_program
 from ._removal import PLAIN, Removal
 from ._trace import are_read
 from ._writers import reading_axes
@@ -36,7 +37,11 @@ class Layer:
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """Of one forward pass: floating-point operations and bytes of intermediates by XLA's count, seconds."""
+    """Of one forward pass on the example: what it takes.
+
+    `flops`: floating-point operations by XLA's count; `memory`: the most bytes of intermediates that are alive
+    at once, before fusion; `seconds`: the shortest of some runs.
+    """
 
     parameters: int
     flops: float
@@ -73,7 +78,7 @@ class Report(Shown):
 _COSTS = (
     ("parameters", "parameters", 1),
     ("flops", "Mflop, forward", 1e6),
-    ("memory", "MB of intermediates", 1e6),
+    ("memory", "MB of intermediates, at most", 1e6),
     ("seconds", "ms, forward", 1e-3),
 )
 LIVE = "it varies and is read"
@@ -87,8 +92,16 @@ def layers(removal: Removal, plan: PruningPlan, program: Program) -> tuple[Layer
     """The arrays of the parameters by the units that they share, where any of those could be removed."""
     reading = reading_axes(program, removal.roles.leaves)
     read = are_read(program, removal.roles)
-    groups = shared(removal.units, removal.free, removal.roles.leaves, read)
-    return tuple(_layer(removal, plan, group, reading) for group in groups)
+    found: list[Layer] = []
+    for group in shared(removal.units, removal.free, removal.roles.leaves, read):
+        name = distinct(_name(plan, group, reading), group, [one.name for one in found])
+        found.append(_layer(removal, plan, group, name))
+    return tuple(found)
+
+
+def distinct(name: str, axes: list[tuple[int, int]], taken: list[str]) -> str:
+    """A name with its axis where it is taken: of two axes of one array, such as heads and their entries."""
+    return f"{name}:{axes[0][1]}" if name in taken else name
 
 
 def shared(
@@ -119,9 +132,7 @@ def _is_told(units: Units, free: np.ndarray, leaves: list[Value], one: tuple[int
     return bool(free[ids].any() or not np.isin(units.why[ids], [0, *plain]).all())
 
 
-def _layer(
-    removal: Removal, plan: PruningPlan, group: list[tuple[int, int]], reading: set
-) -> Layer:
+def _layer(removal: Removal, plan: PruningPlan, group: list[tuple[int, int]], name: str) -> Layer:
     units = removal.units
     members = np.unique(
         np.concatenate([units.of(removal.roles.leaves[k])[axis] for k, axis in group])
@@ -132,7 +143,7 @@ def _layer(
         text = units.reasons[reason] or LIVE
         why[text] = why.get(text, 0) + 1
     arrays = tuple((plan.cuts[k].path, axis) for k, axis in group)
-    return Layer(_name(plan, group, reading), arrays, len(members), len(kept), why)
+    return Layer(name, arrays, len(members), len(kept), why)
 
 
 def _name(plan: PruningPlan, group: list[tuple[int, int]], reading: set) -> str:
@@ -145,16 +156,16 @@ def _name(plan: PruningPlan, group: list[tuple[int, int]], reading: set) -> str:
 
 def cost(run: Callable, params: list[Any], inputs: list[Any]) -> tuple[Cost, Callable]:
     """What a forward pass costs, and the compiled function."""
-    compiled = jax.jit(run).lower(params, inputs).compile()
+    traced = jax.jit(run).trace(params, inputs)
+    compiled = traced.lower().compile()
     analysis: Any = compiled.cost_analysis() or {}
     if isinstance(analysis, list):
         analysis = analysis[0] if analysis else {}
-    memory = compiled.memory_analysis()
     return (
         Cost(
             sum(math.prod(np.shape(leaf)) for leaf in params),
             float(analysis.get("flops", math.nan)),
-            int(getattr(memory, "temp_size_in_bytes", 0)),
+            peak_bytes(read_program(traced.jaxpr)),
             _seconds(compiled, params, inputs),
         ),
         compiled,

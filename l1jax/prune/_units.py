@@ -18,7 +18,7 @@ from . import _primitives as prim
 from ._axes import Units as UnitIds
 from ._program import Equation, Program
 from ._removal import relations
-from ._report import shared
+from ._report import distinct, shared
 from ._trace import Traced, are_read, split, trace
 from ._writers import reading_axes
 
@@ -190,10 +190,8 @@ def _units(traced: Traced, ids: UnitIds, paths: list[str]) -> Units:
 
         members = tuple(member(k, axis) for k, axis in axes)
         writing = [m for m in members if not m.reads] or list(members)
-        name = max(writing, key=lambda m: m.rest * len(m.units)).path
-        taken = [one.name for one in found]
-        if name in taken:  # two axes of one array, such as heads and their entries
-            name = f"{name}:{axes[0][1]}"
+        largest = max(writing, key=lambda m: m.rest * len(m.units)).path
+        name = distinct(largest, axes, [one.name for one in found])
         found.append(UnitLayer(name, len(numbers), members, costs[numbers]))
     products = tuple(_products(traced.program, ids, group, layer_of, place))
     return Units(tuple(found), products)

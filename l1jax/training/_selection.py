@@ -239,6 +239,8 @@ def on(selector: Any, penalty: Any, *, axis: int | None = None) -> Selection:
 def penalties(*selections: Any) -> Selections:
     """Several penalties for parts of one tree; a leaf belongs to the first that matches it.
 
+    Each is what `l1jax.on` returns, or several that were put together before.
+
     **Raises:** TypeError for a penalty without a selector.
 
     **Example:**
@@ -255,15 +257,17 @@ def penalties(*selections: Any) -> Selections:
 
     ```
     """
+    found: list[Selection] = []
     for selection in selections:
-        if not isinstance(selection, Selection):
+        if not isinstance(selection, Selection | Selections):
             raise TypeError(
                 f"penalties takes what l1jax.on returns, got {type(selection).__name__}: write "
                 'l1jax.on("**", pen) for a penalty on all leaves.'
             )
-    if not selections:
+        found += selection.selections if isinstance(selection, Selections) else [selection]
+    if not found:
         raise ValueError("penalties needs at least one l1jax.on(selector, penalty).")
-    return Selections(selections)
+    return Selections(tuple(found))
 
 
 def paths(model: PyTree, selector: Any = "**") -> list[str]:

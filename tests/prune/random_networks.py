@@ -146,6 +146,30 @@ def concatenated(b, n, out):
     return lambda p, x: jnp.concatenate([one(p, x), act(two(p, x)), x[..., :1]], -1)
 
 
+def stacked(b, n, out):
+    """Two layers along a new axis, an axis that is taken apart, and copies; and the features after it."""
+    one, two, both, act = dense(b, n, out), dense(b, n, out), dense(b, n, 2 * out), b.activation()
+
+    def sum_of_two(p, x):
+        return jnp.stack([one(p, x), act(two(p, x))], -2).sum(-2)
+
+    def product_of_two(p, x):
+        y = both(p, x)
+        left, right = jnp.unstack(y.reshape(*y.shape[:-1], 2, out), axis=-2)
+        return left * act(right)
+
+    def interleaved(p, x):
+        y = jnp.stack([one(p, x), act(two(p, x))], -1)
+        return y.reshape(*x.shape[:-1], 2 * out)
+
+    def twice(p, x):
+        return jnp.tile(act(one(p, x)), 2)
+
+    return b.pick(
+        (sum_of_two, out), (product_of_two, out), (interleaved, 2 * out), (twice, 2 * out)
+    )
+
+
 def shuffle(b, n):
     groups = 2
     return lambda p, x: jnp.swapaxes(x.reshape(*x.shape[:-1], groups, -1), -1, -2).reshape(x.shape)
@@ -232,6 +256,7 @@ def vector_layers(b, n):
         lambda: (concatenated(b, n, out), 2 * out + 1),
         lambda: (odd(b, n), n),
         lambda: (looped(b, n), n),
+        lambda: stacked(b, n, out),
     ]
     if n % 2 == 0:
         kinds.append(lambda: (shuffle(b, n), n))

@@ -110,6 +110,32 @@ def test_dense_block_with_concatenation():
     assert shapes["k2"] == (1, 1, 5, 2) and shapes["v"] == (7, 2)
 
 
+def test_layers_along_a_new_axis():
+    """A unit of two stacked layers goes where both are silent; one of an axis taken apart where its gate is."""
+
+    def apply(p, x):
+        views = jnp.stack([jax.nn.relu(x @ p["w1"] + p["c1"]), jnp.tanh(x @ p["w2"])], 1)
+        value, gate = jnp.unstack(jnp.einsum("nvh,hsd->nvsd", views, p["u"]), axis=2)
+        return jax.lax.optimization_barrier(value * jax.nn.relu(gate)).mean(1) @ p["v"]
+
+    params = nets.normal(8, w1=(3, 6), c1=6, w2=(3, 6), u=(6, 2, 6), v=(6, 2))
+    params["w1"][:, :4], params["c1"][:4], params["w2"][:, FIRST] = 0, -1, 0
+    params["u"][:, 1, 3:] = 0
+    shapes = checked(apply, params, nets.normal(9, x=(4, 3))["x"])
+    assert shapes["w1"] == shapes["w2"] == (3, 4) and shapes["c1"] == (4,)
+    assert shapes["u"] == (4, 2, 3) and shapes["v"] == (3, 2)
+
+
+def test_copies_of_a_unit_go_with_it():
+    def apply(p, x):
+        return jnp.tile(jax.nn.relu(x @ p["w"]), (1, 1, 2)).mean(1) @ p["v"]
+
+    params = nets.normal(10, w=(4, 6), v=(12, 2))
+    params["w"][:, FIRST] = 0
+    shapes = checked(apply, params, sequence())
+    assert shapes["w"] == (4, 4) and shapes["v"] == (8, 2)
+
+
 def group_norm(p, x, groups):
     y = x.reshape(*x.shape[:-1], groups, -1)
     mean = y.mean((1, 2, 4), keepdims=True)
@@ -185,6 +211,7 @@ def test_merged_heads_go_as_a_whole():
     assert shapes["q"] == shapes["v"] == (4, 4) and shapes["o"] == (4, 2)
 
 
+@pytest.mark.core
 def test_recurrent_cell_under_scan():
     def apply(p, x):
         def step(h, y):

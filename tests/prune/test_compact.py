@@ -11,6 +11,8 @@ import pytest
 
 import l1jax
 from l1jax import prune
+from l1jax.prune._memory import peak_bytes
+from l1jax.prune._program import read_program
 from tests.prune import networks as nets
 from tests.prune.networks import DEAD, KEPT
 
@@ -157,8 +159,24 @@ def test_the_report_counts_what_went(small):
     before, after = small.report.before, small.report.after
     assert (before.parameters, after.parameters) == (56, 29)
     assert after.flops < before.flops and after.seconds > 0
+    # Of 4 examples: the norm of 6 units holds two arrays of theirs at a time, and two vectors.
+    assert (before.memory, after.memory) == (8 * (2 * 4 * 6 + 2 * 6), 8 * (2 * 4 * 3 + 2 * 3))
     assert small.report.difference < 1e-14
     assert re.search(r"w +6 +3", str(small.report)) and "<table" in small.report._repr_html_()
+
+
+def test_memory_is_what_is_alive_at_once():
+    def products(x):
+        y = jnp.sin(x)
+        return jnp.outer(y, y).sum(0)  # two copies of y, and (10, 10)
+
+    def loop(x):
+        step = jax.lax.scan(lambda c, _: (jnp.cos(c) + c, None), x, None, length=7)
+        return step[0]  # of a step: a cosine and a sum
+
+    shape = jax.ShapeDtypeStruct((10,), jnp.float32)
+    for apply, floats in ((products, 10 + 10 + 100), (loop, 10 + 2 * 10)):
+        assert peak_bytes(read_program(jax.make_jaxpr(apply)(shape))) == 4 * floats
 
 
 @pytest.mark.parametrize(

@@ -111,6 +111,8 @@ def test_heads_are_units_and_go_as_a_whole():
     assert 0 < zero.sum() < 3
     small = prune.compact(attention, cut, x)
     assert small.params["q"].shape == small.params["v"].shape == (4, 3 - zero.sum(), 2)
+    told = {layer.name: layer.after for layer in small.report.layers}
+    assert len(told) == len(small.report.layers) and told[heads.name] == 3 - zero.sum()
 
 
 def test_feedback_reaches_its_target():

@@ -68,6 +68,8 @@ def test_the_first_match_wins_and_the_rest_is_left_alone():
     np.testing.assert_allclose(out["BatchNorm_0"]["bias"], 1 / 1.2)
     np.testing.assert_allclose(out["block"]["BatchNorm_1"]["scale"], 0.5)
     np.testing.assert_allclose(pen.value(params), 4 * 0.5 + 8 * 0.5)
+    nested = l1jax.penalties(l1jax.penalties(*pen.selections[:1]), *pen.selections[1:])
+    assert nested.selections == pen.selections
     with pytest.raises(TypeError, match="penalties takes what"):
         l1jax.penalties(l1jax.L1(0.1))
     with pytest.raises(TypeError, match="selector must be"):
