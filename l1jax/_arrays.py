@@ -44,7 +44,12 @@ def while_loop(condition: Callable, body: Callable, carry: Any) -> Any:
         if not goes_on.any():
             return carry
         new = body(carry)
-        carry = jax.tree.map(lambda a, b, on=goes_on: np.where(on, a, b), new, carry)
+        carry = jax.tree.map(lambda a, b, on=goes_on: np.where(_along(on, a), a, b), new, carry)
+
+
+def _along(condition: np.ndarray, like: Any) -> np.ndarray:
+    """A condition per lane, shaped for arrays with more axes."""
+    return condition.reshape(condition.shape + (1,) * (like.ndim - condition.ndim))
 
 
 def matmul(a: Any, b: Any) -> Any:
@@ -77,6 +82,62 @@ def log_sigmoid(x: Any) -> Any:
 def xlogy(x: Any, y: Any) -> Any:
     """Returns x log y, 0 where x = 0."""
     return (jsp if namespace(x, y) is jnp else scipy.special).xlogy(x, y)
+
+
+def softmax(x: Any) -> Any:
+    """Returns exp x over its sum, along the last axis."""
+    if isinstance(x, jax.Array):
+        return jax.nn.softmax(x)
+    sizes = np.exp(x - x.max(axis=-1, keepdims=True))
+    return sizes / sizes.sum(axis=-1, keepdims=True)
+
+
+def logsumexp(x: Any, axis: int) -> Any:
+    """Returns log Σ exp x along an axis, on which some entry is finite."""
+    if isinstance(x, jax.Array):
+        return jax.nn.logsumexp(x, axis=axis)
+    most = x.max(axis=axis, keepdims=True)
+    return np.log(np.exp(x - most).sum(axis=axis)) + most.squeeze(axis)
+
+
+def gammaln(x: Any) -> Any:
+    """Returns log |Γ(x)|."""
+    return (jsp if isinstance(x, jax.Array) else scipy.special).gammaln(x)
+
+
+def log_sums_from(values: Any) -> Any:
+    """Returns log Σ_{j ≥ i} exp vⱼ for every i of the last axis; −∞ is a number, `never`.
+
+    In JAX by sums of 1, 2, 4, ... in a loop of log n rounds: `lax.cumlogsumexp` unrolls them, and compiling
+    its derivatives takes a minute.
+    """
+    n, nothing = values.shape[-1], never(values)
+    if namespace(values) is np:
+        return _host_log_sums_from(values)
+    empty = jnp.full(n, nothing, values.dtype)
+
+    def double(sums: Any, width: Any) -> tuple[Any, None]:
+        behind = jax.lax.dynamic_slice(jnp.concatenate([sums, empty]), (width,), (n,))
+        return jnp.logaddexp(sums, behind), None
+
+    widths = 2 ** jnp.arange((n - 1).bit_length())
+    return jax.lax.scan(double, values, widths)[0]
+
+
+def _host_log_sums_from(values: np.ndarray) -> np.ndarray:
+    nothing = never(values)
+    is_number, backwards = values > nothing / 2, values[..., ::-1]
+    most = values.max(axis=-1, keepdims=True)
+    if (most - np.where(is_number, values, most)).max() > -np.log(np.finfo(values.dtype).tiny) / 2:
+        return np.logaddexp.accumulate(backwards, axis=-1)[..., ::-1]
+    # No exponential is less than the root of the smallest number: a sum of them loses nothing.
+    sums = np.cumsum(np.exp(backwards - most), axis=-1)[..., ::-1]
+    return np.where(sums > 0, np.log(np.where(sums > 0, sums, 1)) + most, nothing)
+
+
+def never(like: Any) -> float:
+    """The log of nothing: finite, so that sums and derivatives of it are."""
+    return float(jnp.finfo(like.dtype).min) / 8
 
 
 _IN_NUMPY: set[type] = set()

@@ -13,6 +13,9 @@ from jaxtyping import PyTree
 def frozen(tree: PyTree) -> PyTree:
     """The same values as constants to every derivative; those of an eager one become concrete."""
 
+    if not is_differentiable(tree):
+        return tree
+
     def leaf(value: Any) -> Any:
         if not isinstance(value, Tracer):
             return value

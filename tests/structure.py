@@ -18,7 +18,7 @@ ROOMS = [
     (
         "_types",
         "_status",
-        "_methods",
+        "_modules",
         "_arrays",
         "_compile",
         "_tracing",

@@ -1,6 +1,7 @@
 """First calls: NumPy data compile nothing, and what is compiled is kept."""
 
 import errno
+import math
 import os
 import subprocess
 import sys
@@ -34,6 +35,8 @@ _LOSSES = {
     "poisson": l1jax.Poisson(),
     "huber": l1jax.Huber(0.7),
     "hinge": l1jax.SquaredHinge(),
+    "cox": l1jax.Cox(),
+    "efron": l1jax.Cox("efron"),
 }
 _PENALTIES = {
     "l1": lambda p: l1jax.L1(weights=1 + np.arange(p) % 3),
@@ -44,6 +47,8 @@ _PENALTIES = {
     "net_of_groups": lambda p: l1jax.GroupElasticNet(groups=np.arange(p) % 4, l1_ratio=0.7),
 }
 _PAIRS = [(loss, pen) for loss in _LOSSES for pen in list(_PENALTIES)[:4]]
+_LOSSES["softmax"] = l1jax.Multinomial()
+_PAIRS += [("softmax", "nonnegative"), ("softmax", "net")]
 _PAIRS += [("squared", "groups"), ("squared", "net_of_groups")]
 
 
@@ -53,6 +58,10 @@ def _data(n, p, loss, seed=0):
     eta = X[:, 0] - 0.5 * X[:, 1] + 0.5 * rng.normal(size=n)
     if loss in ("logistic", "hinge"):
         return X, (eta > 0) * 1.0
+    if loss == "softmax":
+        return X, np.digitize(eta, [-0.5, 0.5])
+    if loss in ("cox", "efron"):
+        return X, np.column_stack([np.ceil(4 * np.exp(-eta)), rng.uniform(size=n) < 0.8])
     return X, rng.poisson(np.exp(eta / 2)) * 1.0 if loss == "poisson" else eta + 3
 
 
@@ -95,7 +104,9 @@ def test_certificates_in_numpy_are_those_of_compiled_programs(loss, pen):
     n, p = 30, 8
     X, y = _data(n, p, loss)
     one, weights = _PENALTIES[pen](p), np.linspace(1, 2, n)
-    inputs = read(X, y, one, _LOSSES[loss], weights, np.linspace(0, 0.2, n), has_strength=False)
+    k = (3,) if loss == "softmax" else ()
+    offset = np.linspace(0, 0.2, n * math.prod(k)).reshape(n, *k)
+    inputs = read(X, y, one, _LOSSES[loss], weights, offset, has_strength=False)
     data, known_pen = on_host(data_of(inputs, inputs.loss, True, True), inputs.pen)
     problem = prepare(data, known_pen)
     assert is_on_host(problem)
@@ -104,9 +115,12 @@ def test_certificates_in_numpy_are_those_of_compiled_programs(loss, pen):
         np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=1e-12)
     lams = np.array([0.3, 0.05, 0.01])
     betas = np.stack([np.zeros(p), np.full(p, 0.1), np.linspace(0, 1, p) ** 3])
-    found = Solutions(lams, betas, np.array([0.0, 0.5, -1.0]), np.ones(3, np.int32))
+    intercepts = np.array([0.0, 0.5, -1.0])
+    if k:
+        betas, intercepts = betas[..., None] * [1, 0, 0.5], intercepts[:, None] * [1, 0, -1]
+    found = Solutions(lams, betas, intercepts, np.ones(3, np.int32))
     solution = PathSolution(betas, found.intercepts, found.num_steps, 3, [])
-    lanes = penalty_lanes(known_pen, (p,), np.float64)
+    lanes = penalty_lanes(known_pen, (p, *k), np.float64)
     ours = _host_lanes(problem, known_pen, lanes, found, solution, 1e-6, None)
     theirs = _compiled_lanes(problem, known_pen, found, solution, 1e-6, None)
     for name in ("coef", "intercept", "objective", "gap", "kkt", "margin", "deviance_explained"):

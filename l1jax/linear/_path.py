@@ -80,8 +80,8 @@ def path(
       Given, it says what is enough: strengths between two that are solved may lie on a line from one
       to the other where that is certified at `tol`. They take no step (`num_steps` is 0), and what is
       in at either end is in. (Not with knots, nor under a derivative.)
-    - `engine`: on concrete data of one response, with a penalty weight per coordinate (L1, elastic net,
-      non-negative L1, any weights), "working_set" follows the path on the columns that matter and
+    - `engine`: on concrete data of one response or of `Multinomial`, with a penalty weight per coordinate (L1,
+      elastic net, non-negative L1, any weights), "working_set" follows the path on the columns that matter and
       lands exactly on each strength; for squared error it does so with weights per group too
       (GroupL1, for several responses as well, and SparseGroupL1). For squared error "covariance"
       does so on the Gram matrix of all columns (n ≫ p), and "homotopy" also keeps every knot of a

@@ -9,13 +9,13 @@ import abc
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from .._arrays import eps, is_in_numpy, namespace, while_loop
+from .._modules import Module
 from .._types import Real
 from ._strata import Strata, of_classes
 
@@ -31,7 +31,7 @@ class Shifts(NamedTuple):
     down: Real
 
 
-class Loss(eqx.Module):
+class Loss(Module):
     """A loss L(y, η; s) = Σᵢ sᵢ loss(yᵢ, ηᵢ), with weights s ≥ 0 that sum to one.
 
     A subclass must define `per_row`. `smoothness` bounds its second derivative (None: unbounded).
@@ -97,7 +97,7 @@ class Loss(eqx.Module):
         """The diagonal of ∂²L/∂η², like η; it includes s. Where entries are separate one product finds it."""
         return jax.jvp(lambda e: self.gradient(y, e, s), (eta,), (jnp.ones_like(eta),))[1]
 
-    def hessian(self, y: Array, eta: Array, s: Float[Array, " n"]) -> Callable[[Array], Array]:
+    def hessian(self, y: Real, eta: Real, s: Float[Real, " n"]) -> Callable[[Any], Any]:
         """∂²L/∂η² as a linear map of what is like η; it includes s."""
         if not self.is_separable:
             return jax.linearize(lambda e: self.gradient(y, e, s), eta)[1]
@@ -161,7 +161,8 @@ class Loss(eqx.Module):
         def newton(carry):
             d, low, high, last, steps, _ = carry
             at = eta + d[..., None]
-            g, h = gradient(y, at, s).sum(axis=axis), curvature(y, at, s).sum(axis=axis)
+            terms = gradient(y, at, s)
+            g, h = terms.sum(axis=axis), curvature(y, at, s).sum(axis=axis)
             low, high = xp.where(g < 0, d, low), xp.where(g > 0, d, high)
             guess = d - g / xp.where(h > 0, h, 1)
             rounding = 2 * unit * xp.maximum(abs(guess), unit)
@@ -170,10 +171,11 @@ class Loss(eqx.Module):
             usable = (h > 0) & (guess >= low) & (guess <= high) & shrinks
             new = xp.where(usable, guess, low + (high - low) / 2)
             moved = abs(new - d)
-            # At best, the steps are rounding: then no η changes, and no more will be known.
-            done = (g == 0) | (at == eta + new[..., None]).all(axis=axis)
+            # At best, the slope or the steps are rounding, or no η changes: no more will be known.
+            is_least = abs(g) <= unit * abs(terms).sum(axis=axis)
+            done = is_least | (at == eta + new[..., None]).all(axis=axis)
             done |= moved <= 2 * unit * xp.maximum(abs(new), unit)
-            return xp.where(g == 0, d, new), low, high, moved, steps + 1, done
+            return xp.where(is_least, d, new), low, high, moved, steps + 1, done
 
         steps = xp.zeros(one.shape, xp.int32)
         first = (0 * one, low, high, high - low, steps, xp.zeros(one.shape, bool))
@@ -296,4 +298,7 @@ def over_rows(loss: Loss, s: Real, y: Real, eta: Real) -> Real:
 
 def _counted(loss: Loss, y: Real, eta: Real, s: Real) -> Real:
     """Returns η, with 0 in rows of weight 0: there per_row and all its derivatives are finite."""
-    return namespace(eta, s).where(over_rows(loss, s > 0, y, eta), eta, 0)
+    xp, counts = namespace(eta, s), s > 0
+    if xp is np and counts.all():
+        return eta
+    return xp.where(over_rows(loss, counts, y, eta), eta, 0)

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import gammaln, xlogy
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 
+from .._arrays import eps, gammaln, in_numpy, log_sums_from, namespace, never, xlogy
+from .._types import Real
 from ._base import Loss
 from ._strata import Strata
 
 _TIES = ("breslow", "efron")
+_WIDEST = 300  # range of the logs of risks within which their sums may be squared
 _ROUNDING = 32  # units of rounding of its terms below which a deviance is taken for zero
 
 
+@in_numpy
 class Cox(Loss):
     """Minus the log partial likelihood of survival times: −Σᵢ sᵢδᵢ [ηᵢ − log Σ_{tⱼ ≥ tᵢ} wⱼ exp ηⱼ].
 
@@ -67,36 +71,42 @@ class Cox(Loss):
     def rows_interact(self) -> bool:
         return True
 
-    def per_row(self, y: Array, eta: Array) -> Float[Array, " n"]:
+    def per_row(self, y: Real, eta: Real) -> Float[Real, "... n"]:
         """The terms of the rows where all weigh the same."""
         n = y.shape[0]
-        return n * self._terms(y, eta, jnp.full(n, 1 / n, eta.dtype))
+        return n * self._terms(y, eta, namespace(y, eta).full(n, 1 / n, eta.dtype))
 
-    def value(self, y: Array, eta: Array, s: Float[Array, " n"]) -> Float[Array, ""]:
-        return jnp.sum(self._terms(y, eta, s))
+    def value(self, y: Real, eta: Real, s: Float[Real, " n"]) -> Float[Real, "..."]:
+        return self._terms(y, eta, s).sum(axis=-1)
 
-    def _terms(self, y: Array, eta: Array, s: Array) -> Float[Array, " n"]:
+    def _terms(self, y: Real, eta: Real, s: Real) -> Float[Real, "... n"]:
         at = _risks_at(self.ties, y, eta, s)
-        gained = s * (at.log_risk - eta) + at.weight * jnp.log1p(-at.left_out * at.tied)
-        return jnp.where(at.dies, gained, 0)
+        gained = s * (at.log_risk - eta) + at.weight * at.xp.log1p(-at.left_out * at.tied)
+        return at.xp.where(at.dies, gained, 0)
 
-    def gradient(self, y: Array, eta: Array, s: Float[Array, " n"]) -> Float[Array, " n"]:
+    def gradient(self, y: Real, eta: Real, s: Float[Real, " n"]) -> Float[Real, "... n"]:
         at = _risks_at(self.ties, y, eta, s)
-        return at.expected() - jnp.where(at.dies, s, 0)
+        return at.expected() - at.xp.where(at.dies, s, 0)
 
-    def curvature(self, y: Array, eta: Array, s: Float[Array, " n"]) -> Float[Array, " n"]:
+    def curvature(self, y: Real, eta: Real, s: Float[Real, " n"]) -> Float[Real, "... n"]:
         at = _risks_at(self.ties, y, eta, s)
-        return jnp.maximum(at.expected() - at.expected_squares(), 0)
+        return at.xp.maximum(at.expected() - at.expected_squares(), 0)
 
-    def majorant(self, y: Array, eta: Array, s: Float[Array, " n"]) -> Float[Array, " n"]:
+    def hessian(self, y: Real, eta: Real, s: Float[Real, " n"]) -> Callable[[Any], Any]:
+        """Σ over the events of weight (diag p − ppᵀ), with p the risks as fractions of their sum."""
+        if namespace(y, eta, s) is jnp:
+            return super().hessian(y, eta, s)
+        at = _risks_at(self.ties, y, eta, s)
+        expected = at.expected()
+        return lambda u: expected * u - at.weighted_means(u)
+
+    def majorant(self, y: Real, eta: Real, s: Float[Real, " n"]) -> Float[Real, "... n"]:
         """Half of the weight of the events that each row was at risk of."""
         at = _risks_at(self.ties, y, eta, s)
-        at_risk = jnp.cumsum(jnp.where(at.dies, at.weight, 0)[at.sets.order])[at.sets.last]
-        return jnp.where(s > 0, at_risk / 2, 0)
+        at_risk = at.xp.cumsum(at.xp.where(at.dies, at.weight, 0)[at.sets.order])[at.sets.last]
+        return at.xp.broadcast_to(at.xp.where(s > 0, at_risk / 2, 0), eta.shape)
 
-    def fenchel_gap(
-        self, y: Array, eta: Array, c: Array, s: Float[Array, " n"]
-    ) -> Float[Array, ""]:
+    def fenchel_gap(self, y: Real, eta: Real, c: Real, s: Float[Real, " n"]) -> Float[Real, "..."]:
         """Σ wₗ KL(qₗ‖pₗ) over events l, with pₗ the risks of those at risk, qₗ = yₗ + c(pₗ − yₗ).
 
         yₗ spreads over the rows that die at that time. Any qₗ that sum to the gradient bound the
@@ -104,60 +114,63 @@ class Cox(Loss):
         is bounded by (1−c)KL(yₗ‖pₗ) and by the log of one plus the divergence χ².
         """
         at = _risks_at(self.ties, y, eta, s)
-        tied = jnp.minimum(at.tied, 1)
+        xp = namespace(y, eta, c, s)
+        c = xp.asarray(c)[..., None]
+        tied = xp.minimum(at.tied, 1)
         thinner = 1 - at.left_out * tied
         others = (1 - tied) / thinner  # the probability that none of those who die is the one
-        log_own = jnp.log1p(-at.left_out) + jnp.log(tied) - jnp.log(thinner)
-        own = jnp.where(c * others < 1, 1 - c * others, 0)
-        log_ratio = jnp.log(jnp.where(own > 0, own, 1)) - log_own
-        ratio = (1 - c) / jnp.where(own > 0, own, 1)
+        log_own = xp.log1p(-at.left_out) + xp.log(tied) - xp.log(thinner)
+        own = xp.where(c * others < 1, 1 - c * others, 0)
+        log_ratio = xp.log(xp.where(own > 0, own, 1)) - log_own
+        ratio = (1 - c) / xp.where(own > 0, own, 1)
         # Among those who die at one time: y by weight, p by weight and risk.
         y_in = s / at.sum_ties(s)
-        log_p = at.log_weight + eta - at.log_risk - jnp.log(at.tied)
-        p_in = jnp.exp(log_p)
-        divergence = at.sum_ties(y_in * (jnp.log(y_in) - log_p) - y_in + p_in)
+        log_p = at.log_weight + eta - at.log_risk - xp.log(at.tied)
+        p_in = xp.exp(log_p)
+        divergence = at.sum_ties(y_in * (xp.log(y_in) - log_p) - y_in + p_in)
         chi_square = at.sum_ties((y_in - p_in) ** 2 / p_in)
-        among = jnp.minimum(ratio * divergence, jnp.log1p(ratio**2 * chi_square))
-        rows = xlogy(c * others, c) + own * (log_ratio + jnp.maximum(among, 0))
-        rows = jnp.where(c == 1, 0, jnp.maximum(rows, 0))
-        return jnp.sum(jnp.where(at.dies, at.weight * rows, 0))
+        among = xp.minimum(ratio * divergence, xp.log1p(ratio**2 * chi_square))
+        rows = xlogy(c * others, c) + own * (log_ratio + xp.maximum(among, 0))
+        rows = xp.where(c == 1, 0, xp.maximum(rows, 0))
+        return xp.where(at.dies, at.weight * rows, 0).sum(axis=-1)
 
-    def polish_intercept(self, y: Array, eta: Array, s: Float[Array, " n"]) -> Float[Array, ""]:
+    def polish_intercept(self, y: Real, eta: Real, s: Float[Real, " n"]) -> Float[Real, "..."]:
         del y, s
-        return jnp.zeros((), eta.dtype)
+        return namespace(eta).zeros(eta.shape[:-1], eta.dtype)
 
     def identify(self, intercept: Any) -> Any:
         return abs(0 * intercept)  # never −0
 
-    def saturated(self, y: Array, s: Float[Array, " n"]) -> Float[Array, ""]:
+    def saturated(self, y: Real, s: Float[Real, " n"]) -> Float[Real, ""]:
         """Σ over the times of death, of weight D: D log D, and with Efron's ties D/d log(d!/dᵈ)."""
-        at = _risks_at(self.ties, y, jnp.zeros_like(s), s)
-        weight = at.sum_ties(jnp.exp(at.log_weight))
-        rows = s * jnp.log(jnp.where(at.dies, weight, 1))
+        xp = namespace(y, s)
+        at = _risks_at(self.ties, y, xp.zeros_like(s), s)
+        weight = at.sum_ties(xp.exp(at.log_weight))
+        rows = s * xp.log(xp.where(at.dies, weight, 1))
         if self.ties == "efron":
-            d = jnp.where(at.dies, at.sum_ties(jnp.ones_like(s)), 1)
-            rows = rows + at.weight * (gammaln(d + 1) / d - jnp.log(d))
-        return jnp.sum(jnp.where(at.dies, rows, 0))
+            d = xp.where(at.dies, at.sum_ties(xp.ones_like(s)), 1)
+            rows = rows + at.weight * (gammaln(d + 1) / d - xp.log(d))
+        return xp.where(at.dies, rows, 0).sum()
 
-    def deviance(self, y: Array, eta: Array, s: Float[Array, " n"]) -> Float[Array, ""]:
-        terms = self._terms(y, eta, s)
-        found = jnp.sum(terms) - self.saturated(y, s)
-        size = jnp.sum(jnp.abs(terms) + s * y[:, 1])
-        return jnp.where(found > _ROUNDING * jnp.finfo(eta.dtype).eps * size, found, 0)
+    def deviance(self, y: Real, eta: Real, s: Float[Real, " n"]) -> Float[Real, "..."]:
+        xp, terms = namespace(y, eta, s), self._terms(y, eta, s)
+        found = terms.sum(axis=-1) - self.saturated(y, s)
+        size = (abs(terms) + s * y[:, 1]).sum(axis=-1)
+        return xp.where(found > _ROUNDING * eps(eta) * size, found, 0)
 
-    def counts(self, y: Array, s: Float[Array, " n"]) -> Float[Array, " n"]:
+    def counts(self, y: Real, s: Float[Real, " n"]) -> Float[Real, " n"]:
         """The weight of the event of each row; 0 where it is censored."""
         return s * y[:, 1]
 
     def strata(self, y: np.ndarray) -> Strata:
         return Strata(("rows with an event",), y[:, 1:])
 
-    def inverse_link(self, eta: Array) -> Array:
+    def inverse_link(self, eta: Real) -> Real:
         """The relative risk."""
-        return jnp.exp(eta)
+        return namespace(eta).exp(eta)
 
-    def accepts(self, y: Array) -> Bool[Array, "n 2"]:
-        return jnp.isfinite(y) & ((y[:, 1:] == 0) | (y[:, 1:] == 1))
+    def accepts(self, y: Real) -> Bool[Real, "n 2"]:
+        return namespace(y).isfinite(y) & ((y[:, 1:] == 0) | (y[:, 1:] == 1))
 
     def check_shape(self, shape: tuple[int, ...]) -> None:
         if len(shape) != 2 or shape[1] != 2:
@@ -216,106 +229,121 @@ def survival_columns(y: np.ndarray) -> np.ndarray:
 class _Sets(NamedTuple):
     """Who is at risk when: rows in order of time, and where in it the times of each row are."""
 
-    order: Int[Array, " n"]
-    first: Int[Array, " n"]  # the first place in the order of those with the time of a row
-    last: Int[Array, " n"]
+    order: Int[Real, " n"]
+    first: Int[Real, " n"]  # the first place in the order of those with the time of a row
+    last: Int[Real, " n"]
 
-    def later(self, values: Array) -> Array:
+    def later(self, values: Real) -> Real:
         """log Σ exp of the values of all rows whose time is not before that of each row."""
-        return _log_sums_from(values[self.order])[self.first]
+        return log_sums_from(values[..., self.order])[..., self.first]
 
-    def earlier(self, values: Array) -> Array:
+    def earlier(self, values: Real) -> Real:
         """log Σ exp of the values of all rows whose time is not after that of each row."""
-        return _log_sums_from(values[self.order][::-1])[::-1][self.last]
+        return log_sums_from(values[..., self.order][..., ::-1])[..., ::-1][..., self.last]
 
-    def same(self, values: Array) -> Array:
+    def same(self, values: Real) -> Real:
         """The sum over the rows with the time of each row."""
-        n = values.shape[0]
-        return jax.ops.segment_sum(values, self.first, n)[self.first]
+        if namespace(values, self.order) is jnp:
+            return jax.ops.segment_sum(values, self.first, values.shape[0])[self.first]
+        starts = np.flatnonzero(np.bincount(self.first))
+        sums = np.add.reduceat(values[..., self.order], starts, axis=-1)
+        return sums[..., np.searchsorted(starts, self.first)]
 
 
 class _Risks(NamedTuple):
     """The terms of the likelihood at some η. Each row that dies has one: a sum over those at risk."""
 
     sets: _Sets
-    dies: Bool[Array, " n"]  # rows that count
-    eta: Float[Array, " n"]
-    log_weight: Float[Array, " n"]
-    weight: Float[Array, " n"]  # of the term
-    left_out: Float[
-        Array, " n"
-    ]  # the fraction of those who die at that time that its sum leaves out
-    log_risk: Float[Array, " n"]  # log of the sum over all at risk
-    tied: Float[Array, " n"]  # the fraction of it due to those who die at that time
+    dies: Bool[Real, " n"]  # rows that count
+    eta: Float[Real, "... n"]
+    log_weight: Float[Real, " n"]
+    weight: Float[Real, " n"]  # of the term
+    left_out: Float[Real, " n"]  # the fraction of those who die then that its sum leaves out
+    log_risk: Float[Real, "... n"]  # log of the sum over all at risk
+    tied: Float[Real, "... n"]  # the fraction of it due to those who die at that time
 
-    def sum_ties(self, values: Array) -> Array:
+    @property
+    def xp(self) -> Any:
+        return namespace(self.eta, self.dies, self.weight)
+
+    def sum_ties(self, values: Real) -> Real:
         """The sum over the rows that die at the time of each row."""
-        return self.sets.same(jnp.where(self.dies, values, 0))
+        return self.sets.same(self.xp.where(self.dies, values, 0))
 
-    def log_rates(self, power: int) -> Array:
+    def log_rates(self, power: int) -> Real:
         """log of weight over sumᵖᵒʷᵉʳ, of the term of each row that dies."""
-        log_sum = self.log_risk + jnp.log1p(-self.left_out * self.tied)
-        weight = jnp.where(self.dies, self.weight, 1)
-        return jnp.where(self.dies, jnp.log(weight) - power * log_sum, _never(self.eta))
+        xp = self.xp
+        log_sum = self.log_risk + xp.log1p(-self.left_out * self.tied)
+        weight = xp.where(self.dies, self.weight, 1)
+        return xp.where(self.dies, xp.log(weight) - power * log_sum, never(self.eta))
 
-    def _over_terms(self, power: int) -> Array:
+    def _over_terms(self, power: int) -> Real:
         """Σ over the terms, of weight times the row's fraction of the sum, to a power."""
-        size = self.log_weight + self.eta
-        in_all = jnp.exp(power * size + self.sets.earlier(self.log_rates(power)))
+        xp, size = self.xp, self.log_weight + self.eta
+        in_all = xp.exp(power * size + self.sets.earlier(self.log_rates(power)))
         # Those who die are left out of some of the sums of their own time, in part.
         part = 1 - (1 - self.left_out) ** power
         thinner = (1 - self.left_out * self.tied) ** power
         too_much = self.sum_ties(self.weight * part / thinner)
-        too_much = too_much * jnp.exp(power * (size - self.log_risk))
-        return in_all - jnp.where(self.dies, too_much, 0)
+        too_much = too_much * xp.exp(power * (size - self.log_risk))
+        return in_all - xp.where(self.dies, too_much, 0)
 
-    def expected(self) -> Array:
+    def expected(self) -> Real:
         """The weight of the events that each row is expected to have had."""
         return self._over_terms(1)
 
-    def expected_squares(self) -> Array:
+    def expected_squares(self) -> Real:
         return self._over_terms(2)
 
+    def weighted_means(self, u: np.ndarray) -> np.ndarray:
+        """Σ over the terms of weight p (pᵀu), for u (..., n), at one η in NumPy."""
+        size, order = self.log_weight + self.eta, self.sets.order
+        counts = size > never(size) / 2  # rows of positive weight
+        most = size.max()
+        if most - size[counts].min(initial=most) > _WIDEST:
+            fractions = self._fractions()
+            return (u @ fractions.T * self.weight[self.dies]) @ fractions
+        # By sums in order of time, none of whose exponentials is less than the root of the smallest number.
+        risk = np.exp(size - most)
+        rate = np.where(
+            self.dies, np.exp(most - self.log_risk) / (1 - self.left_out * self.tied), 0
+        )
+        means = (risk * u)[..., order][..., ::-1].cumsum(axis=-1)[..., ::-1][..., self.sets.first]
+        means -= self.left_out * self.sum_ties(risk * u)
+        terms = self.weight * rate**2 * means
+        sums = terms[..., order].cumsum(axis=-1)[..., self.sets.last]
+        return risk * (sums - np.where(self.dies, self.sum_ties(self.left_out * terms), 0))
 
-def _risks_at(ties: str, y: Array, eta: Array, s: Array) -> _Risks:
+    def _fractions(self) -> np.ndarray:
+        """p of each term, (d, n)."""
+        place = np.argsort(self.sets.order)  # of each row, in order of time
+        dies, first = self.dies, self.sets.first
+        is_at_risk = place >= first[dies][:, None]
+        size = (self.log_weight + self.eta) - self.log_risk[dies][:, None]
+        p = np.exp(np.where(is_at_risk, size, -np.inf))
+        is_tied = self.dies & (first == first[dies][:, None])
+        p *= 1 - np.where(is_tied, self.left_out[dies][:, None], 0)
+        return p / (1 - self.left_out * self.tied)[dies][:, None]
+
+
+def _risks_at(ties: str, y: Real, eta: Real, s: Real) -> _Risks:
+    xp = namespace(y, eta, s)
     time, dies = y[:, 0], (y[:, 1] > 0) & (s > 0)
-    order = jnp.argsort(time, stable=True)
+    order = xp.argsort(time, stable=True)
     in_order = time[order]
-    first = jnp.searchsorted(in_order, time)
-    sets = _Sets(order, first, jnp.searchsorted(in_order, time, side="right") - 1)
-    scaled = s * jnp.sum(s > 0) / jnp.sum(s)
-    log_weight = jnp.where(s > 0, jnp.log(jnp.where(s > 0, scaled, 1)), _never(eta))
+    first = xp.searchsorted(in_order, time)
+    sets = _Sets(order, first, xp.searchsorted(in_order, time, side="right") - 1)
+    scaled = s * (s > 0).sum() / s.sum()
+    log_weight = xp.where(s > 0, xp.log(xp.where(s > 0, scaled, 1)), never(eta))
     log_risk = sets.later(log_weight + eta)
     # Of a row that dies its own risk is part of the sum: no exponential here exceeds one.
-    own = jnp.where(dies, jnp.exp(jnp.where(dies, log_weight + eta - log_risk, 0)), 0)
+    own = xp.where(dies, xp.exp(xp.where(dies, log_weight + eta - log_risk, 0)), 0)
     tied = sets.same(own)
-    weight, left_out = s, jnp.zeros_like(s)
+    weight, left_out = s, xp.zeros_like(s)
     if ties == "efron":
-        count = jnp.maximum(sets.same(dies.astype(eta.dtype)), 1)
-        weight = sets.same(jnp.where(dies, s, 0)) / count
-        before = jnp.cumsum(dies[order].astype(eta.dtype)) - dies[order]
-        place = jnp.zeros_like(before).at[order].set(before) - before[first]
-        left_out = jnp.where(dies, place / count, 0)
+        count = xp.maximum(sets.same(dies.astype(eta.dtype)), 1)
+        weight = sets.same(xp.where(dies, s, 0)) / count
+        before = xp.cumsum(dies[order].astype(eta.dtype)) - dies[order]
+        place = before[xp.argsort(order)] - before[first]
+        left_out = xp.where(dies, place / count, 0)
     return _Risks(sets, dies, eta, log_weight, weight, left_out, log_risk, tied)
-
-
-def _log_sums_from(values: Array) -> Array:
-    """log Σ_{j ≥ i} exp vⱼ for every i.
-
-    Sums of 1, 2, 4, ... in a loop of log n rounds: `lax.cumlogsumexp` unrolls them, and compiling
-    its derivatives takes a minute.
-    """
-    n = values.shape[0]
-    nothing = jnp.full(n, _never(values), values.dtype)
-
-    def double(sums: Array, width: Array) -> tuple[Array, None]:
-        behind = jax.lax.dynamic_slice(jnp.concatenate([sums, nothing]), (width,), (n,))
-        return jnp.logaddexp(sums, behind), None
-
-    widths = 2 ** jnp.arange((n - 1).bit_length())
-    return jax.lax.scan(double, values, widths)[0]
-
-
-def _never(like: Array) -> float:
-    """The log of nothing: finite, so that sums and derivatives of it are."""
-    return float(jnp.finfo(like.dtype).min) / 8

@@ -9,9 +9,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import xlogy
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 
+from .._arrays import eps, in_numpy, logsumexp, matmul, namespace, softmax, while_loop, xlogy
+from .._types import Real
 from ._base import Loss
 from ._strata import check_labels
 
@@ -21,6 +22,7 @@ _VISIBLE = (
 )
 
 
+@in_numpy
 class Multinomial(Loss):
     """The multinomial loss −Σₖ yₖ log softmax(η)ₖ, for labels 0 … K−1 or for rows of K probabilities.
 
@@ -67,106 +69,112 @@ class Multinomial(Loss):
     def is_separable(self) -> bool:
         return False
 
-    def per_row(self, y: Array, eta: Array) -> Float[Array, " n"]:
-        return -jnp.sum(_one_hot(y, eta) * _log_probabilities(eta), axis=-1)
+    def per_row(self, y: Real, eta: Real) -> Float[Real, "... n"]:
+        return -(_one_hot(y, eta) * _log_probabilities(eta)).sum(axis=-1)
 
-    def gradient(self, y: Array, eta: Array, s: Float[Array, " n"]) -> Float[Array, "n K"]:
-        y, p = _one_hot(y, eta), jax.nn.softmax(eta)
+    def value(self, y: Real, eta: Real, s: Float[Real, " n"]) -> Float[Real, "..."]:
+        return super().value(_one_hot(y, eta), eta, s)
+
+    def majorant(self, y: Real, eta: Real, s: Float[Real, " n"]) -> Float[Real, "... n K"]:
+        return super().majorant(_one_hot(y, eta), eta, s)
+
+    def gradient(self, y: Real, eta: Real, s: Float[Real, " n"]) -> Float[Real, "... n K"]:
+        xp, y, p = namespace(y, eta, s), _one_hot(y, eta), softmax(eta)
         # Of the label's own class: p − 1 is minus the sum of the others, which keeps its digits.
-        others = jnp.sum(jnp.where(y == 1, 0, p), axis=-1, keepdims=True)
-        return s[:, None] * jnp.where(y == 1, -others, p - y)
+        others = xp.where(y == 1, 0, p).sum(axis=-1, keepdims=True)
+        return s[:, None] * xp.where(y == 1, -others, p - y)
 
-    def hessian(self, y: Array, eta: Array, s: Float[Array, " n"]) -> Callable[[Array], Array]:
+    def hessian(self, y: Real, eta: Real, s: Float[Real, " n"]) -> Callable[[Any], Any]:
         del y
-        p = jax.nn.softmax(eta)
-        return lambda u: s[:, None] * p * (u - jnp.sum(p * u, axis=-1, keepdims=True))
+        p = softmax(eta)
+        return lambda u: s[:, None] * p * (u - (p * u).sum(axis=-1, keepdims=True))
 
-    def curvature(self, y: Array, eta: Array, s: Float[Array, " n"]) -> Float[Array, "n K"]:
+    def curvature(self, y: Real, eta: Real, s: Float[Real, " n"]) -> Float[Real, "... n K"]:
         del y
-        p = jax.nn.softmax(eta)
+        p = softmax(eta)
         return s[:, None] * p * (1 - p)
 
-    def conjugate(self, y: Array, u: Array, s: Float[Array, " n"]) -> Float[Array, ""]:
+    def conjugate(self, y: Real, u: Real, s: Float[Real, " n"]) -> Float[Real, "..."]:
         """Σ s Σₖ q log q with q = y + u/s a row of probabilities, else infinite."""
-        counts = s[:, None] > 0
-        q = _one_hot(y, u) + jnp.where(counts, u / jnp.where(counts, s[:, None], 1), 0)
-        rounding = 8 * jnp.finfo(u.dtype).eps * u.shape[-1]
-        inside = jnp.all(q >= -rounding, axis=-1) & (jnp.abs(jnp.sum(q, axis=-1) - 1) <= rounding)
-        q = jnp.clip(q, 0, 1)
-        total = jnp.sum(s * jnp.sum(xlogy(q, q), axis=-1))
-        return jnp.where(jnp.all(inside | (s == 0)), total, jnp.inf)
+        xp, counts = namespace(y, u, s), s[:, None] > 0
+        q = _one_hot(y, u) + xp.where(counts, u / xp.where(counts, s[:, None], 1), 0)
+        rounding = 8 * eps(u) * u.shape[-1]
+        inside = (q >= -rounding).all(axis=-1) & (abs(q.sum(axis=-1) - 1) <= rounding)
+        q = xp.clip(q, 0, 1)
+        total = (s * xlogy(q, q).sum(axis=-1)).sum(axis=-1)
+        return xp.where((inside | (s == 0)).all(axis=-1), total, np.inf)
 
-    def fenchel_gap(
-        self, y: Array, eta: Array, c: Array, s: Float[Array, " n"]
-    ) -> Float[Array, ""]:
+    def fenchel_gap(self, y: Real, eta: Real, c: Real, s: Float[Real, " n"]) -> Float[Real, "..."]:
         """Σ s KL(q‖p) with p = softmax(η), q = y + c(p − y): every term ≥ 0, exactly 0 at c = 1."""
+        xp = namespace(y, eta, c, s)
         y, log_p = _one_hot(y, eta), _log_probabilities(eta)
-        p = jnp.exp(log_p)
+        p, c = xp.exp(log_p), xp.asarray(c)[..., None, None]
         q = (1 - c) * y + c * p
         # q log(q/p) − q + p, of which the last two sum to nothing; with q = p(1 + t) where t is small.
-        t = (1 - c) * (y - p) / jnp.where(p > 0, p, 1)
-        is_near = (jnp.abs(t) <= 0.5) & (p > 0)
-        t = jnp.where(is_near, t, 0)
-        near = p * ((1 + t) * jnp.log1p(t) - t)
-        terms = jnp.where(is_near, near, xlogy(q, q) - q * log_p - q + p)
-        rows = jnp.where(c == 1, 0, jnp.sum(jnp.maximum(terms, 0), axis=-1))
-        return jnp.sum(jnp.where(s > 0, s * rows, 0))
+        t = (1 - c) * (y - p) / xp.where(p > 0, p, 1)
+        is_near = (abs(t) <= 0.5) & (p > 0)
+        t = xp.where(is_near, t, 0)
+        near = p * ((1 + t) * xp.log1p(t) - t)
+        terms = xp.where(is_near, near, xlogy(q, q) - q * log_p - q + p)
+        rows = xp.where(c[..., 0] == 1, 0, xp.maximum(terms, 0).sum(axis=-1))
+        return xp.where(s > 0, s * rows, 0).sum(axis=-1)
 
-    def polish_intercept(self, y: Array, eta: Array, s: Float[Array, " n"]) -> Float[Array, " K"]:
+    def polish_intercept(self, y: Real, eta: Real, s: Float[Real, " n"]) -> Float[Real, "... K"]:
         """By Newton steps; where these lead too far, by shorter ones or by scaling.
 
         Scaling, dₖ ← dₖ + log(ȳₖ/p̄ₖ), never goes up (Darroch and Ratcliff, 1972), nor does the step
         of Newton's direction u shortened to log(1 + Δ)/Δ with Δ = max u − min u (Bach, 2010). Where
         rows are certain beyond what rounding shows it may end short: then there is no gap.
         """
-        y, eps = _one_hot(y, eta), jnp.finfo(eta.dtype).eps
-        frequency = jnp.maximum(s @ y, eps**2)
-        log_s = jnp.where(s > 0, jnp.log(jnp.where(s > 0, s, 1)), -jnp.inf)[:, None]
+        xp, y, unit = namespace(y, eta, s), _one_hot(y, eta), eps(eta)
+        frequency = xp.maximum(s @ y, unit**2)
+        log_s = xp.where(s > 0, xp.log(xp.where(s > 0, s, 1)), -np.inf)[:, None]
 
-        def iterate_at(d: Array) -> _Iterate:
-            log_p = _log_probabilities(eta + d)
-            log_mean = jax.nn.logsumexp(log_s + log_p, axis=0)
-            off = jnp.max(jnp.abs(jnp.exp(log_mean) - frequency))
-            return _Iterate(d, log_mean, off, -jnp.sum(s[:, None] * y * log_p))
+        def iterate_at(d: Any) -> _Iterate:
+            log_p = _log_probabilities(eta + d[..., None, :])
+            log_mean = logsumexp(log_s + log_p, axis=-2)
+            off = abs(xp.exp(log_mean) - frequency).max(axis=-1)
+            return _Iterate(d, log_mean, off, -(s[:, None] * y * log_p).sum(axis=(-2, -1)))
 
         def step(carry):
             at, steps, _ = carry
-            u = -_solve_laplacian(s, jax.nn.softmax(eta + at.d), jnp.exp(at.log_mean) - frequency)
-            reach = jnp.max(u) - jnp.min(u)
-            shortened = jnp.log1p(reach) / jnp.where(reach > 0, reach, 1)
+            p = softmax(eta + at.d[..., None, :])
+            u = -_solve_laplacian(s, p, xp.exp(at.log_mean) - frequency)
+            reach = (u.max(axis=-1) - u.min(axis=-1))[..., None]
+            shortened = xp.log1p(reach) / xp.where(reach > 0, reach, 1)
             newton, damped = iterate_at(at.d + u), iterate_at(at.d + shortened * u)
-            scaled = iterate_at(at.d + jnp.log(frequency) - at.log_mean)
+            scaled = iterate_at(at.d + xp.log(frequency) - at.log_mean)
             safe = _choose(damped.value < scaled.value, damped, scaled)
             new = _choose(newton.off < 0.5 * at.off, newton, safe)
-            stalled = ~(new.off < at.off) & (at.off <= _VISIBLE * eps)
-            return _choose(stalled, at, new), steps + 1, stalled | (new.off <= eps)
+            stalled = ~(new.off < at.off) & (at.off <= _VISIBLE * unit)
+            return _choose(stalled, at, new), steps + 1, stalled | (new.off <= unit)
 
-        at = iterate_at(0 * eta[0])
-        done = at.off <= eps
-        at = _choose(done, at, iterate_at(at.d + jnp.log(frequency) - at.log_mean))
-        first = (at, jnp.zeros((), jnp.int32), done)
-        at, *_ = jax.lax.while_loop(lambda c: ~c[2] & (c[1] < _POLISH_STEPS), step, first)
+        at = iterate_at(0 * eta[..., 0, :])
+        done = at.off <= unit
+        at = _choose(done, at, iterate_at(at.d + xp.log(frequency) - at.log_mean))
+        first = (at, xp.zeros(done.shape, xp.int32), done)
+        at, *_ = while_loop(lambda c: ~c[2] & (c[1] < _POLISH_STEPS), step, first)
         return self.identify(at.d)
 
-    def identify_free(self, coef: Array) -> Array:
-        return coef - jnp.mean(coef, axis=-1, keepdims=True)
+    def identify_free(self, coef: Real) -> Real:
+        return coef - coef.mean(axis=-1, keepdims=True)
 
     def identify(self, intercept: Any) -> Any:
         return self.identify_free(intercept)
 
-    def saturated(self, y: Array, s: Float[Array, " n"]) -> Float[Array, ""]:
+    def saturated(self, y: Real, s: Float[Real, " n"]) -> Float[Real, ""]:
         """The entropy of the rows: none where they are labels."""
-        entropies = jnp.zeros_like(s) if y.ndim == 1 else -jnp.sum(xlogy(y, y), axis=-1)
-        return jnp.sum(s * entropies)
+        entropies = namespace(s).zeros_like(s) if y.ndim == 1 else -xlogy(y, y).sum(axis=-1)
+        return (s * entropies).sum()
 
-    def inverse_link(self, eta: Array) -> Array:
-        return jax.nn.softmax(eta)
+    def inverse_link(self, eta: Real) -> Real:
+        return softmax(eta)
 
-    def classes(self, eta: Array) -> Int[Array, "..."]:
-        return jnp.argmax(eta, axis=-1).astype(jnp.int32)
+    def classes(self, eta: Real) -> Int[Real, "..."]:
+        return eta.argmax(axis=-1).astype(np.int32)
 
-    def accepts(self, y: Array) -> Bool[Array, "n K"]:
-        is_whole = jnp.abs(jnp.sum(y, axis=-1, keepdims=True) - 1) <= _rounding_of_sum(y.dtype)
+    def accepts(self, y: Real) -> Bool[Real, "n K"]:
+        is_whole = abs(y.sum(axis=-1, keepdims=True) - 1) <= _rounding_of_sum(y.dtype)
         return (y >= 0) & is_whole
 
     def check_shape(self, shape: tuple[int, ...]) -> None:
@@ -214,46 +222,53 @@ class Multinomial(Loss):
         return (y[:, None] == xp.arange(count)).astype(xp.result_type(y.dtype, xp.float32))
 
 
-def _one_hot(y: Array, eta: Array) -> Array:
+def _one_hot(y: Real, eta: Real) -> Real:
     """Labels as rows; rows as they are."""
-    if y.ndim == eta.ndim:
+    if y.ndim == 2:
         return y
-    return (y[:, None] == jnp.arange(eta.shape[-1])).astype(eta.dtype)
+    return (y[:, None] == namespace(y, eta).arange(eta.shape[-1])).astype(eta.dtype)
 
 
-def _log_probabilities(eta: Array) -> Array:
+def _log_probabilities(eta: Real) -> Real:
     """log softmax, to the last digit also where one class is all but certain."""
-    is_top = jax.nn.one_hot(jnp.argmax(eta, axis=-1), eta.shape[-1], dtype=bool)
-    top = jnp.sum(jnp.where(is_top, eta, 0), axis=-1, keepdims=True)
-    rest = jnp.sum(jnp.where(is_top, 0, jnp.exp(eta - top)), axis=-1, keepdims=True)
-    return (eta - top) - jnp.log1p(rest)
+    xp = namespace(eta)
+    is_top = xp.arange(eta.shape[-1]) == eta.argmax(axis=-1)[..., None]
+    top = xp.where(is_top, eta, 0).sum(axis=-1, keepdims=True)
+    rest = xp.where(is_top, 0, xp.exp(eta - top)).sum(axis=-1, keepdims=True)
+    return (eta - top) - xp.log1p(rest)
 
 
 class _Iterate(NamedTuple):
     """Where the search for an intercept stands."""
 
-    d: Float[Array, " K"]
-    log_mean: Float[Array, " K"]  # of the probabilities
-    off: Float[Array, ""]  # how far the mean probabilities are from the frequencies of the classes
-    value: Float[Array, ""]
+    d: Float[Real, "... K"]
+    log_mean: Float[Real, "... K"]  # of the probabilities
+    off: Float[
+        Real, "..."
+    ]  # how far the mean probabilities are from the frequencies of the classes
+    value: Float[Real, "..."]
 
 
-def _choose(condition: Array, yes: _Iterate, no: _Iterate) -> _Iterate:
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
+def _choose(condition: Real, yes: _Iterate, no: _Iterate) -> _Iterate:
+    xp, each = namespace(condition), condition[..., None]
+    conditions = each, each, condition, condition
+    return _Iterate(*(xp.where(*of) for of in zip(conditions, yes, no, strict=True)))
 
 
-def _solve_laplacian(s: Array, p: Array, rhs: Array) -> Array:
+def _solve_laplacian(s: Real, p: Real, rhs: Real) -> Real:
     """Solves Σ s (diag p − ppᵀ) u = rhs, whose solutions differ by a level.
 
     Where classes are all but certain the matrix is tiny: its diagonal is summed from the others.
     """
-    k = p.shape[-1]
-    links = jnp.matmul(p.T, s[:, None] * p, precision="highest") * (1 - jnp.eye(k, dtype=p.dtype))
-    degree = jnp.sum(links, axis=0)
-    root = jnp.sqrt(jnp.where(degree > 0, degree, 1))
-    level = root / jnp.sqrt(jnp.sum(root**2))
-    system = jnp.eye(k, dtype=p.dtype) - links / root[:, None] / root + level[:, None] * level
-    return jnp.linalg.solve(system, rhs / root) / root
+    xp, k = namespace(s, p, rhs), p.shape[-1]
+    eye = xp.eye(k, dtype=p.dtype)
+    links = matmul(p.swapaxes(-1, -2), s[:, None] * p) * (1 - eye)
+    degree = links.sum(axis=-2)
+    root = xp.sqrt(xp.where(degree > 0, degree, 1))
+    level = root / xp.sqrt((root**2).sum(axis=-1, keepdims=True))
+    outer = level[..., :, None] * level[..., None, :]
+    system = eye - links / root[..., :, None] / root[..., None, :] + outer
+    return xp.linalg.solve(system, (rhs / root)[..., None])[..., 0] / root
 
 
 def _rounding_of_sum(dtype: Any) -> float:

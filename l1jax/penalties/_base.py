@@ -21,6 +21,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Bool, PyTree
 
 from .._arrays import namespace
+from .._modules import Module, with_fields
 from .._tracing import frozen, is_traced
 from .._types import Real
 from ._forms import EDGE, GroupForm, LinearForm
@@ -45,7 +46,7 @@ class Masks(NamedTuple):
     excluded: Bool[Real, "..."]
 
 
-class Penalty(eqx.Module):
+class Penalty(Module):
     """A penalty R on an array or a pytree of arrays: R(x), its prox, and what follows from them.
 
     A subclass must define `value` and `prox`. It names the field of its strength in the
@@ -125,10 +126,7 @@ class Penalty(eqx.Module):
                 f"{type(self).__name__} has no field {self.strength!r}: name the field of "
                 "its strength in the class attribute `strength`."
             )
-        lam = strength_leaf(lam, self.strength)
-        return eqx.tree_at(
-            lambda pen: getattr(pen, pen.strength), self, lam, is_leaf=lambda leaf: leaf is None
-        )
+        return with_fields(self, **{self.strength: strength_leaf(lam, self.strength)})
 
     def is_valid(self) -> Bool[Array, ""]:
         """Whether its numbers are what an eager call would accept; for those that are traced."""

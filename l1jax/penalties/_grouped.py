@@ -13,7 +13,6 @@ from jaxtyping import Array, Bool, Float
 from .. import prox
 from .._arrays import constant, in_numpy, namespace
 from .._groups import Groups
-from .._methods import plain
 from .._types import Real
 from ._base import (
     Masks,
@@ -62,7 +61,6 @@ class _Grouped(Penalty):
     def is_valid(self) -> Bool[Array, ""]:
         return super().is_valid() & no_negative(self.weights)
 
-    @plain
     def _lam(self) -> Any:
         if self.lam is None:
             raise ValueError(
@@ -70,7 +68,6 @@ class _Grouped(Penalty):
             )
         return self.lam
 
-    @plain
     def _zeros(self, shape: tuple[int, ...]) -> Real:
         return namespace(*jax.tree.leaves(self)).zeros(shape)
 
@@ -86,12 +83,10 @@ class _Grouped(Penalty):
         """One step for each group: the block soft threshold, instead of the root of an equation."""
         return jnp.broadcast_to(self._broadcast(self._largest(squares), squares), squares.shape)
 
-    @plain
     def _largest(self, values: Array) -> Float[Array, " groups"]:
         """The largest value of each group: of steps that are equal there, the step."""
         return self.groups.maxima(values.reshape(values.shape[0], -1).max(axis=1))
 
-    @plain
     def _check(self, x: Real) -> None:
         if not hasattr(x, "shape") or x.ndim == 0 or x.shape[0] != self.groups.num_features:
             raise ValueError(
@@ -99,14 +94,12 @@ class _Grouped(Penalty):
                 f"have shape {getattr(x, 'shape', type(x).__name__)}."
             )
 
-    @plain
     def _group_weights(self, dtype: Any) -> Float[Real, " groups"]:
         if self.weights is None:
             return np.sqrt(self.groups.sizes).astype(dtype)
         xp = namespace(self.weights)
         return xp.broadcast_to(xp.asarray(self.weights, dtype), (self.groups.num_groups,))
 
-    @plain
     def _is_excluded(self) -> Any:
         excluded = False if self.excluded is None else self.excluded
         xp = namespace(excluded)
@@ -117,19 +110,16 @@ class _Grouped(Penalty):
             return jnp.zeros((), x.dtype)
         return jnp.max(jnp.where(self._is_excluded(), self._norms(x), 0), initial=0)
 
-    @plain
     def _zero_excluded(self, x: Array) -> Array:
         if self.excluded is None:
             return x
         return jnp.where(self._broadcast(self._is_excluded(), x), jnp.zeros((), x.dtype), x)
 
-    @plain
     def _broadcast(self, per_group: Real, x: Real) -> Real:
         """Repeats one value per group over its features and responses."""
         per_feature = self.groups.broadcast(per_group)
         return per_feature.reshape(per_feature.shape + (1,) * (x.ndim - 1))
 
-    @plain
     def _norms(self, x: Real) -> Float[Real, " groups"]:
         """‖x_g‖₂ with a derivative of 0 at a zero group, and no overflow."""
         xp = namespace(x)
@@ -140,7 +130,6 @@ class _Grouped(Penalty):
         positive = total > 0
         return peak * xp.where(positive, xp.sqrt(xp.where(positive, total, 1)), 0)
 
-    @plain
     def _free(self, weight: Real, shape: tuple[int, ...]) -> Masks:
         """The masks of coefficients of this shape, whose groups have these weights."""
         x, excluded = self._zeros(shape), self._is_excluded()
@@ -207,14 +196,12 @@ class GroupL1(_Grouped):
         form = self._form(self._zeros(shape))
         return GroupForm(self.groups, form.up, namespace(*form).zeros_like(form.up), form.quad)
 
-    @plain
     def _form(self, x: Real) -> LinearForm:
         """The weights of the norms, and of their squares, in the precision of x."""
         weight = self._weights_at_lam(x)
         weight = namespace(weight).where(self._is_excluded(), np.inf, weight)
         return LinearForm(weight, weight, namespace(weight).zeros_like(weight))
 
-    @plain
     def _critical_strengths(self, gradient: Real) -> Float[Real, " groups"]:
         """The λ from which on each group by itself is 0, with this gradient there; 0: unpenalised."""
         self._check(gradient)
@@ -239,7 +226,6 @@ class GroupL1(_Grouped):
             jnp.where(~is_out & is_penalised, leaves, jnp.inf),
         )
 
-    @plain
     def _weights_at_lam(self, x: Real) -> Real:
         self._check(x)
         lam = namespace(self._lam(), x).asarray(self._lam(), x.dtype)
@@ -298,7 +284,6 @@ class NonNegativeGroupL1(GroupL1):
     def group_form(self, shape: tuple[int, ...]) -> Any:
         del shape  # these weights say nothing of bounds
 
-    @plain
     def _critical_strengths(self, gradient: Array) -> Float[Array, " groups"]:
         return super()._critical_strengths(jnp.minimum(gradient, 0))
 
@@ -384,12 +369,10 @@ class GroupElasticNet(GroupL1):
         shrink = 1 + jnp.asarray(step, z.dtype) * self._broadcast(self._both(z)[1], z)
         return self._norm().uniform_prox(z, step) / shrink
 
-    @plain
     def _form(self, x: Real) -> LinearForm:
         up, _, _ = super()._form(x)
         return split(up, self.l1_ratio)
 
-    @plain
     def _critical_strengths(self, gradient: Real) -> Float[Real, " groups"]:
         return ridge_or(super()._critical_strengths(gradient), self.l1_ratio)
 
@@ -488,7 +471,6 @@ class SparseGroupL1(_Grouped):
         leaves = jnp.where(inside & (x != 0), jnp.abs(at_zero) / unit, jnp.inf)
         return jnp.minimum(groups, nearest_knot(lam, enters, leaves))
 
-    @plain
     def _critical_strengths(self, gradient: Array) -> Float[Array, " groups"]:
         """Of each group by itself, by one Newton step from λ for ‖(|gradient| − λρ)⁺‖ = λ(1−ρ)w."""
         lam, ratio = jnp.asarray(self._lam(), gradient.dtype), self.l1_ratio

@@ -11,7 +11,6 @@ from jaxtyping import Array, Bool, PyTree
 
 from .. import prox
 from .._arrays import in_numpy, namespace
-from .._methods import plain
 from .._tracing import frozen, is_traced
 from .._types import Real
 from ._base import (
@@ -49,7 +48,6 @@ class _Separable(Penalty):
         leaves = [jnp.where(off, jnp.abs(leaf), 0) for leaf, _, off in self._terms(x)]
         return jnp.stack([jnp.max(leaf, initial=0) for leaf in leaves]).max()
 
-    @plain
     def _lam(self) -> Any:
         if self.lam is None:
             raise ValueError(
@@ -58,7 +56,6 @@ class _Separable(Penalty):
             )
         return self.lam
 
-    @plain
     def _terms(self, x: PyTree) -> list[tuple[Real, Real, Real]]:
         """(leaf, λ w broadcast to the leaf, excluded) for each leaf of x."""
         leaves, tree = jax.tree.flatten(x)
@@ -74,13 +71,11 @@ class _Separable(Penalty):
             for leaf, w, off in zip(leaves, weights, excluded, strict=True)
         ]
 
-    @plain
     def _array_terms(self, x: Real) -> tuple[Real, Real]:
         ((_, lam_w, excluded),) = self._terms(x)
         xp = namespace(lam_w, excluded)
         return xp.broadcast_to(lam_w, x.shape), xp.broadcast_to(excluded, x.shape)
 
-    @plain
     def _zeros(self, shape: tuple[int, ...]) -> Real:
         return namespace(*jax.tree.leaves(self)).zeros(shape)
 
@@ -91,7 +86,6 @@ class _Separable(Penalty):
     def linear_form(self, shape: tuple[int, ...]) -> LinearForm:
         return self._form(self._zeros(shape))
 
-    @plain
     def _form(self, x: Real) -> LinearForm:
         """The weights of the coordinates of x, in its precision."""
         lam_w, excluded = self._array_terms(x)
@@ -99,7 +93,6 @@ class _Separable(Penalty):
         up = xp.where(excluded, np.inf, lam_w)
         return LinearForm(up, up, xp.zeros_like(up))
 
-    @plain
     def _zero_excluded(self, x: PyTree) -> PyTree:
         """Returns x with 0 in the excluded coordinates."""
         if self.excluded is None:
@@ -111,7 +104,6 @@ class _Separable(Penalty):
         ]
         return jax.tree.unflatten(tree, kept)
 
-    @plain
     def _unit_weights(self, x: Real) -> tuple[Real, Real]:
         """The weights without λ, and which coordinates they penalise at all."""
         w = per_row(1.0 if self.weights is None else self.weights, x)
@@ -120,7 +112,6 @@ class _Separable(Penalty):
         w = xp.broadcast_to(w, x.shape)
         return w, (w > 0) & ~xp.broadcast_to(excluded, x.shape)
 
-    @plain
     def _critical_strengths(self, gradient: Real) -> Real:
         """The λ from which on each coefficient by itself is 0, with this gradient there; 0: unpenalised."""
         w, penalised = self._unit_weights(gradient)
@@ -201,11 +192,9 @@ class _NonNegative(_Separable):
         masks = super().masks(shape)
         return masks._replace(unpenalised=masks.unpenalised & False)
 
-    @plain
     def _critical_strengths(self, gradient: Real) -> Real:
         return super()._critical_strengths(_falls(gradient))
 
-    @plain
     def _form(self, x: Real) -> LinearForm:
         return nonnegative(super()._form(x))
 
@@ -281,11 +270,9 @@ class ElasticNet(_Separable):
         out = prox.prox_elastic_net(z, self._lam(), self.l1_ratio, step, self.weights)
         return self._zero_excluded(out)
 
-    @plain
     def _critical_strengths(self, gradient: Real) -> Real:
         return ridge_or(super()._critical_strengths(gradient), self.l1_ratio)
 
-    @plain
     def _form(self, x: Real) -> LinearForm:
         up, _, _ = super()._form(x)
         return split(up, self.l1_ratio)
@@ -357,11 +344,9 @@ class Ridge(_Separable):
         """Infinite: along λ no coefficient becomes zero, and none ceases to be."""
         return namespace(x).full((), np.inf, x.dtype)
 
-    @plain
     def _critical_strengths(self, gradient: Real) -> Real:
         return ridge_or(super()._critical_strengths(gradient), 0.0)
 
-    @plain
     def _form(self, x: Real) -> LinearForm:
         up, _, _ = super()._form(x)
         return split(up, np.zeros((), x.dtype))

@@ -76,6 +76,23 @@ def test_the_hessian_its_diagonal_and_its_bound(loss):
 
 
 @each
+@pytest.mark.parametrize("scale", [1.0, 100.0, 1000.0])
+def test_in_numpy_it_is_the_same_also_where_risks_are_far_apart(loss, scale):
+    y, s = np.asarray(Y), np.asarray(S)
+    eta = scale * np.linspace(-1, 1, 10)[[3, 1, 4, 5, 9, 2, 6, 8, 7, 0]]
+    with np.errstate(all="ignore"):
+        for name in ("value", "gradient", "deviance"):
+            ours = getattr(loss, name)(y, eta, s)
+            assert not isinstance(ours, jax.Array)
+            theirs = getattr(loss, name)(Y, jnp.asarray(eta), S)
+            np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-13)
+        ours = loss.hessian(y, eta, s)(np.eye(10))
+    theirs = jax.vmap(loss.hessian(Y, jnp.asarray(eta), S))(jnp.eye(10))
+    np.testing.assert_allclose(ours, theirs, atol=1e-13)
+    assert abs(ours).max() > 1e-10 or scale > 1
+
+
+@each
 @given(eta=predictors, c=st.floats(0, 1))
 def test_the_gap_bounds_what_the_conjugate_gives(loss, eta, c):
     gap = float(call(type(loss).fenchel_gap, loss, Y, eta, jnp.asarray(c), S))

@@ -88,6 +88,25 @@ def test_the_polished_intercept_is_the_root_that_bisection_finds(name, eta):
     assert shift == pytest.approx(brentq(slope, -30, 30, xtol=1e-13), abs=1e-8)
 
 
+@pytest.mark.parametrize("kind", [l1jax.Logistic, l1jax.Poisson, l1jax.SquaredHinge])
+def test_an_intercept_that_is_the_best_one_takes_few_slopes_to_confirm(kind):
+    """Newton's steps end where the slope is rounding; bisection would go on for 20 more."""
+    calls = []
+
+    class Counting(kind):
+        def gradient(self, y, eta, s):
+            calls.append(1)
+            return super().gradient(y, eta, s)
+
+    rng = np.random.default_rng(0)
+    eta, s = rng.normal(size=300), np.full(300, 1 / 300)
+    y = (rng.uniform(size=300) < 0.5) * 1.0
+    eta = eta + kind().polish_intercept(y, eta, s)
+    shift = Counting.polish_intercept(Counting(), y, eta, s)
+    assert abs(shift) < 1e-14
+    assert len(calls) <= 6
+
+
 @each
 def test_curvature_is_bounded_by_smoothness(name):
     loss = LOSSES[name]

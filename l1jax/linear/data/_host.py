@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 import equinox as eqx
@@ -29,6 +30,10 @@ class HostColumns(Protocol):
 
     def gram(self, weights: np.ndarray) -> np.ndarray:
         """X_Aᵀ diag(weights) X_A, for weights ≥ 0."""
+        ...
+
+    def curvature_gram(self, hvp: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        """X_Aᵀ H X_A, by products of the matrix H (n, n) with some columns (n, m)."""
         ...
 
 
@@ -82,6 +87,9 @@ class DenseColumns:
 
     def gram(self, weights: np.ndarray) -> np.ndarray:
         return gram(np.sqrt(weights)[:, None] * self.x)
+
+    def curvature_gram(self, hvp: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        return self.x.T @ hvp(self.x)
 
 
 class CopiedColumns:

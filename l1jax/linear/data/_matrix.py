@@ -9,14 +9,13 @@ from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
 from ..._arrays import matmul, namespace
-from ..._methods import plain
+from ..._modules import Module
 from ..._tracing import frozen
 from ..._types import Real
 from ._host import HostArray, HostMatrix, HostOperator
@@ -27,7 +26,7 @@ _BLOCK = 64  # columns that moments are taken of at a time
 _PART = 2**15  # entries of rows whose moments NumPy takes at a time
 
 
-class DataMatrix(eqx.Module):
+class DataMatrix(Module):
     """The data X (n, p) as an operator: what a fit asks of it. Subclass it for data that are no array.
 
     A subclass holds its arrays in fields (whatever is no array in fields that are
@@ -280,11 +279,9 @@ class DenseMatrix(DataMatrix):
 
         return self._row_by_row(step, (self._zeros(), self._zeros()), s)[0]
 
-    @plain
     def _is_numpy(self, s: Any) -> bool:
         return namespace(self.array, s) is np
 
-    @plain
     def _sum_of_parts(self, term: Callable[..., Any], s: np.ndarray) -> np.ndarray:
         """The sum of a term of a few rows and their weights: small enough to stay in the cache."""
         n, p = self.shape

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -196,6 +197,10 @@ class SparseColumns:
         gram -= np.outer(self.centres, sums)
         gram -= np.outer(sums - weights.sum() * self.centres, self.centres)
         return np.outer(self.scales, self.scales) * gram
+
+    def curvature_gram(self, hvp: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        columns = self.dense()
+        return columns.T @ hvp(columns)
 
 
 def _transposed(x: Any, begin: int, end: int) -> tuple[slice, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from contextlib import suppress
 from typing import Any
 
@@ -20,6 +21,7 @@ from ..results._records import Knots
 from ..results._resume import unreached
 from ._engine import Engine, Plan, suits_host, with_some
 from .active_set._path_point import NumericalBreakdown
+from .active_set._stacked_classes import can_stack, stacked, unstacked
 from .active_set._working_set import FollowerOptions, follow_path, follow_to, has_knots, supports
 
 _FRACTION = 0.5  # of `tol` that a line may use up: its gap is measured in the middle
@@ -37,12 +39,15 @@ class WorkingSet(Engine):
         return suits_host(plan.problem.x.shape)
 
     def supports(self, plan: Plan) -> str | None:
-        if plan.is_traced() or not (_is_null(plan.problem) or supports(plan.problem, plan.pen)):
-            return (
-                "needs concrete data, and a penalty with a weight per coordinate such as L1 (one response) "
-                "or, for SquaredError, per group such as GroupL1"
-            )
-        return None
+        problem, pen = plan.problem, plan.pen
+        if not plan.is_traced() and (
+            _is_null(problem) or supports(problem, pen) or can_stack(problem, pen)
+        ):
+            return None
+        return (
+            "needs concrete data, and a penalty with a weight per coordinate such as L1 (one response, or "
+            "Multinomial) or, for SquaredError, per group such as GroupL1"
+        )
 
     def run(self, plan: Plan) -> Path:
         if _is_null(plan.problem):
@@ -70,6 +75,12 @@ class WorkingSet(Engine):
 
     def _follow(self, plan: Plan, lambda_max: float) -> PathSolution:
         """Returns the solutions at all λ; a single one by way of larger ones that working sets can follow."""
+        if can_stack(plan.problem, plan.pen):
+            problem, pen = stacked(plan.problem, plan.pen)
+            flat = dataclasses.replace(
+                plan, problem=problem, pen=pen, known=None, interpolate=False
+            )
+            return unstacked(plan.problem, self._follow(flat, lambda_max))
         lams = np.asarray(plan.lams, np.float64)
         single = len(lams) == 1 and plan.known is None and not self.keeps_knots
         if single and self.all_columns is None:

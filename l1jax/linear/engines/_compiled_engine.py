@@ -14,7 +14,6 @@ from ..._progress import advance, progress_bar
 from ..._status import Status
 from ...penalties import Penalty
 from ...penalties._forms import LinearForm
-from ..data._zero_copy import aligned
 from ..host._columns import Columns
 from ..host._path_solution import PathSolution
 from ..model._problem import Outcome, Point, Problem
@@ -24,14 +23,15 @@ from ..results._path import Path
 from ._engine import Engine, Plan, suits_host
 from ._gradient_engines import with_validity
 from .active_set._path_point import NumericalBreakdown
-from .active_set._penalty_weights import CoordinateWeights, linear_form
-from .active_set._working_set import has_penalty_weights
+from .active_set._penalty_weights import CoordinateWeights, has_penalty_weights, linear_form
 from .active_set._working_set import supports as supports_active_sets
 from .compiled._follow import follow_on_host, follow_traced
 
 _FEWEST_COLUMNS = 128  # from which on a program is worth its compilation
 _FEWEST_STRENGTHS = 10
-_MOST = 256  # rows or columns; beyond them, sizes that change on the host are faster
+# Rows or columns; beyond them, sizes that change on the host are faster. A ridge curves the path, so that each
+# strength needs a new factor, and more features than rows may be active.
+_MOST, _MOST_WITH_RIDGE = 256, 100
 
 
 class Compiled(Engine):
@@ -47,7 +47,9 @@ class Compiled(Engine):
         is_dense = plan.problem.x.as_array() is not None
         is_worth_it = p > _FEWEST_COLUMNS and len(plan) >= _FEWEST_STRENGTHS
         on_cpu = jax.default_backend() == "cpu"
-        return on_cpu and is_dense and is_worth_it and min(n, p) <= _MOST
+        if not (on_cpu and is_dense and is_worth_it and min(n, p) <= _MOST):
+            return False
+        return min(n, p) <= _MOST_WITH_RIDGE or not _curves(plan)
 
     def supports(self, plan: Plan) -> str | None:
         problem, pen = plan.problem, plan.pen
@@ -84,16 +86,13 @@ def _follow(plan: Plan) -> PathSolution:
     tol = float(plan.tol) if plan.interpolate else None
     with jax.enable_x64(True):
         found = follow_on_host(problem, form, np.asarray(plan.lams, np.float64), tol)
-    columns = Columns(problem)
-    is_exact = problem.loss.is_quadratic
     return PathSolution(
         np.asarray(found.betas),
         np.asarray(found.intercepts),
         np.asarray(found.num_steps),
         int(found.num_done),
         [],
-        neg_gradients=_neg_gradients(problem, columns, found.betas) if is_exact else None,
-        columns=columns,
+        columns=Columns(problem),
         has_unpenalised=bool(np.any(np.asarray(problem.null.unpenalised))),
     )
 
@@ -113,22 +112,18 @@ def _serves_penalty(pen: Penalty, shape: tuple[int, ...]) -> bool:
     return pen.with_strength(1.0).linear_form(shape) is not None
 
 
+def _curves(plan: Plan) -> bool:
+    """Whether a path of squared error, straight without one, is curved by a ridge."""
+    if not plan.problem.loss.is_quadratic or not _serves_penalty(plan.pen, plan.problem.coef_shape):
+        return False
+    return bool(np.any(linear_form(plan.pen, np.ones(()), plan.problem.coef_shape).quad))
+
+
 def _follows(problem: Problem, pen: Penalty) -> bool:
     """Whether there is a path to follow: concrete weights that are proportional to the strength."""
     if not supports_active_sets(problem, pen) or not has_penalty_weights(pen, problem.coef_shape):
         return False
     return CoordinateWeights(pen, problem.coef_shape[0]).proportional
-
-
-def _neg_gradients(problem: Problem, columns: Columns, betas: Any) -> np.ndarray:
-    """−∇L (L, p) of squared error at the coefficients as they are returned, by BLAS."""
-    out = aligned(betas.shape, np.float64)
-    at = np.flatnonzero(betas.any(axis=0))
-    fitted = columns.matrix.part_of(at).dot(columns.returned(at, betas[:, at].T))
-    target = np.asarray(problem.y, np.float64) - np.asarray(problem.offset, np.float64)
-    residuals = (target - float(problem.null.point.intercept))[:, None] - fitted
-    columns.matrix.rdot(columns.s[:, None] * residuals, out)
-    return out
 
 
 @eqx.filter_jit

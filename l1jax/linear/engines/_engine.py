@@ -87,7 +87,7 @@ class Plan:
         for arrays of other shapes.
         """
         count, shape = len(self), self.problem.coef_shape
-        betas, intercepts, num_steps = map(np.asarray, (betas, intercepts, num_steps))
+        betas, intercepts, num_steps = map(np.array, (betas, intercepts, num_steps))  # copies
         needed = {
             "betas": (betas, (count, *shape)),
             "intercepts": (intercepts, (count, *shape[1:])),

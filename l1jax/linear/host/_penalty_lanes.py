@@ -6,6 +6,7 @@ weight: few. Groups are as many as their norms.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -18,20 +19,27 @@ from ...penalties._forms import LinearForm
 from ..model._certificate import PenaltyAtPoints, rounding_of
 from ..model._problem import Problem
 
+_CACHED = 2**15  # entries of an array that is gone through at once
+
 
 class CoordinateLanes:
-    """A penalty with weights per coordinate, by its form at λ = 1."""
+    """A penalty with weights per coordinate, by its form at λ = 1; all coefficients (p, *k) in a row."""
 
-    def __init__(self, unit: LinearForm, p: int):
-        self.unit = LinearForm(*(np.broadcast_to(part, (p,)) for part in unit))
+    def __init__(self, unit: LinearForm, shape: tuple[int, ...]):
+        self.unit = LinearForm(*(np.broadcast_to(part, shape).ravel() for part in unit))
         if unit.is_symmetric:
             self.unit = self.unit._replace(down=self.unit.up)
         self.has_squares = bool(unit.quad.any())
 
+    def size(self, problem: Problem) -> int:
+        """The entries that arrays of one point have."""
+        return len(problem.s) * math.prod(problem.responses)
+
     def at(
         self, problem: Problem, lams: np.ndarray, x: np.ndarray, v: np.ndarray
     ) -> PenaltyAtPoints:
-        """Returns the penalty at these λ (L,) and points (L, p), of negative gradient v (L, p)."""
+        """Returns the penalty at these λ (L,) and points (L, p, *k), of negative gradient v like them."""
+        x, v = (of.reshape(len(of), -1) for of in (x, v))
         return _CoordinatesAtPoints(self, problem, lams, x, v)
 
 
@@ -49,10 +57,12 @@ class _CoordinatesAtPoints:
         v: np.ndarray,
     ):
         self.lanes, self.problem, self.lams = lanes, problem, lams
-        # 1. The λ at which each coordinate would enter; those that matter.
-        self.ratio = lanes.unit.critical(-v)
-        self.at = at = np.nonzero((self.ratio > lams[:, None]) | (x != 0))
-        self.count = np.bincount(at[0], minlength=len(lams))
+        # 1. The entries that matter, and the λ at which the next coordinate would enter.
+        self.enters = np.empty(len(lams), lams.dtype)
+        self.at = at = self._entries(x, v)
+        sizes = np.bincount(at[0], minlength=len(lams))
+        self.points = np.flatnonzero(sizes)  # that have entries, and where those begin
+        self.begin = (np.cumsum(sizes) - sizes)[self.points]
         self.x, self.v = x[at], v[at]
         self.unit = LinearForm(*(part[at[1]] for part in lanes.unit))
         if lanes.unit.is_symmetric:
@@ -63,19 +73,32 @@ class _CoordinatesAtPoints:
         violation = self._most(self.form.violation(self.x))
         self.is_inside = violation <= rounding_of(self._sum(abs(self.x)))
 
+    def _entries(self, x: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(point, coordinate) where x is not 0 or v exceeds its weight, some points at a time."""
+        step, found = max(_CACHED // x.shape[1], 1), []
+        for begin in range(0, len(x), step):
+            some = slice(begin, begin + step)
+            ratio, is_in = self.lanes.unit.critical(-v[some]), x[some] != 0
+            counts = np.flatnonzero((ratio > self.lams[some, None]) | is_in)
+            found.append(counts + begin * x.shape[1])
+            np.max(np.where(is_in, 0, ratio), axis=1, initial=0, out=self.enters[some])
+        return np.divmod(np.concatenate(found), x.shape[1])
+
     def _sum(self, terms: np.ndarray) -> np.ndarray:
         return np.bincount(self.at[0], terms, minlength=len(self.lams)).astype(self.lams.dtype)
 
     def _most(self, terms: np.ndarray, initial: float = 0.0) -> np.ndarray:
         most = np.full(len(self.lams), initial, self.lams.dtype)
-        np.maximum.at(most, self.at[0], terms)
+        if len(terms):
+            found = np.maximum.reduceat(terms, self.begin)
+            most[self.points] = np.maximum(found, initial)
         return most
 
     def _least(self, scales: np.ndarray) -> np.ndarray:
         return -self._most(-scales, initial=-1.0)
 
     def moves(self, v: np.ndarray, noise: np.ndarray) -> np.ndarray:
-        is_tiny = abs(self.v) <= noise[self.at[0]] * self.problem.norms[self.at[1]]
+        is_tiny = abs(self.v) <= noise[self.at[0]] * self._norms()
         return self._most(is_tiny & self.form.exceeds(self.v)) > 0
 
     def product(self, v: np.ndarray) -> np.ndarray:
@@ -97,13 +120,16 @@ class _CoordinatesAtPoints:
         if not (unit.up.any() or unit.down.any()):  # of a ridge: no coefficient enters or leaves
             return np.full(len(self.lams), np.inf, self.lams.dtype)
         is_in = self.x != 0
-        self.ratio[self.at[0][is_in], self.at[1][is_in]] = 0
-        enters = self.ratio.max(axis=1)
-        of_column = self.problem.norms[self.at[1]] ** 2 * curvature[self.at[0]]
+        curvature = curvature.reshape(len(self.lams), -1)  # (L, k), or (L, 1)
+        of_column = self._norms() ** 2 * curvature[self.at[0], self.at[1] % curvature.shape[1]]
         leaves = self.unit.critical(-self.v - of_column * self.x)
         leaves = np.where(is_in & self._is_penalised(), leaves, np.inf)
         leaves = -self._most(-leaves, initial=-np.inf)
-        return nearest_knot(self.lams, enters[:, None], leaves[:, None], axis=1)
+        return nearest_knot(self.lams, self.enters[:, None], leaves[:, None], axis=1)
+
+    def _norms(self) -> np.ndarray:
+        """The norms of the columns that the entries belong to."""
+        return self.problem.norms[self.at[1] // math.prod(self.problem.responses)]
 
     def _is_penalised(self) -> np.ndarray:
         up, down, quad = self.unit
@@ -117,6 +143,9 @@ class GroupLanes:
         self.groups, self.unit = groups, unit
         self.ndim = ndim  # of the coefficients at one λ
         self.has_squares = bool(unit.quad.any())
+
+    def size(self, problem: Problem) -> int:
+        return max(problem.x.shape) * math.prod(problem.responses)
 
     def at(
         self, problem: Problem, lams: np.ndarray, x: np.ndarray, v: np.ndarray
@@ -196,9 +225,9 @@ def penalty_lanes(pen: Penalty, shape: tuple[int, ...], dtype: Any) -> Any:
     if not (is_in_numpy(pen) and is_numpy(pen)):
         return None
     unit = pen.with_strength(1.0)
-    linear = unit.linear_form(shape) if len(shape) == 1 else None
+    linear = unit.linear_form(shape)
     if linear is not None:
-        return CoordinateLanes(_of_dtype(linear, dtype), *shape)
+        return CoordinateLanes(_of_dtype(linear, dtype), shape)
     form = unit.group_form(shape)
     if form is None or form.l1.any():
         return None

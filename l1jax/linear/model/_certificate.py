@@ -20,13 +20,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from ..._arrays import eps, namespace
+from ..._modules import Record
 from ..._types import Real
 from ...penalties import Penalty
 from ..data._matrix import rows
@@ -75,7 +75,7 @@ class PenaltyAtPoints(Protocol):
 class _AtPoint:
     """Any penalty at one point, by its methods."""
 
-    def __init__(self, problem: Problem, pen: Penalty, beta: Array):
+    def __init__(self, problem: Problem, pen: Penalty, beta: Real):
         self.problem, self.pen, self.beta = problem, pen, beta
         null = problem.null.point.beta
         self.value, self.null_value = pen.value(beta), pen.value(null)
@@ -103,10 +103,11 @@ class _AtPoint:
         return self.pen.margin(self.beta, -v, jnp.broadcast_to(of_columns, self.beta.shape))
 
 
-class Certificate(eqx.Module):
+class Certificate(Record):
     """The objective at a point, and two measures of how far from optimal it is."""
 
     objective: Float[Real, "..."]
+    loss: Float[Real, "..."]  # its smooth part
     gap: Float[Real, "..."]
     relative_gap: Float[Real, "..."]
     kkt: Float[Real, "..."]
@@ -168,8 +169,10 @@ def certify(
 
     kkt = at.kkt(v)  # of 0 ∈ ∇L + ∂R, and of Σᵢ slopeᵢ = 0
     kkt = xp.maximum(kkt, intercept_slope) if problem.fit_intercept else kkt
+    value = loss.value(problem.y, eta, problem.s)
     return Certificate(
-        objective=loss.value(problem.y, eta, problem.s) + at.value,
+        objective=value + at.value,
+        loss=value,
         gap=gap,
         relative_gap=relative_gap(problem, gap, at.null_value),
         kkt=kkt,
@@ -203,7 +206,7 @@ class _Over:
         return tuple(range(min(self.first, x.ndim), x.ndim))
 
 
-def is_inside(pen: Penalty, beta: Array) -> Array:
+def is_inside(pen: Penalty, beta: Real) -> Array:
     """Whether β lies in the domain of the penalty, to rounding."""
     return pen.violation(beta) <= rounding_of(jnp.sum(jnp.abs(beta)))
 
@@ -213,7 +216,7 @@ def rounding_of(size: Real) -> Real:
     return _ROUNDING * eps(size) * size
 
 
-class _DualPoint(eqx.Module):
+class _DualPoint(Record):
     """A dual point θ, by slope = −s∘θ, and its products with the columns."""
 
     v: Float[Real, "... p *k"]  # −X̃ᵀ slope

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from ..._arrays import eps, matmul, namespace
-from ..._methods import plain
+from ..._modules import Record
 from ..._tracing import frozen, known
 from ..._types import Real
 from ...composite._step import limited
@@ -29,14 +29,14 @@ ROUNDING = 4  # units of it that equal numbers may differ by
 _POWER_STEPS = 12  # of power iteration; backtracking repairs what it underestimates
 
 
-class Point(eqx.Module):
+class Point(Record):
     """Coefficients on the solver's scale, and the intercept that goes with centred columns."""
 
     beta: Float[Real, "..."]  # (p, *k); () where it holds one step for all
     intercept: Float[Real, "..."]  # (*k,)
 
 
-class Outcome(eqx.Module):
+class Outcome(Record):
     """What a solve returns, on the solver's scale."""
 
     point: Point
@@ -44,7 +44,7 @@ class Outcome(eqx.Module):
     status: Int[Real, "..."]
 
 
-class ScaledData(eqx.Module):
+class ScaledData(Record):
     """The data of a fit on the solver's scale: everything that no penalty has a say in."""
 
     x: DataMatrix  # X̃, centred and scaled as asked
@@ -69,28 +69,23 @@ class ScaledData(eqx.Module):
         """(p,) or (p, k): the shape of the coefficients."""
         return (*self.norms.shape, *self.responses)
 
-    @plain
     def eta(self, point: Point, fitted: Real | None = None) -> Float[Real, "... n *k"]:
         """The linear predictor; `fitted` is X̃β, where it is known: XLA repeats a sparse product."""
         known = self.x.dot(point.beta) if fitted is None else fitted
         return known + self.over_rows(point.intercept) + self.offset
 
-    @plain
     def over_rows(self, per_response: Any) -> Any:
         """Numbers per response, (..., *k), with an axis for the rows or features before it."""
         return per_response[..., None, :] if self.responses else per_response[..., None]
 
-    @plain
     def over_features(self, per_feature: Real) -> Real:
         """Numbers per feature, (p,), shaped to multiply coefficients."""
         return per_feature.reshape(per_feature.shape + (1,) * len(self.responses))
 
-    @plain
     def smooth(self, point: Point, fitted: Real | None = None) -> Float[Real, "..."]:
         """L(β, b), the smooth part of the objective."""
         return type(self.loss).value(self.loss, self.y, self.eta(point, fitted), self.s)
 
-    @plain
     def deviance(self, point: Point) -> Float[Real, "..."]:
         """The deviance of the loss at a point."""
         return self.loss.deviance(self.y, self.eta(point), self.s)
@@ -116,31 +111,33 @@ class ScaledData(eqx.Module):
         """The metric, raised to where the steps 1/(curvature C) are no longer than the prox allows."""
         return limited(self.metric(pen), jnp.asarray(curvature, self.y.dtype), self.max_step(pen))
 
-    @plain
     def to_user(self, point: Point) -> tuple[Real, Real]:
         """Coefficients and intercept on the scale of the data as given."""
         coef, intercept = self._unscaled(point)
         return coef, self.loss.identify(intercept)
 
-    @plain
     def from_user(self, coef: Real, intercept: Real) -> Point:
         """The point on the solver's scale of coefficients and intercept on that of the data."""
-        beta = coef / self.over_features(self.inverse_scale)
+        beta = coef if self._is_unscaled() else coef / self.over_features(self.inverse_scale)
         intercept = (intercept - self.level) + self._of_means(coef)
         return Point(beta, self.loss.identify(intercept))
 
-    @plain
     def _unscaled(self, point: Point) -> tuple[Real, Real]:
-        coef = self.over_features(self.inverse_scale) * point.beta
+        coef = point.beta
+        if not self._is_unscaled():
+            coef = self.over_features(self.inverse_scale) * coef
         return coef, self.level + (point.intercept - self._of_means(coef))
 
-    @plain
+    def _is_unscaled(self) -> bool:
+        """Whether it is known that no column is scaled."""
+        return isinstance(self.inverse_scale, np.ndarray) and bool((self.inverse_scale == 1).all())
+
     def _of_means(self, coef: Real) -> Real:
         """μᵀβ, (..., *k)."""
         return matmul(self.mean, coef) if self.responses else matmul(coef, self.mean)
 
 
-class NullModel(eqx.Module):
+class NullModel(Record):
     """The model of the intercept and the unpenalised features alone, and what follows from it."""
 
     point: Point
@@ -160,7 +157,6 @@ class NullModel(eqx.Module):
         """The unit of a relative gap: the null deviance; 1 where that is not positive."""
         return namespace(self.deviance).where(self.deviance > 0, self.deviance, 1)
 
-    @plain
     def explained(self, deviance: Real) -> Real:
         """Returns the fraction of the null deviance that a model of this deviance explains.
 
@@ -195,20 +191,17 @@ class Problem(ScaledData):
             found[self.basis.at] = self.basis.deviations
         return found
 
-    @plain
     def to_user(self, point: Point) -> tuple[Real, Real]:
         coef, intercept = self._unscaled(point)
         if self.basis is not None:
             coef, intercept = self.basis.to_data(coef, intercept)
         return coef, self.loss.identify(intercept)
 
-    @plain
     def from_user(self, coef: Real, intercept: Real) -> Point:
         if self.basis is not None:
             coef, intercept = self.basis.from_data(coef, intercept)
         return super().from_user(coef, intercept)
 
-    @plain
     def start_from(self, coef: Real, intercept: Real) -> Point:
         """Coefficients on the user's scale, of whatever problem, as a point to start this one from."""
         point = self.from_user(coef, intercept)
@@ -218,7 +211,7 @@ class Problem(ScaledData):
         return Point(beta, point.intercept if self.fit_intercept else none)
 
 
-class Data(eqx.Module):
+class Data(Record):
     """What enters a fit, as it was given; `weights` need not sum to one yet."""
 
     x: DataMatrix

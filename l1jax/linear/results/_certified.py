@@ -50,14 +50,24 @@ def report(
     names: Any,
     known: Products = _NONE,
     absorb: bool = True,
-    lanes: Any = None,
 ) -> Fit:
-    """Returns the fit of what a solve found, certified; its status says whether it meets `tol`.
-
-    In NumPy it may be several, of a penalty at as many λ, which `lanes` holds.
-    """
+    """Returns the fit of what a solve found, certified; its status says whether it meets `tol`."""
     coef, intercept = problem.to_user(outcome.point)
-    found = _certificate_of(problem, pen, coef, intercept, known, absorb, lanes)
+    found = _certificate_of(problem, pen, coef, intercept, known, absorb)
+    return _fit_of(problem, pen, Point(coef, intercept), found, outcome, tol, names)
+
+
+def _fit_of(
+    problem: Problem,
+    pen: Penalty,
+    returned: Point,
+    found: Certificate,
+    outcome: Outcome,
+    tol: Any,
+    names: Any,
+) -> Fit:
+    """The fit of coefficients on the user's scale, with their certificate."""
+    coef, intercept = returned.beta, returned.intercept
     xp = namespace(coef)
     is_short = (outcome.status == Status.CONVERGED) & ~(found.measure <= tol)
     status = xp.where(is_short, Status.PRECISION_LIMIT, outcome.status).astype(np.int32)
@@ -93,9 +103,11 @@ def _certificate_of(
     intercept: Real,
     known: Products,
     absorb: bool,
-    lanes: Any,
+    lanes: Any = None,
 ) -> Certificate:
     """Certifies coefficients on the user's scale, with what rounding has made of them.
+
+    In NumPy they may be several, of a penalty at as many λ, which `lanes` holds.
 
     The intercept is rounded where means are large, but the dual point needs the best one. The point that
     is certified has that; what it gains in objective is added to the gap of what is returned.
@@ -110,7 +122,7 @@ def _certificate_of(
     in_given = fitted
     if problem.basis is not None:
         in_given = problem.basis.fitted(problem.x, returned.beta, coef)
-    rise = problem.smooth(returned, in_given) - problem.smooth(best, fitted)
+    rise = problem.smooth(returned, in_given) - found.loss
     xp = namespace(coef)
     rounding = xp.maximum(rise, 0)
     if problem.basis is not None:
@@ -189,25 +201,22 @@ def _host_lanes(
     names: Any,
 ) -> Fit:
     """Certifies in NumPy, so many rows at a time that what they need stays in the cache."""
-    n, p = problem.x.shape
-    columns = solution.columns
-    if columns is None or columns.matrix is None:
-        columns = Columns(problem)
-    size = max(_CACHED // (max(n, p) * math.prod(problem.responses)), 1)
+    columns = _columns_of(solution) or Columns(problem)
+    outcome = found.outcome()
+    returned = Point(*problem.to_user(outcome.point))
+    size = max(_CACHED // lanes.size(problem), 1)
     parts = []
     for begin in range(0, len(found.lams), size):
         some = slice(begin, begin + size)
         rows, neg_gradients = found.rows(some), solution.neg_gradients
         known = neg_gradients if neg_gradients is None else neg_gradients[some]
         products = _products_of(problem, columns, rows, known)
-        arguments = (rows.outcome(), tol, names, products, False, lanes)
-        parts.append(report(problem, _with_lams(pen, rows.lams), *arguments))
-    if len(parts) == 1:
-        return parts[0]
-    loss, parts = problem.loss, [dataclasses.replace(part, loss=None) for part in parts]
-    return dataclasses.replace(
-        jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts), loss=loss
-    )
+        coef, intercept = returned.beta[some], returned.intercept[some]
+        at = _with_lams(pen, rows.lams)
+        parts.append(_certificate_of(problem, at, coef, intercept, products, False, lanes))
+    certificate = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+    pen = _with_lams(pen, found.lams)
+    return _fit_of(problem, pen, returned, certificate, outcome, tol, names)
 
 
 def _with_lams(pen: Penalty, lams: np.ndarray) -> Penalty:
@@ -259,9 +268,16 @@ def _known_products(problem: Problem, solution: PathSolution, found: Solutions) 
     if neg_gradient is not None:
         neg_gradient = neg_gradient.astype(betas.dtype, copy=False)
     by_host = not problem.x.batches_products and jax.default_backend() == "cpu"
-    if problem.responses or not (by_host or neg_gradient is not None):
+    columns = _columns_of(solution)
+    if problem.responses or not (by_host or columns is not None or neg_gradient is not None):
         return Products(neg_gradient=neg_gradient)
-    return _products_of(problem, solution.columns or Columns(problem), found, neg_gradient)
+    return _products_of(problem, columns or Columns(problem), found, neg_gradient)
+
+
+def _columns_of(solution: PathSolution) -> Columns | None:
+    """The columns of an engine that has their rows."""
+    columns = solution.columns
+    return None if columns is None or columns.matrix is None else columns
 
 
 def _products_of(
@@ -278,8 +294,9 @@ def _products_of(
     if neg_gradient is not None:
         return Products(fitted, neg_gradient.astype(betas.dtype, copy=False))
     neg_gradient = aligned(betas.shape, betas.dtype)
-    for begin in range(0, len(betas), _BATCH):
-        part = slice(begin, begin + _BATCH)
+    batch = len(betas) if is_on_host(problem) else _BATCH
+    for begin in range(0, len(betas), batch):
+        part = slice(begin, begin + batch)
         slopes = _slopes(problem, found.intercepts[part], fitted[part])
         rows = np.moveaxis(np.asarray(slopes, np.float64), 1, 0).reshape(len(columns.s), -1)
         if not responses:

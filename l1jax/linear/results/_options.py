@@ -6,6 +6,7 @@ from typing import Any
 
 import equinox as eqx
 
+from ..._modules import Record
 from ..._saving import savable
 from ..._types import AnyArray
 from ...penalties import Penalty
@@ -13,7 +14,7 @@ from ..data._inputs import Inputs
 from ..model._problem import Data, Problem
 
 
-class FitOptions(eqx.Module):
+class FitOptions(Record):
     """What was minimised, beside X, y and the loss.
 
     `pen`: the penalty as it was passed (None where a file or an estimator does not know it);

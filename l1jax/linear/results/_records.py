@@ -8,13 +8,14 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Bool
 
+from ..._modules import Record
 from ..._saving import savable
 from ..._types import AnyArray
 from ...losses import Loss
 from ._options import FitOptions
 
 
-class FitRecord(eqx.Module):
+class FitRecord(Record):
     """The fields of a `Fit`."""
 
     coef: AnyArray
@@ -49,7 +50,7 @@ class FitRecord(eqx.Module):
 AFit = TypeVar("AFit", bound=FitRecord)
 
 
-class Knots(eqx.Module):
+class Knots(Record):
     """The values of λ where the active set of a path changes; the path is straight between them.
 
     `lams` (K,), descending, from the start of the path to the end of the grid; `coefs` (K, p) and
@@ -76,7 +77,7 @@ class Knots(eqx.Module):
         return between(self.coefs), between(self.intercepts)
 
 
-class PathRecord(eqx.Module, Generic[AFit]):
+class PathRecord(Record, Generic[AFit]):
     """The fields of a `Path`, and arrays over its grid."""
 
     fits: AFit

@@ -8,6 +8,7 @@ from typing import Any
 import equinox as eqx
 import numpy as np
 
+from ..._modules import Record
 from ..._saving import savable_result, save
 from ..._status import Status
 from ..._tables import Shown, Summary, Table
@@ -18,7 +19,7 @@ from ..results._tables import choices_table
 from ._frames import scores_frame
 
 
-class CrossValidated(Shown, eqx.Module):
+class CrossValidated(Shown, Record):
     """A path, and how well fits of some of the rows predict the others, at each of its strengths.
 
     With L strengths, n rows and F folds (those of all repeats): `path`, of all rows; `fold_scores`

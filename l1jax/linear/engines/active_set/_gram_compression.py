@@ -23,7 +23,8 @@ from ...data._matrix import DenseMatrix
 from ...host._columns import GramColumns
 from ...model._null_model import with_null
 from ...model._problem import Data, Problem, ScaledData
-from ._working_set import has_group_weights, has_penalty_weights, supports
+from ._penalty_weights import has_penalty_weights
+from ._working_set import has_group_weights, supports
 
 _TALL = 2  # rows per column, from which on the rows are replaced
 _MANY_COLUMNS = 2000  # a Gram matrix of 32 MB

@@ -56,6 +56,9 @@ class HostLoss:
 
     def hvp(self, eta: np.ndarray, columns: np.ndarray) -> np.ndarray:
         """Returns the Hessian-vector product ∂²L/∂η² times each of the columns (n, m)."""
+        if is_in_numpy(self.loss):
+            with host_errors():
+                return self.loss.hessian(self.y, eta, self.s)(columns.T).T
         count = columns.shape[1]
         width = _MIN_WIDTH * 2 ** max(0, int(np.ceil(np.log2(count / _MIN_WIDTH))))
         padded = np.zeros((len(columns), width))  # few widths, few compilations

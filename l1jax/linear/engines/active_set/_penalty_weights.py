@@ -33,11 +33,23 @@ def linear_form(pen: Penalty, lam: Any, shape: tuple[int, ...]) -> Any:
 
 
 _last = threading.local()
+_ONE = np.ones(())
 
 
 @eqx.filter_jit
 def _compiled_form(pen: Penalty, lam: Any, shape: tuple[int, ...]) -> Any:
     return pen.with_strength(lam).linear_form(shape)
+
+
+def has_penalty_weights(pen: Penalty, shape: tuple[int, ...]) -> bool:
+    """Returns whether a penalty has a weight per coefficient, for coefficients of this shape."""
+    if len(shape) != 1 or not pen.convex or not pen.has_strength:
+        return False
+    form = linear_form(pen, _ONE, shape)
+    if form is None:
+        return False
+    up, down, quad = (np.asarray(table) for table in form)
+    return not ((up == 0) & (down == 0) & (quad > 0)).any()
 
 
 class CoordinateWeights:

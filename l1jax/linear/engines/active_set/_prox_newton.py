@@ -277,8 +277,7 @@ class _Model:
         hessian, m = np.diag(self.form.quad), self.size
         if not self.loss.loss.is_separable:
             # ∂²L/∂η² is not diagonal: the minimum is added. Such a loss has no intercept here.
-            columns = self.part.dense()
-            gram = columns.T @ self.loss.hvp(self.eta, columns)
+            gram = self.part.curvature_gram(lambda columns: self.loss.hvp(self.eta, columns))
             hessian += (gram + gram.T) / 2 + self.part.gram(min_curvature)
             return hessian
         row_weights = np.maximum(curvature, min_curvature)

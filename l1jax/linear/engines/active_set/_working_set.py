@@ -28,7 +28,7 @@ from ._interpolation import PathInterpolation
 from ._least_squares import LeastSquares
 from ._options import OPTIONS
 from ._path_point import NumericalBreakdown, PathPoint
-from ._penalty_weights import CoordinateWeights, linear_form
+from ._penalty_weights import CoordinateWeights, has_penalty_weights, linear_form
 from ._protocols import PathFollower, PenaltyWeights, RestrictedSolver
 from ._prox_newton import ProxNewton
 from ._row_shifts import RowShifts, has_few_shifted_rows
@@ -58,17 +58,6 @@ def supports(problem: Problem, pen: Penalty) -> bool:
     return has_penalty_weights(pen, shape) or (
         problem.loss.is_quadratic and has_group_weights(pen, shape)
     )
-
-
-def has_penalty_weights(pen: Penalty, shape: tuple[int, ...]) -> bool:
-    """Returns whether a penalty has a weight per coefficient, for coefficients of this shape."""
-    if len(shape) != 1 or not pen.convex or not pen.has_strength:
-        return False
-    form = linear_form(pen, _ONE, shape)
-    if form is None:
-        return False
-    up, down, quad = (np.asarray(table) for table in form)
-    return not ((up == 0) & (down == 0) & (quad > 0)).any()
 
 
 def has_group_weights(pen: Penalty, shape: tuple[int, ...]) -> bool:

@@ -357,6 +357,25 @@ def test_on_an_accelerator_it_is_chosen_where_active_sets_stay_small(monkeypatch
     assert choose_engine("working_set", plan).name == "working_set"
 
 
+@pytest.mark.parametrize(
+    ("n", "pen", "engine"),
+    [
+        (101, l1jax.L1(), "compiled"),
+        (101, l1jax.ElasticNet(), "working_set"),
+        (101, l1jax.ElasticNet(l1_ratio=1.0), "compiled"),
+        (100, l1jax.ElasticNet(), "compiled"),
+        (257, l1jax.L1(), "working_set"),
+    ],
+)
+def test_on_a_cpu_it_is_chosen_for_paths_with_a_ridge_sooner(n, pen, engine):
+    X = np.random.default_rng(0).normal(size=(n, 300))
+    inputs = read(X, X[:, 0], pen, l1jax.SquaredError(), None, None, has_strength=False)
+    problem = prepare_inputs(inputs, inputs.pen, inputs.loss, True, False)
+    lams = np.geomspace(1, 0.1, 10)
+    plan = Plan(problem, inputs.pen, lams, problem.null.point, np.asarray(1e-6), 100)
+    assert choose_engine("auto", plan).name == engine
+
+
 BOUNDED = {
     "logistic": (l1jax.L1(), l1jax.Logistic(), (Y > 0).astype(float), _prox_newton, "solve_moved"),
     "huber": (l1jax.L1(), l1jax.Huber(0.5), Y, _row_shifts, "solve_moved"),
