@@ -34,7 +34,9 @@ class Logistic(Loss):
         return 0.25
 
     def per_row(self, y: Real, eta: Real) -> Float[Real, "... n"]:
-        return softplus(eta) - y * eta
+        # For y = 1 the difference is log(1 + exp −η), which keeps its digits.
+        xp = namespace(y, eta)
+        return xp.where(y == 1, -log_sigmoid(eta), softplus(eta) - y * eta)
 
     def gradient(self, y: Real, eta: Real, s: Float[Real, " n"]) -> Float[Real, "... n"]:
         xp = namespace(y, eta, s)

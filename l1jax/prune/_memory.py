@@ -12,7 +12,7 @@ from ._program import Program, Value
 
 
 def peak_bytes(program: Program) -> int:
-    """The most bytes of intermediates, outputs too, that are alive at once, each equation run as written.
+    """The most bytes of intermediates, outputs too, that are held at once, each equation run as written.
 
     A compiler fuses some of them away; its own count leaves out what the kernels that it calls allocate.
     """
@@ -20,14 +20,14 @@ def peak_bytes(program: Program) -> int:
     last = {value: k for k, equation in enumerate(equations) for value in equation.ins}
     last |= dict.fromkeys(program.outputs, len(equations))
     written: set[Value] = set()
-    alive = peak = 0
+    held = peak = 0
     for k, equation in enumerate(equations):
         written.update(equation.outs)
-        alive += sum(map(_bytes, equation.outs))
+        held += sum(map(_bytes, equation.outs))
         inside = max(map(peak_bytes, equation.bodies), default=0)
-        peak = max(peak, alive + inside)
+        peak = max(peak, held + inside)
         ended = {value for value in (*equation.ins, *equation.outs) if last.get(value, k) == k}
-        alive -= sum(map(_bytes, ended & written))
+        held -= sum(map(_bytes, ended & written))
     return peak
 
 

@@ -39,7 +39,7 @@ class Layer:
 class Cost:
     """Of one forward pass on the example: what it takes.
 
-    `flops`: floating-point operations by XLA's count; `memory`: the most bytes of intermediates that are alive
+    `flops`: floating-point operations by XLA's count; `memory`: the most bytes of intermediates that are held
     at once, before fusion; `seconds`: the shortest of some runs.
     """
 

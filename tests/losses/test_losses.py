@@ -88,6 +88,16 @@ def test_the_polished_intercept_is_the_root_that_bisection_finds(name, eta):
     assert shift == pytest.approx(brentq(slope, -30, 30, xtol=1e-13), abs=1e-8)
 
 
+@pytest.mark.parametrize("namespace", [np, jnp])
+def test_a_small_logistic_loss_keeps_its_digits(namespace):
+    margin = np.array([2.0, 9.0, 14.0, 40.0], np.float32)
+    y = np.array([1, 0, 1, 0], np.float32)
+    eta = np.where(y == 1, margin, -margin)
+    rows = l1jax.Logistic().per_row(namespace.asarray(y), namespace.asarray(eta))
+    expected = np.log1p(np.exp(-margin.astype(float)))
+    np.testing.assert_allclose(rows, expected, rtol=4 * np.finfo(np.float32).eps)
+
+
 @pytest.mark.parametrize("kind", [l1jax.Logistic, l1jax.Poisson, l1jax.SquaredHinge])
 def test_an_intercept_that_is_the_best_one_takes_few_slopes_to_confirm(kind):
     """Newton's steps end where the slope is rounding; bisection would go on for 20 more."""

@@ -165,7 +165,7 @@ def test_the_report_counts_what_went(small):
     assert re.search(r"w +6 +3", str(small.report)) and "<table" in small.report._repr_html_()
 
 
-def test_memory_is_what_is_alive_at_once():
+def test_memory_is_what_is_held_at_once():
     def products(x):
         y = jnp.sin(x)
         return jnp.outer(y, y).sum(0)  # two copies of y, and (10, 10)
