@@ -95,7 +95,7 @@ class Equation:
 
 
 def _settings(eqn: Any) -> dict[str, Any]:
-    """The settings of an equation; of a scan, how many constants and carries it has, whatever jax calls them."""
+    """The settings of an equation; of a scan, how many constants and carries, whatever jax calls them."""
     if eqn.primitive.name != "scan" or "num_carry" in eqn.params:
         return eqn.params
     consts, carry, _ = eqn.params["ft_in"].unpack()  # from jax 0.12 on
