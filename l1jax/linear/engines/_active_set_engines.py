@@ -75,13 +75,13 @@ class WorkingSet(Engine):
 
     def _follow(self, plan: Plan, lambda_max: float) -> PathSolution:
         """Returns the solutions at all λ; a single one by way of larger ones that working sets can follow."""
+        lams = np.asarray(plan.lams, np.float64)
         if can_stack(plan.problem, plan.pen):
             problem, pen = stacked(plan.problem, plan.pen)
             flat = dataclasses.replace(
                 plan, problem=problem, pen=pen, known=None, interpolate=False
             )
-            return unstacked(plan.problem, self._follow(flat, lambda_max))
-        lams = np.asarray(plan.lams, np.float64)
+            return unstacked(plan.problem, plan.pen, lams, self._follow(flat, lambda_max))
         single = len(lams) == 1 and plan.known is None and not self.keeps_knots
         if single and self.all_columns is None:
             return follow_to(plan.problem, plan.pen, float(lams[0]), lambda_max, plan.gram)

@@ -198,13 +198,13 @@ def solve_best(
     problem: Problem, pen: Penalty, start: Point, tol: Any, max_steps: Any, names: Any
 ) -> tuple[Fit, Point]:
     """As `solve_one`; where the call is eager, what that leaves short is solved as ill-conditioned."""
-    limit = np.asarray(max_steps)
-    if pen.convex and not is_traced(max_steps):
-        limit = np.asarray(np.minimum(limit, _SLOW_STEPS), limit.dtype)
-    # 1. Gradient steps and Newton's, as many as they mostly need.
-    found, point = solve_one(problem, pen, start, tol, limit, names)
-    if is_traced(found.status):
+    if is_traced((problem, pen, start, tol, max_steps)):
         return solve_one(problem, pen, start, tol, max_steps, names)
+    # 1. Gradient steps and Newton's, as many as they mostly need.
+    limit = np.asarray(max_steps)
+    if pen.convex:
+        limit = np.asarray(np.minimum(limit, _SLOW_STEPS), limit.dtype)
+    found, point = solve_one(problem, pen, start, tol, limit, names)
     # 2. Proximal point steps for what is left, in float64: they need its digits.
     is_float32 = problem.y.dtype != np.float64
     is_slow = found.status == Status.MAX_STEPS and limit < max_steps

@@ -73,7 +73,9 @@ def stacked(problem: Problem, pen: Penalty) -> tuple[Problem, Penalty]:
     return flat, _StackedPenalty(pen, (p, k), free)
 
 
-def unstacked(problem: Problem, solution: PathSolution) -> PathSolution:
+def unstacked(
+    problem: Problem, pen: Penalty, lams: np.ndarray, solution: PathSolution
+) -> PathSolution:
     """Returns the solutions of a stacked problem as those of the problem that it was made of."""
     p, k = problem.coef_shape
     count = len(solution.betas)
@@ -83,6 +85,9 @@ def unstacked(problem: Problem, solution: PathSolution) -> PathSolution:
     if problem.fit_intercept:
         intercepts += np.asarray(problem.null.point.intercept)[-1]
     betas = np.ascontiguousarray(solution.betas[:, : p * k]).reshape(count, p, k)
+    for at in np.flatnonzero(lams[:count] == 0):  # where many coefficients predict the same
+        free = np.asarray(pen.with_strength(lams[at]).masks((p, k)).unpenalised)
+        betas[at] = np.where(free, problem.loss.identify_free(betas[at]), betas[at])
     return PathSolution(
         betas,
         intercepts,
