@@ -247,7 +247,7 @@ def draw(first, dense, sparse, small, onward) -> plt.Figure:
 def main() -> None:
     arguments = parse()
     rows, test, letters = text()
-    steps, start = (8, 10.0) if arguments.short else (1500, 1e-3)
+    steps, start = (20, 0.1) if arguments.short else (1500, 1e-3)
     if arguments.short:
         test = test[:64]
     print(f"{rows.size + test.size} letters, {letters} different ones.")
