@@ -214,7 +214,7 @@ def solve_best(
     left = np.asarray(max_steps - found.num_steps if is_slow else max_steps, limit.dtype)
     with jax.enable_x64(True):
         problem, pen, begin, wanted = jax.tree.map(_as_float64, (problem, pen, point, tol))
-        longer, end = _solve_ill_conditioned(problem, pen, begin, wanted, left, names, is_float32)
+        longer, end = _solve_in_float64(problem, pen, begin, wanted, left, names, is_float32)
         if is_float32:
             longer, end = jax.tree.map(_as_float32, (longer, end))
     if is_slow or longer.status == Status.CONVERGED or longer.relative_gap < found.relative_gap:
@@ -224,7 +224,7 @@ def solve_best(
 
 
 @program
-def _solve_ill_conditioned(
+def _solve_in_float64(
     problem: Problem,
     pen: Penalty,
     start: Point,
