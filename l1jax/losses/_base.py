@@ -71,9 +71,29 @@ class Loss(Module):
         return self.is_quadratic or not self.is_of_residuals
 
     @property
+    def convex(self) -> bool:
+        """Whether it is convex in η; where not, fits are stationary points, judged by their kkt."""
+        return True
+
+    @property
+    def has_curvature(self) -> bool:
+        """Whether it has positive curvature in every row at every η, so that no quadratic model is flat."""
+        return self.convex and (self.is_quadratic or self.is_likelihood)
+
+    @property
+    def is_smoothed(self) -> bool:
+        """Whether it stands for a loss with corners, which is what is reported (see `smoothing_error`)."""
+        return False
+
+    @property
     def has_classes(self) -> bool:
         """Whether targets are classes: whether it says which, in `classes`."""
         return type(self).classes is not Loss.classes
+
+    @property
+    def has_thresholds(self) -> bool:
+        """Whether η is compared with thresholds, which a fit finds besides (see `thresholds`)."""
+        return False
 
     @property
     def rows_interact(self) -> bool:
@@ -97,12 +117,28 @@ class Loss(Module):
         """The diagonal of ∂²L/∂η², like η; it includes s. Where entries are separate one product finds it."""
         return jax.jvp(lambda e: self.gradient(y, e, s), (eta,), (jnp.ones_like(eta),))[1]
 
+    def for_targets(self, y: Real, offset: Real, s: Float[Real, " n"]) -> Loss:
+        """Returns the loss with what it takes from the scale of the targets; a constant to derivatives."""
+        del y, offset, s
+        return self
+
+    def smoothing_error(self, y: Real, eta: Real, s: Float[Real, " n"]) -> Any:
+        """Returns what the loss that is reported, in objectives and gaps, exceeds a smooth `value` by."""
+        del y, eta, s
+        return 0
+
     def hessian(self, y: Real, eta: Real, s: Float[Real, " n"]) -> Callable[[Any], Any]:
         """∂²L/∂η² as a linear map of what is like η; it includes s."""
         if not self.is_separable:
             return jax.linearize(lambda e: self.gradient(y, e, s), eta)[1]
         weights = self.curvature(y, eta, s)
         return lambda u: weights * u
+
+    def curvature_factors(
+        self, y: Real, eta: Real, s: Float[Real, " n"]
+    ) -> tuple[Float[Real, "n k"], Float[Real, "n k"]] | None:
+        """a and b with ∂²L/∂ηᵢ² = diag(aᵢ) − bᵢbᵢᵀ, of a row of K predictors; None: of another form."""
+        del y, eta, s
 
     def majorant(self, y: Real, eta: Real, s: Float[Real, " n"]) -> Float[Real, "... n *k"]:
         """Curvatures of a quadratic that touches L at η and is nowhere below it, like η; with s.
@@ -119,18 +155,17 @@ class Loss(Module):
         del y, s
         return None
 
-    def conjugate(self, y: Array, u: Array, s: Float[Array, " n"]) -> Float[Array, ""]:
+    def conjugate(self, y: Real, u: Real, s: Float[Real, " n"]) -> Float[Real, "..."]:
         """sup_η ⟨u, η⟩ − L(y, η; s), or an upper bound of it; by default infinite: not known."""
         del y, s
-        return jnp.asarray(jnp.inf, u.dtype)
+        return namespace(u).asarray(np.inf, u.dtype)
 
-    def fenchel_gap(
-        self, y: Array, eta: Array, c: Array, s: Float[Array, " n"]
-    ) -> Float[Array, ""]:
+    def fenchel_gap(self, y: Real, eta: Real, c: Real, s: Float[Real, " n"]) -> Float[Real, "..."]:
         """L(η) + L*(c ∇L) − c⟨∇L, η⟩ ≥ 0 for 0 ≤ c ≤ 1: what scaling the dual point costs."""
         slope = self.gradient(y, eta, s)
         bound = self.conjugate(y, c * slope, s)
-        return jnp.maximum(self.value(y, eta, s) + bound - c * jnp.sum(slope * eta), 0)
+        xp = namespace(y, eta, c, s)
+        return xp.maximum(self.value(y, eta, s) + bound - c * xp.sum(slope * eta), 0)
 
     def polish_intercept(self, y: Real, eta: Real, s: Float[Real, " n"]) -> Float[Real, "... *k"]:
         """The shift d of all η that minimises L, by Newton steps safeguarded by bisection."""
@@ -244,6 +279,14 @@ class Loss(Module):
         """Returns the representative of all intercepts with the same loss."""
         return intercept
 
+    def thresholds(self, y: Real, eta: Real, s: Float[Real, " n"]) -> Any:
+        """Returns the thresholds (..., m) that are best at η (..., n), of a loss that has them."""
+        raise NotImplementedError
+
+    def at_thresholds(self, thresholds: Any) -> Loss:
+        """Returns the loss that predicts with these thresholds."""
+        raise NotImplementedError
+
     def inverse_link(self, eta: Real) -> Real:
         """The mean response of a linear predictor."""
         return eta
@@ -287,6 +330,11 @@ class Loss(Module):
     def predictor_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of η for encoded targets of this shape."""
         return shape
+
+
+def has_curvature_factors(loss: Loss) -> bool:
+    """Whether the curvature of each row is that of its K predictors, diagonal but for a rank of one."""
+    return type(loss).curvature_factors is not Loss.curvature_factors
 
 
 def over_rows(loss: Loss, s: Real, y: Real, eta: Real) -> Real:

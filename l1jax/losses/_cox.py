@@ -9,11 +9,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 
-from .._arrays import eps, gammaln, in_numpy, log_sums_from, namespace, never, xlogy
+from .._arrays import eps, gammaln, in_numpy, namespace, never, xlogy
+from .._tracing import frozen, is_traced
 from .._types import Real
 from ._base import Loss
+from ._risk_sets import IntervalSets, NestedSets, risk_sets
 from ._strata import Strata
 
 _TIES = ("breslow", "efron")
@@ -29,15 +31,20 @@ class Cox(Loss):
     happened at that time, 0 where the row is censored then; a structured array of a boolean and a number, as
     in scikit-survival, is read so. Only the order of times matters. There is no intercept, as the same number
     added to all η changes nothing: `fit_intercept` has no effect and 0 is returned. The response is the
-    relative risk exp η. The gap uses an upper bound of the conjugate that is tight at the optimum; the
-    deviance is relative to the saturated model.
+    relative risk exp η.
+
+    y (n, 3) has the columns (start, stop, event), of rows that are at risk in (start, stop] only: late entries
+    (left truncation), or one subject in several rows whose features change in time. The gap uses an upper bound
+    of the conjugate that is tight at the optimum; the deviance is relative to the saturated model.
 
     **Arguments:**
 
     - `ties`: the sum over those at risk, of d events at one time: "breslow" counts all of them in each;
       "efron" subtracts the fraction l/d of them from the l-th, l = 0 … d−1, and gives each their mean weight.
+    - `strata`: labels (n,) of rows, such as the centres of a trial: each has a baseline risk of its own, and at
+      risk together are only rows of one stratum.
 
-    **Raises:** ValueError for other ties.
+    **Raises:** ValueError for other ties, or strata that are not one label per row.
     Source: Cox (1972); Breslow (1974); Efron (1977); Simon, Friedman, Hastie and Tibshirani (2011).
 
     **Example:**
@@ -53,11 +60,21 @@ class Cox(Loss):
     """
 
     ties: str = eqx.field(static=True)
+    stratum: Any  # the number of the stratum of each row (n,), or None
 
-    def __init__(self, ties: str = "breslow"):
+    def __init__(self, ties: str = "breslow", strata: Any = None):
         if ties not in _TIES:
             raise ValueError(f'ties must be "breslow" or "efron", got {ties!r}.')
-        self.ties = ties
+        if strata is not None:
+            if not is_traced(strata):
+                strata = np.asarray(frozen(strata))
+                if strata.ndim == 1:
+                    strata = np.unique(strata, return_inverse=True)[1].astype(np.int32)
+            if strata.ndim != 1:
+                raise ValueError(
+                    f"strata must be one label per row, shape (n,), got shape {strata.shape}."
+                )
+        self.ties, self.stratum = ties, strata
 
     @property
     def is_separable(self) -> bool:
@@ -80,30 +97,30 @@ class Cox(Loss):
         return self._terms(y, eta, s).sum(axis=-1)
 
     def _terms(self, y: Real, eta: Real, s: Real) -> Float[Real, "... n"]:
-        at = _risks_at(self.ties, y, eta, s)
+        at = _risks_at(self.ties, self._intervals(y), eta, s)
         gained = s * (at.log_risk - eta) + at.weight * at.xp.log1p(-at.left_out * at.tied)
         return at.xp.where(at.dies, gained, 0)
 
     def gradient(self, y: Real, eta: Real, s: Float[Real, " n"]) -> Float[Real, "... n"]:
-        at = _risks_at(self.ties, y, eta, s)
+        at = _risks_at(self.ties, self._intervals(y), eta, s)
         return at.expected() - at.xp.where(at.dies, s, 0)
 
     def curvature(self, y: Real, eta: Real, s: Float[Real, " n"]) -> Float[Real, "... n"]:
-        at = _risks_at(self.ties, y, eta, s)
+        at = _risks_at(self.ties, self._intervals(y), eta, s)
         return at.xp.maximum(at.expected() - at.expected_squares(), 0)
 
     def hessian(self, y: Real, eta: Real, s: Float[Real, " n"]) -> Callable[[Any], Any]:
         """Σ over the events of weight (diag p − ppᵀ), with p the risks as fractions of their sum."""
         if namespace(y, eta, s) is jnp:
             return super().hessian(y, eta, s)
-        at = _risks_at(self.ties, y, eta, s)
+        at = _risks_at(self.ties, self._intervals(y), eta, s)
         expected = at.expected()
         return lambda u: expected * u - at.weighted_means(u)
 
     def majorant(self, y: Real, eta: Real, s: Float[Real, " n"]) -> Float[Real, "... n"]:
         """Half of the weight of the events that each row was at risk of."""
-        at = _risks_at(self.ties, y, eta, s)
-        at_risk = at.xp.cumsum(at.xp.where(at.dies, at.weight, 0)[at.sets.order])[at.sets.last]
+        at = _risks_at(self.ties, self._intervals(y), eta, s)
+        at_risk = at.sets.sum_earlier(at.xp.where(at.dies, at.weight, 0))
         return at.xp.broadcast_to(at.xp.where(s > 0, at_risk / 2, 0), eta.shape)
 
     def fenchel_gap(self, y: Real, eta: Real, c: Real, s: Float[Real, " n"]) -> Float[Real, "..."]:
@@ -113,7 +130,7 @@ class Cox(Loss):
         conjugate from above; these are right at c = 1. Where several die, the part of KL among them
         is bounded by (1−c)KL(yₗ‖pₗ) and by the log of one plus the divergence χ².
         """
-        at = _risks_at(self.ties, y, eta, s)
+        at = _risks_at(self.ties, self._intervals(y), eta, s)
         xp = namespace(y, eta, c, s)
         c = xp.asarray(c)[..., None]
         tied = xp.minimum(at.tied, 1)
@@ -144,7 +161,7 @@ class Cox(Loss):
     def saturated(self, y: Real, s: Float[Real, " n"]) -> Float[Real, ""]:
         """Σ over the times of death, of weight D: D log D, and with Efron's ties D/d log(d!/dᵈ)."""
         xp = namespace(y, s)
-        at = _risks_at(self.ties, y, xp.zeros_like(s), s)
+        at = _risks_at(self.ties, self._intervals(y), xp.zeros_like(s), s)
         weight = at.sum_ties(xp.exp(at.log_weight))
         rows = s * xp.log(xp.where(at.dies, weight, 1))
         if self.ties == "efron":
@@ -155,53 +172,90 @@ class Cox(Loss):
     def deviance(self, y: Real, eta: Real, s: Float[Real, " n"]) -> Float[Real, "..."]:
         xp, terms = namespace(y, eta, s), self._terms(y, eta, s)
         found = terms.sum(axis=-1) - self.saturated(y, s)
-        size = (abs(terms) + s * y[:, 1]).sum(axis=-1)
+        size = (abs(terms) + s * y[:, -1]).sum(axis=-1)
         return xp.where(found > _ROUNDING * eps(eta) * size, found, 0)
 
     def counts(self, y: Real, s: Float[Real, " n"]) -> Float[Real, " n"]:
         """The weight of the event of each row; 0 where it is censored."""
-        return s * y[:, 1]
+        return s * y[:, -1]
 
     def strata(self, y: np.ndarray) -> Strata:
-        return Strata(("rows with an event",), y[:, 1:])
+        return Strata(("rows with an event",), y[:, -1:])
 
     def inverse_link(self, eta: Real) -> Real:
         """The relative risk."""
         return namespace(eta).exp(eta)
 
-    def accepts(self, y: Real) -> Bool[Real, "n 2"]:
-        return namespace(y).isfinite(y) & ((y[:, 1:] == 0) | (y[:, 1:] == 1))
+    def accepts(self, y: Real) -> Bool[Real, "n c"]:
+        return namespace(y).isfinite(y) & ((y[:, -1:] == 0) | (y[:, -1:] == 1))
 
     def check_shape(self, shape: tuple[int, ...]) -> None:
-        if len(shape) != 2 or shape[1] != 2:
+        if len(shape) != 2 or shape[1] not in (2, 3):
             raise ValueError(
-                "y must have the columns (time, event), shape (n, 2), for Cox, got "
-                f"{shape}: numpy.column_stack([time, event])."
+                "y must have the columns (time, event), shape (n, 2), or (start, stop, event), shape (n, 3), "
+                f"for Cox, got {shape}: numpy.column_stack([time, event])."
+            )
+        if self.stratum is not None and self.stratum.shape != shape[:1]:
+            raise ValueError(
+                f"strata must have one label per row of y, shape {shape[:1]}, got {self.stratum.shape}."
             )
 
     def check_targets(self, y: np.ndarray) -> None:
         self.check_shape(y.shape)
-        time, event = y.T
+        time, event = y[:, -2], y[:, -1]
         bad = np.flatnonzero((event != 0) & (event != 1))
         if len(bad):
             swapped = ((time == 0) | (time == 1)).all()
             hint = " The columns seem to be swapped: y[:, ::-1]." if swapped else ""
             raise ValueError(
-                "y[:, 1] must hold 1 where the event happened and 0 where it did not, for Cox, got "
+                f"y[:, {y.shape[1] - 1}] must hold 1 where the event happened and 0 where it did not, for Cox, "
+                "got "
                 f"{event[bad[0]]} at row {bad[0]}.{hint}"
             )
         if not event.any():
-            raise ValueError("y[:, 1] holds no event: the partial likelihood of Cox needs some.")
+            raise ValueError(
+                f"y[:, {y.shape[1] - 1}] holds no event: the partial likelihood of Cox needs some."
+            )
+        empty = np.flatnonzero(y[:, 0] >= time) if y.shape[1] == 3 else []
+        if len(empty):
+            raise ValueError(
+                "y[:, 0], when a row enters, must be before y[:, 1], when it leaves, for Cox, got "
+                f"{y[empty[0], 0]} and {time[empty[0]]} at row {empty[0]}."
+            )
 
     def read_fields(self, y: np.ndarray) -> np.ndarray:
         return survival_columns(y)
 
     def encode(self, y: Any) -> Any:
-        """Times become their ranks, in (0, 1]: nothing that is rounded later can tie them."""
+        """Times become their ranks, in [0, 1]: nothing that is rounded later can tie them."""
         xp = jnp if isinstance(y, jax.Array) else np
-        rank = (xp.searchsorted(xp.sort(y[:, 0]), y[:, 0]) + 1) / y.shape[0]
-        rank = xp.where(xp.isfinite(y[:, 0]), rank, xp.nan)
-        return xp.stack([rank, y[:, 1].astype(rank.dtype)], axis=1)
+        if self.stratum is not None:
+            ranks = self._intervals(y) / y.shape[0]
+            ranks = xp.where(xp.isfinite(y).all(axis=1, keepdims=True), ranks, xp.nan)
+            return xp.concatenate([ranks[:, :2], y[:, -1:].astype(ranks.dtype)], axis=1)
+        in_order = xp.sort(y[:, -2])
+        sides = ("left",) if y.shape[1] == 2 else ("right", "left")
+        ranks = []
+        for column, side in enumerate(sides):
+            rank = xp.searchsorted(in_order, y[:, column], side=side) + (side == "left")
+            ranks.append(xp.where(xp.isfinite(y[:, column]), rank / y.shape[0], xp.nan))
+        return xp.stack([*ranks, y[:, -1].astype(ranks[0].dtype)], axis=1)
+
+    def _intervals(self, y: Real) -> Real:
+        """Targets as (start, stop, event) where there are strata, whose times then do not overlap."""
+        if self.stratum is None:
+            return y
+        xp, n = namespace(y, self.stratum), y.shape[0]
+        in_order = xp.sort(y[:, -2])
+        first = (n + 1) * xp.asarray(self.stratum)
+        stop = first + xp.searchsorted(in_order, y[:, -2], side="right")
+        start = first
+        if y.shape[1] == 3:
+            start = first + xp.searchsorted(in_order, y[:, 0], side="right")
+        # Ranks among all, so that they are small numbers.
+        of_all = xp.sort(stop)
+        columns = [xp.searchsorted(of_all, at, side="right") for at in (start, stop)]
+        return xp.stack([*(at.astype(y.dtype) for at in columns), y[:, -1]], axis=1)
 
     def predictor_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         return shape[:1]
@@ -226,34 +280,10 @@ def survival_columns(y: np.ndarray) -> np.ndarray:
     return np.stack([times[0], events[0]], axis=1, dtype=np.float64)
 
 
-class _Sets(NamedTuple):
-    """Who is at risk when: rows in order of time, and where in it the times of each row are."""
-
-    order: Int[Real, " n"]
-    first: Int[Real, " n"]  # the first place in the order of those with the time of a row
-    last: Int[Real, " n"]
-
-    def later(self, values: Real) -> Real:
-        """log Σ exp of the values of all rows whose time is not before that of each row."""
-        return log_sums_from(values[..., self.order])[..., self.first]
-
-    def earlier(self, values: Real) -> Real:
-        """log Σ exp of the values of all rows whose time is not after that of each row."""
-        return log_sums_from(values[..., self.order][..., ::-1])[..., ::-1][..., self.last]
-
-    def same(self, values: Real) -> Real:
-        """The sum over the rows with the time of each row."""
-        if namespace(values, self.order) is jnp:
-            return jax.ops.segment_sum(values, self.first, values.shape[0])[self.first]
-        starts = np.flatnonzero(np.bincount(self.first))
-        sums = np.add.reduceat(values[..., self.order], starts, axis=-1)
-        return sums[..., np.searchsorted(starts, self.first)]
-
-
 class _Risks(NamedTuple):
     """The terms of the likelihood at some η. Each row that dies has one: a sum over those at risk."""
 
-    sets: _Sets
+    sets: NestedSets | IntervalSets
     dies: Bool[Real, " n"]  # rows that count
     eta: Float[Real, "... n"]
     log_weight: Float[Real, " n"]
@@ -300,7 +330,7 @@ class _Risks(NamedTuple):
         size, order = self.log_weight + self.eta, self.sets.order
         counts = size > never(size) / 2  # rows of positive weight
         most = size.max()
-        if most - size[counts].min(initial=most) > _WIDEST:
+        if not self.sets.is_nested or most - size[counts].min(initial=most) > _WIDEST:
             fractions = self._fractions()
             return (u @ fractions.T * self.weight[self.dies]) @ fractions
         # By sums in order of time, none of whose exponentials is less than the root of the smallest number.
@@ -316,9 +346,8 @@ class _Risks(NamedTuple):
 
     def _fractions(self) -> np.ndarray:
         """p of each term, (d, n)."""
-        place = np.argsort(self.sets.order)  # of each row, in order of time
         dies, first = self.dies, self.sets.first
-        is_at_risk = place >= first[dies][:, None]
+        is_at_risk = self.sets.at_risk(dies)
         size = (self.log_weight + self.eta) - self.log_risk[dies][:, None]
         p = np.exp(np.where(is_at_risk, size, -np.inf))
         is_tied = self.dies & (first == first[dies][:, None])
@@ -327,12 +356,8 @@ class _Risks(NamedTuple):
 
 
 def _risks_at(ties: str, y: Real, eta: Real, s: Real) -> _Risks:
-    xp = namespace(y, eta, s)
-    time, dies = y[:, 0], (y[:, 1] > 0) & (s > 0)
-    order = xp.argsort(time, stable=True)
-    in_order = time[order]
-    first = xp.searchsorted(in_order, time)
-    sets = _Sets(order, first, xp.searchsorted(in_order, time, side="right") - 1)
+    xp, dies, sets = namespace(y, eta, s), (y[:, -1] > 0) & (s > 0), risk_sets(y)
+    order, first = sets.order, sets.first
     scaled = s * (s > 0).sum() / s.sum()
     log_weight = xp.where(s > 0, xp.log(xp.where(s > 0, scaled, 1)), never(eta))
     log_risk = sets.later(log_weight + eta)

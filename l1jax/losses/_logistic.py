@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 
 from .._arrays import eps, in_numpy, log_sigmoid, namespace, sigmoid, softplus, xlogy
 from .._types import Real
-from ._base import Loss
-from ._strata import check_labels
+from ._two_classes import TwoClasses
 
 
 @in_numpy
-class Logistic(Loss):
+class Logistic(TwoClasses):
     """The logistic loss log(1 + exp η) − yη, minus the log-likelihood of labels y in {0, 1}, (n,).
 
     Where all labels of positive weight are equal the best intercept is infinite; the one returned leaves a
     gradient at rounding.
+
+    Source: Cox (1958).
 
     **Example:**
 
@@ -73,13 +74,3 @@ class Logistic(Loss):
 
     def inverse_link(self, eta: Real) -> Real:
         return sigmoid(eta)
-
-    def classes(self, eta: Real) -> Int[Real, "..."]:
-        return (eta > 0).astype(np.int32)
-
-    def accepts(self, y: Real) -> Bool[Real, " n"]:
-        return (y == 0) | (y == 1)
-
-    def check_targets(self, y: np.ndarray) -> None:
-        self.check_shape(y.shape)
-        check_labels(y, self, 2)

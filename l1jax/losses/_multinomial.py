@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -14,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from .._arrays import eps, in_numpy, logsumexp, matmul, namespace, softmax, while_loop, xlogy
 from .._types import Real
 from ._base import Loss
-from ._strata import check_labels
+from ._strata import check_labels, rows_of_labels
 
 _POLISH_STEPS = 100  # most take under ten
 _VISIBLE = (
@@ -88,6 +87,14 @@ class Multinomial(Loss):
         del y
         p = softmax(eta)
         return lambda u: s[:, None] * p * (u - (p * u).sum(axis=-1, keepdims=True))
+
+    def curvature_factors(
+        self, y: Real, eta: Real, s: Float[Real, " n"]
+    ) -> tuple[Float[Real, "n K"], Float[Real, "n K"]]:
+        """s p and √s p: the curvature is s(diag p − ppᵀ)."""
+        del y
+        p = softmax(eta)
+        return s[:, None] * p, namespace(s).sqrt(s)[:, None] * p
 
     def curvature(self, y: Real, eta: Real, s: Float[Real, " n"]) -> Float[Real, "... n K"]:
         del y
@@ -206,20 +213,11 @@ class Multinomial(Loss):
 
     def encode(self, y: Any) -> Any:
         """Rows of probabilities, (n, K)."""
-        xp = jnp if isinstance(y, jax.Array) else np
         if y.ndim == 2:
             totals = y.sum(axis=1, keepdims=True)
-            return y / xp.where(totals > 0, totals, 1)
-        count = self.n_classes
-        if count is None:
-            try:
-                count = int(y.max()) + 1
-            except jax.errors.ConcretizationTypeError:
-                raise ValueError(
-                    "y is traced, so its labels do not say how many classes there are: pass "
-                    "l1jax.Multinomial(n_classes=...), or rows of probabilities, shape (n, K)."
-                ) from None
-        return (y[:, None] == xp.arange(count)).astype(xp.result_type(y.dtype, xp.float32))
+            return y / namespace(y).where(totals > 0, totals, 1)
+        or_else = ", or rows of probabilities, shape (n, K)"
+        return rows_of_labels(y, self, self.n_classes, or_else)
 
 
 def _one_hot(y: Real, eta: Real) -> Real:

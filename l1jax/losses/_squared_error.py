@@ -15,6 +15,8 @@ class SquaredError(Loss):
 
     y (n,) or (n, k), real.
 
+    Source: Hastie, Tibshirani and Friedman (2009), chapter 3.
+
     **Example:**
 
     ```python

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 
 from .._arrays import in_numpy, namespace
 from .._types import Real
-from ._base import Loss, Shifts
-from ._strata import check_labels
+from ._base import Shifts
+from ._two_classes import TwoClasses
 
 
 @in_numpy
-class SquaredHinge(Loss):
+class SquaredHinge(TwoClasses):
     """The squared hinge loss max(0, 1 − mη)² of support vector machines, m = 2y − 1, for labels y in {0, 1}.
 
     It is no likelihood: its response is η, its class the sign of η, and it has no AIC or BIC. With `L1(λ)` and
@@ -64,16 +64,6 @@ class SquaredHinge(Loss):
     def fenchel_gap(self, y: Real, eta: Real, c: Real, s: Float[Real, " n"]) -> Float[Real, "..."]:
         """(1−c)² L: the same number, without the cancellation."""
         return (1 - c) ** 2 * self.value(y, eta, s)
-
-    def classes(self, eta: Real) -> Int[Real, "..."]:
-        return (eta > 0).astype(np.int32)
-
-    def accepts(self, y: Real) -> Bool[Real, " n"]:
-        return (y == 0) | (y == 1)
-
-    def check_targets(self, y: np.ndarray) -> None:
-        self.check_shape(y.shape)
-        check_labels(y, self, 2)
 
 
 def _shortfall(y: Real, eta: Real) -> Real:

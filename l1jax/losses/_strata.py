@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 
@@ -49,11 +51,28 @@ def check_labels(y: np.ndarray, loss: Any, n_classes: int | None) -> None:
     given = f", with K = {count} as {count} different labels occur" if n_classes is None else ""
     raise ValueError(
         f"y must hold labels {wanted} for {name}{given}; got {y[bad[0]]} at row {bad[0]}."
-        + _advice(found, n_classes)
+        + _advice(found, n_classes, name)
     )
 
 
-def _advice(found: np.ndarray, n_classes: int | None) -> str:
+def rows_of_labels(y: Any, loss: Any, n_classes: int | None, or_else: str = "") -> Any:
+    """Labels (n,) as rows (n, K), 1 at the class; K is the largest label and one unless it is given.
+
+    Raises: ValueError for traced labels without `n_classes`; `or_else` is other advice for its sentence.
+    """
+    xp = jnp if isinstance(y, jax.Array) else np
+    if n_classes is None:
+        try:
+            n_classes = int(y.max()) + 1
+        except jax.errors.ConcretizationTypeError:
+            raise ValueError(
+                "y is traced, so its labels do not say how many classes there are: pass "
+                f"l1jax.{type(loss).__name__}(n_classes=...){or_else}."
+            ) from None
+    return (y[:, None] == xp.arange(n_classes)).astype(xp.result_type(y.dtype, xp.float32))
+
+
+def _advice(found: np.ndarray, n_classes: int | None, loss: str) -> str:
     if n_classes is not None and len(found) > n_classes:
         return (
             f" There are {len(found)} different labels: l1jax.Multinomial() takes several classes."
@@ -63,4 +82,4 @@ def _advice(found: np.ndarray, n_classes: int | None) -> str:
     names = " Other labels become such by numpy.unique(y, return_inverse=True)[1]"
     if n_classes is not None:
         return f"{names}."
-    return f"{names}; where a class has no row, pass l1jax.Multinomial(n_classes=...)."
+    return f"{names}; where a class has no row, pass l1jax.{loss}(n_classes=...)."
