@@ -1,5 +1,6 @@
 """Proximal operators against brute force, and the properties that every one of them has."""
 
+import itertools
 import warnings
 
 import jax
@@ -37,6 +38,8 @@ OPERATORS = {
         lambda x: 0.4 * np.abs(x).sum() + 0.6 * (SIZES * norms(x)).sum(),
     ),
 }
+# One program for each operator and kind of step: eagerly, each operation is compiled by itself.
+COMPILED = {name: jax.jit(operator) for name, (operator, _) in OPERATORS.items()}
 STEPS = {"scalar": 0.7, "metric": np.array([0.1, 2.0, 0.5, 1.0, 0.03, 3.0])}
 vectors = st.lists(st.floats(-5, 5), min_size=6, max_size=6).map(np.array)
 
@@ -45,13 +48,13 @@ vectors = st.lists(st.floats(-5, 5), min_size=6, max_size=6).map(np.array)
 @pytest.mark.parametrize("name", OPERATORS)
 @given(z=vectors, lam=st.floats(0.05, 2), seed=st.integers(0, 1000))
 def test_nothing_nearby_is_better(name, step, z, lam, seed):
-    operator, penalty = OPERATORS[name]
+    operator, penalty = COMPILED[name], OPERATORS[name][1]
     s = STEPS[step]
 
     def objective(x):
         return 0.5 * ((x - z) ** 2 / s).sum() + lam * penalty(x)
 
-    x = np.asarray(operator(jnp.asarray(z), lam, jnp.asarray(s)))
+    x = np.asarray(operator(z, lam, s))
     rng = np.random.default_rng(seed)
     for size in (1e-4, 1e-2, 1):
         assert objective(x) <= objective(x + size * rng.standard_normal(6)) + 1e-12
@@ -75,9 +78,14 @@ def test_the_metric_prox_is_the_minimiser_that_brute_force_finds(name):
 @pytest.mark.parametrize("name", OPERATORS)
 @given(a=vectors, b=vectors)
 def test_it_is_firmly_nonexpansive(name, a, b):
-    operator, _ = OPERATORS[name]
-    pa, pb = (np.asarray(operator(jnp.asarray(v), 0.5, 1.0)) for v in (a, b))
+    pa, pb = (np.asarray(COMPILED[name](v, 0.5, 1.0)) for v in (a, b))
     assert (pa - pb) @ (pa - pb) <= (pa - pb) @ (a - b) + 1e-12
+
+
+def slopes(f, x, d, u):
+    """The derivative along d, as it is and as a difference, and the gradient of ⟨u, f⟩."""
+    central = (f(x + 1e-6 * d) - f(x - 1e-6 * d)) / 2e-6
+    return jax.jvp(f, (x,), (d,))[1], central, jax.vjp(f, x)[1](u)[0]
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -91,26 +99,22 @@ def test_its_derivative_is_the_finite_difference(name, step):
         (lambda lam: operator(z, lam, s), jnp.asarray(0.3), jnp.asarray(1.0)),
         (lambda s: operator(z, 0.3, s), s, jnp.ones_like(s)),
     ):
-        forward = jax.jvp(f, (x,), (d,))[1]
-        central = (f(x + 1e-6 * d) - f(x - 1e-6 * d)) / 2e-6
+        forward, central, reverse = jax.jit(slopes, static_argnums=0)(f, x, d, u)
         np.testing.assert_allclose(forward, central, atol=1e-8)
-        reverse = jax.vjp(f, x)[1](u)[0]
-        assert float(jnp.vdot(reverse, d)) == pytest.approx(float(u @ forward), abs=1e-12)
+        assert np.vdot(reverse, d) == pytest.approx(np.vdot(u, forward), abs=1e-12)
 
 
 @pytest.mark.float32
 @pytest.mark.parametrize("name", OPERATORS)
-@pytest.mark.parametrize("scale", [0.0, 1e-20, 1e20])
-@pytest.mark.parametrize("lam", [0.0, 1.0])
 @pytest.mark.slow
-def test_derivatives_are_finite_at_the_kinks_and_at_any_scale(name, scale, lam):
+def test_derivatives_are_finite_at_the_kinks_and_at_any_scale(name):
     operator, _ = OPERATORS[name]
-    z = jnp.float32(scale) * jnp.array([1, -1, 0, 0, 0, 0], jnp.float32)
-    for s in (jnp.float32(1), jnp.asarray(STEPS["metric"], jnp.float32), jnp.float32(0)):
-        gradients = jax.grad(lambda *a: operator(*a).sum(), argnums=(0, 1, 2))(
-            z, jnp.float32(lam), s
-        )
-        assert all(jnp.isfinite(g).all() for g in gradients)
+    gradients = jax.jit(jax.grad(lambda *a: operator(*a).sum(), argnums=(0, 1, 2)))
+    for scale, lam in itertools.product((0.0, 1e-20, 1e20), (0.0, 1.0)):
+        z = np.float32(scale) * np.array([1, -1, 0, 0, 0, 0], np.float32)
+        for s in (np.float32(1), STEPS["metric"].astype(np.float32), np.float32(0)):
+            found = gradients(z, np.float32(lam), s)
+            assert all(np.isfinite(g).all() for g in found), (scale, lam, s)
 
 
 @pytest.mark.core

@@ -26,16 +26,15 @@ from .._tracing import frozen, is_traced
 from .._types import Real
 from ._forms import EDGE, GroupForm, LinearForm
 
-# Steps of bisection: float64 has 52 bits of fraction, and a bracket is at most a factor of two
-# wide.
+# Steps of bisection: float64 has 52 bits of fraction, and a bracket is at most a factor of two wide.
 _BISECTIONS = 54
 _DOUBLINGS = 64
 # Of the proximal point steps for a conjugate: the first one's exponent, how they grow, how many there are
 # at most, and units of rounding by which the subgradient at the last one may miss the point.
-_SHORTEST = -20
+_FIRST_EXPONENT = -20
 _GROWTH = 4.0
-_MOST = 60
-_FOUND = 32
+_MAX_CONJUGATE_STEPS = 60
+_CONJUGATE_ULPS = 32
 _BELOW_LIMIT = 0.9  # of `max_step`: at the limit itself a prox may divide by zero
 
 
@@ -89,6 +88,16 @@ class Penalty(Module):
     def prox(self, z: PyTree, step: Any = 1.0) -> PyTree:
         """argmin_x ½‖x − z‖²/step + R(x); `step` is a scalar, or like z where `metric` is diagonal."""
 
+    def __add__(self, other: Any) -> Penalty:
+        """Refuses a sum: its prox is not made of those of its terms."""
+        name = getattr(type(other), "__name__", other)
+        raise TypeError(
+            f"{type(self).__name__} + {name} has no prox in closed form: take a penalty that is such a sum "
+            "(ElasticNet, SparseGroupL1, FusedLasso), or write one with its value and prox."
+        )
+
+    __radd__ = __add__
+
     def __repr__(self) -> str:
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         shown = (f"{name}={_show(v)}" for name, v in fields.items() if v is not None)
@@ -128,6 +137,14 @@ class Penalty(Module):
             )
         return with_fields(self, **{self.strength: strength_leaf(lam, self.strength)})
 
+    def on_scale(self, deviations: Real) -> Penalty:
+        """Returns the penalty of σ∘β, for σ of each feature (p,), where this one is of β.
+
+        Strengths and weights refer to σ∘β as they are, but limits are on β. By default there are none.
+        """
+        del deviations
+        return self
+
     def is_valid(self) -> Bool[Array, ""]:
         """Whether its numbers are what an eager call would accept; for those that are traced."""
         strength = jnp.asarray(0.0 if self.strength_value is None else self.strength_value)
@@ -146,12 +163,32 @@ class Penalty(Module):
         del shape
         return None
 
+    def concave_terms(self, x: Real) -> Any:
+        """Returns rⱼ, rⱼ′ and rⱼ″ at |xⱼ| if R is Σⱼ rⱼ(|xⱼ|) of concave rⱼ; None (the default) if it is not.
+
+        With it, and with `restricted`, a penalty that is not convex gets the active-set engine.
+        """
+        del x
+        return None
+
+    def restricted(self, features: Any) -> Penalty | None:
+        """Returns the penalty of some of the features, by index; None (the default) if nobody needs it."""
+        del features
+        return None
+
     def group_form(self, shape: tuple[int, ...]) -> GroupForm | None:
         """Returns the weights if R is Σ_g (weight_g ‖x_g‖₂ + l1_g ‖x_g‖₁ + ½ quad_g ‖x_g‖₂²); else None.
 
         With it a penalty gets the active-set engine for groups.
         """
         del shape
+        return None
+
+    def composition(self) -> tuple[Penalty, Callable[[PyTree], PyTree]] | None:
+        """Returns R and A if the penalty is R(A x) of a linear A without a prox of its own; else None.
+
+        With it `minimize` takes a primal–dual solver, which needs only the prox of R.
+        """
         return None
 
     def lambda_max(self, gradient: Array) -> Array:
@@ -196,7 +233,7 @@ class Penalty(Module):
         if self.homogeneous:
             return jnp.where(self._is_in_ball(v), 0, jnp.inf).astype(v.dtype)
         size = jnp.max(jnp.abs(v), initial=0)
-        rounding = _FOUND * jnp.finfo(v.dtype).eps * size
+        rounding = _CONJUGATE_ULPS * jnp.finfo(v.dtype).eps * size
 
         def step(carry):
             x, t, count, _ = carry
@@ -205,8 +242,8 @@ class Penalty(Module):
             longer = jnp.minimum(_GROWTH * t, _step_over(0 * size, 0))
             return new, longer, count + 1, distance
 
-        first = _step_over(size, _SHORTEST)
-        most = min((_longest(v.dtype) - _SHORTEST) // 2, _MOST)
+        first = _step_over(size, _FIRST_EXPONENT)
+        most = min((_longest(v.dtype) - _FIRST_EXPONENT) // 2, _MAX_CONJUGATE_STEPS)
         far = jnp.asarray(jnp.inf, v.dtype)
         start = (jnp.zeros_like(v), first, jnp.zeros((), jnp.int32), far)
 
@@ -377,7 +414,7 @@ def _dtype(x: PyTree):
 
 
 def total(terms: Iterable[Array]) -> Array:
-    """The sum over the leaves of a tree: of at least one."""
+    """The sum over the leaves of a tree, which has at least one."""
     return functools.reduce(operator.add, terms)
 
 
@@ -400,6 +437,18 @@ def strength_leaf(value: Any, name: str) -> Any:
     array = array.astype(array.dtype if array.dtype.kind == "f" else np.float64)
     check_nonnegative(array, name)
     return array
+
+
+def number_above(value: Any, name: str, least: int) -> Any:
+    """A number as a leaf, checked to be above `least` where it is concrete."""
+    leaf = strength_leaf(value, name)
+    if leaf is None:
+        raise TypeError(f"{name} must be a number above {least}, got None.")
+    if not is_traced(leaf) and type(leaf) is not object:
+        given = np.asarray(frozen(leaf))
+        if not (given > least).all():
+            raise ValueError(f"{name} must be above {least}, got {given.min()}.")
+    return leaf
 
 
 def check_nonnegative(array: np.ndarray, name: str, allow_inf: bool = False) -> None:
@@ -436,6 +485,6 @@ def weight_leaves(weights: Any, name: str = "weights") -> tuple[PyTree, PyTree]:
 
     if isinstance(weights, list | tuple) and not any(hasattr(w, "shape") for w in weights):
         weights = np.asarray(weights)  # a plain list of numbers, not a pytree of arrays
-    finite = jax.tree.map(lambda w: leaf(w)[0], weights)
-    excluded = jax.tree.map(lambda w: leaf(w)[1], weights)
-    return finite, excluded
+    leaves, structure = jax.tree.flatten(weights)
+    finite, excluded = zip(*map(leaf, leaves), strict=True) if leaves else ((), ())
+    return structure.unflatten(finite), structure.unflatten(excluded)

@@ -5,6 +5,7 @@ Arrays of NumPy or of JAX, of any shape: what is returned is a term for each coo
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,20 +18,44 @@ EDGE = 8  # units of rounding by which a point on the edge of the dual ball may 
 
 
 class LinearForm(NamedTuple):
-    """The penalty weights of each coordinate, λ included: of xⱼ⁺, of xⱼ⁻ and of ½xⱼ² (inf: excluded)."""
+    """The penalty weights of each coordinate, λ included: of xⱼ⁺, of xⱼ⁻ and of ½xⱼ² (inf: excluded).
+
+    With limits, R is infinite outside of lowerⱼ ≤ xⱼ ≤ upperⱼ, which lie on both sides of 0; where one of them
+    is 0, the weight of that side is infinite too.
+    """
 
     up: Real
     down: Real
     quad: Real
+    lower: Real | None = None
+    upper: Real | None = None
 
     @property
     def is_symmetric(self) -> bool:
         return self.up is self.down
 
+    @property
+    def has_limits(self) -> bool:
+        return self.lower is not None
+
+    @property
+    def is_limited(self) -> Any:
+        """Which coordinates have a finite limit."""
+        if self.lower is None or self.upper is None:
+            return np.bool_(False)  # whose ~ is no number, as that of Python's False
+        xp = namespace(self.lower, self.upper)
+        return xp.isfinite(self.lower) | xp.isfinite(self.upper)
+
+    def map(self, function: Callable[[Real], Real]) -> LinearForm:
+        """Returns the form with a function of each of its arrays."""
+        up, down, quad, *limits = (None if part is None else function(part) for part in self)
+        return LinearForm(up, up if self.is_symmetric else down, quad, *limits)
+
     def times(self, lam: Any) -> LinearForm:
         """Returns the form of λ times the penalty."""
         up, quad = _times(lam, self.up), _times(lam, self.quad)
-        return LinearForm(up, up if self.is_symmetric else _times(lam, self.down), quad)
+        down = up if self.is_symmetric else _times(lam, self.down)
+        return LinearForm(up, down, quad, self.lower, self.upper)
 
     def value(self, x: Real) -> Real:
         """The terms of R(x), without what is infinite."""
@@ -39,9 +64,9 @@ class LinearForm(NamedTuple):
         return linear + 0.5 * self.quad * x**2
 
     def violation(self, x: Real) -> Real:
-        """How far each coordinate is on a side where the weight is infinite."""
+        """How far each coordinate is outside of the domain of R."""
         xp = namespace(x, *self)
-        return xp.where(xp.isinf(self._bound(x)), abs(x), 0)
+        return xp.where(xp.isinf(self._bound(x)), abs(x), xp.maximum(abs(x) - self._limit(x), 0))
 
     def conjugate(self, v: Real) -> Real:
         """The terms of R*(v)."""
@@ -50,12 +75,23 @@ class LinearForm(NamedTuple):
         beyond = xp.maximum(size - bound, 0)
         terms = beyond**2 / (2 * xp.where(is_curved, self.quad, 1))
         is_inside = size <= bound * (1 + EDGE * eps(v))
-        return xp.where(is_curved, terms, xp.where(is_inside, 0, np.inf))
+        free = xp.where(is_curved, terms, xp.where(is_inside, 0, np.inf))
+        if not self.has_limits:
+            return free
+        # sup over 0 ≤ t ≤ limit of (|v| − bound) t − ½ quad t².
+        limit = self._limit(v)
+        is_finite = xp.isfinite(limit)
+        at_limit = xp.where(is_finite, limit, 0)
+        stops = is_finite & (beyond >= self.quad * at_limit)
+        return xp.where(stops, beyond * at_limit - 0.5 * self.quad * at_limit**2, free)
 
     def limit(self, v: Real) -> Real:
         """For each coordinate the largest c in [0, 1] for which its term of R*(c v) is finite."""
         xp = namespace(v, *self)
-        return xp.where(self.quad == 0, self.boxed(v), 1)
+        is_bounded = self.quad > 0
+        if self.has_limits:
+            is_bounded |= xp.isfinite(self._limit(v))
+        return xp.where(is_bounded, 1, self.boxed(v))
 
     def boxed(self, v: Real) -> Real:
         """For each coordinate the largest c in [0, 1] for which c v is within the weights."""
@@ -79,8 +115,32 @@ class LinearForm(NamedTuple):
         up, down = self._finite()
         inside = xp.maximum(abs(slope) - self._bound(-slope), 0)
         weight = up if self.is_symmetric else self._side(x, up, down)
-        found = xp.where(x == 0, inside, abs(slope + weight * xp.sign(x)))
+        outwards = slope + weight * xp.sign(x)
+        found = xp.where(x == 0, inside, abs(outwards))
+        if self.has_limits:  # at a limit any pull beyond it is met
+            found = xp.where(self.at_limit(x), xp.maximum(outwards * xp.sign(x), 0), found)
         return xp.where((x != 0) & xp.isinf(self._bound(x)), abs(x), found)
+
+    def at_limit(self, x: Real) -> Real:
+        """Which coordinates are at a limit other than 0, to rounding."""
+        if not self.has_limits:
+            return x != x
+        return (x != 0) & (abs(x) >= self._limit(x) * (1 - EDGE * eps(x)))
+
+    def limit_knots(self, x: Real, gradient: Real, curvature: Real) -> tuple[Real, Real]:
+        """Of the form at λ = 1: the λ at which a coordinate reaches its limit, and at which one at it leaves.
+
+        Each moves by itself, along a smooth part of this gradient and curvature. 0 and inf where it does not.
+        """
+        xp, limit = namespace(x, gradient, *self), self._limit(x)
+        up, down = self._finite()
+        sign, is_there = xp.sign(x), self.at_limit(x)
+        can_reach = xp.isfinite(limit) & (x != 0)
+        limit = xp.where(can_reach, limit, 0)
+        pull = -sign * (gradient + curvature * (sign * limit - x))
+        weight = xp.where(x > 0, up, down) + self.quad * limit
+        lam = xp.maximum(pull, 0) / xp.where(can_reach & (weight > 0), weight, np.inf)
+        return xp.where(is_there, 0, lam), xp.where(is_there & (weight > 0), lam, np.inf)
 
     def critical(self, gradient: Real) -> Real:
         """Of the form at λ = 1: the λ from which on each coordinate is 0, with this gradient there.
@@ -100,6 +160,12 @@ class LinearForm(NamedTuple):
     def _bound(self, v: Real) -> Real:
         """The weight of the side that v lies on."""
         return self.up if self.is_symmetric else self._side(v, self.up, self.down)
+
+    def _limit(self, v: Real) -> Any:
+        """How far from 0 a coordinate may be on the side that v lies on."""
+        if self.lower is None or self.upper is None:
+            return np.inf
+        return self._side(v, self.upper, -self.lower)
 
     def _side(self, v: Real, up: Real, down: Real) -> Real:
         return namespace(v, up, down).where(v > 0, up, down)

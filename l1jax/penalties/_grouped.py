@@ -253,6 +253,8 @@ class NonNegativeGroupL1(GroupL1):
 
     **Arguments and errors:** as for `GroupL1`.
 
+    Source: Yuan and Lin (2006); the prox: Yu (2013).
+
     **Example:**
 
     ```python
@@ -370,8 +372,7 @@ class GroupElasticNet(GroupL1):
         return self._norm().uniform_prox(z, step) / shrink
 
     def _form(self, x: Real) -> LinearForm:
-        up, _, _ = super()._form(x)
-        return split(up, self.l1_ratio)
+        return split(super()._form(x).up, self.l1_ratio)
 
     def _critical_strengths(self, gradient: Real) -> Float[Real, " groups"]:
         return ridge_or(super()._critical_strengths(gradient), self.l1_ratio)

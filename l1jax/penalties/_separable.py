@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from typing import Any, ClassVar, Literal
 
 import jax
@@ -11,6 +12,7 @@ from jaxtyping import Array, Bool, PyTree
 
 from .. import prox
 from .._arrays import in_numpy, namespace
+from .._modules import with_fields
 from .._tracing import frozen, is_traced
 from .._types import Real
 from ._base import (
@@ -19,6 +21,7 @@ from ._base import (
     check_nonnegative,
     nearest_knot,
     no_negative,
+    number_above,
     strength_leaf,
     total,
     weight_leaves,
@@ -27,26 +30,85 @@ from ._forms import LinearForm
 
 
 class _Separable(Penalty):
-    """Σⱼ λ wⱼ r(xⱼ): a strength, and optional weights of which an infinite one excludes its coordinate."""
+    """Σⱼ λ wⱼ r(xⱼ) where lowerⱼ ≤ xⱼ ≤ upperⱼ: a strength, optional weights, and optional limits.
+
+    An infinite weight excludes its coordinate. A subclass says what its prox is without limits, in `_shrink`:
+    that of a convex function of one number, kept within limits, is the nearest point of it within them.
+    """
 
     metric: ClassVar[Literal["scalar", "diagonal"]] = "diagonal"
 
     lam: Any
     weights: Any
     excluded: Any
+    lower: Any
+    upper: Any
 
-    def __init__(self, lam: Any = None, weights: Any = None):
+    def __init__(self, lam: Any = None, weights: Any = None, lower: Any = None, upper: Any = None):
         self.lam = strength_leaf(lam, "lam")
         self.weights, self.excluded = weight_leaves(weights)
+        self.lower, self.upper = limit_leaves(lower, "lower", -1), limit_leaves(upper, "upper", 1)
 
     def is_valid(self) -> Bool[Array, ""]:
-        return super().is_valid() & no_negative(self.weights)
+        limits_are_valid = no_negative(self.upper) & no_negative(_negated(self.lower))
+        return super().is_valid() & no_negative(self.weights) & limits_are_valid
+
+    @property
+    def has_limits(self) -> bool:
+        return self.lower is not None or self.upper is not None
+
+    def on_scale(self, deviations: Real) -> Penalty:
+        if not self.has_limits:
+            return self
+        lower, upper = _scaled(self.lower, deviations), _scaled(self.upper, deviations)
+        return with_fields(self, lower=lower, upper=upper)
+
+    def restricted(self, features: Any) -> Penalty:
+        """The penalty of some of the features of one array, by index."""
+
+        def some(leaf: Any) -> Any:
+            return leaf[features] if np.ndim(leaf) else leaf
+
+        names = ("weights", "excluded", "lower", "upper")
+        parts = {name: jax.tree.map(some, getattr(self, name)) for name in names}
+        return with_fields(self, **parts)
 
     def violation(self, x: PyTree) -> Array:
-        if self.excluded is None:
-            return jnp.zeros((), jnp.result_type(*jax.tree.leaves(x)))
-        leaves = [jnp.where(off, jnp.abs(leaf), 0) for leaf, _, off in self._terms(x)]
-        return jnp.stack([jnp.max(leaf, initial=0) for leaf in leaves]).max()
+        most = jnp.zeros((), jnp.result_type(*jax.tree.leaves(x)))
+        if self.excluded is not None:
+            for leaf, _, off in self._terms(x):
+                most = jnp.maximum(most, jnp.max(jnp.where(off, jnp.abs(leaf), 0), initial=0))
+        if self.has_limits:
+            for leaf, lower, upper in self._limits(x):
+                over = jnp.maximum(lower - leaf, leaf - upper)
+                most = jnp.maximum(most, jnp.max(over, initial=0))
+        return most
+
+    @abc.abstractmethod
+    def _shrink(self, z: PyTree, step: Any) -> PyTree:
+        """The prox without limits, and for all coordinates as if none were excluded."""
+
+    def prox(self, z: PyTree, step: Any = 1.0) -> PyTree:
+        return self._inside(self._zero_excluded(self._shrink(z, step)))
+
+    def _limits(self, x: PyTree) -> list[tuple[Real, Real, Real]]:
+        """(leaf, lower, upper), shaped to go with the leaf, for each leaf of x."""
+        leaves, tree = jax.tree.flatten(x)
+        lower, upper = _like(self.lower, tree, -np.inf), _like(self.upper, tree, np.inf)
+        return [
+            (leaf, per_row(low, leaf, name="lower"), per_row(high, leaf, name="upper"))
+            for leaf, low, high in zip(leaves, lower, upper, strict=True)
+        ]
+
+    def _inside(self, x: PyTree) -> PyTree:
+        """The nearest point within the limits; its derivative at a limit is that of the limit."""
+        if not self.has_limits:
+            return x
+        inside = [
+            jnp.where(leaf >= upper, upper, jnp.where(leaf <= lower, lower, leaf))
+            for leaf, lower, upper in self._limits(x)
+        ]
+        return jax.tree.unflatten(jax.tree.structure(x), inside)
 
     def _lam(self) -> Any:
         if self.lam is None:
@@ -80,18 +142,40 @@ class _Separable(Penalty):
         return namespace(*jax.tree.leaves(self)).zeros(shape)
 
     def masks(self, shape: tuple[int, ...]) -> Masks:
-        lam_w, excluded = self._array_terms(self._zeros(shape))
-        return Masks(unpenalised=(lam_w == 0) & ~excluded, excluded=excluded)
+        zeros = self._zeros(shape)
+        lam_w, excluded = self._array_terms(zeros)
+        unpenalised = (lam_w == 0) & ~excluded
+        if self.has_limits:
+            # A coordinate of weight 0 within limits is not free.
+            ((_, lower, upper),) = self._limits(zeros)
+            excluded = excluded | ((lower == 0) & (upper == 0))
+            xp = namespace(lower, upper)
+            unpenalised = unpenalised & ~(xp.isfinite(lower) | xp.isfinite(upper))
+        return Masks(unpenalised=unpenalised, excluded=excluded)
 
-    def linear_form(self, shape: tuple[int, ...]) -> LinearForm:
+    def linear_form(self, shape: tuple[int, ...]) -> LinearForm | None:
         return self._form(self._zeros(shape))
 
     def _form(self, x: Real) -> LinearForm:
-        """The weights of the coordinates of x, in its precision."""
+        """The weights and limits of the coordinates of x, in its precision."""
+        return self._within_limits(self._weights_form(x), x)
+
+    def _weights_form(self, x: Real) -> LinearForm:
+        """The form without limits."""
         lam_w, excluded = self._array_terms(x)
         xp = namespace(lam_w, excluded)
         up = xp.where(excluded, np.inf, lam_w)
         return LinearForm(up, up, xp.zeros_like(up))
+
+    def _within_limits(self, form: LinearForm, x: Real) -> LinearForm:
+        """The form with the limits; where one of them is 0, the weight of that side is infinite."""
+        if not self.has_limits:
+            return form
+        ((_, lower, upper),) = self._limits(x)
+        xp = namespace(form.up, lower, upper)
+        lower, upper = xp.broadcast_to(lower, x.shape), xp.broadcast_to(upper, x.shape)
+        up, down = xp.where(upper == 0, np.inf, form.up), xp.where(lower == 0, np.inf, form.down)
+        return LinearForm(up, down, form.quad, lower, upper)
 
     def _zero_excluded(self, x: PyTree) -> PyTree:
         """Returns x with 0 in the excluded coordinates."""
@@ -115,6 +199,11 @@ class _Separable(Penalty):
     def _critical_strengths(self, gradient: Real) -> Real:
         """The λ from which on each coefficient by itself is 0, with this gradient there; 0: unpenalised."""
         w, penalised = self._unit_weights(gradient)
+        if self.has_limits:
+            ((_, lower, upper),) = self._limits(gradient)
+            xp = namespace(gradient, lower, upper)
+            limit = xp.where(gradient < 0, upper, lower)
+            gradient = xp.where(limit == 0, 0, gradient)
         xp = namespace(w, gradient)
         return xp.where(penalised, abs(gradient) / xp.where(penalised, w, 1), 0)
 
@@ -122,13 +211,23 @@ class _Separable(Penalty):
         return self._critical_strengths(gradient).max(initial=0)
 
     def margin(self, x: Array, gradient: Array, curvature: Array) -> Array:
-        _, penalised = self._unit_weights(x)
+        _, penalised = self._unit_weights(-x)
         leaves = self._critical_strengths(gradient - curvature * x)
+        enters = jnp.where(x == 0, self._critical_strengths(gradient), 0)
+        leaves = jnp.where((x != 0) & penalised, leaves, jnp.inf)
         return nearest_knot(
-            self._lam(),
-            jnp.where(x == 0, self._critical_strengths(gradient), 0),
-            jnp.where((x != 0) & penalised, leaves, jnp.inf),
+            self._lam(), *self._with_limit_knots(enters, leaves, x, gradient, curvature)
         )
+
+    def _with_limit_knots(
+        self, enters: Real, leaves: Real, x: Real, gradient: Real, curvature: Real
+    ) -> tuple[Real, Real]:
+        """The λ at which coordinates enter or reach a limit, and at which they leave 0 or a limit."""
+        if not self.has_limits:
+            return enters, leaves
+        unit: Any = self.with_strength(1.0)
+        reaches, frees = unit._form(x).limit_knots(x, gradient, curvature)
+        return jnp.maximum(enters, reaches), jnp.minimum(leaves, frees)
 
     def dual_norm(self, gradient: Real) -> Real:
         return _Separable._critical_strengths(self, gradient).max(initial=0)
@@ -153,9 +252,13 @@ class L1(_Separable):
     - `lam`: the strength λ ≥ 0, in units of a gradient: a number, array or tracer; None is not set yet.
     - `weights`: w ≥ 0, one per feature (p,), the leading axis, or like the parameters; 0 leaves a feature
       unpenalised, inf excludes it.
+    - `lower` ≤ 0 ≤ `upper`: limits of the coefficients, in the units in which these are reported: numbers, or
+      arrays as for `weights`; infinite, or None, where there is none. A coefficient at a limit stays there
+      while λ falls, and does not move with it.
 
-    **Raises:** ValueError for negative or NaN values, TypeError for what is not a number.
-    Source: Tibshirani (1996).
+    **Raises:** ValueError for negative or NaN values and for limits on the wrong side of 0, TypeError for what
+    is not a number.
+    Source: Tibshirani (1996); limits: Friedman, Hastie and Tibshirani (2010).
 
     **Example:**
 
@@ -164,12 +267,16 @@ class L1(_Separable):
     >>> pen = l1jax.L1(1.0)
     >>> print(pen.prox(jnp.array([3.0, -0.5]), 1.0), pen.value(jnp.array([3.0, -0.5])))
     [2. 0.] 3.5
+    >>> print(l1jax.L1(1.0, lower=-1.0, upper=[0.5, jnp.inf]).prox(jnp.array([3.0, -4.0])))
+    [ 0.5 -1. ]
 
     ```
     """
 
-    def __init__(self, lam: Any = None, weights: Any = None):
-        super().__init__(lam, weights)
+    def __init__(
+        self, lam: Any = None, weights: Any = None, *, lower: Any = None, upper: Any = None
+    ):
+        super().__init__(lam, weights, lower, upper)
 
     homogeneous: ClassVar[bool] = True
 
@@ -177,8 +284,8 @@ class L1(_Separable):
         terms = self._terms(x)
         return total(jnp.sum(lam_w * jnp.abs(leaf), where=~off) for leaf, lam_w, off in terms)
 
-    def prox(self, z: PyTree, step: Any = 1.0) -> PyTree:
-        return self._zero_excluded(prox.prox_l1(z, self._lam(), step, self.weights))
+    def _shrink(self, z: PyTree, step: Any) -> PyTree:
+        return prox.prox_l1(z, self._lam(), step, self.weights)
 
 
 class _NonNegative(_Separable):
@@ -195,8 +302,8 @@ class _NonNegative(_Separable):
     def _critical_strengths(self, gradient: Real) -> Real:
         return super()._critical_strengths(_falls(gradient))
 
-    def _form(self, x: Real) -> LinearForm:
-        return nonnegative(super()._form(x))
+    def _weights_form(self, x: Real) -> LinearForm:
+        return nonnegative(super()._weights_form(x))
 
 
 @in_numpy
@@ -205,7 +312,9 @@ class NonNegativeL1(_NonNegative):
 
     λ = 0 gives non-negative least squares.
 
-    **Arguments and errors:** as for `L1`.
+    **Arguments and errors:** as for `L1`, of whose limits there is `upper`.
+
+    Source: Efron, Hastie, Johnstone and Tibshirani (2004), as the positive lasso.
 
     **Example:**
 
@@ -217,23 +326,23 @@ class NonNegativeL1(_NonNegative):
     ```
     """
 
-    def __init__(self, lam: Any = None, weights: Any = None):
-        _Separable.__init__(self, lam, weights)
+    def __init__(self, lam: Any = None, weights: Any = None, *, upper: Any = None):
+        _Separable.__init__(self, lam, weights, None, upper)
 
     homogeneous: ClassVar[bool] = True
 
     def value(self, x: PyTree) -> Array:
         return total(jnp.sum(lam_w * leaf, where=~off) for leaf, lam_w, off in self._terms(x))
 
-    def prox(self, z: PyTree, step: Any = 1.0) -> PyTree:
-        return self._zero_excluded(prox.prox_nonnegative_l1(z, self._lam(), step, self.weights))
+    def _shrink(self, z: PyTree, step: Any) -> PyTree:
+        return prox.prox_nonnegative_l1(z, self._lam(), step, self.weights)
 
 
 @in_numpy
 class ElasticNet(_Separable):
     """The elastic net λ Σⱼ wⱼ(ρ|xⱼ| + ½(1−ρ)xⱼ²): L1 selects, L2 keeps correlated features together.
 
-    **Arguments and errors:** `lam` and `weights` as for `L1`, and
+    **Arguments and errors:** `lam`, `weights`, `lower` and `upper` as for `L1`, and
 
     - `l1_ratio`: ρ in [0, 1]; 1 is the lasso, 0 ridge.
 
@@ -251,8 +360,16 @@ class ElasticNet(_Separable):
 
     l1_ratio: Any
 
-    def __init__(self, lam: Any = None, l1_ratio: Any = 0.5, weights: Any = None):
-        super().__init__(lam, weights)
+    def __init__(
+        self,
+        lam: Any = None,
+        l1_ratio: Any = 0.5,
+        weights: Any = None,
+        *,
+        lower: Any = None,
+        upper: Any = None,
+    ):
+        _Separable.__init__(self, lam, weights, lower, upper)
         self.l1_ratio = ratio_leaf(l1_ratio)
 
     def is_valid(self) -> Bool[Array, ""]:
@@ -266,16 +383,14 @@ class ElasticNet(_Separable):
 
         return total(term(*terms) for terms in self._terms(x))
 
-    def prox(self, z: PyTree, step: Any = 1.0) -> PyTree:
-        out = prox.prox_elastic_net(z, self._lam(), self.l1_ratio, step, self.weights)
-        return self._zero_excluded(out)
+    def _shrink(self, z: PyTree, step: Any) -> PyTree:
+        return prox.prox_elastic_net(z, self._lam(), self.l1_ratio, step, self.weights)
 
     def _critical_strengths(self, gradient: Real) -> Real:
         return ridge_or(super()._critical_strengths(gradient), self.l1_ratio)
 
-    def _form(self, x: Real) -> LinearForm:
-        up, _, _ = super()._form(x)
-        return split(up, self.l1_ratio)
+    def _weights_form(self, x: Real) -> LinearForm:
+        return split(super()._weights_form(x).up, self.l1_ratio)
 
     def dual_scales(self, v: Array, x: Array) -> Array:
         form = self._form(v)
@@ -288,7 +403,9 @@ class NonNegativeElasticNet(_NonNegative, ElasticNet):
 
     ρ = 0 gives a non-negative ridge regression.
 
-    **Arguments and errors:** as for `ElasticNet`.
+    **Arguments and errors:** as for `ElasticNet`, of whose limits there is `upper`.
+
+    Source: Wu and Yang (2014).
 
     **Example:**
 
@@ -300,13 +417,93 @@ class NonNegativeElasticNet(_NonNegative, ElasticNet):
     ```
     """
 
-    def __init__(self, lam: Any = None, l1_ratio: Any = 0.5, weights: Any = None):
-        super().__init__(lam, l1_ratio, weights)
+    def __init__(
+        self, lam: Any = None, l1_ratio: Any = 0.5, weights: Any = None, *, upper: Any = None
+    ):
+        ElasticNet.__init__(self, lam, l1_ratio, weights, upper=upper)
 
-    def prox(self, z: PyTree, step: Any = 1.0) -> PyTree:
+    def _shrink(self, z: PyTree, step: Any) -> PyTree:
         lam, ratio = self._lam(), self.l1_ratio
         out = prox.prox_nonnegative_l1(z, lam * ratio, step, self.weights)
-        return self._zero_excluded(prox.prox_ridge(out, lam * (1 - ratio), step, self.weights))
+        return prox.prox_ridge(out, lam * (1 - ratio), step, self.weights)
+
+
+@in_numpy
+class AsymmetricL1(_Separable):
+    """The lasso with weights of its own for either sign: λ Σⱼ wⱼ(a xⱼ⁺ + b xⱼ⁻).
+
+    **Arguments and errors:** `lam`, `weights`, `lower` and `upper` as for `L1`, and
+
+    - `positive`: a > 0, the weight of what is above 0; `negative`: b > 0, of what is below. Numbers, or
+      arrays as for `weights`.
+
+    Source: Combettes and Pesquet (2007).
+
+    **Example:**
+
+    ```python
+    >>> import jax.numpy as jnp, l1jax
+    >>> print(l1jax.AsymmetricL1(1.0, positive=0.5, negative=2.0).prox(jnp.array([3.0, -3.0])))
+    [ 2.5 -1. ]
+
+    ```
+    """
+
+    positive: Any
+    negative: Any
+
+    def __init__(
+        self,
+        lam: Any = None,
+        positive: Any = 1.0,
+        negative: Any = 1.0,
+        weights: Any = None,
+        *,
+        lower: Any = None,
+        upper: Any = None,
+    ):
+        super().__init__(lam, weights, lower, upper)
+        self.positive = number_above(positive, "positive", 0)
+        self.negative = number_above(negative, "negative", 0)
+
+    def is_valid(self) -> Bool[Array, ""]:
+        sides = jnp.all(jnp.asarray(self.positive) > 0) & jnp.all(jnp.asarray(self.negative) > 0)
+        return super().is_valid() & sides
+
+    def _sides(self, x: Real) -> Real:
+        """a where x > 0, b where it is below, shaped to go with x."""
+        a, b = (
+            per_row(self.positive, x, name="positive"),
+            per_row(self.negative, x, name="negative"),
+        )
+        return namespace(a, b, x).where(x > 0, a, b)
+
+    def value(self, x: PyTree) -> Array:
+        terms = self._terms(x)
+        return total(
+            jnp.sum(lam_w * self._sides(leaf) * jnp.abs(leaf), where=~off)
+            for leaf, lam_w, off in terms
+        )
+
+    def _shrink(self, z: PyTree, step: Any) -> PyTree:
+        def least(size: Array, lam: Array, step: Array, sides: Array) -> Array:
+            return jnp.maximum(size - step * lam * sides, 0)
+
+        sides = (self.negative, self.positive)
+        return prox.map_even(least, z, self._lam(), step, self.weights, *sides)
+
+    def _weights_form(self, x: Real) -> LinearForm:
+        up = super()._weights_form(x).up
+        xp = namespace(up)
+        a, b = (xp.broadcast_to(self._sides(sign * xp.ones_like(x)), x.shape) for sign in (1, -1))
+        finite, is_infinite = xp.where(xp.isinf(up), 0, up), xp.isinf(up)
+        up, down = (xp.where(is_infinite, np.inf, finite * side) for side in (a, b))
+        return LinearForm(up, down, xp.zeros_like(up))
+
+    def _unit_weights(self, x: Real) -> tuple[Real, Real]:
+        w, penalised = super()._unit_weights(x)
+        w = w * self._sides(-x)  # a gradient below 0 pulls upwards
+        return w, penalised
 
 
 @in_numpy
@@ -314,6 +511,8 @@ class Ridge(_Separable):
     """The ridge penalty ½λ Σⱼ wⱼxⱼ²: it shrinks and never selects, for comparison.
 
     **Arguments and errors:** as for `L1`.
+
+    Source: Hoerl and Kennard (1970).
 
     **Example:**
 
@@ -325,8 +524,10 @@ class Ridge(_Separable):
     ```
     """
 
-    def __init__(self, lam: Any = None, weights: Any = None):
-        super().__init__(lam, weights)
+    def __init__(
+        self, lam: Any = None, weights: Any = None, *, lower: Any = None, upper: Any = None
+    ):
+        super().__init__(lam, weights, lower, upper)
 
     def _net(self) -> ElasticNet:
         net = ElasticNet(self._lam(), 0.0)
@@ -337,19 +538,65 @@ class Ridge(_Separable):
     def value(self, x: PyTree) -> Array:
         return self._net().value(x)
 
-    def prox(self, z: PyTree, step: Any = 1.0) -> PyTree:
-        return self._zero_excluded(prox.prox_ridge(z, self._lam(), step, self.weights))
+    def _shrink(self, z: PyTree, step: Any) -> PyTree:
+        return prox.prox_ridge(z, self._lam(), step, self.weights)
 
     def margin(self, x: Real, gradient: Real, curvature: Real) -> Real:
-        """Infinite: along λ no coefficient becomes zero, and none ceases to be."""
-        return namespace(x).full((), np.inf, x.dtype)
+        """Infinite without limits: along λ no coefficient becomes zero, and none ceases to be."""
+        if not self.has_limits:
+            return namespace(x).full((), np.inf, x.dtype)
+        never = jnp.zeros_like(x), jnp.full_like(x, jnp.inf)
+        knots = self._with_limit_knots(*never, x, gradient, curvature)
+        return nearest_knot(self._lam(), *knots)
 
     def _critical_strengths(self, gradient: Real) -> Real:
         return ridge_or(super()._critical_strengths(gradient), 0.0)
 
-    def _form(self, x: Real) -> LinearForm:
-        up, _, _ = super()._form(x)
-        return split(up, np.zeros((), x.dtype))
+    def _weights_form(self, x: Real) -> LinearForm:
+        return split(super()._weights_form(x).up, np.zeros((), x.dtype))
+
+
+def limit_leaves(limits: Any, name: str, sign: int) -> PyTree:
+    """Limits as leaves, checked to lie on the side of 0 that `sign` says; None where there are none."""
+    if limits is None:
+        return None
+
+    def leaf(limit: Any) -> Any:
+        if is_traced(limit) or type(limit) is object:
+            return limit
+        concrete = np.asarray(frozen(limit))
+        if concrete.dtype.kind not in "fiu":
+            raise TypeError(f"{name} must be numbers, got dtype {concrete.dtype}.")
+        wrong = ~(sign * concrete >= 0)
+        if wrong.any():
+            where = np.argwhere(wrong)[0]
+            place = f" at index {tuple(int(i) for i in where)}" if concrete.ndim else ""
+            side = "<= 0" if sign < 0 else ">= 0"
+            given = f"{concrete[tuple(where)]}{place}"
+            raise ValueError(f"{name} must be {side}, so that 0 is allowed, got {given}.")
+        if isinstance(limit, jax.Array):
+            return limit
+        return concrete.astype(concrete.dtype if concrete.dtype.kind == "f" else np.float64) + 0.0
+
+    if isinstance(limits, list | tuple) and not any(hasattr(part, "shape") for part in limits):
+        limits = np.asarray(limits)  # a plain list of numbers, not a pytree of arrays
+    return jax.tree.map(leaf, limits)
+
+
+def _negated(limits: PyTree) -> PyTree:
+    return jax.tree.map(lambda limit: -jnp.asarray(limit), limits)
+
+
+def _scaled(limits: PyTree, deviations: Real) -> PyTree:
+    """Limits of coefficients (p, *k) times a number per feature, (p,)."""
+
+    def scale(limit: Any) -> Real:
+        xp = namespace(limit, deviations)
+        limit = xp.asarray(limit)
+        factor = deviations.reshape(deviations.shape + (1,) * max(limit.ndim - 1, 0))
+        return limit * factor
+
+    return jax.tree.map(scale, limits)
 
 
 def ratio_leaf(l1_ratio: Any) -> Any:
@@ -402,14 +649,14 @@ def _falls(gradient: Real) -> Real:
     return namespace(gradient).minimum(gradient, 0)
 
 
-def per_row(weights: Any, x: Real, dtype: Any = None) -> Real:
+def per_row(weights: Any, x: Real, dtype: Any = None, name: str = "weights") -> Real:
     """Weights with one entry per feature, shaped to multiply x of shape (p,) or (p, k)."""
     weights = namespace(weights, x).asarray(weights, x.dtype if dtype is None else dtype)
     if 0 < weights.ndim < x.ndim:
         weights = weights.reshape(weights.shape + (1,) * (x.ndim - weights.ndim))
     if not prox.fits(weights.shape, x.shape):
         raise ValueError(
-            f"weights has shape {weights.shape}, which does not fit coefficients of shape {x.shape}."
+            f"{name} has shape {weights.shape}, which does not fit coefficients of shape {x.shape}."
         )
     return weights
 
