@@ -2,3 +2,9 @@
 
 May import the ground floor, `implicit`, `penalties`.
 """
+
+from ._minimize import minimize
+from ._solution import Solution
+from ._solvers import FISTA, ISTA, AugmentedLagrangian
+
+__all__ = ["FISTA", "ISTA", "AugmentedLagrangian", "Solution", "minimize"]

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
+from .._checks import show_shape
 from .._tracing import frozen, is_traced
 from ..penalties._base import Penalty, check_max_step, longest_step
 
@@ -56,16 +59,19 @@ def check_penalty(pen: Any) -> Penalty:
 
 
 def step_leaf(step: Any, backtracking: bool) -> Any:
-    if step is None:
-        if not backtracking:
-            raise ValueError("backtracking=False needs a step to trust: pass step.")
-        return None
-    step = frozen(step)
-    if isinstance(step, Tracer):
-        return step
-    leaf = step if isinstance(step, jax.Array) else np.asarray(step, np.float64)
+    if step is None and not backtracking:
+        raise ValueError("backtracking=False needs a step to trust: pass step.")
+    return positive_leaf(step, "step")
+
+
+def positive_leaf(value: Any, name: str) -> Any:
+    """A number as a leaf, None as it is; a concrete one is checked to be positive and finite."""
+    value = frozen(value)
+    if value is None or isinstance(value, Tracer):
+        return value
+    leaf = value if isinstance(value, jax.Array) else np.asarray(value, np.float64)
     if not np.all((np.asarray(leaf) > 0) & np.isfinite(np.asarray(leaf))):
-        raise ValueError(f"step must be positive and finite, got {step}.")
+        raise ValueError(f"{name} must be positive and finite, got {value}.")
     return leaf
 
 
@@ -84,3 +90,41 @@ def check_step(solver: Any, pen: Penalty) -> None:
 def default_tolerance(init: PyTree) -> np.ndarray:
     bits = min(jnp.finfo(leaf.dtype).bits for leaf in jax.tree.leaves(init))
     return np.asarray({64: 1e-6, 32: 1e-4}.get(bits, 1e-2))
+
+
+class Call(NamedTuple):
+    """The options of a call: the first two are data, the others static."""
+
+    tol: Any
+    max_steps: Any
+    has_aux: bool
+    history: int
+
+
+def scalar_part(fun, init, args, has_aux: bool) -> Callable[[PyTree], Array]:
+    """x -> fun(x, *args) without aux, known to be a real scalar."""
+    out = eqx.filter_eval_shape(fun, init, *args)
+    if has_aux and not (isinstance(out, tuple) and len(out) == 2):
+        raise TypeError(f"fun must return (scalar, aux) with has_aux=True, got {show_shape(out)}.")
+    value: Any = out[0] if has_aux else out
+    is_number = hasattr(value, "dtype") and jnp.issubdtype(value.dtype, jnp.floating)
+    if not is_number or value.shape != ():
+        hint = " Has it aux? Pass has_aux=True." if isinstance(value, tuple) else ""
+        raise TypeError(f"fun must return a real scalar, got {show_shape(value)}.{hint}")
+    return (lambda x: fun(x, *args)[0]) if has_aux else (lambda x: fun(x, *args))
+
+
+def all_nonnegative(strength: PyTree) -> Array:
+    leaves = [jnp.all(leaf >= 0) for leaf in jax.tree.leaves(strength)]
+    return jnp.stack(leaves).all() if leaves else jnp.ones((), bool)
+
+
+def check_call(fun: Any, args: Any, has_aux: Any, history: Any) -> None:
+    if not callable(fun):
+        raise TypeError(f"fun must be a function of params, got {type(fun).__name__}.")
+    if not isinstance(args, tuple):
+        raise TypeError(f"args must be a tuple, got {type(args).__name__}: pass args=(X, y).")
+    if not isinstance(has_aux, bool):
+        raise TypeError(f"has_aux must be True or False, got {has_aux!r}.")
+    if isinstance(history, bool) or not isinstance(history, int | np.integer) or history < 0:
+        raise ValueError(f"history must be a number of steps to record, got {history!r}.")

@@ -23,13 +23,13 @@ from ._step import (
     tree_where,
 )
 
-_RUNNING = -1
+RUNNING = -1
 _CHECK_EVERY = 10  # steps; a check costs a gradient, a prox and a value, so 8 to 10 % of the solve
 _PROBES = 4  # gradients spent on guessing the first step
 # Rounding is all that is left after this many checks without progress, near the floor or anywhere:
 _STALE_AT_FLOOR = 10
 _STALE = 100
-_ENDLESS = 1e-6  # of the largest number
+ENDLESS = 1e-6  # of the largest number
 _FLOOR = 20.0  # times the rounding error of the residual
 
 
@@ -122,7 +122,7 @@ def descend(objective: Objective, x0: PyTree, step: Array | None, rules: Rules) 
     """Takes proximal gradient steps from x0 until a status holds. `step` is the first one; None: estimated."""
     carry = _first(objective, x0, step, rules)
     carry = jax.lax.while_loop(
-        lambda carry: carry.status == _RUNNING,
+        lambda carry: carry.status == RUNNING,
         lambda carry: _check_and_step(objective, rules, carry),
         carry,
     )
@@ -133,7 +133,7 @@ def descend(objective: Objective, x0: PyTree, step: Array | None, rules: Rules) 
 def _first(objective: Objective, x0: PyTree, step: Array | None, rules: Rules) -> _Carry:
     """The state before the first check, which is at x0."""
     dtype = scalar_dtype(x0)
-    curvature = _guess_curvature(objective.smooth, x0) if step is None else 1 / step
+    curvature = guess_curvature(objective.smooth, x0) if step is None else 1 / step
     nan, no = jnp.full((), jnp.nan, dtype), jnp.zeros((), bool)
     far = jnp.full((), jnp.inf, dtype)
     return _Carry(
@@ -142,7 +142,7 @@ def _first(objective: Objective, x0: PyTree, step: Array | None, rules: Rules) -
         progress=_Progress(far, far, jnp.zeros((), jnp.int32)),
         reference=nan,
         history=jnp.full((rules.history,), jnp.nan, dtype) if rules.history else None,
-        status=jnp.full((), _RUNNING, jnp.int32),
+        status=jnp.full((), RUNNING, jnp.int32),
     )
 
 
@@ -160,7 +160,7 @@ def _check_and_step(objective: Objective, rules: Rules, carry: _Carry) -> _Carry
     # At first after 1, 2, 4 and 8 steps, so that easy problems end early.
     pause = jnp.clip(state.num_steps, 1, _CHECK_EVERY)
     until = jnp.minimum(state.num_steps + pause, rules.max_steps)
-    until = jnp.where(status == _RUNNING, until, 0)
+    until = jnp.where(status == RUNNING, until, 0)
     state, history = _steps(objective, rules, state, carry.history, until)
     return _Carry(state, kept, progress, reference, history, status)
 
@@ -173,12 +173,12 @@ def _status(
     progress: _Progress,
     reference: Array,
 ) -> Array:
-    """The first reason to stop that holds, or `_RUNNING`."""
+    """The first reason to stop that holds, or `RUNNING`."""
     eps, dtype = coarsest_eps(now.x), now.objective.dtype
     bound = rules.tol * jnp.maximum(now.gradient_norm, reference)
     converged = now.finite & now.valid & (now.residual + now.noise <= bound)
     # Without a lower bound the objective falls to the least number, where steps are rounded away.
-    endless = now.objective < -_ENDLESS * jnp.finfo(dtype).max
+    endless = now.objective < -ENDLESS * jnp.finfo(dtype).max
     floor = _FLOOR * (kept.noise + eps * kept.gradient_norm)
     at_floor = (progress.stale >= _STALE_AT_FLOOR) & (kept.residual <= floor)
     reasons = (
@@ -188,7 +188,7 @@ def _status(
         (state.stuck | at_floor | (progress.stale >= _STALE), Status.PRECISION_LIMIT),
         (state.num_steps >= rules.max_steps, Status.MAX_STEPS),
     )
-    status = jnp.full((), _RUNNING, jnp.int32)
+    status = jnp.full((), RUNNING, jnp.int32)
     for holds, reason in reversed(reasons):  # the first one that holds wins
         status = jnp.where(holds, jnp.int32(reason), status)
     return status
@@ -258,7 +258,7 @@ def _measure(objective: Objective, state: ProxGradState) -> Check:
     )
 
 
-def _guess_curvature(smooth, x: PyTree) -> Array:
+def guess_curvature(smooth, x: PyTree) -> Array:
     """The largest curvature of f at x by a few power iterations on differences of gradients.
 
     A guess: it is low, and backtracking corrects it. Differences serve functions that define only a

@@ -4,88 +4,34 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple, no_type_check
+from typing import Any, no_type_check
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, PyTree
 
-from .._checks import check_number, numbers_as_leaves, show_shape
+from .._checks import check_number, numbers_as_leaves
+from .._operators import check_linear
 from .._sharding import in_auto_axes, specs
 from .._tracing import frozen
 from ..implicit._derivative import Conditions, solution
 from ..penalties._base import Penalty, longest_step
-from ._checks import check_init, check_penalty, check_step, default_tolerance, step_leaf
+from ._checks import (
+    Call,
+    all_nonnegative,
+    check_call,
+    check_init,
+    check_penalty,
+    default_tolerance,
+    scalar_part,
+)
+from ._composed import minimize_composed
 from ._loop import Objective, Rules, descend
 from ._solution import Solution, warn_if_short
+from ._solvers import FISTA, ISTA, AugmentedLagrangian, solver_for
 from ._step import scalar_dtype, tree_finite, tree_where
-
-
-class ISTA(eqx.Module):
-    """Proximal gradient descent: x⁺ = prox_{sR}(x − s∇f(x)), whose objective never goes up.
-
-    **Arguments:**
-
-    - `step`: the first (or only) s > 0; None: estimated from the curvature at the start. It is a leaf: another
-      number is no recompilation.
-    - `backtracking`: False never changes the given step, which must be at most 1/L for gradients with
-      Lipschitz constant L, and below the `max_step` of the penalty.
-
-    **Raises:** ValueError for a step that is not positive, or for `backtracking=False` without one.
-    Source: Beck and Teboulle (2009), with a step that may also grow.
-
-    **Example:**
-
-    ```python
-    >>> import l1jax
-    >>> l1jax.ISTA(step=0.5, backtracking=False).backtracking
-    False
-
-    ```
-    """
-
-    step: Any
-    backtracking: bool = eqx.field(static=True)
-
-    def __init__(self, step: Any = None, *, backtracking: bool = True):
-        self.step = step_leaf(step, backtracking)
-        self.backtracking = backtracking
-
-
-class FISTA(eqx.Module):
-    """Accelerated proximal gradient descent: ISTA from a point extrapolated along the last move.
-
-    **Arguments and errors:** as in `ISTA`, and
-
-    - `restart`: drops the momentum whenever it points uphill, which makes the convergence linear without
-      knowing the strong convexity of the objective. Without it steps only shrink, as in the original.
-
-    Source: Beck and Teboulle (2009); restart by the gradient: O'Donoghue and Candès (2015).
-
-    **Example:**
-
-    ```python
-    >>> import l1jax
-    >>> l1jax.FISTA(restart=False).restart
-    False
-
-    ```
-    """
-
-    step: Any
-    restart: bool = eqx.field(static=True)
-    backtracking: bool = eqx.field(static=True)
-
-    def __init__(self, step: Any = None, *, restart: bool = True, backtracking: bool = True):
-        self.step = step_leaf(step, backtracking)
-        self.restart = restart
-        self.backtracking = backtracking
-
-
-_FISTA = FISTA()
 
 
 @no_type_check  # checks its arguments itself, in sentences
@@ -95,7 +41,7 @@ def minimize(
     pen: Penalty | None,
     *,
     args: tuple[Any, ...] = (),
-    solver: ISTA | FISTA = _FISTA,
+    solver: ISTA | FISTA | AugmentedLagrangian | None = None,
     tol: Any = None,
     max_steps: Any = 10_000,
     has_aux: bool = False,
@@ -125,7 +71,9 @@ def minimize(
       makes float32 of NumPy's float64). A module with functions in it: `eqx.partition` it
       first. Where R is a constraint, the solve starts from its projection.
     - `pen`: a `l1jax.Penalty`, or None for fun alone.
-    - `solver`: `l1jax.FISTA()` unless given, or `l1jax.ISTA()`.
+    - `solver`: `l1jax.FISTA()` unless given, or `l1jax.ISTA()`; for R(A x), a `l1jax.Composed`, it is
+      `l1jax.AugmentedLagrangian()`, which takes Newton steps and needs a convex fun with two derivatives. There
+      the residual is a bound of the one above, and the solution has a duality gap.
     - `tol`: non-negative; None is 1e-6 in float64, 1e-4 in float32, 1e-2 in shorter types (the
       shortest leaf counts).
     - `max_steps`: at least 1.
@@ -155,18 +103,22 @@ def minimize(
 
     ```
     """
-    _check_call(fun, args, solver, has_aux, history)
+    check_call(fun, args, has_aux, history)
     init = check_init(init)
     pen = _Nothing() if pen is None else check_penalty(pen)
-    check_step(solver, pen)
+    solver = solver_for(solver, pen)
+    is_composed = pen.composition() is not None
+    if is_composed:
+        check_linear(pen.composition()[1], init)
     tol = check_number(tol, "tol", 0) if tol is not None else default_tolerance(init)
     max_steps = check_number(max_steps, "max_steps", 1, whole=True)
     pen, args = numbers_as_leaves((pen, tuple(args)))
 
-    call = _Call(tol, max_steps, has_aux, history)
+    call = Call(tol, max_steps, has_aux, history)
 
     def solve(fun, init, pen, args, solver):
-        found = _solve(fun, init, pen, args, solver, call)
+        run = minimize_composed if is_composed else _solve
+        found = run(fun, init, pen, args, solver, call)
         return found.params, dataclasses.replace(found, params=None)
 
     places = (specs(init), PartitionSpec())
@@ -188,27 +140,18 @@ class _Nothing(Penalty):
         return z
 
 
-class _Call(NamedTuple):
-    """The options of a call: the first two are data, the others static."""
-
-    tol: Any
-    max_steps: Any
-    has_aux: bool
-    history: int
-
-
 @eqx.filter_jit
-def _solve(fun, init, pen, args, solver, call: _Call) -> Solution:
+def _solve(fun, init, pen, args, solver, call: Call) -> Solution:
     has_aux = call.has_aux
     # Traced once, here; everything below calls what was recorded, closed-over tracers included.
     fun = eqx.filter_closure_convert(fun, init, *args)
     live = (fun, args, pen)
     init, fun, args, pen = frozen((init, fun, args, pen))
-    smooth = _scalar_part(fun, init, args, has_aux)
+    smooth = scalar_part(fun, init, args, has_aux)
     dtype = scalar_dtype(init)
     tol = jnp.asarray(call.tol, dtype)
     step = None if solver.step is None else jnp.asarray(solver.step, dtype)
-    invalid = ~(tol >= 0) | (call.max_steps < 1) | ~_all_nonnegative(pen.strength_value)
+    invalid = ~(tol >= 0) | (call.max_steps < 1) | ~all_nonnegative(pen.strength_value)
     max_step = longest_step(pen, dtype)
     if step is not None:
         invalid |= ~((step > 0) & jnp.isfinite(step))
@@ -242,7 +185,7 @@ def _solve(fun, init, pen, args, solver, call: _Call) -> Solution:
     live_fun, live_args, live_pen = live
     step_used = 1 / found.curvature
     x = solution(found.x, _MinimumConditions(*live, step_used, has_aux))
-    moved = _scalar_part(live_fun, x, live_args, has_aux)(x).astype(dtype)
+    moved = scalar_part(live_fun, x, live_args, has_aux)(x).astype(dtype)
     moved = moved + _penalty_value(live_pen, x, dtype)
 
     def unless_invalid(x):
@@ -271,7 +214,7 @@ class _MinimumConditions(Conditions):
     has_aux: bool = eqx.field(static=True)
 
     def forward(self, x: PyTree) -> PyTree:
-        gradient = jax.grad(_scalar_part(self.fun, x, self.args, self.has_aux))(x)
+        gradient = jax.grad(scalar_part(self.fun, x, self.args, self.has_aux))(x)
         return jax.tree.map(lambda a, g: a - self.step.astype(a.dtype) * g, x, gradient)
 
     def prox(self, z: PyTree) -> PyTree:
@@ -279,19 +222,6 @@ class _MinimumConditions(Conditions):
 
     def root(self, x: PyTree) -> PyTree:
         return jax.tree.map(lambda a: jnp.ones_like(a) / jnp.sqrt(self.step).astype(a.dtype), x)
-
-
-def _scalar_part(fun, init, args, has_aux: bool) -> Callable[[PyTree], Array]:
-    """x -> fun(x, *args) without aux, known to be a real scalar."""
-    out = eqx.filter_eval_shape(fun, init, *args)
-    if has_aux and not (isinstance(out, tuple) and len(out) == 2):
-        raise TypeError(f"fun must return (scalar, aux) with has_aux=True, got {show_shape(out)}.")
-    value: Any = out[0] if has_aux else out
-    is_number = hasattr(value, "dtype") and jnp.issubdtype(value.dtype, jnp.floating)
-    if not is_number or value.shape != ():
-        hint = " Has it aux? Pass has_aux=True." if isinstance(value, tuple) else ""
-        raise TypeError(f"fun must return a real scalar, got {show_shape(value)}.{hint}")
-    return (lambda x: fun(x, *args)[0]) if has_aux else (lambda x: fun(x, *args))
 
 
 def _penalty_value(pen: Penalty, x: PyTree, dtype: Any) -> Array:
@@ -319,21 +249,3 @@ def _like(x: PyTree, z: PyTree, pen: Penalty) -> PyTree:
         return jnp.asarray(a, b.dtype)
 
     return jax.tree.map(leaf, x, z)
-
-
-def _all_nonnegative(strength: PyTree) -> Array:
-    leaves = [jnp.all(leaf >= 0) for leaf in jax.tree.leaves(strength)]
-    return jnp.stack(leaves).all() if leaves else jnp.ones((), bool)
-
-
-def _check_call(fun, args, solver, has_aux, history) -> None:
-    if not callable(fun):
-        raise TypeError(f"fun must be a function of params, got {type(fun).__name__}.")
-    if not isinstance(args, tuple):
-        raise TypeError(f"args must be a tuple, got {type(args).__name__}: pass args=(X, y).")
-    if not isinstance(solver, ISTA | FISTA):
-        raise TypeError(f"solver must be l1jax.FISTA() or l1jax.ISTA(), got {solver!r}.")
-    if not isinstance(has_aux, bool):
-        raise TypeError(f"has_aux must be True or False, got {has_aux!r}.")
-    if isinstance(history, bool) or not isinstance(history, int | np.integer) or history < 0:
-        raise ValueError(f"history must be a number of steps to record, got {history!r}.")

@@ -24,6 +24,11 @@ class Solution(eqx.Module):
     `history`, the objective after each of the first steps, NaN where there were fewer (None
     unless asked for). Under vmap each has leading lanes.
 
+    For R(A x) also, else None: `gap`, in units of the objective: if fun is convex, no x′ with ‖x′ − x‖ ≤ 2‖x‖
+    has an objective lower by more, and further away it grows in proportion. It is R(Ax) + R*(u) − ⟨Ax, u⟩, plus
+    2‖x‖ times the gradient ‖∇f(x) + Aᵀu‖ that is left. `dual`: u, a subgradient of R. `image`: A x with its
+    zeros exact.
+
     **Example:**
 
     ```python
@@ -44,9 +49,13 @@ class Solution(eqx.Module):
     step: Float[Array, "*lanes"]
     aux: Any
     history: Float[Array, "*lanes k"] | None
+    gap: Float[Array, "*lanes"] | None = None
+    dual: PyTree = None
+    image: PyTree = None
 
     def __repr__(self) -> str:
-        rows = {name: _show(getattr(self, name)) for name in _SHOWN}
+        shown = (*_SHOWN, "gap") if self.gap is not None else _SHOWN
+        rows = {name: _show(getattr(self, name)) for name in shown}
         rows["status"] = _show_status(self.status)
         rows["params"] = eqx.tree_pformat(self.params, width=70)
         return "Solution\n" + "\n".join(f"  {name:<18} {row}" for name, row in rows.items())

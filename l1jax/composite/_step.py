@@ -66,7 +66,7 @@ def advance(
     `metric` is a pytree like x of positive diagonal entries C (None: ones): the step is s =
     1/(curvature C) and the step size test is f(x⁺) ≤ f(a) + ⟨∇f(a), d⟩ + ½ curvature ‖d‖²_C.
     No step is longer than `max_step`, a number or, with a metric, a tree of numbers like it; where it would
-    be, C is larger. Without a metric that of the state must not be.
+    be, C is larger. Without a metric the caller keeps `state.curvature` ≥ 1/`max_step`.
     """
     dtype = state.curvature.dtype
     value, gradient = jax.value_and_grad(fun)(state.ahead)
@@ -98,7 +98,7 @@ def advance(
             keep_trying, try_next, (state.curvature, state.x, no, no, no, 0)
         )
         # Where rounding hides the test, a passed test is no reason to take longer steps. And
-        # momentum that nothing restarts diverges where steps grow: the original lets them shrink.
+        # momentum that nothing restarts diverges where steps grow: Beck and Teboulle (2009) only shorten them.
         if restart or not accelerate:
             decayed = jnp.maximum(curvature * _DECAY, min_curvature(metric, max_step))
             curvature = jnp.where(visible, decayed, curvature)

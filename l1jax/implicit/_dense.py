@@ -7,15 +7,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy  # which loads `linalg` when it is used
 from jaxtyping import Array, Float
-from scipy.linalg import get_lapack_funcs
 
 from .._tracing import as_array, is_traced
 from ._derivative import Solver
 
 _CUT = 1e-11  # eigenvalues below this fraction of the largest count as zero
 _ROUNDING = 100  # ... or below so many units of rounding
-_potrf, _potri = get_lapack_funcs(("potrf", "potri"), dtype=np.float64)
 
 
 def direct(matrix: Float[Array, "m m"]) -> Solver:
@@ -78,11 +77,11 @@ def pseudo_inverse(matrix: np.ndarray, cut: float = _CUT) -> np.ndarray:
     nonzero = np.flatnonzero(size > 0)
     scale = size[nonzero]
     unit = matrix[np.ix_(nonzero, nonzero)] / np.outer(scale, scale)
-    factor, failed = _potrf(unit, lower=1)
+    factor, failed = scipy.linalg.lapack.dpotrf(unit, lower=1)
     if not len(nonzero):
         inverse = unit
     elif not failed and np.diag(factor).min() ** 2 > cut:
-        inverse, _ = _potri(factor, lower=1)
+        inverse, _ = scipy.linalg.lapack.dpotri(factor, lower=1)
         inverse = np.tril(inverse)
         inverse = inverse + np.tril(inverse, -1).T
     else:
