@@ -7,8 +7,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from ._frames import is_frame, label_advice, only_column, read_frame, read_series
+from ._sharded import to_numpy
 
 
 def read_vector(values: Any, name: str, dtype: Any) -> Any:
@@ -19,7 +21,7 @@ def read_vector(values: Any, name: str, dtype: Any) -> Any:
 
 def as_array(values: Any, name: str) -> Any:
     if isinstance(values, jax.Array):
-        return values
+        return _in_one_place(values)
     if is_frame(values):
         values = only_column(values)
     if is_frame(values):
@@ -35,6 +37,15 @@ def as_array(values: Any, name: str) -> Any:
     except ValueError as error:
         raise ValueError(f"{name} must be a rectangular array of numbers: {error}.") from None
     return array
+
+
+def _in_one_place(values: jax.Array) -> Any:
+    """An array that several devices hold, or parts of it, in one place, where its values are known."""
+    if isinstance(values, Tracer) or len(values.sharding.device_set) == 1:
+        return values
+    if values.is_fully_replicated:
+        return values.addressable_data(0)
+    return to_numpy(values)
 
 
 def float_dtype(array: Any, name: str) -> Any:

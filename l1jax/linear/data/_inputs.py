@@ -16,6 +16,7 @@ from ._matrix import DataMatrix
 from ._parameters import as_parameter, check_penalty
 from ._precision import x64_is_on
 from ._read_matrix import read_matrix
+from ._sharded import to_numpy
 from ._values import check_finite, check_scale, check_weights
 
 
@@ -30,6 +31,7 @@ class Inputs(NamedTuple):
     loss: Loss
     names: tuple[str, ...] | None
     wants_x64: bool  # NumPy float64 while JAX's x64 switch is off: solve in a local x64 context
+    first_pass: int  # over X, where that is read in blocks
 
 
 def read(
@@ -69,7 +71,21 @@ def read(
     offset = _read_offset(offset, shape, dtype)
     pen = check_penalty(pen, (p, *shape[1:]), has_strength)
     pen, loss = jax.tree.map(lambda leaf: as_parameter(leaf, dtype), (pen, loss))
-    return Inputs(x, y, weights, offset, pen, loss, names, wants_x64)
+    if x.is_distributed:  # NumPy's arrays are replicated
+        rest = (y, weights, offset, pen, loss)
+        y, weights, offset, pen, loss = jax.tree.map(_as_numpy, rest)
+    return Inputs(x, y, weights, offset, pen, loss, names, wants_x64, x.passes or 0)
+
+
+def _as_numpy(leaf: Any) -> Any:
+    is_known = isinstance(leaf, jax.Array) and not isinstance(leaf, Tracer)
+    return to_numpy(leaf) if is_known else leaf
+
+
+def check_concrete(inputs: Inputs, others: Any, name: str, instead: str) -> None:
+    """Raises a TypeError where data or options of the call `name` are traced, that says what to use."""
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((inputs[:-3], others))):
+        raise TypeError(f"{name} needs concrete data: under jit or grad use {instead}.")
 
 
 def _is_mixed(data: Any, rest: Any) -> bool:

@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
 from ..._arrays import matmul, namespace
@@ -143,6 +144,39 @@ class DataMatrix(Module):
         """Whether a product with many vectors at once takes XLA no more memory than its result."""
         return True
 
+    @property
+    def is_distributed(self) -> bool:
+        """Whether the entries are split over devices: no device and no host has all of them."""
+        return False
+
+    @property
+    def passes(self) -> int | None:
+        """How often it has been read, of one that is read in blocks."""
+        return None
+
+    def lanes_together(self, size: int) -> int:
+        """The vectors of this size that one product is computed with, at most; 0 where that does not matter."""
+        del size
+        return 0
+
+    def has_room_for(self, size: int) -> bool:
+        """Whether so many bytes of what follows from the matrix may be kept in memory."""
+        del size
+        return True
+
+    def namespace(self, *arrays: Any) -> Any:
+        """Returns the module, NumPy or `jax.numpy`, whose arrays products with these are."""
+        return namespace(*jax.tree.leaves(self), *arrays)
+
+    def in_numpy(self) -> DataMatrix | None:
+        """The matrix whose products with NumPy's arrays are NumPy's; None where there is none."""
+        return None
+
+    def products(self, s: np.ndarray, beside: np.ndarray) -> np.ndarray | None:
+        """Xᵀ diag(s) [X, beside] (p, p + m) in float64, by one pass; None where rows are on the host."""
+        del s, beside
+        return None
+
     def to_host(self) -> HostMatrix:
         """The matrix for engines on the host, where all is concrete."""
         return HostOperator(self)
@@ -175,12 +209,12 @@ class CentredScaled(_Derived[M]):
     def batches_products(self) -> bool:
         return self.x.batches_products
 
-    def dot(self, b: Float[Real, "p *k"]) -> Float[Array, "n *k"]:
+    def dot(self, b: Float[Real, "p *k"]) -> Float[Real, "n *k"]:
         b = rows(self.inverse_scale, b) * b
-        return self.x.dot(b) - jnp.matmul(self.centre, b, precision="highest")
+        return self.x.dot(b) - matmul(self.centre, b)
 
-    def rdot(self, r: Float[Real, "n *k"]) -> Float[Array, "p *k"]:
-        out = self.x.rdot(r) - rows(self.centre, r) * jnp.sum(r, axis=0)
+    def rdot(self, r: Float[Real, "n *k"]) -> Float[Real, "p *k"]:
+        out = self.x.rdot(r) - rows(self.centre, r) * r.sum(axis=0)
         return rows(self.inverse_scale, r) * out
 
     def columns(self, at: Int[Real, " m"]) -> Float[Array, "n m"]:
@@ -320,8 +354,19 @@ class DenseMatrix(DataMatrix):
     def as_array(self) -> Real:
         return self.array
 
+    def in_numpy(self) -> DataMatrix | None:
+        is_here = jax.default_backend() == "cpu" and is_in_process(self.array)
+        return DenseMatrix(np.asarray(self.array)) if is_here else None
+
     def to_host(self) -> HostMatrix:
         return HostArray(np.asarray(self.array))
+
+
+def is_in_process(leaf: Any) -> bool:
+    """Whether a value is known, and the whole of it on one device of this process."""
+    if isinstance(leaf, Tracer):
+        return False
+    return not isinstance(leaf, jax.Array) or len(leaf.sharding.device_set) == 1
 
 
 def rows(v: Real, like: Real) -> Real:

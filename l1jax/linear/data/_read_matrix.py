@@ -6,18 +6,28 @@ import sys
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ..._tracing import frozen, is_traced
 from ._arrays import as_array, float_dtype, fresh_view
+from ._block_sources import is_mapped
 from ._frames import is_frame, is_polars, read_frame
 from ._matrix import DataMatrix, DenseMatrix
+from ._row_blocks import RowBlocks, blocks
+from ._sharded import ShardedMatrix, is_sharded
 from ._sparse import SparseMatrix
-from ._values import check_finite, check_scale, is_harmless
+from ._values import check_finite, check_scale, is_harmless, not_finite
+
+_LARGE = 2**28  # bytes of float64, from which on a memory map is read in blocks and not into memory
 
 
 def read_matrix(X: Any) -> tuple[DataMatrix, tuple[str, ...] | None]:
     """Returns X as an operator, and the names of its columns where it has them."""
+    if is_mapped(X) and 8 * X.size > _LARGE:
+        X = blocks(X)
+    if isinstance(X, RowBlocks):
+        return X, X.reader.source.names
     if isinstance(X, DataMatrix):
         return _read_operator(X), None
     names, advice = None, ""
@@ -39,8 +49,9 @@ def read_matrix(X: Any) -> tuple[DataMatrix, tuple[str, ...] | None]:
     return _read_dense(X, names, advice), names
 
 
-def _read_dense(X: Any, names: tuple[str, ...] | None, advice: str) -> DenseMatrix:
-    X = as_array(X, "X")
+def _read_dense(X: Any, names: tuple[str, ...] | None, advice: str) -> DataMatrix:
+    is_whole = not is_sharded(X)
+    X = as_array(X, "X") if is_whole else X
     if X.ndim == 0:
         given = X.item()
         hint = "A file is read first, for example with pandas.read_csv."
@@ -49,12 +60,40 @@ def _read_dense(X: Any, names: tuple[str, ...] | None, advice: str) -> DenseMatr
         raise TypeError(f"X must be a matrix of numbers, got {given!r}. {hint}")
     _check_shape(X)
     X = X.astype(float_dtype(X, "X"), copy=False)
+    if not is_whole:
+        _check_sharded(frozen(X))
+        return ShardedMatrix.of(X)
     if not is_traced(X):
         host = np.asarray(frozen(X))
         if not is_harmless(host):
             check_finite(host, "X", names, advice)
             check_scale(host, "X")
     return DenseMatrix(fresh_view(X))
+
+
+def _check_sharded(X: jax.Array) -> None:
+    """As the checks of other arrays, by what the devices find in their parts."""
+    peak, smallest, count, row = map(np.asarray, _summary(X))
+    if count:
+        entries = np.asarray(_row(X, row))
+        column = int(np.flatnonzero(~np.isfinite(entries))[0])
+        raise not_finite("X", entries[column], (int(row), column), int(count))
+    check_scale(np.array([peak, -smallest], X.dtype), "X")
+
+
+@jax.jit
+def _summary(X: jax.Array) -> tuple[jax.Array, ...]:
+    """The largest entry, minus the smallest, the number that are not finite, the first row with one."""
+    bad = ~jnp.isfinite(X)
+    first = jnp.argmax(jnp.any(bad, axis=1))
+    return jnp.max(X), -jnp.min(X), jnp.sum(bad), first
+
+
+@jax.jit
+def _row(X: jax.Array, row: Any) -> jax.Array:
+    """A row, by a sum: X stays where it is."""
+    is_it = (jnp.arange(X.shape[0]) == row)[:, None]
+    return jnp.sum(jnp.where(is_it, X, 0), axis=0)
 
 
 def _check_shape(X: Any) -> None:

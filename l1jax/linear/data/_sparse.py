@@ -192,11 +192,19 @@ class SparseColumns:
         return self.scales * (self.x.T @ residual - self.centres * residual.sum())
 
     def gram(self, weights: np.ndarray) -> np.ndarray:
-        gram = (self.x.T @ (self.x * weights[:, None]).tocsc()).toarray()
+        return self.gram_columns(weights, np.arange(len(self.scales)))
+
+    def gram_columns(self, weights: np.ndarray, places: np.ndarray) -> np.ndarray:
+        gram = (self.x.T @ (self.x[:, places] * weights[:, None]).tocsc()).toarray()
         sums = self.x.T @ weights
-        gram -= np.outer(self.centres, sums)
-        gram -= np.outer(sums - weights.sum() * self.centres, self.centres)
-        return np.outer(self.scales, self.scales) * gram
+        gram -= np.outer(self.centres, sums[places])
+        gram -= np.outer(sums - weights.sum() * self.centres, self.centres[places])
+        return np.outer(self.scales, self.scales[places]) * gram
+
+    def gram_diagonal(self, weights: np.ndarray) -> np.ndarray:
+        squares = self.x.multiply(self.x).T @ weights
+        rest = self.centres * (2 * (self.x.T @ weights) - weights.sum() * self.centres)
+        return self.scales**2 * (squares - rest)
 
     def curvature_gram(self, hvp: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
         columns = self.dense()

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from ..._arrays import namespace
 from ..._tracing import frozen
 from ..._types import Real
 from ._matrix import DataMatrix
@@ -31,7 +29,7 @@ def standardise(x: DataMatrix, s: Float[Real, " n"], centre: bool, scale: bool) 
     σ is the weighted 1/n deviation about the mean, also without centring. A centred column that is
     rounding becomes one of zeros: its coefficient is what the penalty likes best, which is mostly 0.
     """
-    xp = namespace(s, *jax.tree.leaves(x))
+    xp = x.namespace(s)
     zeros = xp.zeros(x.shape[1], s.dtype)
     if not centre and not scale:
         squares = frozen(x).squares(frozen(s), zeros)

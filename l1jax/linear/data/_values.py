@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 
@@ -10,19 +12,32 @@ def check_finite(
 ) -> None:
     if np.isfinite(array).all():
         return
-    at = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
+    bad = ~np.isfinite(array)
+    at = tuple(int(i) for i in np.argwhere(bad)[0])
+    raise not_finite(name, array[at], at, int(bad.sum()), bad if columns else None, columns, fill)
+
+
+def not_finite(
+    name: str,
+    value: Any,
+    at: tuple[int, ...],
+    count: int,
+    bad: np.ndarray | None = None,
+    columns: tuple[str, ...] | None = None,
+    fill: str = "",
+) -> ValueError:
+    """The error of `count` entries that are not finite, the first of them at `at`; `bad` says which."""
     place = f"row {at[0]}" if at else ""
     if len(at) == 2:
         place += f", column {columns[at[1]]!r}" if columns else f", column {at[1]}"
-    bad = ~np.isfinite(array)
-    count = f"{bad.sum()} such {'entry' if bad.sum() == 1 else 'entries'}"
+    how_many = f"{count} such {'entry' if count == 1 else 'entries'}"
     advice = "Drop those rows or fill them in first"
-    if columns:
+    if columns and bad is not None:
         some = [f"{columns[j]!r}" for j in np.flatnonzero(bad.any(axis=0))]
         listed = ", ".join(some[:5]) + (", ..." if len(some) > 5 else "")
-        count += f" in {'column' if len(some) == 1 else f'{len(some)} columns:'} {listed}"
+        how_many += f" in {'column' if len(some) == 1 else f'{len(some)} columns:'} {listed}"
         advice += f", for example with {fill}"
-    raise ValueError(f"{name} must be finite, got {array[at]} at {place} ({count}). {advice}.")
+    return ValueError(f"{name} must be finite, got {value} at {place} ({how_many}). {advice}.")
 
 
 def check_scale(array: np.ndarray, name: str) -> None:
