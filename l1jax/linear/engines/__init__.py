@@ -7,8 +7,10 @@ from ._active_set_engines import Covariance, Homotopy, WorkingSet
 from ._compiled_engine import Compiled
 from ._engine import Engine, Plan, register_engine
 from ._gradient_engines import GradientSteps, Parallel, Sequential
+from ._row_blocks_engine import RowBlocksEngine
 
 _ALL = (
+    RowBlocksEngine(),
     WorkingSet(),
     Covariance(),
     Homotopy(),

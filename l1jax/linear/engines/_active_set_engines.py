@@ -22,7 +22,14 @@ from ..results._resume import unreached
 from ._engine import Engine, Plan, suits_host, with_some
 from .active_set._path_point import NumericalBreakdown
 from .active_set._stacked_classes import can_stack, stacked, unstacked
-from .active_set._working_set import FollowerOptions, follow_path, follow_to, has_knots, supports
+from .active_set._working_set import (
+    FollowerOptions,
+    follow_path,
+    follow_to,
+    has_knots,
+    has_room,
+    supports,
+)
 
 _FRACTION = 0.5  # of `tol` that a line may use up: its gap is measured in the middle
 
@@ -32,21 +39,27 @@ class WorkingSet(Engine):
 
     name = "working_set"
     uses_gram = True
+    successor = "row_blocks"
     all_columns: bool | None = None  # whether all are the working set; None: where that is cheaper
     keeps_knots = False
 
     def is_preferred(self, plan: Plan) -> bool:
-        return suits_host(plan.problem.x.shape)
+        return suits_host(plan.problem.x)
 
     def supports(self, plan: Plan) -> str | None:
         problem, pen = plan.problem, plan.pen
+        if plan.gram is None and not has_room(problem):
+            return "copies columns, for which max_memory is too small"
         if not plan.is_traced() and (
             _is_null(problem) or supports(problem, pen) or can_stack(problem, pen)
         ):
-            return None
+            # Which stationary point is found depends on the start: it is gradient steps that begin at one.
+            if pen.convex or plan.start is problem.null.point or plan.known is not None:
+                return None
+            return "goes down from λmax where a penalty is not convex, and takes no init"
         return (
             "needs concrete data, and a penalty with a weight per coordinate such as L1 (one response, or "
-            "Multinomial) or, for SquaredError, per group such as GroupL1"
+            "Multinomial) or, for SquaredError, Multinomial and losses like Logistic, per group such as GroupL1"
         )
 
     def run(self, plan: Plan) -> Path:
@@ -57,13 +70,17 @@ class WorkingSet(Engine):
         if not solution.num_solved:
             if solution.interrupted:
                 raise KeyboardInterrupt
-            raise NumericalBreakdown
+            raise solution.failure or NumericalBreakdown
         try:
             fits = jax.block_until_ready(plan.report(solution))
         except KeyboardInterrupt:  # all is solved, and soon certified
             fits = plan.report(solution)
-        if solution.interrupted:
-            return Path(unreached(fits, np.arange(len(plan)) >= solution.num_solved))
+        if solution.interrupted or solution.failure:
+            found = Path(unreached(fits, np.arange(len(plan)) >= solution.num_solved))
+            if solution.failure is None:
+                return found
+            solution.failure.path = found
+            raise solution.failure
         short = np.flatnonzero(np.asarray(fits.status) != Status.CONVERGED)
         if len(short) and plan.interpolate and solution.num_solved == len(plan):
             with suppress(NumericalBreakdown):  # gradient steps take what is short
@@ -75,17 +92,18 @@ class WorkingSet(Engine):
 
     def _follow(self, plan: Plan, lambda_max: float) -> PathSolution:
         """Returns the solutions at all λ; a single one by way of larger ones that working sets can follow."""
-        lams = np.asarray(plan.lams, np.float64)
         if can_stack(plan.problem, plan.pen):
             problem, pen = stacked(plan.problem, plan.pen)
-            flat = dataclasses.replace(
-                plan, problem=problem, pen=pen, known=None, interpolate=False
-            )
-            return unstacked(plan.problem, plan.pen, lams, self._follow(flat, lambda_max))
+            flat = dataclasses.replace(plan, problem=problem, pen=pen, known=None)
+            found = self._follow_flat(flat, lambda_max, interpolates=False)
+            return unstacked(plan.problem, plan.pen, np.asarray(plan.lams, np.float64), found)
+        return self._follow_flat(plan, lambda_max, plan.interpolate and not self.keeps_knots)
+
+    def _follow_flat(self, plan: Plan, lambda_max: float, interpolates: bool) -> PathSolution:
+        lams = np.asarray(plan.lams, np.float64)
         single = len(lams) == 1 and plan.known is None and not self.keeps_knots
         if single and self.all_columns is None:
             return follow_to(plan.problem, plan.pen, float(lams[0]), lambda_max, plan.gram)
-        interpolate = plan.interpolate and not self.keeps_knots
         options = FollowerOptions(
             progress=plan.progress,
             all_columns=self.all_columns if plan.gram is None else True,
@@ -94,7 +112,8 @@ class WorkingSet(Engine):
             start=plan.known,
             catch_interrupt=True,
             keep_gradients=True,
-            interpolation_gap=_FRACTION * float(plan.tol) if interpolate else None,
+            relative_gap=_FRACTION * float(plan.tol) if plan.interpolate else None,
+            interpolates=interpolates,
         )
         return follow_path(plan.problem, plan.pen, lams, lambda_max, options)
 

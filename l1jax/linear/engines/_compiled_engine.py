@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from ..._compile import program
 from ..._progress import advance, progress_bar
 from ..._status import Status
 from ...penalties import Penalty
-from ...penalties._forms import LinearForm
 from ..host._columns import Columns
 from ..host._path_solution import PathSolution
 from ..model._problem import Outcome, Point, Problem
@@ -31,7 +30,7 @@ _FEWEST_COLUMNS = 128  # from which on a program is worth its compilation
 _FEWEST_STRENGTHS = 10
 # Rows or columns; beyond them, sizes that change on the host are faster. A ridge curves the path, so that each
 # strength needs a new factor, and more features than rows may be active.
-_MOST, _MOST_WITH_RIDGE = 256, 100
+_MAX_SIZE, _MAX_SIZE_WITH_RIDGE = 256, 100
 
 
 class Compiled(Engine):
@@ -40,16 +39,20 @@ class Compiled(Engine):
     name = "compiled"
     successor = "working_set"
 
+    @property
+    def fits_in_one_batch(self) -> bool:
+        return jax.default_backend() != "cpu"
+
     def is_preferred(self, plan: Plan) -> bool:
         n, p = plan.problem.x.shape
-        if plan.is_traced() or not suits_host((n, p)):
+        if plan.is_traced() or not suits_host(plan.problem.x):
             return True
         is_dense = plan.problem.x.as_array() is not None
         is_worth_it = p > _FEWEST_COLUMNS and len(plan) >= _FEWEST_STRENGTHS
         on_cpu = jax.default_backend() == "cpu"
-        if not (on_cpu and is_dense and is_worth_it and min(n, p) <= _MOST):
+        if not (on_cpu and is_dense and is_worth_it and min(n, p) <= _MAX_SIZE):
             return False
-        return min(n, p) <= _MOST_WITH_RIDGE or not _curves(plan)
+        return min(n, p) <= _MAX_SIZE_WITH_RIDGE or not _curves(plan)
 
     def supports(self, plan: Plan) -> str | None:
         problem, pen = plan.problem, plan.pen
@@ -58,8 +61,8 @@ class Compiled(Engine):
             is_served = np.min(plan.lams) > 0 and _follows(problem, pen)
         if not is_served or plan.known is not None or plan.gram is not None:
             return (
-                "needs SquaredError, Logistic, Poisson or a likelihood like these, of one response, with a "
-                "penalty weight per coordinate, such as L1 or ElasticNet, at strengths above 0"
+                "needs SquaredError, Logistic, Poisson or a loss with curvature like these, of one response, "
+                "with a penalty weight per coordinate, such as L1 or ElasticNet, at strengths above 0"
             )
         return None
 
@@ -82,7 +85,7 @@ def _follow(plan: Plan) -> PathSolution:
     """Returns the solutions of concrete data, in float64."""
     problem = plan.problem
     form = linear_form(plan.pen, np.ones(()), problem.coef_shape)
-    form = LinearForm(*(np.asarray(part, np.float64) for part in form))
+    form = form.map(lambda part: np.asarray(part, np.float64))
     tol = float(plan.tol) if plan.interpolate else None
     with jax.enable_x64(True):
         found = follow_on_host(problem, form, np.asarray(plan.lams, np.float64), tol)
@@ -101,15 +104,15 @@ def _serves_loss(problem: Problem) -> bool:
     """Whether a loss is a sum over rows of one linear predictor, with curvature in every row."""
     loss = problem.loss
     # A model on rows where Huber's loss or the squared hinge has none is singular.
-    has_curvature = loss.is_quadratic or loss.is_likelihood
-    return not problem.responses and loss.is_separable and has_curvature
+    return not problem.responses and loss.is_separable and loss.has_curvature
 
 
 def _serves_penalty(pen: Penalty, shape: tuple[int, ...]) -> bool:
     """Whether a penalty has weights per coordinate, whatever they are."""
     if not (pen.convex and pen.has_strength) or type(pen).linear_form is Penalty.linear_form:
         return False
-    return pen.with_strength(1.0).linear_form(shape) is not None
+    form = pen.with_strength(1.0).linear_form(shape)
+    return form is not None and not form.has_limits
 
 
 def _curves(plan: Plan) -> bool:
@@ -126,20 +129,28 @@ def _follows(problem: Problem, pen: Penalty) -> bool:
     return CoordinateWeights(pen, problem.coef_shape[0]).proportional
 
 
-@eqx.filter_jit
+@program
 def _solve(
-    problem: Problem, pen: Penalty, lams: Array, start: Point, tol: Any, max_steps: Any, names: Any
+    problem: Problem,
+    pen: Penalty,
+    lams: Array,
+    start: Point,
+    tol: Any,
+    max_steps: Any,
+    names: tuple[str, ...] | None,
 ) -> Fit:
     """The path, each fit with its certificate; where it was lost, they say that they are short of `tol`."""
     lams = lams.astype(problem.y.dtype)
     problem = with_validity(problem, pen.with_strength(lams[0]), start, tol, max_steps)
     found = follow_traced(problem, pen, lams)
+    # Rounding is mostly none without unpenalised features; where it is, gradient steps absorb it.
+    absorb = problem.null.has_unpenalised
 
     def lane(lam: Array, beta: Any, intercept: Any, num_steps: Any) -> Fit:
         # Unless the certificate says otherwise.
         status = jnp.where(problem.is_valid, Status.CONVERGED, Status.INVALID_INPUT)
         status = status.astype(jnp.int32)
         outcome = Outcome(Point(beta, intercept), num_steps, status)
-        return report(problem, pen.with_strength(lam), outcome, tol, names)
+        return report(problem, pen.with_strength(lam), outcome, tol, names, absorb=absorb)
 
     return jax.vmap(lane)(lams, found.betas, found.intercepts, found.num_steps)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar
 
@@ -17,12 +18,14 @@ from jax.core import Tracer
 
 from ..._status import Status
 from ...penalties import Penalty
+from ..data._block_sources import BlockError
+from ..data._matrix import DataMatrix
 from ..host._columns import GramColumns
 from ..host._path_solution import PathSolution
 from ..model._prepare import prepare_data
 from ..model._problem import Data, Point, Problem
 from ..model._unpenalised_basis import in_orthonormal_basis
-from ..results._certified import report_path
+from ..results._certified import report_path, report_uncertified
 from ..results._fit import Fit
 from ..results._path import Path
 from ..results._resume import Known
@@ -30,7 +33,9 @@ from .active_set._gram_compression import compress
 from .active_set._path_point import NumericalBreakdown
 from .compiled._batching import any_lane
 
-_MOST = 600  # rows or columns up to which the host is faster than an accelerator's gradient steps
+_MAX_HOST_SIZE = (
+    600  # rows or columns up to which the host is faster than an accelerator's gradient steps
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +108,11 @@ class Plan:
         lams = np.asarray(self.lams, self.problem.y.dtype)
         return report_path(self.problem, self.pen, lams, solution, self.tol, self.names)
 
+    def uncertified(self, solution: PathSolution) -> Fit:
+        """Returns the fits of what was found, where the data can be read for no certificate."""
+        lams = np.asarray(self.lams, self.problem.y.dtype)
+        return report_uncertified(self.problem, self.pen, lams, solution, self.tol, self.names)
+
 
 class Engine(abc.ABC):
     """Solves the fits of a plan.
@@ -122,7 +132,7 @@ class Engine(abc.ABC):
     ...     name = "closed_form"
     ...     def supports(self, plan):
     ...         is_ridge = isinstance(plan.pen, l1jax.Ridge) and plan.problem.loss.is_quadratic
-    ...         return None if is_ridge else "it solves SquaredError with Ridge"
+    ...         return None if is_ridge else "solves SquaredError with Ridge only"
     ...     def run(self, plan):
     ...         q = plan.problem
     ...         x, y = np.asarray(q.x.dot(np.eye(q.x.shape[1]))), np.asarray(q.y - q.offset)
@@ -148,7 +158,7 @@ class Engine(abc.ABC):
 
     @abc.abstractmethod
     def supports(self, plan: Plan) -> str | None:
-        """Returns None if it can solve the plan, else the reason why not, as the end of a sentence."""
+        """Returns None if it can solve the plan, else why not, as what follows its name in a sentence."""
 
     @abc.abstractmethod
     def run(self, plan: Plan) -> Path:
@@ -156,6 +166,11 @@ class Engine(abc.ABC):
 
         Raises: `l1jax.NumericalBreakdown` where nothing could be solved; gradient steps then take over.
         """
+
+    @property
+    def fits_in_one_batch(self) -> bool:
+        """Whether subsets of the rows are best solved as lanes of one compiled batch; no by default."""
+        return False
 
     def is_preferred(self, plan: Plan) -> bool:
         """Whether engine="auto" asks it for this plan, before earlier ones; no by default."""
@@ -183,6 +198,12 @@ def register_engine(engine: Any) -> None:
             f'{type(engine).__name__}.name must be a string other than "auto", got {name!r}: `engine=` asks '
             "for it by that."
         )
+    successor = engine.successor
+    if successor not in (*ENGINES, "sequential"):
+        raise ValueError(
+            f"{type(engine).__name__}.successor must be the name of an engine, one of {list(ENGINES)}, got "
+            f"{successor!r}."
+        )
     ENGINES[name] = engine
 
 
@@ -192,19 +213,23 @@ def check_engine(engine: Any) -> None:
         raise ValueError(f"engine must be one of {['auto', *ENGINES]}, got {engine!r}.")
 
 
-def may_use_gram(name: str, shape: tuple[int, int]) -> bool:
+def may_use_gram(name: str, x: DataMatrix) -> bool:
     """Whether the engine asked for, or the one that "auto" takes for tall data, uses their Gram matrix."""
-    return suits_host(shape) if name == "auto" else ENGINES[name].uses_gram
+    return suits_host(x) if name == "auto" else ENGINES[name].uses_gram
 
 
-def suits_host(shape: tuple[int, int]) -> bool:
-    """Whether active sets on the host are faster than an accelerator's gradient steps."""
-    return jax.default_backend() == "cpu" or min(shape) <= _MOST
+def suits_host(x: DataMatrix) -> bool:
+    """Whether active sets on the host are faster than an accelerator's gradient steps.
+
+    They are where a product with X is a sum over devices, or a pass over its blocks: they need the fewest.
+    """
+    is_dear = x.is_distributed or x.passes is not None
+    return jax.default_backend() == "cpu" or min(x.shape) <= _MAX_HOST_SIZE or is_dear
 
 
 def prepare_for(name: str, data: Data, pen: Penalty) -> tuple[Problem, GramColumns | None]:
     """Returns the problem; where least squares is tall and the engine can use it, by its Gram matrix."""
-    found = compress(data, pen) if may_use_gram(name, data.x.shape) else None
+    found = compress(data, pen) if may_use_gram(name, data.x) else None
     if found is not None and in_orthonormal_basis(data, found[0]) is None:
         return found
     return prepare_data(data, pen), None
@@ -224,27 +249,40 @@ def choose_engine(name: str, plan: Plan) -> Engine:
     for engine in reversed(ENGINES.values()):
         if engine.is_preferred(plan) and engine.supports(plan) is None:
             return engine
+    check_passes(plan)
     return ENGINES["fista"]
 
 
-def solve_plan(engine: Engine, plan: Plan) -> Path:
+def check_passes(plan: Plan) -> None:
+    """Raises where rows are read in blocks: gradient steps would read them again for each."""
+    if plan.problem.x.passes is not None:
+        loss, pen = type(plan.problem.loss).__name__, type(plan.pen).__name__
+        raise ValueError(
+            f"X in blocks of rows is for losses and penalties that few passes solve, not {loss} with {pen} at "
+            f'{plan.problem.x.shape}: give it more max_memory, pass an array, or engine="fista" for '
+            "thousands of passes."
+        )
+
+
+def solve_plan(engine: Engine, plan: Plan, tried: tuple[str, ...] = ()) -> Path:
     """Runs an engine; fits that it leaves short of `tol` are solved by its successor.
 
     The one policy for every engine: 1. the engine; 2. where it breaks down, its successor for all; 3. else its
     successor for the fits that are short, each from its own coefficients; gradient steps where the plan is
-    traced, or the successor does not support it. An interrupted path is returned as it is.
+    traced, the successor does not support it or was `tried`. An interrupted path is returned as it is.
     """
+    tried = (*tried, engine.name)
     try:
         found = engine.run(plan)
     except NumericalBreakdown:
-        return solve_plan(_successor(engine, plan), plan)
+        return solve_plan(_successor(engine, plan, tried), plan, tried)
     if not isinstance(found, Path) or found.status.shape != (len(plan),):
         raise TypeError(
             f'engine="{engine.name}" must return a Path with a fit for each of plan.lams, such as of '
             f"plan.certified, got {type(found).__name__}."
         )
-    if not engine.leaves_rest:
-        return found
+    if not engine.leaves_rest or plan.problem.x.passes is not None:
+        return found  # gradient steps would take thousands of passes
     if plan.is_traced():
         return _with_rest_traced(plan, found)
     status = np.asarray(found.status)
@@ -253,13 +291,17 @@ def solve_plan(engine: Engine, plan: Plan) -> Path:
         return found
     starts = _starts(plan, found, short)
     rest = plan.only(short, starts)
-    return Path(with_some(found.fits, short, solve_plan(_successor(engine, rest), rest).fits))
+    return with_rest(found, short, lambda: solve_plan(_successor(engine, rest, tried), rest, tried))
 
 
-def _successor(engine: Engine, plan: Plan) -> Engine:
-    """Returns the engine that solves what this one has left."""
+def _successor(engine: Engine, plan: Plan, tried: tuple[str, ...]) -> Engine:
+    """Returns the engine that solves what this one has left; gradient steps where there is no other."""
     found = ENGINES[engine.successor]
-    return found if found.supports(plan) is None else ENGINES["sequential"]
+    is_other = found.name not in tried
+    if is_other and found.supports(plan) is None:
+        return found
+    check_passes(plan)
+    return ENGINES["sequential"]
 
 
 def _with_rest_traced(plan: Plan, found: Path) -> Path:
@@ -299,6 +341,19 @@ def _where_finite(points: Point, other: Point) -> Point:
         return jax.tree.map(lambda a, b: jnp.where(finite, a, b), point, other)
 
     return jax.vmap(one)(points)
+
+
+def with_rest(found: Path, some: np.ndarray, solve: Callable[[], Path]) -> Path:
+    """Returns the path, its fits at the indices `some` solved.
+
+    Where a block of rows fails, its error holds what is solved.
+    """
+    try:
+        return Path(with_some(found.fits, some, solve().fits))
+    except BlockError as error:
+        solved = found.fits if error.path is None else with_some(found.fits, some, error.path.fits)
+        error.path = Path(solved)
+        raise
 
 
 def with_some(fits: Fit, some: np.ndarray, others: Fit) -> Fit:

@@ -49,13 +49,16 @@ class _Candidate(eqx.Module):
     def is_better(self, other: _Candidate, tol: Array) -> Array:
         """Whether to return it in place of the other.
 
-        Points that meet `tol` are ranked by their measure. Others by their objective, since a gap is
-        a bound that may be loose; by their measure only where rounding hides which objective is less.
+        Points that meet `tol` are ranked by their measure, unless the other's is rounding: where nothing is
+        in, zeros stay. Others by their objective, since a gap is a bound that may be loose; by their measure
+        only where rounding hides which objective is less.
         """
         meets, other_meets = self.measure <= tol, other.measure <= tol
+        is_exact = other.measure <= jnp.finfo(tol.dtype).eps
         not_higher = self.objective <= other.objective + self.rounding
         lower = self.is_lower(other) | (not_higher & (self.measure < other.measure))
-        return jnp.where(other_meets, meets & (self.measure < other.measure), meets | lower)
+        gains = meets & (self.measure < other.measure) & ~is_exact
+        return jnp.where(other_meets, gains, meets | lower)
 
     @property
     def rounding(self) -> Array:
@@ -154,7 +157,8 @@ class _Method(NamedTuple):
             least=far,
             objective=far,
             support=init.beta != 0,
-            period=zero,
+            # 0 may be a stationary point of a penalty that is not convex, which steps can leave.
+            period=zero if pen.convex else zero + _FIRST_PERIOD,
             stalled=zero,
             met=zero,
             length=jnp.asarray(_FIRST_LENGTH, problem.y.dtype),

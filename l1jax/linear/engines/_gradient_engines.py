@@ -21,6 +21,7 @@ from ..._progress import advance, progress_bar
 from ..._status import Status
 from ..._tracing import is_traced
 from ...penalties import Penalty
+from ..data._block_sources import BlockError, block_errors
 from ..model._problem import Outcome, Point, Problem, with_smoothness
 from ..results._certified import report
 from ..results._fit import Fit
@@ -33,7 +34,12 @@ _SLOW_STEPS = 3000  # gradient steps that do not suffice where columns are nearl
 
 
 def solve_and_report(
-    problem: Problem, pen: Penalty, start: Point, tol: Any, max_steps: Any, names: Any
+    problem: Problem,
+    pen: Penalty,
+    start: Point,
+    tol: Any,
+    max_steps: Any,
+    names: tuple[str, ...] | None,
 ) -> tuple[Fit, Point]:
     """Returns the fit, and the point on the solver's scale to start the next one from; traced."""
     problem = with_validity(problem, pen, start, tol, max_steps)
@@ -65,7 +71,7 @@ class GradientSteps(Engine):
 
     @property
     def fits_in_one_batch(self) -> bool:
-        """Whether strengths, and the folds of `cross_validate`, are lanes of one compiled batch."""
+        """Whether strengths, and subsets of the rows, are lanes of one compiled batch."""
         return jax.default_backend() != "cpu"
 
     def run(self, plan: Plan) -> Path:
@@ -94,12 +100,16 @@ class Sequential(Engine):
                     if plan.starts is not None:
                         start = jax.tree.map(operator.itemgetter(i), plan.starts)
                     limits = (plan.tol, plan.max_steps, plan.names)
-                    solved = solve_best(problem, plan.pen_at(lam), start, *limits)
-                    one, start = jax.block_until_ready(solved)  # else the loop would run ahead
+                    with block_errors():
+                        solved = solve_best(problem, plan.pen_at(lam), start, *limits)
+                        one, start = jax.block_until_ready(solved)  # else the loop would run ahead
                     fits.append(one)
                     advance(bar, 1, lam, one.n_nonzero, one.relative_gap)
-            except KeyboardInterrupt:
+            except (KeyboardInterrupt, BlockError) as error:
                 if not fits:
+                    raise
+                if isinstance(error, BlockError):
+                    error.path = Path(_stacked(fits, len(plan), plan.lams))
                     raise
         return Path(_stacked(fits, len(plan), plan.lams))
 
@@ -152,7 +162,7 @@ def _scanned(
     starts: Point | None,
     tol: Any,
     max_steps: Any,
-    names: Any,
+    names: tuple[str, ...] | None,
 ) -> Fit:
     problem = with_smoothness(problem, pen)
 
@@ -181,7 +191,7 @@ def batched(
     start: Point,
     tol: Any,
     max_steps: Any,
-    names: Any,
+    names: tuple[str, ...] | None,
     is_own: bool = False,
 ) -> Fit:
     """`batch`, of the parts of a plan that compiled code takes; a start for all, or each with its own."""
@@ -195,20 +205,26 @@ def batched(
 
 
 def solve_best(
-    problem: Problem, pen: Penalty, start: Point, tol: Any, max_steps: Any, names: Any
+    problem: Problem,
+    pen: Penalty,
+    start: Point,
+    tol: Any,
+    max_steps: Any,
+    names: tuple[str, ...] | None,
 ) -> tuple[Fit, Point]:
     """As `solve_one`; where the call is eager, what that leaves short is solved as ill-conditioned."""
     if is_traced((problem, pen, start, tol, max_steps)):
         return solve_one(problem, pen, start, tol, max_steps, names)
     # 1. Gradient steps and Newton's, as many as they mostly need.
     limit = np.asarray(max_steps)
-    if pen.convex:
+    if problem.is_convex(pen):
         limit = np.asarray(np.minimum(limit, _SLOW_STEPS), limit.dtype)
     found, point = solve_one(problem, pen, start, tol, limit, names)
-    # 2. Proximal point steps for what is left, in float64: they need its digits.
+    # 2. What is left in float64: by proximal point steps, which need its digits; by gradient steps again where
+    #    the penalty is not convex.
     is_float32 = problem.y.dtype != np.float64
     is_slow = found.status == Status.MAX_STEPS and limit < max_steps
-    is_short = found.status == Status.PRECISION_LIMIT and (is_float32 or pen.convex)
+    is_short = found.status == Status.PRECISION_LIMIT and (is_float32 or problem.is_convex(pen))
     if not (is_slow or is_short):
         return found, point
     left = np.asarray(max_steps - found.num_steps if is_slow else max_steps, limit.dtype)
@@ -217,7 +233,7 @@ def solve_best(
         longer, end = _solve_in_float64(problem, pen, begin, wanted, left, names, is_float32)
         if is_float32:
             longer, end = jax.tree.map(_as_float32, (longer, end))
-    if is_slow or longer.status == Status.CONVERGED or longer.relative_gap < found.relative_gap:
+    if is_slow or longer.status == Status.CONVERGED or _measure(longer) < _measure(found):
         count = longer.num_steps + found.num_steps if is_slow else longer.num_steps
         return dataclasses.replace(longer, num_steps=jnp.asarray(count)), end
     return found, point
@@ -230,11 +246,12 @@ def _solve_in_float64(
     start: Point,
     tol: Any,
     max_steps: Any,
-    names: Any,
+    names: tuple[str, ...] | None,
     is_rounded: bool,
 ) -> tuple[Fit, Point]:
     """A fit in float64; `is_rounded` to float32, it is certified as that holds it."""
-    outcome = (solve_ill_conditioned if pen.convex else solve)(problem, pen, start, tol, max_steps)
+    solver = solve_ill_conditioned if problem.is_convex(pen) else solve
+    outcome = solver(problem, pen, start, tol, max_steps)
     point = outcome.point
     if is_rounded:
         point = problem.from_user(*jax.tree.map(_rounded, problem.to_user(point)))
@@ -242,14 +259,19 @@ def _solve_in_float64(
     return report(problem, pen, final, tol, names), outcome.point
 
 
+def _measure(one: Fit) -> Array:
+    """The number that `tol` bounds, as `Certificate.measure`."""
+    return jnp.where(jnp.isfinite(one.relative_gap), one.relative_gap, one.relative_kkt)
+
+
 def _as_float64(leaf: Any) -> Any:
-    is_short = getattr(leaf, "dtype", None) == np.float32
-    return np.asarray(leaf, np.float64) if is_short else leaf
+    is_float32 = getattr(leaf, "dtype", None) == np.float32
+    return leaf.astype(np.float64) if is_float32 else leaf  # of JAX's arrays, where they are
 
 
 def _as_float32(leaf: Any) -> Any:
-    is_long = getattr(leaf, "dtype", None) == np.float64
-    return jnp.asarray(np.asarray(leaf, np.float32)) if is_long else leaf
+    is_float64 = getattr(leaf, "dtype", None) == np.float64
+    return jnp.asarray(np.asarray(leaf, np.float32)) if is_float64 else leaf
 
 
 def _rounded(value: Array) -> Array:

@@ -8,6 +8,7 @@ from typing import ParamSpec, TypeVar
 
 from ..._sharding import in_auto_axes
 from ..._threads import one_thread
+from ..data._block_sources import block_errors
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -18,7 +19,7 @@ def entry_point(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        with one_thread():
+        with one_thread(), block_errors():
             return in_auto_axes(function, *args, **kwargs)
 
     return call

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..data._block_sources import BlockError
 from ._columns import Columns
 
 
@@ -29,3 +30,4 @@ class PathSolution(NamedTuple):
     neg_gradients: np.ndarray | None = None  # −∇L (L, p, *k), where they are known for all columns
     columns: Columns | None = None  # that were asked for
     has_unpenalised: bool = True  # whether there may be unpenalised features
+    failure: BlockError | None = None  # of a block of rows: what is solved is what there is

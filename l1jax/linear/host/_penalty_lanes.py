@@ -26,9 +26,7 @@ class CoordinateLanes:
     """A penalty with weights per coordinate, by its form at λ = 1; all coefficients (p, *k) in a row."""
 
     def __init__(self, unit: LinearForm, shape: tuple[int, ...]):
-        self.unit = LinearForm(*(np.broadcast_to(part, shape).ravel() for part in unit))
-        if unit.is_symmetric:
-            self.unit = self.unit._replace(down=self.unit.up)
+        self.unit = unit.map(lambda part: np.broadcast_to(part, shape).ravel())
         self.has_squares = bool(unit.quad.any())
 
     def size(self, problem: Problem) -> int:
@@ -64,9 +62,7 @@ class _CoordinatesAtPoints:
         self.points = np.flatnonzero(sizes)  # that have entries, and where those begin
         self.begin = (np.cumsum(sizes) - sizes)[self.points]
         self.x, self.v = x[at], v[at]
-        self.unit = LinearForm(*(part[at[1]] for part in lanes.unit))
-        if lanes.unit.is_symmetric:
-            self.unit = self.unit._replace(down=self.unit.up)
+        self.unit = lanes.unit.map(lambda part: part[at[1]])
         self.form = self.unit.times(lams[at[0]])
         # 2. The penalty there.
         self.value = self._sum(self.form.value(self.x))
@@ -106,7 +102,7 @@ class _CoordinatesAtPoints:
 
     def scales(self, v: np.ndarray) -> np.ndarray:
         if not self.lanes.has_squares:
-            return self._least(self.form.boxed(self.v))[None]
+            return self._least(self.form.limit(self.v))[None]
         return self.form.scales(self.v, self.v - self.form.quad * self.x, self._least)
 
     def conjugate(self, c: np.ndarray, v: np.ndarray) -> np.ndarray:
@@ -117,22 +113,29 @@ class _CoordinatesAtPoints:
 
     def margin(self, v: np.ndarray, curvature: np.ndarray) -> np.ndarray:
         unit = self.lanes.unit
-        if not (unit.up.any() or unit.down.any()):  # of a ridge: no coefficient enters or leaves
+        if not (
+            unit.has_limits or unit.up.any() or unit.down.any()
+        ):  # of a ridge: no coefficient enters or leaves
             return np.full(len(self.lams), np.inf, self.lams.dtype)
         is_in = self.x != 0
         curvature = curvature.reshape(len(self.lams), -1)  # (L, k), or (L, 1)
         of_column = self._norms() ** 2 * curvature[self.at[0], self.at[1] % curvature.shape[1]]
         leaves = self.unit.critical(-self.v - of_column * self.x)
         leaves = np.where(is_in & self._is_penalised(), leaves, np.inf)
+        enters = self.enters
+        if unit.has_limits:
+            reaches, frees = self.unit.limit_knots(self.x, -self.v, of_column)
+            enters = np.maximum(enters, self._most(reaches))
+            leaves = np.minimum(leaves, frees)
         leaves = -self._most(-leaves, initial=-np.inf)
-        return nearest_knot(self.lams, self.enters[:, None], leaves[:, None], axis=1)
+        return nearest_knot(self.lams, enters[:, None], leaves[:, None], axis=1)
 
     def _norms(self) -> np.ndarray:
         """The norms of the columns that the entries belong to."""
         return self.problem.norms[self.at[1] // math.prod(self.problem.responses)]
 
     def _is_penalised(self) -> np.ndarray:
-        up, down, quad = self.unit
+        up, down, quad = self.unit[:3]
         return (((up > 0) | (quad > 0)) & ~np.isinf(up)) | ((down > 0) & ~np.isinf(down))
 
 
@@ -236,6 +239,4 @@ def penalty_lanes(pen: Penalty, shape: tuple[int, ...], dtype: Any) -> Any:
 
 
 def _of_dtype(form: LinearForm, dtype: Any) -> LinearForm:
-    up = form.up.astype(dtype)
-    down = up if form.is_symmetric else form.down.astype(dtype)
-    return LinearForm(up, down, form.quad.astype(dtype))
+    return form.map(lambda part: part.astype(dtype))

@@ -34,7 +34,7 @@ from ._problem import Point, Problem
 from ._unpenalised_newton import solve_unpenalised
 
 _ROUNDING = 100  # units of rounding below which a sum over the rows is taken for zero
-_UNSOLVED = 0.08  # fraction of that sum which the projection may leave
+_UNSOLVED = 0.08  # fraction of `noise` that the projection may leave
 _RIDGE = 30  # units of rounding added to the system of the unpenalised features
 
 
@@ -42,32 +42,32 @@ _RIDGE = 30  # units of rounding added to the system of the unpenalised features
 class PenaltyAtPoints(Protocol):
     """A penalty at the points β that are certified, one or, in NumPy, several; v is −∇L there."""
 
-    value: Any  # R(β)
-    null_value: Any  # R at the null model
-    is_inside: Any  # whether β lies in the domain of R, to rounding
-    null_is_inside: Any
+    value: Float[Real, "..."]  # R(β)
+    null_value: Float[Real, "..."]  # R at the null model
+    is_inside: Bool[Real, "..."]  # whether β lies in the domain of R, to rounding
+    null_is_inside: Bool[Real, "..."]
 
-    def moves(self, v: Any, noise: Any) -> Any:
+    def moves(self, v: Real, noise: Real) -> Real:
         """Whether prox(v) moves some coordinate, of those where |v| is rounding, off zero."""
         ...
 
-    def product(self, v: Any) -> Any:
+    def product(self, v: Real) -> Real:
         """⟨β, v⟩."""
         ...
 
-    def scales(self, v: Any) -> Any:
+    def scales(self, v: Real) -> Real:
         """Scales c that are worth trying: (m, ...)."""
         ...
 
-    def conjugate(self, c: Any, v: Any) -> Any:
+    def conjugate(self, c: Real, v: Real) -> Real:
         """R*(c v)."""
         ...
 
-    def kkt(self, v: Any) -> Any:
+    def kkt(self, v: Real) -> Real:
         """The largest distance of v from ∂R(β)."""
         ...
 
-    def margin(self, v: Any, curvature: Any) -> Any:
+    def margin(self, v: Real, curvature: Real) -> Real:
         """As of `Penalty`, for this curvature of L by η, summed over the rows."""
         ...
 
@@ -149,18 +149,20 @@ def certify(
     intercept_slope = over.most(abs(over.sum_rows(dual.slope)))
     is_balanced = (intercept_slope <= noise) if problem.fit_intercept else xp.ones((), bool)
     is_known = xp.ones((), bool)
-    if absorb and pen.convex:  # else there is no gap
+    is_convex = problem.is_convex(pen)
+    if absorb and is_convex:
         hessian = loss.hessian(problem.y, eta, problem.s)
         is_tiny = abs(v) <= noise * rows(problem.norms, v)
         dual = _absorb_rounding(problem, pen, hessian, dual, is_tiny, noise)
-    elif pen.convex:
+    elif is_convex:
         is_known = ~at.moves(v, noise)
 
     deviance = loss.deviance(problem.y, eta, problem.s)
     gap = xp.asarray(np.inf, eta.dtype)
-    if pen.convex:
+    if is_convex:
         gap = _fenchel_gap(problem, at, eta, dual, is_balanced, over)
-    # Far out all is rounding. But no point is nearer to the optimum than it is to the null model.
+    # The null model is feasible: the objective minus its own is a lower bound of the true gap, and guards
+    # against rounding far out.
     null = problem.null
     above = deviance + at.value - (null.deviance + at.null_value)
     above = xp.where(at.null_is_inside, above, -np.inf)
@@ -171,7 +173,7 @@ def certify(
     kkt = xp.maximum(kkt, intercept_slope) if problem.fit_intercept else kkt
     value = loss.value(problem.y, eta, problem.s)
     return Certificate(
-        objective=value + at.value,
+        objective=value + loss.smoothing_error(problem.y, eta, problem.s) + at.value,
         loss=value,
         gap=gap,
         relative_gap=relative_gap(problem, gap, at.null_value),
@@ -255,13 +257,14 @@ def _absorb_rounding(
     was rounding, unless they are nearly collinear and rounding hides what a large change of them would
     gain. Features are unpenalised by their weights, or where R* is infinite at rounding.
     """
+    has_unpenalised = problem.null.has_unpenalised
     is_unpenalised = jnp.broadcast_to(rows(problem.null.unpenalised, dual.v), dual.v.shape)
 
     def project(carry: tuple[Array, _DualPoint]) -> tuple[Array, _DualPoint]:
         _, dual = carry
         tiny = jnp.where(is_tiny, dual.v, 0)
         off = is_tiny & (pen.prox(tiny) != 0) & ~jnp.isfinite(pen.conjugate(tiny))
-        off |= is_unpenalised
+        off = off | is_unpenalised if has_unpenalised else off
         v = jnp.where(off, dual.v, 0)
         zero = jnp.zeros(v.shape[1:], v.dtype)
         change, residual = solve_unpenalised(problem, off, hessian, Point(v, zero), _RIDGE)
@@ -269,7 +272,7 @@ def _absorb_rounding(
         # The residual lies along columns that others explain, and is rounding; or it did not solve.
         most = jnp.max(jnp.abs(residual.beta)) + jnp.max(jnp.abs(residual.intercept))
         is_solved = (most <= _UNSOLVED * noise) & jnp.isfinite(cost) & (cost >= 0)
-        is_far = jnp.any(is_unpenalised & ~is_tiny)
+        is_far = jnp.any(is_unpenalised & ~is_tiny) if has_unpenalised else jnp.zeros((), bool)
         step = jnp.where(is_far, hessian(problem.x.dot(change.beta) + change.intercept), 0)
         return jnp.zeros((), bool), _DualPoint(
             v=jnp.where(off, 0, dual.v - problem.x.rdot(step)),
@@ -280,7 +283,8 @@ def _absorb_rounding(
 
     # A loop of one round runs only where some lane of a batch needs it. All in it follows from v,
     # which it changes: so the compiler cannot compute it beforehand.
-    needed = jnp.any((is_tiny | is_unpenalised) & (dual.v != 0))
+    may_change = is_tiny | is_unpenalised if has_unpenalised else is_tiny
+    needed = jnp.any(may_change & (dual.v != 0))
     return jax.lax.while_loop(lambda c: c[0], project, (needed, dual))[1]
 
 

@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool
 
 from ...penalties import Penalty
 from ._problem import Point, ScaledData
-from ._unpenalised_newton import add, conjugate_gradients, identified, only_if_fitted, where
+from ._unpenalised_newton import add, identified, only_if_fitted, scaled_conjugate_gradients, where
 
 # Of the gradient, which an inexact Newton step may leave (Dembo, Eisenstat, Steihaug, 1982).
 _INEXACT = 1e-6
@@ -59,7 +59,7 @@ def newton_step(
     # 2. The system for u. One exact step solves a quadratic; of others each squares the error at best.
     rhs = jacobian(add(jax.tree.map(jnp.negative, residual), hessian(residual), t))
     tolerance = 0.0 if data.loss.is_quadratic else _INEXACT
-    u = conjugate_gradients(data, system, rhs, attempt, tolerance)
+    u = scaled_conjugate_gradients(data, system, rhs, attempt, tolerance)
     # 3. The step, back in the coordinates of β.
     d = jax.tree.map(jnp.divide, optax.tree.sub(jacobian(u), residual), root)
     target = optax.tree.add(point, d)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ..._arrays import eps, is_in_numpy, is_numpy, namespace
 from ..._compile import program
-from ..._tracing import frozen
+from ..._tracing import frozen, is_traced
 from ..._types import Real
 from ...losses import Loss
 from ...penalties import Penalty
-from ...penalties._base import longest_step
+from ...penalties._base import Masks, longest_step
 from ..data._matrix import rows
 from ._problem import (
     ROUNDING,
@@ -27,26 +29,29 @@ from ._problem import (
 from ._unpenalised_newton import fit_unpenalised, polish_intercept
 
 
-def prepare(data: Data, pen: Penalty) -> Problem:
-    """The problem on the solver's scale, with its null model."""
-    return with_null(arrange(data), pen)
+def prepare(data: Data, pen: Penalty, has_unpenalised: bool = True) -> Problem:
+    """The problem on the solver's scale, with its null model; see `fit_null`."""
+    return with_null(arrange(data), pen, has_unpenalised)
 
 
-def with_null(data: ScaledData, pen: Penalty) -> Problem:
+def with_null(data: ScaledData, pen: Penalty, has_unpenalised: bool = True) -> Problem:
     """The problem of data that are on the solver's scale."""
-    return Problem.of(data, fit_null(frozen(data), frozen(pen)))
+    return Problem.of(data, fit_null(frozen(data), frozen(pen), has_unpenalised))
 
 
-def fit_null(data: ScaledData, pen: Penalty) -> NullModel:
-    """Fits the intercept and the features that are unpenalised at every λ."""
+def fit_null(data: ScaledData, pen: Penalty, has_unpenalised: bool) -> NullModel:
+    """Fits the intercept and the features that are unpenalised at every λ.
+
+    Where it is known that no feature is, compiled code has no part for them.
+    """
     y, s, loss = data.y, data.s, data.loss
     xp = namespace(*jax.tree.leaves((y, s, data.norms)))
     zero = xp.zeros(data.coef_shape, y.dtype)
-    unpenalised = structural_masks(pen, zero.shape, xp).unpenalised & rows(data.norms > 0, zero)
+    unpenalised = _structural_masks(pen, zero.shape, xp).unpenalised & rows(data.norms > 0, zero)
     start = Point(zero, xp.zeros(data.responses, y.dtype))
-    if xp is jnp:
+    if xp is jnp and has_unpenalised:
         null = fit_unpenalised(data, start, unpenalised)
-    elif not unpenalised.any():
+    elif xp is jnp or not unpenalised.any():
         null = polish_intercept(data, start)
     else:
         null = jax.tree.map(np.asarray, _fit_unpenalised(data, start, unpenalised))
@@ -59,10 +64,29 @@ def fit_null(data: ScaledData, pen: Penalty) -> NullModel:
         explains_all=rest <= _rounding(loss, y, eta, s, data.level),
         is_least=_is_least(pen, null.beta),
         unpenalised=unpenalised.reshape(unpenalised.shape[0], -1).all(axis=1),
+        has_unpenalised=has_unpenalised,
     )
 
 
 _fit_unpenalised = program(fit_unpenalised)
+_compiled_masks = program(structural_masks)
+
+
+def _structural_masks(pen: Penalty, shape: tuple[int, ...], xp: Any) -> Masks:
+    """Returns the masks; for NumPy those of a penalty whose formulas are JAX's come from a program."""
+    if xp is jnp or is_in_numpy(pen):
+        return structural_masks(pen, shape, xp)
+    return Masks(*map(np.asarray, _compiled_masks(pen, shape)))
+
+
+def may_have_unpenalised(pen: Penalty, shape: tuple[int, ...]) -> bool:
+    """Whether the penalty may leave features unpenalised at every λ: False where it is known that none is."""
+    if pen.has_strength:
+        pen = pen.with_strength(np.ones(()))
+    if is_traced(pen):
+        return True
+    with jax.ensure_compile_time_eval():
+        return bool(np.any(np.asarray(pen.masks(shape).unpenalised)))
 
 
 def _is_least(pen: Penalty, beta: Real) -> Real:
@@ -73,7 +97,8 @@ def _is_least(pen: Penalty, beta: Real) -> Real:
     forms = type(pen).linear_form, type(pen).group_form
     if forms != (Penalty.linear_form, Penalty.group_form):
         return namespace(beta).ones((), bool)
-    return _prox_stays(pen.with_strength(1.0) if pen.has_strength else pen, beta)
+    stays = _prox_stays(pen.with_strength(1.0) if pen.has_strength else pen, beta)
+    return np.asarray(stays) if isinstance(beta, np.ndarray) else stays
 
 
 @program

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import operator
+from typing import Any
 
 import equinox as eqx
 import jax
 import numpy as np
 
 from ..._compile import program
-from ..._tracing import frozen
+from ..._tracing import frozen, is_traced
 from ...losses import Loss
 from ...penalties import Penalty
 from ..data._inputs import Inputs
-from ._null_model import prepare
+from ._null_model import may_have_unpenalised, prepare
 from ._on_host import host_errors, on_host
 from ._problem import Data, Problem
 from ._unpenalised_basis import in_orthonormal_basis
@@ -65,16 +66,22 @@ def _prepare_as_given(data: Data, pen: Penalty) -> Problem:
     if here is not None:
         with host_errors():
             return prepare(*here)
-    data = dataclasses.replace(data, x=jax.device_put(data.x))
-    problem = _all_but_kept_columns(data, pen)
+    data = dataclasses.replace(data, x=jax.tree.map(_on_device, data.x))
+    # In a program for other values too, any may be unpenalised.
+    has_unpenalised = not is_traced(data) or may_have_unpenalised(pen, data.coef_shape)
+    problem = _all_but_kept_columns(data, pen, has_unpenalised)
     if problem.x is not None:
         return problem
     return eqx.tree_at(lambda q: q.x, problem, data.x, is_leaf=lambda leaf: leaf is None)
 
 
+def _on_device(leaf: Any) -> jax.Array:
+    return leaf if isinstance(leaf, jax.Array) else jax.device_put(leaf)
+
+
 @program
-def _all_but_kept_columns(data: Data, pen: Penalty) -> Problem:
-    problem = prepare(data, pen)
+def _all_but_kept_columns(data: Data, pen: Penalty, has_unpenalised: bool) -> Problem:
+    problem = prepare(data, pen, has_unpenalised)
     before, after = jax.tree.leaves(data.x), jax.tree.leaves(problem.x)
     is_kept = len(before) == len(after) and all(map(operator.is_, before, after))
     return eqx.tree_at(lambda q: q.x, problem, None) if is_kept else problem

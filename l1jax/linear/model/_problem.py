@@ -74,6 +74,11 @@ class ScaledData(Record):
         known = self.x.dot(point.beta) if fitted is None else fitted
         return known + self.over_rows(point.intercept) + self.offset
 
+    def given_eta(self, point: Point, fitted: Real | None = None) -> Float[Real, "... n *k"]:
+        """The linear predictor of the user's columns, which are not centred, with the intercept reported."""
+        intercept = self._unscaled(point)[1]
+        return self.eta(point, fitted) + self.over_rows(self.loss.identify(intercept) - intercept)
+
     def over_rows(self, per_response: Any) -> Any:
         """Numbers per response, (..., *k), with an axis for the rows or features before it."""
         return per_response[..., None, :] if self.responses else per_response[..., None]
@@ -107,6 +112,10 @@ class ScaledData(Record):
         dtype = self.y.dtype
         return Point(longest_step(pen, dtype), jnp.full((), jnp.inf, dtype))
 
+    def is_convex(self, pen: Penalty) -> bool:
+        """Whether loss and penalty are: else there is no duality gap."""
+        return pen.convex and self.loss.convex
+
     def limited_metric(self, pen: Penalty, curvature: Any) -> Point:
         """The metric, raised to where the steps 1/(curvature C) are no longer than the prox allows."""
         return limited(self.metric(pen), jnp.asarray(curvature, self.y.dtype), self.max_step(pen))
@@ -121,6 +130,10 @@ class ScaledData(Record):
         beta = coef if self._is_unscaled() else coef / self.over_features(self.inverse_scale)
         intercept = (intercept - self.level) + self._of_means(coef)
         return Point(beta, self.loss.identify(intercept))
+
+    def on_scale(self, pen: Penalty) -> Penalty:
+        """The penalty of coefficients on the solver's scale, of one whose limits are on the user's."""
+        return pen if self._is_unscaled() else pen.on_scale(1 / self.inverse_scale)
 
     def _unscaled(self, point: Point) -> tuple[Real, Real]:
         coef = point.beta
@@ -146,6 +159,7 @@ class NullModel(Record):
     explains_all: Bool[Real, ""]  # it fits to rounding
     is_least: Bool[Real, ""]  # the penalty is least there, at any λ
     unpenalised: Bool[Real, " p"]  # its features, at every λ
+    has_unpenalised: bool = eqx.field(static=True, default=True)  # False: it is known that none is
 
     @property
     def is_trivial(self) -> Bool[Real, ""]:
@@ -191,11 +205,9 @@ class Problem(ScaledData):
             found[self.basis.at] = self.basis.deviations
         return found
 
-    def to_user(self, point: Point) -> tuple[Real, Real]:
-        coef, intercept = self._unscaled(point)
-        if self.basis is not None:
-            coef, intercept = self.basis.to_data(coef, intercept)
-        return coef, self.loss.identify(intercept)
+    def _unscaled(self, point: Point) -> tuple[Real, Real]:
+        coef, intercept = super()._unscaled(point)
+        return (coef, intercept) if self.basis is None else self.basis.to_data(coef, intercept)
 
     def from_user(self, coef: Real, intercept: Real) -> Point:
         if self.basis is not None:
@@ -222,6 +234,11 @@ class Data(Record):
     fit_intercept: bool = eqx.field(static=True)
     standardize: bool = eqx.field(static=True)
 
+    @property
+    def coef_shape(self) -> tuple[int, ...]:
+        """(p,) or (p, k): the shape of the coefficients."""
+        return (self.x.shape[1], *self.offset.shape[1:])
+
 
 def arrange(data: Data, level: Any = None) -> ScaledData:
     """Puts the data on the solver's scale, which derivatives by the data go through.
@@ -229,7 +246,7 @@ def arrange(data: Data, level: Any = None) -> ScaledData:
     `level` is what is subtracted from y, where that is known already.
     """
     x, y, weights, offset, loss = data.x, data.y, data.weights, data.offset, data.loss
-    xp = namespace(*jax.tree.leaves((x, y, weights, offset)))
+    xp = x.namespace(y, weights, offset)
     biggest = frozen(weights.max())
     is_valid = (biggest > 0) & xp.all(weights >= 0) & xp.isfinite(biggest)
     weights = xp.where(is_valid, weights / xp.where(is_valid, biggest, 1), 1)
@@ -238,6 +255,7 @@ def arrange(data: Data, level: Any = None) -> ScaledData:
     counts = rows(s > 0, y)
     y = xp.where(counts, y, frozen(loss).neutral_target(frozen(y), frozen(s)))
     offset = xp.where(rows(s > 0, offset), offset, 0)
+    loss = loss.for_targets(y, offset, s)
     # Where no level matters, that of the columns does not: centred ones keep more digits.
     centre = data.fit_intercept or not loss.has_intercept
     fit_intercept = data.fit_intercept and loss.has_intercept
@@ -300,7 +318,7 @@ def with_smoothness(problem: Problem, pen: Penalty) -> Problem:
     )
     bound, weights = problem.loss.smoothness, problem.s
     if bound is None:
-        curvature = problem.loss.curvature(problem.y, problem.eta(problem.null.point), problem.s)
+        curvature = problem.loss.majorant(problem.y, problem.eta(problem.null.point), problem.s)
         weights = jnp.max(curvature.reshape(weights.shape[0], -1), axis=1)
         weights = jnp.where(jnp.isfinite(weights), weights, problem.s)
     start = jnp.sin(1.0 + jnp.arange(p)).astype(problem.y.dtype)

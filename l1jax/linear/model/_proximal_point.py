@@ -2,9 +2,9 @@
 
 The step to (β⁺, b⁺) = argmin L(X̃β + b) + R(β) + ‖(β, b) − (βₖ, bₖ)‖²_C/(2σ) lowers the objective, whatever
 the condition number; σ says how far (Rockafellar, 1976). Its dual is smooth (Li, Sun and Toh, 2018): with the
-slope θ = ∇L(η), β⁺ = prox_{σR}(βₖ − σ C⁻¹X̃ᵀθ) and b⁺ = bₖ − σ Σᵢθᵢ, minimise over η
+slope u = ∇L(η), β⁺ = prox_{σR}(βₖ − σ C⁻¹X̃ᵀu) and b⁺ = bₖ − σ Σᵢuᵢ, minimise over η
 
-    ψ = L*(θ) − R(β⁺) − ⟨θ, X̃β⁺ + b⁺⟩ − ‖(β⁺, b⁺) − (βₖ, bₖ)‖²_C/(2σ),    ∇_θ ψ = g = η − X̃β⁺ − b⁺.
+    ψ = L*(u) − R(β⁺) − ⟨u, X̃β⁺ + b⁺⟩ − ‖(β⁺, b⁺) − (βₖ, bₖ)‖²_C/(2σ),    ∇ᵤ ψ = g = η − X̃β⁺ − b⁺.
 
 With the Jacobian J of the prox and H = ∂²L/∂η², Newton's step d = −(I + σ(X̃ J C⁻¹ X̃ᵀ + 11ᵀ) H)⁻¹ g always
 exists, and ψ falls along it. The duality gap of the step is the Bregman distance of L from η to η − g.
@@ -23,18 +23,18 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from ...penalties import Penalty
 from ._problem import Point, ScaledData
-from ._unpenalised_newton import conjugate_gradients, only_if_fitted, where
+from ._unpenalised_newton import only_if_fitted, scaled_conjugate_gradients, where
 
 _MAX_STEPS = 50  # of Newton's method, and halvings of these
-_SHORTEST = 2.0**-20  # fraction of a step
-_DECREASE = 1e-4  # fraction of what the slope promises that a step must gain
+_MIN_STEP = 2.0**-20  # fraction of a step
+_DECREASE = 1e-4  # fraction of the derivative along a step that it must gain
 _SOLVED = 0.01  # dual gap, as a fraction of the distance to the point before, that is small enough
 _ROUNDING = 10  # units of rounding within which values are equal
 _DENSE = 300  # unknowns up to which a system is solved by elimination
 _MAX_ENTRIES = 2**22  # of what is held for it
 
 
-class _DualPoint(eqx.Module):
+class _DualState(eqx.Module):
     """ψ and what goes with it, at some η."""
 
     eta: Float[Array, "n *k"]
@@ -52,11 +52,11 @@ class _DualPoint(eqx.Module):
 
 
 class _Search(eqx.Module):
-    """The state of Newton's method: where ψ is least, and the way that is tried from there."""
+    """The state of Newton's method: where ψ is least so far, and the step that is tried from there."""
 
-    at: _DualPoint
+    best: _DualState
     direction: Float[Array, "n *k"]
-    slope: Float[Array, ""]  # of ψ along it
+    derivative: Float[Array, ""]  # of ψ along it
     length: Float[Array, ""]  # 1, ½, ¼ ... of the step
     count: Int[Array, ""]
     is_done: Bool[Array, ""]
@@ -78,24 +78,24 @@ def proximal_point_step(
 
     def body(search: _Search) -> _Search:
         # One evaluation and one system in the text of the program: both take long to compile.
-        at, length = search.at, search.length
-        new = dual.at(at.eta + length * search.direction)
-        is_lower = dual.is_lower(new, at, length * search.slope)
-        at = jax.tree.map(lambda a, b: jnp.where(is_lower, a, b), new, at)
-        direction, slope = jax.lax.cond(
-            is_lower, lambda: dual.newton(at), lambda: (search.direction, search.slope)
+        best, length = search.best, search.length
+        new = dual.evaluate(best.eta + length * search.direction)
+        is_lower = dual.is_lower(new, best, length * search.derivative)
+        best = jax.tree.map(lambda a, b: jnp.where(is_lower, a, b), new, best)
+        direction, derivative = jax.lax.cond(
+            is_lower, lambda: dual.newton(best), lambda: (search.direction, search.derivative)
         )
         length = jnp.where(is_lower, 1, length / 2)
-        is_done = jnp.where(is_lower, at.is_solved, length < _SHORTEST)
-        return _Search(at, direction, slope, length, search.count + 1, is_done)
+        is_done = jnp.where(is_lower, best.is_solved, length < _MIN_STEP)
+        return _Search(best, direction, derivative, length, search.count + 1, is_done)
 
     def goes_on(search: _Search) -> Array:
         return ~search.is_done & (search.count < _MAX_STEPS)
 
     final = jax.lax.while_loop(goes_on, body, dual.start(~attempt))
-    new = final.at.primal
+    new = final.best.primal
     is_finite = jnp.all(jnp.isfinite(new.beta)) & jnp.all(jnp.isfinite(new.intercept))
-    is_solved = final.at.is_solved | (final.at.gap <= final.at.rounding)
+    is_solved = final.best.is_solved | (final.best.gap <= final.best.rounding)
     return ProximalStep(where(attempt & is_finite, new, point), is_solved, final.count)
 
 
@@ -107,7 +107,7 @@ class _Dual:
         metric = data.limited_metric(pen, 1 / sigma)
         self.step = jax.tree.map(lambda c: sigma / c, metric)
 
-    def at(self, eta: Array) -> _DualPoint:
+    def evaluate(self, eta: Array) -> _DualState:
         """Evaluates it at η."""
         data, loss, point, step = self.data, self.data.loss, self.point, self.step
         slope = loss.gradient(data.y, eta, data.s)
@@ -121,13 +121,13 @@ class _Dual:
         gap = near - value + jnp.sum(slope * residual)
         # What drowns in the rounding of L still has digits to second order.
         small = 0.5 * jnp.sum(residual * loss.hessian(data.y, eta, data.s)(residual))
-        product = jnp.sum(slope * (eta - data.offset))  # L* = ⟨θ, η⟩ − L
+        product = jnp.sum(slope * (eta - data.offset))  # L* = ⟨u, η⟩ − L
         moved = jax.tree.map(jnp.subtract, primal, point)
         distance = 0.5 * _total(jax.tree.map(lambda d, s: d**2 / s, moved, step))
         along = _total(jax.tree.map(jnp.multiply, gradient, primal))
         inner = self.pen.value(primal.beta) + along + distance
         rounding = _ROUNDING * jnp.finfo(eta.dtype).eps * (jnp.abs(product) + jnp.abs(value))
-        return _DualPoint(
+        return _DualState(
             eta=eta,
             primal=primal,
             z=z,
@@ -141,24 +141,24 @@ class _Dual:
     def start(self, is_done: Bool[Array, ""]) -> _Search:
         """Returns the state before η of the point is evaluated: anything is lower than infinity."""
         eta = self.data.eta(self.point)
-        shapes = jax.eval_shape(self.at, eta)
+        shapes = jax.eval_shape(self.evaluate, eta)
         blank = jax.tree.map(lambda leaf: jnp.full(leaf.shape, jnp.inf, leaf.dtype), shapes)
-        blank = eqx.tree_at(lambda at: at.eta, blank, eta)
+        blank = eqx.tree_at(lambda state: state.eta, blank, eta)
         one, zero = jnp.ones((), eta.dtype), jnp.zeros((), eta.dtype)
         return _Search(blank, jnp.zeros_like(eta), zero, one, jnp.zeros((), jnp.int32), is_done)
 
-    def is_lower(self, new: _DualPoint, at: _DualPoint, decrease: Array) -> Bool[Array, ""]:
+    def is_lower(self, new: _DualState, old: _DualState, decrease: Array) -> Bool[Array, ""]:
         """Whether ψ has fallen enough; where that drowns in its rounding, the gap must fall instead."""
-        below = new.value <= at.value + _DECREASE * decrease + at.rounding
-        return below & ((at.gap > at.rounding) | (new.gap < 0.5 * at.gap))
+        below = new.value <= old.value + _DECREASE * decrease + old.rounding
+        return below & ((old.gap > old.rounding) | (new.gap < 0.5 * old.gap))
 
-    def newton(self, at: _DualPoint) -> tuple[Array, Array]:
-        """Returns Newton's step d, and the slope of ψ along it."""
+    def newton(self, at: _DualState) -> tuple[Array, Array]:
+        """Returns Newton's step d, and the derivative of ψ along it."""
         hessian = self.data.loss.hessian(self.data.y, at.eta, self.data.s)
         direction = self._solve(at, hessian)
         return direction, jnp.sum(hessian(at.residual) * direction)
 
-    def _solve(self, at: _DualPoint, hessian: Callable[[Array], Array]) -> Array:
+    def _solve(self, at: _DualState, hessian: Callable[[Array], Array]) -> Array:
         """Returns −(I + A H)⁻¹ g with A = X̃ J̃ X̃ᵀ, J̃ = σ J C⁻¹, the intercept a column of ones."""
         data, (n, p) = self.data, self.data.x.shape
         jacobian = self.pen.prox_jacobian(at.z, self.step.beta)
@@ -177,7 +177,9 @@ class _Dual:
                 image = hessian(u)
                 return image + hessian(kernel(image))
 
-            d = conjugate_gradients(data, system, -hessian(at.residual), jnp.ones((), bool), 1e-8)
+            d = scaled_conjugate_gradients(
+                data, system, -hessian(at.residual), jnp.ones((), bool), 1e-8
+            )
             return -at.residual - kernel(hessian(d))
         if n <= p + 1:
             return -_eliminate(lambda u: u + kernel(hessian(u)), at.residual)

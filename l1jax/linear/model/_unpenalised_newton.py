@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import optax
-from jax.scipy.sparse.linalg import cg
 from jaxtyping import Array, Bool
 
+from ..._conjugate_gradients import conjugate_gradients
 from ..._types import Real
 from ..data._matrix import rows
 from ._problem import Point, ScaledData
@@ -111,20 +111,20 @@ def solve_unpenalised(
     def ridged(u: Point) -> Point:
         return add(system(u), u, ridge)
 
-    def residual(u: Point) -> Point:
-        return optax.tree.sub(scaled, system(u))
-
-    def refined(_: Any, u: Point) -> Point:
-        correction = conjugate_gradients(data, ridged, residual(u), jnp.any(unpenalised))
-        return mask(optax.tree.add(u, correction))
+    def refined(_: Any, carry: tuple[Point, Point]) -> tuple[Point, Point]:
+        u, residual = carry
+        correction = scaled_conjugate_gradients(data, ridged, residual, jnp.any(unpenalised))
+        u = mask(optax.tree.add(u, correction))
+        return u, optax.tree.sub(scaled, system(u))
 
     scaled = mask(Point(rhs.beta / scale, rhs.intercept))
     probe = mask(jax.tree.map(_waves, scaled))
     size, dtype = optax.tree.norm(probe), data.y.dtype
     curvature = optax.tree.norm(system(probe)) / jnp.where(size > 0, size, 1)
     ridge = jnp.asarray(units * jnp.finfo(dtype).eps, dtype) * curvature
-    u = jax.lax.fori_loop(0, _REFINEMENTS, refined, optax.tree.zeros_like(scaled))
-    return Point(u.beta / scale, u.intercept), residual(u)
+    start = optax.tree.zeros_like(scaled), scaled
+    u, residual = jax.lax.fori_loop(0, _REFINEMENTS, refined, start)
+    return Point(u.beta / scale, u.intercept), residual
 
 
 def _waves(like: Array) -> Array:
@@ -132,14 +132,14 @@ def _waves(like: Array) -> Array:
     return jnp.sin(1.0 + jnp.arange(like.size, dtype=like.dtype)).reshape(like.shape)
 
 
-def conjugate_gradients(
+def scaled_conjugate_gradients(
     data: ScaledData,
     system: Callable[[T], T],
     rhs: T,
     attempt: Array,
     tolerance: float = 0.0,
 ) -> T:
-    """Solves to this fraction of |rhs|, or to rounding; takes no step unless `attempt`."""
+    """Solves to this fraction of |rhs|, whatever its scale, or to rounding; takes no step unless `attempt`."""
     n, p = data.x.shape
     rhs = jax.tree.map(lambda leaf: jnp.where(attempt, leaf, 0), rhs)
     size = optax.tree.norm(rhs)
@@ -147,7 +147,7 @@ def conjugate_gradients(
     rhs = jax.tree.map(lambda leaf: jnp.where(jnp.isfinite(size), leaf / safe, 0), rhs)
     responses = math.prod(data.responses)
     tolerance = max(tolerance, float(2 * jnp.finfo(data.y.dtype).eps))
-    u, _ = cg(system, rhs, tol=tolerance, maxiter=2 * min(n, p) * responses + 50)
+    u = conjugate_gradients(system, rhs, tolerance, 2 * min(n, p) * responses + 50)
     return jax.tree.map(lambda leaf: leaf * safe, u)
 
 

@@ -108,6 +108,29 @@ def test_only_engines_with_a_name_are_registered(engine):
             l1jax.register_engine(engine)
 
 
+def test_a_successor_is_an_engine_that_is_known(engine):
+    engine.successor = "nope"
+    with pytest.raises(ValueError, match=r"CoordinateDescent.successor must be .*got 'nope'"):
+        l1jax.register_engine(engine)
+
+
+@pytest.mark.parametrize(
+    "successors", [("coordinate_descent", "other"), ("other", "coordinate_descent")]
+)
+def test_engines_that_name_each_other_end_in_gradient_steps(engine, monkeypatch, successors):
+    def run(self, plan):
+        self.plans.append(plan)
+        raise l1jax.NumericalBreakdown
+
+    other = CoordinateDescent()
+    monkeypatch.setattr(CoordinateDescent, "run", run)
+    monkeypatch.setitem(ENGINES, "other", other)
+    other.name, (engine.successor, other.successor) = "other", successors
+    fit = l1jax.fit(X, Y, l1jax.L1(0.2), engine="coordinate_descent")
+    np.testing.assert_allclose(fit.coef, Lasso(0.2, tol=1e-12).fit(X, Y).coef_, atol=1e-6)
+    assert len(engine.plans) == 1 and len(other.plans) == (successors[0] == "other")
+
+
 def test_what_is_not_finite_is_solved_by_gradient_steps_from_the_start(engine, monkeypatch):
     def run(self, plan):
         betas = np.zeros((len(plan), 8))
@@ -175,7 +198,12 @@ def test_a_penalty_without_a_strength_is_fitted_and_has_no_path(engine, monkeypa
 @pytest.mark.parametrize("name", [name for name in ENGINES if not name.startswith("coord")])
 @pytest.mark.slow
 def test_every_engine_serves_fit_and_path_with_the_same_answers(name):
-    fit = l1jax.fit(X, Y, l1jax.L1(0.2), engine=name)
-    path = l1jax.path(X, Y, l1jax.L1(), lams=[0.2], engine=name)
-    np.testing.assert_allclose(fit.coef, path.coefs[0], atol=1e-10)
+    x, options = X, {"engine": name}
+    if name == "row_blocks":  # of X in blocks; it ends at `tol`
+        x, options = l1jax.blocks([X[:20], X[20:]]), options | {"tol": 1e-14}
+    fit = l1jax.fit(x, Y, l1jax.L1(0.2), **options)
+    path = l1jax.path(x, Y, l1jax.L1(), lams=[0.2], **options)
+    np.testing.assert_allclose(
+        fit.coef, path.coefs[0], atol=1e-8 if name == "row_blocks" else 1e-10
+    )
     np.testing.assert_allclose(fit.coef, Lasso(0.2, tol=1e-12).fit(X, Y).coef_, atol=1e-8)

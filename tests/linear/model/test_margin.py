@@ -89,7 +89,9 @@ def test_of_a_sparse_group_it_is_that_distance_to_first_order():
     assert np.diff(knots).min() > 1e-3
     for lam in [*(knots + 1e-4), *(knots - 1e-4)]:
         found = fit(l1jax.SparseGroupL1(lam, GROUPS, 0.5, 1.0))
-        assert found.margin == pytest.approx(1e-4, rel=1e-2)
+        assert found.margin == pytest.approx(
+            1e-4, rel=1e-3
+        )  # first order: another 1e-4 of it is next
 
 
 def correlated(n=80, p=8):

@@ -11,12 +11,10 @@ it at zero:
 from __future__ import annotations
 
 import numpy as np
-from scipy.linalg import get_lapack_funcs
+import scipy  # which loads `linalg` when it is used
 
-from ...host._columns import GramPart
 from ._path_point import NumericalBreakdown
-
-_potrf, _potrs = get_lapack_funcs(("potrf", "potrs"), dtype=np.float64)
+from ._protocols import SymmetricMatrix
 
 
 class BorderedCholesky:
@@ -24,7 +22,7 @@ class BorderedCholesky:
 
     def __init__(
         self,
-        hessian: np.ndarray | GramPart,
+        hessian: SymmetricMatrix,
         ridge: np.ndarray,
         base: np.ndarray,
         square: np.ndarray,
@@ -40,12 +38,13 @@ class BorderedCholesky:
         self.slots = np.full(len(hessian), -1)  # in the system: of the base, then of the entered
         self.slots[base] = np.arange(m)
         self.border: list[int] = []  # coordinates
+        self.scale = np.zeros(len(hessian))  # diagonal entries, of those that have entered
         self.solved = np.zeros((m, 0), order="F")  # Q_BB⁻¹C
         self.schur = np.zeros((0, 0))  # S
         if not m:
             return
         scale = square.diagonal().copy()
-        self.factor, failed = _potrf(square.T, lower=1, overwrite_a=1, clean=0)
+        self.factor, failed = scipy.linalg.lapack.dpotrf(square.T, lower=1, overwrite_a=1, clean=0)
         if failed or (self.factor.diagonal() ** 2 <= min_pivot * scale).any():
             raise NumericalBreakdown
 
@@ -73,10 +72,13 @@ class BorderedCholesky:
         columns = np.zeros((m, len(new)), order="F")  # of C
         columns[self.slots[new[left]], left] = 1
         columns[:, entered] = rows[:, self.base].T
+        self.scale[new[entered]] = rows[np.arange(len(entered)), new[entered]]
         start, end = len(old), len(old) + len(new)
         solved = np.empty((m, end), order="F")
         solved[:, :start] = self.solved
-        solved[:, start:] = _potrs(self.factor, columns, lower=1)[0] if m else columns
+        solved[:, start:] = (
+            scipy.linalg.lapack.dpotrs(self.factor, columns, lower=1)[0] if m else columns
+        )
         schur = np.zeros((end, end))
         schur[:start, :start] = self.schur
         ridge = np.diag(self.ridge[new[entered]])
@@ -101,8 +103,8 @@ class BorderedCholesky:
         if len(left):
             mixed = self.schur[left[:, None], entered]
             schur = schur - mixed.T @ np.linalg.solve(self.schur[left[:, None], left], mixed)
-        scale = self.hessian.diagonal()[border[entered]] + self.ridge[border[entered]]
-        factor, failed = _potrf(schur, lower=1)
+        scale = self.scale[border[entered]] + self.ridge[border[entered]]
+        factor, failed = scipy.linalg.lapack.dpotrf(schur, lower=1)
         return not failed and bool((factor.diagonal() ** 2 > self.min_pivot * scale).all())
 
     def solve(self, active: np.ndarray, rhs: np.ndarray) -> np.ndarray:
@@ -114,5 +116,5 @@ class BorderedCholesky:
         if self.border:
             w[:] = np.linalg.solve(self.schur, w - x @ self.solved)
         if m:
-            x[:] = _potrs(self.factor, x, lower=1)[0] - self.solved @ w
+            x[:] = scipy.linalg.lapack.dpotrs(self.factor, x, lower=1)[0] - self.solved @ w
         return full[slots]

@@ -9,15 +9,13 @@ There are two factorisations, each for one algorithm, and each valid for as long
 from __future__ import annotations
 
 import numpy as np
-from scipy.linalg import get_blas_funcs, get_lapack_funcs
+import scipy  # which loads `linalg` when it is used
 
-from ...host._columns import GramPart
 from ._active_set import ActiveSet, capacity
 from ._bordered_cholesky import BorderedCholesky
 from ._path_point import NumericalBreakdown
+from ._protocols import SymmetricMatrix
 
-_potrf, _potri = get_lapack_funcs(("potrf", "potri"), dtype=np.float64)
-(_ger,) = get_blas_funcs(("ger",), dtype=np.float64)
 DEPENDENT = (
     1e-9  # a column of a smaller fraction outside of the span of the active ones depends on them
 )
@@ -33,7 +31,7 @@ class Factor:
 
     def __init__(
         self,
-        hessian: np.ndarray | GramPart,
+        hessian: SymmetricMatrix,
         ridge: np.ndarray | float,
         active: ActiveSet,
         inverse: np.ndarray | None,
@@ -43,7 +41,6 @@ class Factor:
             hessian = hessian.T  # symmetric: for its rows
         self.hessian, self.active = hessian, active
         self.ridge = np.broadcast_to(ridge, (len(hessian),))
-        self.diagonal = hessian.diagonal()
         m, room = active.size, capacity(active.size)
         self._rows = np.empty((room, len(hessian)))  # of `hessian`, for the active coordinates
         self._rows[:m] = hessian[active.indices]
@@ -52,6 +49,11 @@ class Factor:
         if inverse is not None:
             self._inverse[:m, :m] = inverse
         self._cholesky: BorderedCholesky | None = None
+
+    @property
+    def diagonal(self) -> np.ndarray:
+        """The diagonal of `hessian`, (w,)."""
+        return self.hessian.diagonal()
 
     @property
     def rows(self) -> np.ndarray:
@@ -148,10 +150,12 @@ class Factor:
         """Computes the inverse afresh."""
         square = self._square(np.arange(m := self.active.size))
         if m:
-            factor, failed = _potrf(square.T, lower=1, overwrite_a=1)
+            factor, failed = scipy.linalg.lapack.dpotrf(square.T, lower=1, overwrite_a=1)
             if failed:
                 raise NumericalBreakdown
-            self._inverse[:m, :m] = _mirrored(_potri(factor, lower=1, overwrite_c=1)[0])
+            self._inverse[:m, :m] = _mirrored(
+                scipy.linalg.lapack.dpotri(factor, lower=1, overwrite_c=1)[0]
+            )
         self.has_inverse = True
 
     def _square(self, order: np.ndarray) -> np.ndarray:
@@ -175,7 +179,9 @@ class Factor:
         """Adds factor · u uᵀ to the inverse, in place: half of homotopy's time goes through here."""
         padded = np.zeros(len(self._inverse))
         padded[: len(u)] = u
-        self._inverse = _ger(factor, padded, padded, a=self._inverse, overwrite_a=1)
+        self._inverse = scipy.linalg.blas.dger(
+            factor, padded, padded, a=self._inverse, overwrite_a=1
+        )
 
 
 def _mirrored(half: np.ndarray) -> np.ndarray:

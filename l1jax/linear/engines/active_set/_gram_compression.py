@@ -9,22 +9,22 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import numpy as np
+import scipy  # which loads `linalg` when it is used
 from jax.core import Tracer
-from scipy.linalg import get_lapack_funcs
 
-from ...._arrays import is_in_numpy
 from ...._threads import gram
 from ....losses import Loss
 from ....penalties import Penalty
-from ...data._matrix import DenseMatrix
+from ...data._matrix import DataMatrix, DenseMatrix
+from ...data._row_blocks import blocks_of, densely
 from ...host._columns import GramColumns
 from ...model._null_model import with_null
 from ...model._problem import Data, Problem, ScaledData
+from ._group_weights import has_group_weights
 from ._penalty_weights import has_penalty_weights
-from ._working_set import has_group_weights, supports
+from ._working_set import supports
 
 _TALL = 2  # rows per column, from which on the rows are replaced
 _MANY_COLUMNS = 2000  # a Gram matrix of 32 MB
@@ -32,7 +32,6 @@ _MIN_VARIANCE = 1e-3  # fraction of a mean square: with less, centring costs too
 _MIN_REMAINDER = 1e-6  # fraction of a column's variance: with less, a difference has too few
 _CONSTANT = 100  # units of rounding by which a constant column may vary
 _MIN_PIVOT = 1e-5  # for a factor without pivoting
-_potrf, _pstrf = get_lapack_funcs(("potrf", "pstrf"), dtype=np.float64)
 
 
 class Moments(NamedTuple):
@@ -57,6 +56,29 @@ class Moments(NamedTuple):
         products[p, :p] = products[:p, p] = with_target
         products[p, p] = s @ target**2
         return cls(float(s.sum()), np.append(sums, s @ target), products)
+
+    @classmethod
+    def of_matrix(cls, x: DataMatrix, target: np.ndarray, s: np.ndarray) -> Moments:
+        """Returns the moments of the rows of a matrix that are not on the host, by one pass over them."""
+        found = x.products(s, np.column_stack([np.ones(len(s)), target]))
+        assert found is not None  # by `can_compress`
+        p = len(found)
+        products = np.empty((p + 1, p + 1))
+        products[:p, :p], sums, with_target = found[:, :p], found[:, p], found[:, p + 1]
+        products[p, :p] = products[:p, p] = with_target
+        products[p, p] = s @ target**2
+        return cls(float(s.sum()), np.append(sums, s @ target), products)
+
+    @classmethod
+    def zeros(cls, p: int) -> Moments:
+        """Returns the moments of no rows."""
+        return cls(0.0, np.zeros(p + 1), np.zeros((p + 1, p + 1)))
+
+    def add(self, other: Moments) -> Moments:
+        """Returns the sum, in the arrays of these moments."""
+        np.add(self.sums, other.sums, out=self.sums)
+        np.add(self.products, other.products, out=self.products)
+        return self._replace(weight=self.weight + other.weight)
 
     def __add__(self, other):
         return Moments(*(a + b for a, b in zip(self, other, strict=True)))
@@ -93,20 +115,21 @@ class KnownGram(GramColumns):
 class TallRows:
     """The rows of tall least squares, shifted to where their moments keep their digits."""
 
+    is_streamed = False
+
     def __init__(self, data: Data):
         weights, y, offset = (
             np.asarray(v, np.float64) for v in (data.weights, data.y, data.offset)
         )
         self.fit_intercept, self.standardize = data.fit_intercept, data.standardize
-        self.x = np.asarray(data.x.as_array(), np.float64)
         self.s = weights / weights.sum()
         self.level = float(self.s @ (y - offset)) if data.fit_intercept else 0.0
         self.target = y - offset - self.level
-        self.shift = np.zeros(self.x.shape[1])
+        self.shift = np.zeros(data.x.shape[1])
 
-    def moments(self, rows: Any) -> Moments:
-        """Returns the moments of the rows of this index."""
-        return Moments.of(self.x[rows], self.target[rows], self.s[rows])
+    def moments_of(self, parts: list[np.ndarray]) -> list[Moments]:
+        """Returns the moments of the rows of each mask (n,)."""
+        raise NotImplementedError
 
     def move_to_means(self, total: Moments) -> bool:
         """Shifts the rows to their means if centring would cost too many digits; returns whether it did."""
@@ -114,8 +137,11 @@ class TallRows:
         variance = total.squares(self.fit_intercept)[:-1]
         if (variance >= _MIN_VARIANCE * (variance + mean[:-1] ** 2)).all():
             return False
-        self.shift, self.x = self.shift + mean[:-1], self.x - mean[:-1]
+        self._shift_by(mean[:-1])
         return True
+
+    def _shift_by(self, change: np.ndarray) -> None:
+        self.shift = self.shift + change
 
     def compressed(self, moments: Moments, total: Moments) -> Compressed | None:
         """Returns p + 1 rows of these moments; None where rounding is too large a part of them.
@@ -145,7 +171,87 @@ class TallRows:
             mean=self.shift + mean[:-1],
             inverse_scale=np.where(varies, scale, 1)[:-1],
             level=self.level + float(mean[-1]),
+            is_needed=self.is_streamed,
         )
+
+
+class ArrayRows(TallRows):
+    """The rows of an array."""
+
+    def __init__(self, data: Data):
+        super().__init__(data)
+        self.x = np.asarray(data.x.as_array(), np.float64)
+
+    def moments_of(self, parts: list[np.ndarray]) -> list[Moments]:
+        def of(mask: np.ndarray) -> Moments:
+            rows = slice(None) if mask.all() else mask
+            return Moments.of(self.x[rows], self.target[rows], self.s[rows])
+
+        return [of(mask) for mask in parts]
+
+    def _shift_by(self, change: np.ndarray) -> None:
+        super()._shift_by(change)
+        self.x = self.x - change
+
+
+class DistributedRows(TallRows):
+    """Rows on many devices: the moments of each part take one pass."""
+
+    def __init__(self, data: Data):
+        super().__init__(data)
+        self.x: Any = data.x.in_numpy()  # all is known, by `can_compress`
+
+    def moments_of(self, parts: list[np.ndarray]) -> list[Moments]:
+        return [Moments.of_matrix(self.x, self.target, np.where(part, self.s, 0)) for part in parts]
+
+    def _shift_by(self, change: np.ndarray) -> None:
+        super()._shift_by(change)
+        self.x = self.x.transform(change, np.ones_like(change))
+
+
+class StreamedRows(TallRows):
+    """Rows that are read in blocks: the moments of any number of parts take one pass."""
+
+    is_streamed = True
+
+    def __init__(self, data: Data):
+        super().__init__(data)
+        x = blocks_of(data.x)
+        assert x is not None  # by `_rows_of`
+        self.x, self.is_shifted = x, not self.fit_intercept
+
+    def moments_of(self, parts: list[np.ndarray]) -> list[Moments]:
+        found = [Moments.zeros(self.x.shape[1]) for _ in parts]
+        for rows, block in self.x.read():
+            x = densely(block)
+            if not self.is_shifted:  # a value of the data is near enough to the means, mostly
+                self.shift, self.is_shifted = x.mean(axis=0), True
+            if self.shift.any():
+                x = x - self.shift
+            target, s = self.target[rows], self.s[rows]
+            for i, part in enumerate(parts):
+                some = part[rows]
+                if some.all():
+                    found[i] = found[i].add(Moments.of(x, target, s))
+                elif some.any():
+                    found[i] = found[i].add(Moments.of(x[some], target[some], s[some]))
+        return found
+
+
+def tall_rows(data: Data) -> TallRows:
+    """Returns the rows of tall least squares, of data for which `can_compress`."""
+    kind = _rows_of(data.x)
+    assert kind is not None
+    return kind(data)
+
+
+def _rows_of(x: DataMatrix) -> type[TallRows] | None:
+    """Returns how the moments of a matrix are found, by where its rows are; None where its products are all."""
+    if blocks_of(x) is not None:
+        return StreamedRows
+    if x.is_distributed:
+        return DistributedRows
+    return None if x.as_array() is None else ArrayRows
 
 
 class Compressed(NamedTuple):
@@ -156,9 +262,13 @@ class Compressed(NamedTuple):
     mean: np.ndarray
     inverse_scale: np.ndarray  # of the user's columns
     level: float  # what was subtracted from y
+    is_needed: bool  # whether to read the rows again would cost too much
 
-    def problem(self, pen: Penalty, loss: Loss) -> tuple[Problem, KnownGram] | None:
-        """Returns the problem of these rows, and its columns; None where the engine does not serve it."""
+    def problem(self, pen: Penalty, loss: Loss) -> tuple[Problem, KnownGram | None] | None:
+        """Returns the problem of these rows, and its columns; None where the engine does not serve it.
+
+        Where these rows are needed, any engine is better than all rows: then the columns are None.
+        """
         m = len(self.root)
         columns = np.sqrt(m) * self.root[:, :-1]
         data = ScaledData(
@@ -174,48 +284,52 @@ class Compressed(NamedTuple):
             is_valid=np.ones((), bool),
             fit_intercept=False,
         )
-        problem = with_null(data, pen) if is_in_numpy(pen) else _with_null(data, pen)
-        return (problem, KnownGram(problem, self.products, 0.0)) if supports(problem, pen) else None
+        problem = with_null(data, pen)
+        if _has_weights(pen, problem.norms.shape) and supports(problem, pen):
+            return problem, KnownGram(problem, self.products, 0.0)
+        return (problem, None) if self.is_needed else None
 
 
-def compress(data: Data, pen: Penalty) -> tuple[Problem, KnownGram] | None:
+def compress(data: Data, pen: Penalty) -> tuple[Problem, KnownGram | None] | None:
     """Returns the problem of these data without their rows; None where the rows are needed."""
     if not can_compress(data, pen):
         return None
-    rows = TallRows(data)
-    moments = rows.moments(slice(None))
+    rows, every = tall_rows(data), np.ones(data.x.shape[0], bool)
+    (moments,) = rows.moments_of([every])
     if rows.move_to_means(moments):
-        moments = rows.moments(slice(None))
+        (moments,) = rows.moments_of([every])
     compressed = rows.compressed(moments, moments)
     return compressed and compressed.problem(pen, data.loss)
 
 
-def can_compress(data: Data, pen: Penalty) -> bool:
-    """Returns whether the moments are all that matters, and cheaper than the rows."""
+def can_compress(data: Data, pen: Penalty, num_parts: int = 1) -> bool:
+    """Returns whether the moments, of so many parts, are all that matters, and cheaper than the rows."""
     n, p = data.x.shape
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((data, pen))):
         return False
     if data.standardize and not data.fit_intercept:
         return False
-    dense = data.x.as_array() is not None and data.x.dtype == np.float64
+    dense = data.x.dtype == np.float64 and _rows_of(data.x) is not None
     tall = n >= _TALL * (p + 1) and p <= _MANY_COLUMNS
+    tall &= data.x.has_room_for(num_parts * 8 * (p + 1) ** 2)
     one = data.loss.is_quadratic and data.y.ndim == 1
-    return (
-        dense and tall and one and (has_penalty_weights(pen, (p,)) or has_group_weights(pen, (p,)))
-    )
+    return dense and tall and one and (blocks_of(data.x) is not None or _has_weights(pen, (p,)))
+
+
+def _has_weights(pen: Penalty, shape: tuple[int, ...]) -> bool:
+    return has_penalty_weights(pen, shape) or has_group_weights(pen, shape)
 
 
 def _root(products: np.ndarray) -> np.ndarray:
     """Returns R with RᵀR = products, which may be singular, whatever the scales of the columns."""
     scale = np.sqrt(np.maximum(products.diagonal(), 0))
-    factor, failed = _potrf(products.T, lower=1)  # its errors are relative to the scales
+    factor, failed = scipy.linalg.lapack.dpotrf(
+        products.T, lower=1
+    )  # its errors are relative to the scales
     if not failed and (factor.diagonal() > _MIN_PIVOT * scale).all():  # three times as fast
         return factor.T
     scale = np.where(scale > 0, scale, 1)
-    factor, order, rank, _ = _pstrf(products / np.outer(scale, scale))
+    factor, order, rank, _ = scipy.linalg.lapack.dpstrf(products / np.outer(scale, scale))
     root = np.zeros_like(products)
     root[:rank, order - 1] = np.triu(factor)[:rank]
     return root * scale
-
-
-_with_null = eqx.filter_jit(with_null)

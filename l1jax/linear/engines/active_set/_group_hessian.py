@@ -1,4 +1,4 @@
-"""The Hessian of squared error on a working set, with that of the norms of its active groups.
+"""A smooth function on a working set, and its Hessian with that of the norms of the active groups.
 
 Q is kept as a Gram matrix or, where there are more features than rows, as its root R, Q = RᵀR.
 Newton's steps need the inverse of
@@ -11,28 +11,15 @@ on the active features, where u_g = B_g / ‖B_g‖₂.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-import scipy
-from scipy.linalg import get_blas_funcs, get_lapack_funcs
+import scipy  # each part of which loads when it is used
 
 from ._group_weights import Layout
 from ._path_point import NumericalBreakdown
 
 _MAX_CURVATURE = 1e10  # of a norm, in units of the diagonal of Q
-_BY_TYPE: dict[str, dict[str, Any]] = {
-    char: {
-        "syrk": get_blas_funcs("syrk", dtype=char),
-        **{
-            name: get_lapack_funcs(name, dtype=char)
-            for name in ("potrf", "potri", "potrs", "trtrs")
-        },
-    }
-    for char in "fd"  # single and double precision
-}
-_potri, _potrs = _BY_TYPE["d"]["potri"], _BY_TYPE["d"]["potrs"]
-
 # Numbers beyond single precision give no factor, or steps that are not finite: the caller then asks
 # for an exact one.
 _OUT_OF_RANGE: dict[str, Any] = {"over": "ignore", "invalid": "ignore", "divide": "ignore"}
@@ -49,6 +36,49 @@ class NormCurvature(NamedTuple):
     quad: np.ndarray  # (m,)
 
 
+@runtime_checkable
+class SmoothPart(Protocol):
+    """A smooth convex function L of x (m, k), and its Hessian where it was evaluated last."""
+
+    diagonal: np.ndarray  # (m,): bounds of the second derivatives
+    scale: float  # of a gradient
+    is_exact: bool  # whether a factor is never in single precision
+    needs_free_gradient_zero: bool  # whether no gap is known unless unpenalised gradients are zero
+
+    def evaluate(self, x: np.ndarray) -> tuple[float, np.ndarray]:
+        """Returns L and −∇L."""
+        ...
+
+    def product(self, at: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+        """Returns the product with the Hessian on some features, at the last point."""
+        ...
+
+    def factorise(
+        self, at: np.ndarray, norms: NormCurvature, ridge: float, is_exact: bool
+    ) -> Solve:
+        """As `GramHessian.factorise`."""
+        ...
+
+
+class Quadratic:
+    """L(x) = ½⟨x, Qx⟩ − ⟨C, x⟩."""
+
+    needs_free_gradient_zero = True
+
+    def __init__(self, hessian: GramHessian | RowHessian, linear: np.ndarray):
+        self.hessian, self.linear = hessian, linear
+        self.diagonal, self.is_exact = hessian.diagonal, hessian.is_exact
+        self.scale = float(np.abs(linear).max(initial=0))
+        self.factorise = hessian.factorise
+
+    def evaluate(self, x: np.ndarray) -> tuple[float, np.ndarray]:
+        neg_gradient = self.linear - self.hessian.dot(x)
+        return -0.5 * float(np.vdot(x, self.linear + neg_gradient)), neg_gradient
+
+    def product(self, at: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+        return self.hessian.product(at)
+
+
 class GramHessian:
     """Q itself."""
 
@@ -62,9 +92,10 @@ class GramHessian:
         """Returns Q x."""
         return self.gram @ x
 
-    def block_gradient(self, neg_gradient: np.ndarray) -> _GramBlockGradient:
-        """Returns the negative gradient, to be updated one group at a time."""
-        return _GramBlockGradient(self.gram, neg_gradient.copy())
+    def product(self, at: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+        """Returns the product with Q on some features."""
+        gram = self.gram.take(at, axis=0).take(at, axis=1)
+        return lambda x: gram @ x
 
     def factorise(
         self, at: np.ndarray, norms: NormCurvature, ridge: float, is_exact: bool
@@ -88,7 +119,7 @@ class GramHessian:
         for start, end in zip(layout.starts, ends, strict=True):
             hessian[start:end, start:end] -= u[start:end] @ u[start:end].T
         factor = _cholesky(hessian)
-        return lambda residual: _potrs(factor, residual, lower=1)[0]
+        return lambda residual: scipy.linalg.lapack.dpotrs(factor, residual, lower=1)[0]
 
 
 class RowHessian:
@@ -105,9 +136,9 @@ class RowHessian:
     def dot(self, x: np.ndarray) -> np.ndarray:
         return self.columns @ (self.columns.T @ x)
 
-    def block_gradient(self, neg_gradient: np.ndarray) -> _RowBlockGradient:
-        fitted = np.zeros((self.columns.shape[1], neg_gradient.shape[1]))
-        return _RowBlockGradient(self.columns, neg_gradient, fitted)
+    def product(self, at: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+        columns = self.columns.take(at, axis=0)
+        return lambda x: columns @ (columns.T @ x)
 
     @np.errstate(**_OUT_OF_RANGE)
     def factorise(
@@ -120,7 +151,7 @@ class RowHessian:
         """
         columns = (self.columns if is_exact else self.single).take(at, axis=0)
         dtype, diagonal, layout = columns.dtype, self.diagonal[at], norms.layout
-        syrk, potrs, trtrs = (_BY_TYPE[dtype.char][name] for name in ("syrk", "potrs", "trtrs"))
+        syrk, potrs, trtrs = (_routine(name, dtype) for name in ("syrk", "potrs", "trtrs"))
         curvature = np.minimum(norms.curvature, _MAX_CURVATURE * diagonal)
         d = (curvature + norms.quad + ridge * diagonal)[:, None]
         scaled = columns / np.sqrt(d).astype(dtype)
@@ -153,28 +184,10 @@ class RowHessian:
         return solve
 
 
-class _GramBlockGradient:
-    def __init__(self, gram: np.ndarray, neg_gradient: np.ndarray):
-        self.gram, self.all = gram, neg_gradient
-
-    def at(self, group: slice) -> np.ndarray:
-        """Returns the negative gradient of the features of a group."""
-        return self.all[group]
-
-    def move(self, group: slice, by: np.ndarray) -> None:
-        """Updates it for a move of the coefficients of a group."""
-        self.all -= self.gram[:, group] @ by
-
-
-class _RowBlockGradient:
-    def __init__(self, columns: np.ndarray, neg_gradient: np.ndarray, fitted: np.ndarray):
-        self.columns, self.first, self.fitted = columns, neg_gradient, fitted
-
-    def at(self, group: slice) -> np.ndarray:
-        return self.first[group] - self.columns[group] @ self.fitted
-
-    def move(self, group: slice, by: np.ndarray) -> None:
-        self.fitted += self.columns[group].T @ by
+def _routine(name: str, dtype: np.dtype) -> Callable[..., Any]:
+    """Returns the function of BLAS or LAPACK for float32 or float64."""
+    library = scipy.linalg.blas if name == "syrk" else scipy.linalg.lapack
+    return getattr(library, ("s" if dtype == np.float32 else "d") + name)
 
 
 def _cholesky(matrix: np.ndarray) -> np.ndarray:
@@ -183,7 +196,7 @@ def _cholesky(matrix: np.ndarray) -> np.ndarray:
     Of a matrix in Fortran order, only the lower half counts.
     """
     matrix = matrix if matrix.flags.f_contiguous else matrix.T
-    factor, failed = _BY_TYPE[matrix.dtype.char]["potrf"](matrix, lower=1, overwrite_a=1, clean=0)
+    factor, failed = _routine("potrf", matrix.dtype)(matrix, lower=1, overwrite_a=1, clean=0)
     if failed or not np.isfinite(factor.diagonal()).all():  # of NaN, not every LAPACK says so
         raise NumericalBreakdown
     return factor
@@ -191,14 +204,14 @@ def _cholesky(matrix: np.ndarray) -> np.ndarray:
 
 def _coupled(hessian: np.ndarray, layout: Layout, u: np.ndarray) -> Solve:
     """Returns a solver with I ⊗ H − Σ_g u_g u_gᵀ: all responses have H, and groups couple them."""
-    inverse, _ = _potri(_cholesky(hessian), lower=1)
+    inverse, _ = scipy.linalg.lapack.dpotri(_cholesky(hessian), lower=1)
     inverse = np.tril(inverse) + np.tril(inverse, -1).T
     by_group = np.add.reduceat(inverse * (u @ u.T), layout.starts, axis=0)
     outer = _cholesky(np.eye(len(layout.starts)) - np.add.reduceat(by_group, layout.starts, axis=1))
 
     def solve(residual: np.ndarray) -> np.ndarray:
         first = inverse @ residual
-        multipliers, _ = _potrs(outer, layout.sums(u * first), lower=1)
+        multipliers, _ = scipy.linalg.lapack.dpotrs(outer, layout.sums(u * first), lower=1)
         return first + inverse @ (u * layout.broadcast(multipliers))
 
     return solve

@@ -10,6 +10,18 @@ import numpy as np
 from ....penalties import Penalty
 
 
+def has_group_weights(pen: Penalty, shape: tuple[int, ...]) -> bool:
+    """Returns whether a penalty has a weight per group, for coefficients of this shape."""
+    if not pen.convex or not pen.has_strength:
+        return False
+    if pen.with_strength(1.0).group_form(shape) is None:
+        return False
+    weights = GroupWeights(pen, shape)
+    if weights.has_ridge_groups:
+        return False
+    return weights.proportional and (len(shape) == 1 or not weights.has_l1)
+
+
 class Layout(NamedTuple):
     """Features sorted by group: where each group starts, and the group of each feature."""
 

@@ -12,10 +12,12 @@ import numpy as np
 
 from ...._arrays import is_in_numpy, namespace
 from ....losses import Loss
+from ....losses._base import has_curvature_factors
 from ...data._host import HostColumns
 from ...model._on_host import host_errors
 from ...model._problem import Problem
 from ._protocols import PenaltyWeights
+from ._stacked_matrix import StackedPart
 
 _MIN_WIDTH = 32  # columns of one Hessian-vector product, or twice as many, and so on
 _TINY = 1e-300  # the least weight that gradients are divided by
@@ -30,6 +32,7 @@ class HostLoss:
             np.asarray(v, np.float64) for v in (problem.y, problem.s, problem.offset)
         )
         self.fit_intercept = problem.fit_intercept
+        self.has_factors = has_curvature_factors(self.loss)
         if is_in_numpy(self.loss):
             self.loss = jax.tree.map(np.asarray, self.loss)
         # Python's numbers stay what they are: a loss may ask for them.
@@ -50,9 +53,13 @@ class HostLoss:
         return float(value), slope
 
     def curvatures(self, eta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns ∂²L/∂ηᵢ² of each row, and the bound of it, (n,)."""
+        """Returns ∂²L/∂ηᵢ² of each row, (n,), negative only where it is not convex, and the bound of it."""
         curvature, bound = self._call(_curvatures, eta, self.s)
-        return np.maximum(curvature, 0), bound
+        return np.maximum(curvature, 0) if self.loss.convex else curvature, bound
+
+    def curvature_factors(self, eta: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+        """Returns a and b of the curvatures diag(a) − bbᵀ of the rows, (n, K), if they are of this form."""
+        return self._call(_curvature_factors, eta, self.s) if self.has_factors else None
 
     def hvp(self, eta: np.ndarray, columns: np.ndarray) -> np.ndarray:
         """Returns the Hessian-vector product ∂²L/∂η² times each of the columns (n, m)."""
@@ -64,6 +71,38 @@ class HostLoss:
         padded = np.zeros((len(columns), width))  # few widths, few compilations
         padded[:, :count] = columns
         return self._call(_hvp, eta, self.s, padded)[:, :count]
+
+    def hessian(
+        self, part: HostColumns, eta: np.ndarray, curvature: np.ndarray, min_curvature: np.ndarray
+    ) -> np.ndarray:
+        """Returns X̃ᵀ H X̃ on the columns of `part` and the intercept, for H = ∂²L/∂η² of at least a minimum.
+
+        `curvature`, `min_curvature`: of each row, (n,). Where H is not diagonal the minimum is added.
+        """
+        if self.loss.is_separable:
+            row_weights = np.maximum(curvature, min_curvature)
+            return self._with_intercept(part, part.gram(row_weights), row_weights)
+        factors = self.curvature_factors(eta)
+        if factors is not None and isinstance(part, StackedPart):
+            a, b = factors
+            return part.curvature_matrix(a + min_curvature.reshape(a.shape), b)
+        gram = part.curvature_gram(lambda columns: self.hvp(eta, columns))
+        gram = (gram + gram.T) / 2 + part.gram(min_curvature)
+        of_one = self.hvp(eta, np.ones((len(eta), 1)))[:, 0] + min_curvature
+        return self._with_intercept(part, gram, of_one)
+
+    def _with_intercept(
+        self, part: HostColumns, gram: np.ndarray, of_one: np.ndarray
+    ) -> np.ndarray:
+        """Returns the Hessian of the columns, with H times ones for that of the intercept, if there is one."""
+        if not self.fit_intercept:
+            return gram
+        m = len(gram)
+        hessian = np.empty((m + 1, m + 1))
+        hessian[:m, :m] = gram
+        hessian[m, :m] = hessian[:m, m] = part.rdot(of_one)
+        hessian[m, m] = of_one.sum()
+        return hessian
 
     def duality_gap(
         self,
@@ -99,6 +138,10 @@ def _value_and_slope(loss: Loss, y: Any, eta: Any, s: Any) -> tuple[Any, Any]:
 
 def _curvatures(loss: Loss, y: Any, eta: Any, s: Any) -> tuple[Any, Any]:
     return loss.curvature(y, eta, s), loss.majorant(y, eta, s)
+
+
+def _curvature_factors(loss: Loss, y: Any, eta: Any, s: Any) -> tuple[Any, Any] | None:
+    return loss.curvature_factors(y, eta, s)
 
 
 def _hvp(loss: Loss, y: Any, eta: Any, s: Any, columns: Any) -> Any:

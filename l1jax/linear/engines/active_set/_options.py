@@ -14,6 +14,9 @@ class ActiveSetOptions:
     block_size_all_columns: int = 25  # ... where all of them are in the working set
     min_candidates: int = 256  # columns that join the active ones in a working set, at least
     max_columns: int = 600  # up to so many columns, all of them are the working set
+    min_candidates_interior: int = (
+        64  # ... where an interior point method solves each λ from anywhere
+    )
     max_retries: int = 30  # blocks solved again after a KKT violation, in one path
 
     # Primal-dual active sets.

@@ -48,7 +48,9 @@ def has_penalty_weights(pen: Penalty, shape: tuple[int, ...]) -> bool:
     form = linear_form(pen, _ONE, shape)
     if form is None:
         return False
-    up, down, quad = (np.asarray(table) for table in form)
+    if form.has_limits:
+        return False
+    up, down, quad = (np.asarray(table) for table in form[:3])
     return not ((up == 0) & (down == 0) & (quad > 0)).any()
 
 
@@ -57,17 +59,25 @@ class CoordinateWeights:
 
     def __init__(self, pen: Penalty, p: int):
         def evaluate(lam: float) -> CoordinateForm:
-            form = linear_form(pen, np.asarray(lam), (p,))
-            assert form is not None  # by `supports`
-            return CoordinateForm(*(np.asarray(part, np.float64) for part in form))
+            form = self._form_at_zero(pen, np.asarray(lam), p)
+            return CoordinateForm(*(np.asarray(part, np.float64) for part in form[:3]))
 
         self._evaluate = evaluate
         self._unit = evaluate(1.0)
         pairs = zip(self._unit, evaluate(0.37), strict=True)
-        self.proportional = all(np.allclose(0.37 * a, b, rtol=1e-6, atol=0) for a, b in pairs)
+        self._scales = all(np.allclose(0.37 * a, b, rtol=1e-6, atol=0) for a, b in pairs)
         self._places: np.ndarray | slice = slice(None)
-        self._is_symmetric = self.proportional and np.array_equal(self._unit.up, self._unit.down)
+        self._is_symmetric = self._scales and np.array_equal(self._unit.up, self._unit.down)
         self._has_infinite = tuple(bool(np.isinf(part).any()) for part in self._unit)
+
+    def _form_at_zero(self, pen: Penalty, lam: Any, p: int) -> Any:
+        form = linear_form(pen, lam, (p,))
+        assert form is not None  # by `supports`
+        return form
+
+    @property
+    def proportional(self) -> bool:
+        return self._scales
 
     @property
     def unpenalised(self) -> np.ndarray:
@@ -85,7 +95,7 @@ class CoordinateWeights:
         return part
 
     def at(self, lam: float) -> CoordinateForm:
-        if not self.proportional:
+        if not self._scales:
             return CoordinateForm(*(table[self._places] for table in self._evaluate(lam)))
         return CoordinateForm(
             *(

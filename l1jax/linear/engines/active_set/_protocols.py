@@ -15,6 +15,17 @@ from ._path_point import PathPoint
 
 
 @runtime_checkable
+class SymmetricMatrix(Protocol):
+    """A Hessian or Gram matrix (w, w): an array, or one whose rows are computed when they are read."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: Any, /) -> np.ndarray: ...
+
+    def diagonal(self) -> np.ndarray: ...
+
+
+@runtime_checkable
 class PenaltyWeights(Protocol):
     """The weights of a penalty R_λ on p coefficients, or on some of them, at any λ; on the host."""
 

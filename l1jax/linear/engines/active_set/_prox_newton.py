@@ -17,21 +17,25 @@ from ...data._host import HostColumns
 from ...host._columns import Columns
 from ...model._problem import Problem
 from ._active_set import ActiveSet
+from ._curvature_gram import CurvatureGram
 from ._host_loss import HostLoss
 from ._path_point import NumericalBreakdown, PathPoint
 from ._penalty_weights import CoordinateForm, CoordinateWeights
 from ._primal_dual import solve_moved
-from ._protocols import RestrictedSolver
+from ._protocols import RestrictedSolver, SymmetricMatrix
 from ._quadratic_program import QuadraticProgram
+from ._stacked_matrix import StackedPart
 from ._step_budget import StepBudget
 
 _MAX_STEPS = 30  # for one λ
 _MAX_HALVINGS = 40  # on the way back from a point that is too far
 _EXACT = 1e-13  # error of the gradient, as a fraction of the null model's: all that float64 gives
+ROUGH = 0.01  # fraction of its weight that a gradient may miss it by, on the way to a single λ
 _FRACTION_OF_GAP = 0.01  # by which gradients may miss their weights: they add up to about the gap
 _FAST = 0.05  # an error that falls by less than this factor asks for a new Hessian
 _SLOW = 0.5  # ... and with a new Hessian, for an end
-_DAMPINGS = (0.0, 1e-6, 1e-2, 1.0)  # least curvature of a row, as a fraction of its bound
+# The least curvature of a row, as a fraction of its bound; at first any, as of a loss that is not convex.
+_DAMPINGS = (None, 0.0, 1e-6, 1e-2, 1.0)
 _LARGE = 1e150  # stands for the weight of an empty working set
 _ROUNDED = 1e-7  # an error below this fraction may be all that rounding allows
 _EQUAL = 1e-14  # fraction of the objective within which it is the same
@@ -50,14 +54,21 @@ class ProxNewton:
         weights: CoordinateWeights,
         budget: StepBudget,
         relative_gap: float | None = None,
+        rough_above: float = np.inf,
     ):
+        """`relative_gap`: what solutions may have; `rough_above`: λ above which they are on the way only."""
         self.columns, self.weights, self.budget = Columns(problem), weights, budget
         self.loss = HostLoss(problem)
         self.null_intercept = float(problem.null.point.intercept)
         null_gradient = np.abs(np.asarray(problem.null.gradient)).max(initial=0)
         self.tolerance = _EXACT * float(null_gradient)
-        # The fraction of a weight that is enough as well.
-        self.weight_tolerance = 0.0 if relative_gap is None else _FRACTION_OF_GAP * relative_gap
+        self.relative_gap, self.rough_above = relative_gap, rough_above
+
+    def weight_tolerance(self, lam: float) -> float:
+        """Returns the fraction of a weight by which a gradient may miss it."""
+        if lam > self.rough_above:
+            return ROUGH
+        return 0.0 if self.relative_gap is None else _FRACTION_OF_GAP * self.relative_gap
 
     def start(
         self, features: np.ndarray, values: np.ndarray, neg_gradient: np.ndarray
@@ -79,13 +90,13 @@ class ProxNewtonSolver:
     def __init__(self, path: ProxNewton, working: np.ndarray, at: PathPoint, lam: float):
         self.path, self.working, self.weights = path, working, path.weights.restrict(working)
         self.part = path.columns.matrix.part(path.columns.require(working))
-        self.model = _Model(path, self.part, self.weights.at(lam))
+        self.model = NewtonModel(path, self.part, self.weights.at(lam))
         places = np.searchsorted(working, at.features)
         self.model.start(places, at.signs, at.values, float(at.intercept))
 
     def to(self, lam: float) -> PathPoint:
         model = self.model
-        num_steps = model.move_to(self.weights.at(lam))
+        num_steps = model.move_to(self.weights.at(lam), self.path.weight_tolerance(lam))
         active = model.program.active
         is_feature = active.indices < model.size  # the intercept is none
         places = active.indices[is_feature]
@@ -117,7 +128,7 @@ class _Before(NamedTuple):
     signs: np.ndarray
 
 
-class _Model:
+class NewtonModel:
     """The point x that is reached, and the quadratic model of the loss that leads on from there.
 
     Its coordinates are the features of the working set and, if there is one, the intercept, which
@@ -131,6 +142,7 @@ class _Model:
         self.path, self.part, self.loss = path, part, path.loss
         self.size = len(form.up)
         self.form = self._with_intercept(form)
+        self.release()
 
     def _with_intercept(self, form: CoordinateForm) -> CoordinateForm:
         if not self.loss.fit_intercept:
@@ -157,13 +169,30 @@ class _Model:
         self._evaluate()
         self._rebuild(features, signs)
 
-    def move_to(self, form: CoordinateForm) -> int:
-        """Solves at other weights; returns the number of steps."""
+    def release(self) -> None:
+        """Lets all coefficients vary."""
+        self.held = np.zeros(len(self.form.up))
+
+    def hold(self, values: np.ndarray) -> None:
+        """Holds coefficients at these values (w,), NaN of those that may vary."""
+        is_held = np.append(~np.isnan(values), np.zeros(len(self.held) - self.size, bool))
+        self.held = np.zeros(len(self.held))
+        self.held[is_held] = values[is_held[: self.size]]
+        active = self.program.active
+        stays = ~is_held[active.indices]
+        indices, signs = active.indices[stays].copy(), active.signs[stays].copy()
+        self.x = np.where(is_held, self.held, self.program.x)
+        self._evaluate()
+        self._rebuild(indices, signs)
+
+    def move_to(self, form: CoordinateForm, weight_tolerance: float = 0.0) -> int:
+        """Solves at other weights, to a fraction of them; returns the number of steps."""
         self._set_form(form)
-        least_weight = np.minimum(form.up, form.down)[: self.size].min(initial=_LARGE)
-        tolerance = max(self.path.tolerance, self.path.weight_tolerance * least_weight)
+        weights = np.minimum(form.up, form.down)[: self.size]
+        least_weight = weights[weights > 0].min(initial=_LARGE)
+        tolerance = max(self.path.tolerance, weight_tolerance * least_weight)
         objective, error, is_fresh = self._objective(), np.inf, False
-        min_curvature: Curvature = 0.0
+        min_curvature: Curvature = -np.inf
         for count in range(1, _MAX_STEPS + 1):
             # 1. Solve the model, with the true gradient at the point before.
             active = self.program.active
@@ -188,7 +217,7 @@ class _Model:
             if is_fresh:
                 active = self.program.active
                 self._rebuild(active.indices, active.signs)
-            objective, error, min_curvature = new_objective, new_error, 0.0
+            objective, error, min_curvature = new_objective, new_error, -np.inf
         raise NumericalBreakdown
 
     def _set_form(self, form: CoordinateForm) -> None:
@@ -209,7 +238,7 @@ class _Model:
         except NumericalBreakdown:  # the Hessian was too flat; with the bound of each row it is not
             min_curvature = self._raise_curvature(before, min_curvature, np.inf)
             solve_moved(self.program, self.neg_gradient - self.program.neg_gradient, weights)
-        self.x = self.program.x
+        self.x = self.program.x + self.held
         return min_curvature
 
     def _go_back(self, before: _Before, objective: float, min_curvature: Curvature) -> Curvature:
@@ -223,9 +252,9 @@ class _Model:
         self, before: _Before, min_curvature: Curvature, curvature: Curvature
     ) -> Curvature:
         """Rebuilds the model with at least this curvature of each row; returns the new minimum."""
-        if np.isinf(min_curvature).all():
+        if np.isposinf(min_curvature).all():
             raise NumericalBreakdown
-        min_curvature = np.maximum(min_curvature, curvature)
+        min_curvature = np.maximum(np.maximum(min_curvature, curvature), 0)
         self._rebuild(before.indices, before.signs, min_curvature)
         return min_curvature
 
@@ -254,7 +283,7 @@ class _Model:
         self.neg_gradient = neg_gradient - self.form.quad * self.x
 
     def _rebuild(
-        self, indices: np.ndarray, signs: np.ndarray, min_curvature: Curvature = 0.0
+        self, indices: np.ndarray, signs: np.ndarray, min_curvature: Curvature = -np.inf
     ) -> None:
         """Builds the model at x, with an active set; its gradient is the nearest that makes x optimal."""
         neg_gradient = np.clip(self.neg_gradient, -self.form.down, self.form.up)
@@ -262,9 +291,12 @@ class _Model:
         curvature, bound = self.loss.curvatures(self.eta)
         min_curvature = np.minimum(min_curvature, bound)
         for damping in _DAMPINGS:
-            hessian = self._hessian(curvature, np.maximum(min_curvature, damping * bound))
+            least = min_curvature if damping is None else np.maximum(min_curvature, damping * bound)
+            hessian = self._hessian(curvature, least)
             active = ActiveSet(len(neg_gradient), indices, signs, self.x[indices])
-            self.program = QuadraticProgram(hessian, neg_gradient, self.form[:2], active)
+            self.program = QuadraticProgram(
+                hessian, neg_gradient, self.form[:2], active, ridge=self.form.quad
+            )
             try:
                 self.program.factor.factorise()
                 return
@@ -272,20 +304,21 @@ class _Model:
                 continue
         raise NumericalBreakdown
 
-    def _hessian(self, curvature: np.ndarray, min_curvature: np.ndarray) -> np.ndarray:
-        """Returns X̃ᵀ diag(max(curvature, min_curvature)) X̃ + diag(quad), with the intercept."""
-        hessian, m = np.diag(self.form.quad), self.size
-        if not self.loss.loss.is_separable:
-            # ∂²L/∂η² is not diagonal: the minimum is added. Such a loss has no intercept here.
-            gram = self.part.curvature_gram(lambda columns: self.loss.hvp(self.eta, columns))
-            hessian += (gram + gram.T) / 2 + self.part.gram(min_curvature)
-            return hessian
-        row_weights = np.maximum(curvature, min_curvature)
-        hessian[:m, :m] += self.part.gram(row_weights)
-        if self.loss.fit_intercept:
-            hessian[m, :m] = hessian[:m, m] = self.part.rdot(row_weights)
-            hessian[m, m] = row_weights.sum()
-        return hessian
+    def _hessian(self, curvature: np.ndarray, min_curvature: np.ndarray) -> SymmetricMatrix:
+        """Returns X̃ᵀ H X̃, with the intercept, for H = ∂²L/∂η² of at least a minimum in each row.
+
+        Where H is not diagonal the minimum is added. Most are computed by the rows that are read.
+        """
+        loss = self.loss
+        if loss.loss.is_separable:
+            row_weights = np.maximum(curvature, min_curvature)
+            return CurvatureGram(self.part, row_weights, self.size, loss.fit_intercept)
+        least = np.maximum(min_curvature, 0)
+        factors = loss.curvature_factors(self.eta)
+        if factors is not None and isinstance(self.part, StackedPart):
+            a, b = factors
+            return self.part.curvature_rows(a + least.reshape(a.shape), b)
+        return loss.hessian(self.part, self.eta, curvature, least)
 
     def _stationary(self, indices: np.ndarray, signs: np.ndarray) -> np.ndarray:
         """Returns the negative gradient of active coordinates of these signs, at a solution."""
@@ -303,6 +336,6 @@ class _Model:
 
     def _objective(self) -> float:
         weights = np.where(self.x > 0, self.form.up, self.form.down)
-        inside = self.x != 0
+        inside = (self.x != 0) & np.isfinite(weights)
         penalty = np.abs(self.x[inside]) @ weights[inside]
         return float(self.value + penalty + 0.5 * self.form.quad @ self.x**2)

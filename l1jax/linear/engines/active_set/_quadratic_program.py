@@ -15,9 +15,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ...host._columns import GramPart
 from ._active_set import ActiveSet
 from ._factor import Factor
+from ._protocols import SymmetricMatrix
 
 _REFINED = 1e-13  # residual of the equations on A, as a fraction of c and the weights
 _REFINEMENTS = 6
@@ -50,7 +50,7 @@ class QuadraticProgram:
 
     def __init__(
         self,
-        hessian: np.ndarray | GramPart,
+        hessian: SymmetricMatrix,
         neg_gradient: np.ndarray,
         weights: tuple[np.ndarray, np.ndarray],
         active: ActiveSet,

@@ -22,6 +22,7 @@ from ._active_set import ActiveSet
 from ._path_point import PathPoint
 from ._penalty_weights import CoordinateForm, CoordinateWeights
 from ._primal_dual import solve_moved
+from ._protocols import RestrictedSolver
 from ._prox_newton import ProxNewton
 from ._quadratic_program import QuadraticProgram
 from ._step_budget import StepBudget
@@ -29,10 +30,10 @@ from ._step_budget import StepBudget
 _MAX_ROWS = 1000  # each is a coordinate
 
 
-def has_few_shifted_rows(problem: Problem) -> bool:
-    """Returns whether rows are few enough to be coordinates, and features enough to be worth it."""
+def has_few_rows(problem: Problem) -> bool:
+    """Returns whether a loss has shifts of its rows, and so few that each is worth being a coordinate."""
     n, p = problem.x.shape
-    return n <= min(p, _MAX_ROWS) and problem.loss.shifts(problem.y, problem.s) is not None
+    return problem.loss.shifts(problem.y, problem.s) is not None and n <= min(p, _MAX_ROWS)
 
 
 class RowShifts(ProxNewton):
@@ -44,18 +45,25 @@ class RowShifts(ProxNewton):
         weights: CoordinateWeights,
         budget: StepBudget,
         relative_gap: float | None = None,
+        rough_above: float = np.inf,
     ):
-        super().__init__(problem, weights, budget, relative_gap)
+        super().__init__(problem, weights, budget, relative_gap, rough_above)
         loss = self.loss
         with jax.enable_x64(True):
             shifts = loss.loss.shifts(jnp.asarray(loss.y), jnp.asarray(loss.s))
-        assert shifts is not None  # by `has_few_shifted_rows`
+        assert shifts is not None  # by `has_few_rows`
         self.rows = np.flatnonzero(loss.s > 0)  # of positive sample weight
         parts = (np.asarray(part, np.float64)[self.rows] for part in shifts)
         self.curvature, target, self.up, self.down = parts
         self.target = target - loss.offset[self.rows]
 
-    def restricted_solver(self, working: np.ndarray, at: PathPoint, lam: float) -> RowShiftSolver:
+    def shifts(self, residual: np.ndarray) -> np.ndarray:
+        """Returns the best shift of each row with a weight, at its residual."""
+        slope = self.curvature * residual
+        above, below = np.maximum(slope - self.up, 0), np.minimum(slope + self.down, 0)
+        return (above + below) / self.curvature
+
+    def restricted_solver(self, working: np.ndarray, at: PathPoint, lam: float) -> RestrictedSolver:
         return RowShiftSolver(self, working, at, lam)
 
 
@@ -69,18 +77,31 @@ class RowShiftSolver:
     def __init__(self, path: RowShifts, working: np.ndarray, at: PathPoint, lam: float):
         self.path, self.working, self.weights = path, working, path.weights.restrict(working)
         self.part = path.columns.matrix.part(path.columns.require(working))
-        self.size, self.num_rows = len(working), len(path.rows)
-        columns = np.hstack([self.part.dense()[path.rows], np.eye(self.num_rows)])
+        self.size, self.dense = len(working), self.part.dense()
+        self.num_rows = len(path.rows)
+        self._build(at, self._shifts(at), lam)
+
+    def _shifts(self, at: PathPoint) -> np.ndarray:
+        """Returns the shifts of the rows with a weight, at a solution."""
+        beta = np.zeros(self.size)
+        beta[np.searchsorted(self.working, at.features)] = at.values
+        path = self.path
+        return path.shifts(path.target - self.part.dot(beta)[path.rows] - at.intercept)
+
+    def _build(self, at: PathPoint, shifts: np.ndarray, lam: float) -> None:
+        """Makes the quadratic program, at a solution."""
+        path, curvature = self.path, self.path.curvature
+        columns = np.hstack([self.dense[path.rows], np.eye(self.num_rows)])
         if path.loss.fit_intercept:
             columns = np.column_stack([columns, np.ones(self.num_rows)])
-        columns *= np.sqrt(path.curvature)[:, None]
+        columns *= np.sqrt(curvature)[:, None]
         self.unit = np.sqrt(np.einsum("ij,ij->j", columns, columns))
         self.unit[self.unit == 0] = 1
         columns /= self.unit
-        linear = columns.T @ (np.sqrt(path.curvature) * path.target)
-        x, signs = self._coordinates(at)
+        linear = columns.T @ (np.sqrt(curvature) * path.target)
+        x, signs = self._coordinates(at, shifts)
         active = np.flatnonzero(~np.isnan(signs))
-        self.form, self.lam = self._form(lam), lam
+        self.form = self._form(lam)
         hessian = columns.T @ columns
         self.program = QuadraticProgram(
             hessian,
@@ -91,16 +112,13 @@ class RowShiftSolver:
             linear=linear,
         )
 
-    def _coordinates(self, at: PathPoint) -> tuple[np.ndarray, np.ndarray]:
+    def _coordinates(self, at: PathPoint, shifts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns the coordinates of a solution, and their signs: NaN for the inactive ones."""
         path, m = self.path, self.size
         x, signs = np.zeros(len(self.unit)), np.full(len(self.unit), np.nan)
         places = np.searchsorted(self.working, at.features)
         x[places], signs[places] = at.values, at.signs
-        residual = path.target - self.part.dot(x[:m])[path.rows] - at.intercept
-        slope = path.curvature * residual
-        above, below = np.maximum(slope - path.up, 0), np.minimum(slope + path.down, 0)
-        shifts, intercept = (above + below) / path.curvature, at.intercept
+        intercept = at.intercept
         if path.loss.fit_intercept and shifts.all():
             # No row determines the intercept. It is as good where the first shift becomes zero.
             nearest = shifts[np.abs(shifts).argmin()]
@@ -129,7 +147,7 @@ class RowShiftSolver:
             program.add_ridge(ridge)
         num_steps = solve_moved(program, -ridge * program.x, form[:2])
         program.refine()
-        self.form, self.lam = form, lam
+        self.form = form
         active, x = program.active, program.x
         is_feature = active.indices < m
         places = active.indices[is_feature]

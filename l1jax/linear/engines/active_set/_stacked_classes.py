@@ -13,64 +13,84 @@ from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
+import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-from ...._arrays import in_numpy, is_in_numpy
+from ...._arrays import in_numpy
+from ...._groups import Groups
+from ...._tracing import is_traced
 from ...._types import Real
 from ....losses import Loss
+from ....losses._base import has_curvature_factors
 from ....penalties import Penalty
-from ....penalties._forms import LinearForm
-from ...data._host import DenseColumns
-from ...data._matrix import DataMatrix
+from ....penalties._base import Masks
+from ....penalties._forms import GroupForm, LinearForm
+from ...data._matrix import DenseMatrix
 from ...host._path_solution import PathSolution
-from ...model._on_host import is_on_host
-from ...model._problem import Point, Problem
+from ...model._problem import Point, Problem, structural_masks
+from ._group_weights import has_group_weights
 from ._penalty_weights import has_penalty_weights
+from ._stacked_matrix import StackedMatrix
 
 
 def can_stack(problem: Problem, pen: Penalty) -> bool:
     """Whether a problem is one of several linear predictors per row that can be followed as one."""
     loss, shape = problem.loss, problem.coef_shape
-    if len(shape) != 2 or loss.is_quadratic or loss.rows_interact or not is_on_host(problem):
+    if not (len(shape) == 2 and has_curvature_factors(loss) and pen.has_strength):
         return False
-    if not problem.is_valid or problem.null.is_trivial or problem.null.unpenalised.any():
+    if is_traced((problem, pen)) or problem.basis is not None:
         return False
-    is_known = is_in_numpy(pen) and np.max(problem.norms) > 0
-    flat = _StackedPenalty(pen, shape, 0)
-    return is_known and pen.has_strength and has_penalty_weights(flat, (math.prod(shape),))
+    if problem.x.as_array() is None and not problem.x.is_distributed:
+        return False
+    null, size = problem.null, (math.prod(shape),)
+    if not problem.is_valid or null.is_trivial or np.max(np.asarray(problem.norms)) == 0:
+        return False
+    flat = _StackedPenalty(_in_numpy(pen), np.asarray(null.unpenalised), shape, 0)
+    return has_penalty_weights(flat, size) or has_group_weights(flat, size)
+
+
+def _in_numpy(tree: Any) -> Any:
+    return jax.tree.map(np.asarray, tree)
 
 
 def stacked(problem: Problem, pen: Penalty) -> tuple[Problem, Penalty]:
     """Returns the problem and the penalty as those of one linear predictor per row."""
     (k,), dtype = problem.responses, np.float64
-    free = (k - 1) * problem.fit_intercept
-    null, x = problem.null, np.asarray(problem.x.as_array(), dtype)
-    intercepts = np.asarray(null.point.intercept, dtype)
-    p = x.shape[1]
-    beta = np.append(np.zeros(p * k), (intercepts - intercepts[-1])[:free])
-    offset = np.asarray(problem.offset, dtype) + intercepts[-1] * problem.fit_intercept
-    size = p * k + free
+    num_free = (k - 1) * problem.fit_intercept
+    null, array = _in_numpy(problem.null), problem.x.as_array()
+    x = problem.x if array is None else DenseMatrix(np.asarray(array, dtype))
+    last = np.asarray(null.point.intercept, dtype)[-1] * problem.fit_intercept
+    pen = _StackedPenalty(_in_numpy(pen), null.unpenalised, problem.coef_shape, num_free)
+    size = math.prod(problem.coef_shape) + num_free
     flat = dataclasses.replace(
         problem,
-        x=_StackedMatrix(x, k, free),
+        x=StackedMatrix(x, k, num_free),
         y=np.asarray(problem.y, dtype).ravel(),
         s=np.repeat(np.asarray(problem.s, dtype), k),
-        offset=offset.ravel(),
-        loss=_StackedLoss(problem.loss, k),
+        offset=(np.asarray(problem.offset, dtype) + last).ravel(),
+        loss=_StackedLoss(_in_numpy(problem.loss), k),
         level=np.zeros(()),
         mean=np.zeros(size),
         inverse_scale=np.ones(size),
-        norms=np.append(np.repeat(problem.norms, k), np.ones(free)),
+        norms=np.append(np.repeat(np.asarray(problem.norms), k), np.ones(num_free)),
         fit_intercept=False,
         null=dataclasses.replace(
             null,
-            point=Point(beta, np.zeros(())),
-            gradient=np.append(np.asarray(null.gradient, dtype).ravel(), np.zeros(free)),
-            unpenalised=np.arange(size) >= p * k,
+            point=Point(_flat_point(problem, null.point), np.zeros(())),
+            gradient=np.append(np.asarray(null.gradient, dtype).ravel(), np.zeros(num_free)),
+            unpenalised=structural_masks(pen, (size,), np).unpenalised,
         ),
     )
-    return flat, _StackedPenalty(pen, (p, k), free)
+    return flat, pen
+
+
+def _flat_point(problem: Problem, point: Point) -> np.ndarray:
+    """Returns the coefficients and the intercepts that are left, of unpenalised features less the last one."""
+    beta, intercept = (np.asarray(part, np.float64) for part in (point.beta, point.intercept))
+    beta = beta - np.where(np.asarray(problem.null.unpenalised)[:, None], beta[:, -1:], 0)
+    rest = (intercept - intercept[-1])[: (len(intercept) - 1) * problem.fit_intercept]
+    return np.append(beta.ravel(), rest)
 
 
 def unstacked(
@@ -85,6 +105,8 @@ def unstacked(
     if problem.fit_intercept:
         intercepts += np.asarray(problem.null.point.intercept)[-1]
     betas = np.ascontiguousarray(solution.betas[:, : p * k]).reshape(count, p, k)
+    unpenalised = np.flatnonzero(np.asarray(problem.null.unpenalised))
+    betas[:, unpenalised] = problem.loss.identify_free(betas[:, unpenalised])
     for at in np.flatnonzero(lams[:count] == 0):  # where many coefficients predict the same
         free = np.asarray(pen.with_strength(lams[at]).masks((p, k)).unpenalised)
         betas[at] = np.where(free, problem.loss.identify_free(betas[at]), betas[at])
@@ -95,114 +117,8 @@ def unstacked(
         solution.num_solved,
         [],
         solution.interrupted,
-        has_unpenalised=False,
+        has_unpenalised=len(unpenalised) > 0,
     )
-
-
-class _StackedMatrix(DataMatrix):
-    """The columns of all coefficients, of which only X is kept."""
-
-    x: np.ndarray
-    k: int = eqx.field(static=True)
-    free: int = eqx.field(static=True)  # columns of intercepts
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        n, p = self.x.shape
-        return n * self.k, p * self.k + self.free
-
-    @property
-    def dtype(self) -> Any:
-        return self.x.dtype
-
-    def dot(self, b: Any) -> Any:
-        return self.to_host().part_of(np.arange(self.shape[1])).dot(b)
-
-    def rdot(self, r: Any) -> Any:
-        return self.to_host().part_of(np.arange(self.shape[1])).rdot(r)
-
-    def columns(self, at: Any) -> Any:
-        return self.to_host().part_of(np.asarray(at)).dense()
-
-    def to_host(self) -> Any:
-        return _StackedColumns(self.x, self.k, self.free)
-
-
-class _StackedColumns:
-    """`HostMatrix` of a `_StackedMatrix`: a copy of a column of it is its number."""
-
-    def __init__(self, x: np.ndarray, k: int, free: int):
-        self.x, self.k, self.free = x, k, free
-        self.added = np.zeros(0, int)
-
-    def add(self, new: np.ndarray) -> None:
-        self.added = np.append(self.added, new)
-
-    def part(self, places: np.ndarray) -> _StackedPart:
-        return self.part_of(self.added[places])
-
-    def part_of(self, at: np.ndarray) -> _StackedPart:
-        return _StackedPart(self, at)
-
-    def rdot(self, residuals: np.ndarray, out: np.ndarray) -> None:
-        (n, p), k, count = self.x.shape, self.k, residuals.shape[1]
-        rows = residuals.reshape(n, k * count)
-        products = (self.x.T @ rows).reshape(p * k, count)
-        out[:, : p * k] = products.T
-        out[:, p * k :] = rows.sum(axis=0).reshape(k, count)[: self.free].T
-
-
-class _StackedPart:
-    """`HostColumns`: some of the columns, as the columns of X that each predictor has."""
-
-    def __init__(self, matrix: _StackedColumns, at: np.ndarray):
-        n, p = matrix.x.shape
-        self.shape, self.k = (n * matrix.k, len(at)), matrix.k
-        feature, predictor = np.divmod(at, matrix.k)
-        self.of_predictor = []  # places among the columns, and the columns of X
-        for k in range(matrix.k):
-            places = np.flatnonzero(predictor == k)
-            x, is_intercept = (
-                matrix.x[:, np.minimum(feature[places], p - 1)],
-                at[places] >= p * matrix.k,
-            )
-            x[:, is_intercept] = 1
-            self.of_predictor.append((places, x))
-
-    def dense(self) -> np.ndarray:
-        out = np.zeros((len(self.of_predictor[0][1]), self.k, self.shape[1]))
-        for k, (places, x) in enumerate(self.of_predictor):
-            out[:, k, places] = x
-        return out.reshape(self.shape)
-
-    def dot(self, values: np.ndarray) -> np.ndarray:
-        columns = [x @ values[places] for places, x in self.of_predictor]
-        return np.stack(columns, axis=1).reshape(self.shape[0], *values.shape[1:])
-
-    def rdot(self, residual: np.ndarray) -> np.ndarray:
-        rows = residual.reshape(-1, self.k, *residual.shape[1:])
-        out = np.empty((self.shape[1], *residual.shape[1:]))
-        for k, (places, x) in enumerate(self.of_predictor):
-            out[places] = x.T @ rows[:, k]
-        return out
-
-    def gram(self, weights: np.ndarray) -> np.ndarray:
-        out, rows = np.zeros((self.shape[1],) * 2), weights.reshape(-1, self.k)
-        for k, (places, x) in enumerate(self.of_predictor):
-            out[np.ix_(places, places)] = DenseColumns(x).gram(rows[:, k])
-        return out
-
-    def curvature_gram(self, hvp: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-        """Xᵀ ∂²L X, for a loss whose rows do not interact: by its K² curvatures of each row."""
-        units = np.tile(np.eye(self.k), (self.shape[0] // self.k, 1))
-        curvatures = hvp(units).reshape(-1, self.k, self.k)
-        out = np.empty((self.shape[1],) * 2)
-        for k, (at, x) in enumerate(self.of_predictor):
-            for m, (other, z) in enumerate(self.of_predictor[: k + 1]):
-                block = (x * curvatures[:, k, m, None]).T @ z
-                out[np.ix_(at, other)] = block
-                out[np.ix_(other, at)] = block.T
-        return out
 
 
 @in_numpy
@@ -244,6 +160,9 @@ class _StackedLoss(Loss):
     def majorant(self, y: Real, eta: Real, s: Real) -> Any:
         return self._flat(self.loss.majorant(*self._of_rows(y, eta, s)))
 
+    def curvature_factors(self, y: Real, eta: Real, s: Real) -> tuple[Any, Any] | None:
+        return self.loss.curvature_factors(*self._of_rows(y, eta, s))
+
     def hessian(self, y: Real, eta: Real, s: Real) -> Callable[[Any], Any]:
         image = self.loss.hessian(*self._of_rows(y, eta, s))
         return lambda u: self._flat(image(self._rows(u)))
@@ -251,10 +170,15 @@ class _StackedLoss(Loss):
 
 @in_numpy
 class _StackedPenalty(Penalty):
-    """A penalty with a weight per coefficient (p, K), and K − 1 coefficients without one."""
+    """A penalty with a weight per coefficient (p, K), and as many coefficients without one as are `free`.
+
+    The last coefficient of an unpenalised feature is excluded: the same number added to all of them
+    changes nothing.
+    """
 
     pen: Penalty
-    coef_shape: tuple[int, int] = eqx.field(static=True)
+    unpenalised: np.ndarray  # (p,): which features are
+    coef_shape: tuple[int, ...] = eqx.field(static=True)
     free: int = eqx.field(static=True)
 
     @property
@@ -262,11 +186,16 @@ class _StackedPenalty(Penalty):
         return True
 
     def with_strength(self, lam: Any) -> Penalty:
-        return _StackedPenalty(self.pen.with_strength(lam), self.coef_shape, self.free)
+        pen = self.pen.with_strength(lam)
+        return _StackedPenalty(pen, self.unpenalised, self.coef_shape, self.free)
 
     def _split(self, x: Any) -> tuple[Any, Any]:
         size = math.prod(self.coef_shape)
         return x[:size].reshape(self.coef_shape), x[size:]
+
+    def _joined(self, some: Any, rest: Any = 0) -> np.ndarray:
+        some = np.broadcast_to(some, self.coef_shape).ravel()
+        return np.append(some, np.full(self.free, rest, some.dtype))
 
     def value(self, x: Any) -> Array:
         return self.pen.value(self._split(x)[0])
@@ -275,10 +204,38 @@ class _StackedPenalty(Penalty):
         some, rest = self._split(z)
         return np.append(np.asarray(self.pen.prox(some, step)).ravel(), rest)
 
+    def _is_last_of_unpenalised(self) -> np.ndarray:
+        of_class = np.arange(self.coef_shape[1]) == self.coef_shape[1] - 1
+        return self._joined(self.unpenalised[:, None] & of_class, False)
+
+    def masks(self, shape: tuple[int, ...]) -> Masks:
+        del shape
+        unpenalised, excluded = map(self._joined, self.pen.masks(self.coef_shape), (True, False))
+        is_last = self._is_last_of_unpenalised()
+        return Masks(unpenalised & ~is_last, excluded | is_last)
+
     def linear_form(self, shape: tuple[int, ...]) -> Any:
         del shape
         form = self.pen.linear_form(self.coef_shape)
+        if form is None or form.has_limits:
+            return None
+        up, down, quad = map(self._joined, form[:3])
+        is_last = self._is_last_of_unpenalised()
+        up, down = np.where(is_last, np.inf, up), np.where(is_last, np.inf, down)
+        return LinearForm(up, down, quad)
+
+    def group_form(self, shape: tuple[int, ...]) -> Any:
+        del shape
+        form = self.pen.group_form(self.coef_shape)
         if form is None:
             return None
-        parts = (np.broadcast_to(part, self.coef_shape).ravel() for part in form)
-        return LinearForm(*(np.append(part, np.zeros(self.free)) for part in parts))
+        # After the groups: one for each intercept, and one for what is excluded.
+        num_groups, free = len(form.weight), self.free
+        ids = np.repeat(form.groups.ids, self.coef_shape[1])
+        ids = np.append(ids, num_groups + np.arange(free))
+        is_last = self._is_last_of_unpenalised()
+        ids[is_last] = num_groups + free
+        weight, l1, quad = (np.append(part, np.zeros(free)) for part in form[1:])
+        if is_last.any():
+            weight, l1, quad = np.append(weight, np.inf), np.append(l1, 0), np.append(quad, 0)
+        return GroupForm(Groups(ids), weight, l1, quad)

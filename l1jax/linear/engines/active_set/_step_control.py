@@ -6,6 +6,9 @@ import numpy as np
 
 from ._options import OPTIONS
 
+_FIRST = 2  # λ of the first block, where these are solved one by one
+_LONGEST = 1000  # as long as there are λ
+
 
 class StepControl:
     """A block of λ at a time, until a solve fails: then one λ, or a fraction of the way to it.
@@ -18,6 +21,7 @@ class StepControl:
         """`interpolates`: in a block, not every λ is a step of its own."""
         self.interpolates = interpolates
         self.is_block = True
+        self.length = _LONGEST if interpolates else _FIRST  # of a block, in λ of the grid
         self.fraction = 1.0  # of the way to the next λ
         self.has_succeeded = False  # the last step, at this length
         self.num_breakdowns = 0
@@ -35,8 +39,16 @@ class StepControl:
     def next_block(self, lam: float, block: np.ndarray) -> np.ndarray:
         """Returns the λ of the next step from `lam`, out of a block of the grid."""
         if self.is_block:
-            return block
+            return block[: self.length]
         return block[:1] if self.ends_on_grid else lam + self.fraction * (block[:1] - lam)
+
+    def adapt(self, good: int, length: int) -> None:
+        """Makes the next block as long as the part of this one that met the KKT conditions, or twice as long.
+
+        What is solved behind a violation is solved again.
+        """
+        if self.is_block and not self.interpolates:
+            self.length = max(good, 1) if good < length else min(2 * length, _LONGEST)
 
     def fail(self) -> None:
         """Shortens the next step."""

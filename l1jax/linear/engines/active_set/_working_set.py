@@ -17,21 +17,27 @@ from jax.core import Tracer
 
 from ...._progress import advance, progress_bar
 from ....penalties import Penalty
+from ...data._block_sources import BlockError
+from ...data._row_blocks import blocks_of
 from ...data._zero_copy import aligned
 from ...host._columns import GramColumns
 from ...host._path_solution import Knot, PathSolution
 from ...model._problem import Problem
 from ...results._resume import Known
 from ._group_least_squares import GroupLeastSquares
-from ._group_weights import GroupWeights
+from ._group_weights import GroupWeights, has_group_weights
 from ._interpolation import PathInterpolation
 from ._least_squares import LeastSquares
+from ._local_solver import LocalPath
+from ._local_weights import LocalWeights, has_local_weights
 from ._options import OPTIONS
 from ._path_point import NumericalBreakdown, PathPoint
 from ._penalty_weights import CoordinateWeights, has_penalty_weights, linear_form
 from ._protocols import PathFollower, PenaltyWeights, RestrictedSolver
-from ._prox_newton import ProxNewton
-from ._row_shifts import RowShifts, has_few_shifted_rows
+from ._prox_newton import ROUGH, ProxNewton
+from ._row_shifts import RowShifts, has_few_rows
+from ._sides import Sides, has_corners
+from ._smooth_groups import SmoothGroups, has_bounded_curvature
 from ._step_budget import StepBudget
 from ._step_control import StepControl
 
@@ -39,10 +45,17 @@ _TALL = 5  # rows per column, from where on all columns are the working set of s
 _MAX_TALL_COLUMNS = 5000  # ... up to a Gram matrix of 200 MB
 _FLOOR = 1e-10  # fraction of the null model's gradient that weights count as at least
 _VIOLATION = 1e-9  # fraction of its weight by which a gradient may exceed it
+_NEAR = (
+    -0.05
+)  # ... or fall short of it to be added with those that exceed theirs, at an interior point
 _STRIDE = 0.955  # ratio from one λ to the next on the way to a single one
 _LONG_STRIDE = 0.5  # ... where all columns are in the working set, or hardly a new one comes in
 _LONG_BELOW = 1e-4  # of λmax: strides below it are long
 _NONE_BELOW = 1e-10  # ... and below this the rest is one step
+_ROUGH_INTERIOR = (
+    0.1  # fraction by which gradients may exceed on the way, where it only finds columns
+)
+_ROUGH_STRIDE = 0.8  # ... where the solutions on the way are rough
 _ONE = np.ones(())
 
 
@@ -55,28 +68,26 @@ def supports(problem: Problem, pen: Penalty) -> bool:
     if not problem.is_valid or problem.null.is_trivial or is_empty:
         return False
     shape = problem.coef_shape
-    return has_penalty_weights(pen, shape) or (
-        problem.loss.is_quadratic and has_group_weights(pen, shape)
+    if has_penalty_weights(pen, shape) or has_local_weights(pen, shape):
+        return True
+    is_served = problem.loss.is_quadratic or (
+        len(shape) == 1 and has_bounded_curvature(problem.loss)
     )
+    return is_served and has_group_weights(pen, shape)
 
 
-def has_group_weights(pen: Penalty, shape: tuple[int, ...]) -> bool:
-    """Returns whether a penalty has a weight per group, for coefficients of this shape."""
-    if not pen.convex or not pen.has_strength:
-        return False
-    if pen.with_strength(1.0).group_form(shape) is None:
-        return False
-    weights = GroupWeights(pen, shape)
-    if weights.has_ridge_groups:
-        return False
-    return weights.proportional and (len(shape) == 1 or not weights.has_l1)
+def has_room(problem: Problem) -> bool:
+    """Returns whether the columns of a first working set may be copied, of an X that is read in blocks."""
+    n, p = problem.x.shape
+    count = p if takes_all_columns(problem) else min(p, 2 * OPTIONS.min_candidates)
+    return problem.x.has_room_for(8 * n * count)
 
 
 def has_knots(problem: Problem, pen: Penalty) -> bool:
     """Returns whether the path of a supported problem is linear in λ between its knots."""
     shape = problem.coef_shape
     form = linear_form(pen, _ONE, shape)
-    if form is None:
+    if form is None or form.has_limits:
         return False
     is_linear = not np.asarray(form.quad).any() and CoordinateWeights(pen, shape[0]).proportional
     return bool(problem.loss.is_quadratic and is_linear)
@@ -92,7 +103,9 @@ class FollowerOptions(NamedTuple):
     start: Known | None = None  # a solution below λmax to start from; None: the null model
     catch_interrupt: bool = False  # Ctrl-C ends the path, which keeps what is solved
     keep_gradients: bool = False  # of all columns at all λ, where these are computed anyway
-    interpolation_gap: float | None = None  # relative gap at which λ may be interpolated
+    relative_gap: float | None = None  # that solutions may have; None: they are exact
+    interpolates: bool = False  # whether λ may be interpolated, at that gap
+    rough_above: float = np.inf  # λ above which solutions of smooth losses are on the way only
 
 
 _DEFAULTS = FollowerOptions()
@@ -109,12 +122,12 @@ def follow_path(
 
     `lambda_max` is the λ at which only the unpenalised features are in the model: the path starts
     there, or at the solution `options.start` at a lower λ. Every λ is solved, unless
-    `options.interpolation_gap` allows interpolation between those that are.
+    `options.interpolates` allows interpolation between those that are.
     """
     follower = _Follower(problem, pen, lams, lambda_max, options)
     if options.start is not None:
         follower.start_from(options.start)
-    interrupted = False
+    interrupted, failure = False, None
     with progress_bar(len(lams), options.progress) as bar:
         try:
             while not follower.is_done:
@@ -126,7 +139,11 @@ def follow_path(
             if not options.catch_interrupt:
                 raise
             interrupted = True
-    return follower.result(interrupted)
+        except BlockError as error:
+            if not options.catch_interrupt:
+                raise
+            failure = error
+    return follower.result(interrupted)._replace(failure=failure)
 
 
 def follow_to(
@@ -144,12 +161,17 @@ def follow_to(
     if (takes_all_columns(problem) and is_exact) or lam >= lambda_max:
         return follow_path(problem, pen, np.array([lam]), lambda_max)
     middle, end = (max(lam, ratio * lambda_max) for ratio in (_LONG_BELOW, _NONE_BELOW))
-    lams = _strides(lambda_max, middle, _LONG_STRIDE if takes_all_columns(problem) else _STRIDE)
+    # Else where it ends depends on the way, or columns are found on it.
+    is_long = pen.convex and (takes_all_columns(problem) or has_corners(problem))
+    is_rough = pen.convex and problem.loss.convex and not problem.loss.is_quadratic
+    stride = _ROUGH_STRIDE if is_rough else _STRIDE
+    lams = _strides(lambda_max, middle, _LONG_STRIDE if is_long else stride)
     if end < middle:
         lams = np.append(lams, _strides(middle, end, _LONG_STRIDE))
     if lam < end:
         lams = np.append(lams, lam)
-    found = follow_path(problem, pen, lams, lambda_max)
+    options = FollowerOptions(rough_above=lam) if is_rough else _DEFAULTS
+    found = follow_path(problem, pen, lams, lambda_max, options)
     complete = found.num_solved == len(lams)
     return PathSolution(
         found.betas[-1:], found.intercepts[-1:], found.num_steps.sum(keepdims=True), complete, []
@@ -174,9 +196,14 @@ class _Follower:
         lambda_max: float,
         options: FollowerOptions,
     ):
-        self.problem, self.lams = problem, lams
+        self.problem, self.lams, self.rough_above = problem, lams, options.rough_above
         all_columns = options.all_columns
         self.all_columns = takes_all_columns(problem) if all_columns is None else all_columns
+        self.is_interior = has_corners(problem)
+        self.rough = _ROUGH_INTERIOR if self.is_interior else ROUGH
+        self.min_candidates = (
+            OPTIONS.min_candidates_interior if self.is_interior else OPTIONS.min_candidates
+        )
         self.budget = StepBudget(OPTIONS.max_steps(len(lams)))
         self.path = _path_follower(problem, pen, options, self.budget)
         self.weights = self.path.weights
@@ -190,7 +217,7 @@ class _Follower:
         self.lam = max(lambda_max, lams[0])
         self.at = self.path.start(features, self.null[features], neg_gradient)
         # 2. How to go on from there.
-        self.interpolation = self._interpolation(options.interpolation_gap)
+        self.interpolation = self._interpolation(options)
         self.control = StepControl(interpolates=self.interpolation is not None)
         self.retries = OPTIONS.max_retries
         self.violators = np.zeros(0, int)  # columns that the next working set must contain
@@ -203,7 +230,8 @@ class _Follower:
         keeps = options.keep_gradients and self._has_exact_gradients()
         self.all_neg_gradients = aligned(shape, np.float64) if keeps else None
 
-    def _interpolation(self, relative_gap: float | None) -> PathInterpolation | None:
+    def _interpolation(self, options: FollowerOptions) -> PathInterpolation | None:
+        relative_gap = options.relative_gap if options.interpolates else None
         is_quadratic, weights = self.problem.loss.is_quadratic, self.weights
         # Of other losses, an unpenalised gradient is not zero between two solutions.
         is_feasible = is_quadratic or not weights.unpenalised.any()
@@ -215,6 +243,8 @@ class _Follower:
     def _has_exact_gradients(self) -> bool:
         """Whether the gradients of the KKT checks are those of the coefficients that are returned."""
         is_rounded = self.interpolation is not None and self.problem.y.dtype != np.float64
+        if blocks_of(self.problem.x) is not None:  # another pass would find them to rounding
+            return not is_rounded
         return self.problem.loss.is_quadratic and not self.all_columns and not is_rounded
 
     @property
@@ -234,6 +264,7 @@ class _Follower:
         """
         control, before = self.control, self.lam
         size = OPTIONS.block_size_all_columns if self.all_columns else OPTIONS.block_size
+        size = 1 if self.is_interior else size  # a solve costs more than a KKT check
         block = control.next_block(self.lam, self.lams[self.num_solved :][:size])
         try:
             count = self._advance(block, control.ends_on_grid)
@@ -253,6 +284,7 @@ class _Follower:
         solved = self._solve(solver, block)
         # 2. Check the KKT conditions of the other columns.
         neg_gradients, good = self._check(solved, working, block)
+        self.control.adapt(good, len(solved))
         if not good:
             return 0
         # 3. Keep what meets them.
@@ -278,7 +310,7 @@ class _Follower:
         if self.all_columns:
             working = np.arange(len(violation))
         else:
-            working = _largest(violation, self.at.features, self.violators)
+            working = _largest(violation, self.at.features, self.violators, self.min_candidates)
         working = self.weights.close_over_groups(working)
         return working[self.is_candidate[working]]
 
@@ -316,10 +348,21 @@ class _Follower:
         """Returns how many λ pass before a column outside of the working set violates, and which do."""
         for i, lam in enumerate(lams):
             violation = self.weights.kkt_violation(neg_gradients[i], lam, self.floor)
-            violates = outside & (violation > _VIOLATION)
+            violates = outside & (
+                violation > (self.rough if lam > self.rough_above else _VIOLATION)
+            )
             if violates.any():
-                return i, np.flatnonzero(violates)
+                return i, self._entering(np.where(outside, violation, -np.inf), violates)
         return len(lams), np.zeros(0, int)
+
+    def _entering(self, violation: np.ndarray, violates: np.ndarray) -> np.ndarray:
+        """Returns the columns that join the working set: all that violate, or the nearest to it."""
+        if not self.is_interior:
+            return np.flatnonzero(violates)
+        # A solve from anywhere costs the cube of the columns, and starts anew for each that is missing.
+        count = min(max(self.min_candidates, len(self.at.features)), len(violation) - 1)
+        largest = np.argpartition(-violation, count)[:count]
+        return largest[violation[largest] > _NEAR]
 
     def _keep(self, solved: list[tuple[int, PathPoint]]) -> None:
         """Writes the next solutions into the tables, and what lies on lines between them."""
@@ -334,9 +377,17 @@ class _Follower:
             for left, right in itertools.pairwise(ends):
                 self.interpolation.fill(left, right, self.lams, *tables)
 
+    def _known_gradients(self) -> np.ndarray | None:
+        """Returns −∇L at all λ; at those that were not reached, that of the last one, if it is known."""
+        known, done = self.all_neg_gradients, self.num_solved
+        if known is None or not done:
+            return None
+        known[done:] = known[done - 1]
+        return known
+
     def result(self, interrupted: bool) -> PathSolution:
         """Returns all that is solved; rows of λ that were not reached repeat the last solution."""
-        done, is_complete = self.num_solved, self.num_solved == len(self.lams)
+        done = self.num_solved
         self.betas[done:] = self.betas[done - 1] if done else self.null
         self.intercepts[done:] = self.intercepts[done - 1] if done else self.at.intercept
         return PathSolution(
@@ -346,7 +397,7 @@ class _Follower:
             done,
             self.knots,
             interrupted,
-            self.all_neg_gradients if is_complete else None,
+            self._known_gradients(),
             self.path.columns,
             has_unpenalised=bool(self.weights.unpenalised.any()) or self.lams[-1] == 0,
         )
@@ -371,17 +422,25 @@ def _path_follower(
     problem: Problem, pen: Penalty, options: FollowerOptions, budget: StepBudget
 ) -> PathFollower:
     """Returns the follower for this loss and penalty."""
-    shape, gap, columns = problem.coef_shape, options.interpolation_gap, options.columns
+    shape, gap, columns = problem.coef_shape, options.relative_gap, options.columns
     if problem.loss.is_quadratic and columns is None:
         columns = GramColumns(problem)
+    if has_local_weights(pen, shape):
+        local = LocalWeights(pen, shape[0])
+        of_loss = LeastSquares(columns, local) if columns else ProxNewton(problem, local, budget)
+        return LocalPath(of_loss, local)
     if not has_penalty_weights(pen, shape):
-        assert columns is not None  # by `supports`
-        return GroupLeastSquares(columns, GroupWeights(pen, shape), budget, gap)
+        groups = GroupWeights(pen, shape)
+        if columns is None:
+            return SmoothGroups(problem, groups, budget, gap)
+        return GroupLeastSquares(columns, groups, budget, gap)
     weights = CoordinateWeights(pen, shape[0])
     if columns is not None:
         return LeastSquares(columns, weights, options.keep_knots)
-    follower = RowShifts if has_few_shifted_rows(problem) else ProxNewton
-    return follower(problem, weights, budget, gap)
+    if has_corners(problem):
+        return Sides(problem, weights, budget, gap)
+    follower = RowShifts if has_few_rows(problem) else ProxNewton
+    return follower(problem, weights, budget, gap, options.rough_above)
 
 
 def _known_point(
@@ -407,13 +466,18 @@ def _known_point(
 def takes_all_columns(problem: Problem) -> bool:
     """Returns whether the Gram matrix of all columns costs less than searching for those that matter."""
     n, p = problem.x.shape
-    is_tall = problem.x.as_array() is not None and _TALL * p <= n and p <= _MAX_TALL_COLUMNS
+    is_dense = problem.x.as_array() is not None or problem.x.is_distributed
+    is_tall = is_dense and _TALL * p <= n and p <= _MAX_TALL_COLUMNS
+    if has_corners(problem):
+        return p <= OPTIONS.min_candidates_interior
     return p <= OPTIONS.max_columns or (is_tall and problem.loss.is_quadratic)
 
 
-def _largest(violation: np.ndarray, active: np.ndarray, violators: np.ndarray) -> np.ndarray:
+def _largest(
+    violation: np.ndarray, active: np.ndarray, violators: np.ndarray, min_candidates: int
+) -> np.ndarray:
     """Returns the active columns, the violators, and the columns of the largest KKT violation."""
-    wanted = len(active) + max(OPTIONS.min_candidates, len(active))
+    wanted = len(active) + max(min_candidates, len(active))
     possible = np.flatnonzero(violation > -np.inf)
     if len(possible) <= wanted:
         return possible

@@ -202,7 +202,7 @@ def follow_traced(problem: Problem, pen: Penalty, lams: Array) -> PathResult:
     assert form is not None
     assert other is not None
     serves = problem.is_valid & ~jnp.any((form.up == 0) & (form.down == 0) & (form.quad > 0))
-    for one, half in zip(form, other, strict=True):  # proportional to λ
+    for one, half in zip(form[:3], other[:3], strict=True):  # proportional to λ
         serves &= jnp.all(jnp.isclose(0.5 * one, half, rtol=1e-5, atol=0))
     if pen.homogeneous:
         serves &= jnp.all(form.quad == 0)

@@ -5,7 +5,8 @@ import pytest
 from scipy.special import softmax
 
 import l1jax
-from l1jax.linear.engines.active_set._stacked_classes import _StackedMatrix
+from l1jax.linear.data._matrix import DenseMatrix
+from l1jax.linear.engines.active_set._stacked_matrix import StackedMatrix
 
 N, P = 80, 12
 RNG = np.random.default_rng(3)
@@ -60,8 +61,136 @@ def test_weights_per_class_are_those_of_gradient_steps():
     )  # the gap that gradient steps end at
 
 
+def _rest(gradient, beta, weights, l1, ids):
+    """How far each group is from the optimality conditions of Σ weight ‖B_g‖ + l1 ‖B_g‖₁."""
+    off = []
+    for g, weight in enumerate(weights):
+        v, b = -gradient[ids == g], beta[ids == g]
+        norm = np.linalg.norm(b)
+        inside = np.maximum(abs(v) - l1, 0) * np.sign(v)
+        if np.isinf(weight):
+            off.append(norm)
+        elif norm == 0:
+            off.append(max(np.linalg.norm(inside) - weight, 0))
+        else:
+            at_zero = np.maximum(abs(v) - l1, 0)
+            pulls = abs(v - weight * b / norm - l1 * np.sign(b))
+            off.append(np.where(b != 0, pulls, at_zero).max())
+    return max(off)
+
+
+IDS = np.arange(P) // 2 % 5  # groups of two and of four features
+WITH_FREE = np.array([1.0, 0.0, 2.0, np.inf, 1.0])
+GROUPED = {
+    "a feature each": (l1jax.GroupL1(groups=np.arange(P)), np.ones(P), 0.0, np.arange(P)),
+    "free and excluded": (l1jax.GroupL1(groups=IDS, weights=WITH_FREE), WITH_FREE, 0.0, IDS),
+    "sparse": (
+        l1jax.SparseGroupL1(groups=IDS, weights=1.0, l1_ratio=0.5), np.full(5, 0.5), 0.5, IDS
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.usefixtures("no_help", "small_working_sets")
+@pytest.mark.parametrize(
+    ("name", "fit_intercept"), [*((name, True) for name in GROUPED), ("a feature each", False)]
+)
+def test_groups_meet_the_optimality_conditions_at_every_strength(name, fit_intercept):
+    pen, weights, l1, ids = GROUPED[name]
+    y, s = _labels(3), WEIGHTS / WEIGHTS.sum()
+    path = l1jax.path(
+        X, y, pen, loss=l1jax.Multinomial(), n_lams=6, lam_min_ratio=0.05, sample_weight=WEIGHTS,
+        fit_intercept=fit_intercept, engine="working_set",
+    )  # fmt: skip
+    assert (np.asarray(path.status) == l1jax.Status.CONVERGED).all()
+    assert path.n_nonzero[-1] > 4
+    for lam, beta, intercept in zip(
+        *map(np.asarray, (path.lams, path.coefs, path.intercepts)), strict=True
+    ):
+        residual = s[:, None] * (softmax(X @ beta + intercept, axis=1) - np.eye(3)[y])
+        # Solved to 1e-13 of a weight, or where that is rounding to 1e-8 of it; weights are up to 0.4.
+        assert _rest(X.T @ residual, beta, lam * weights, lam * l1, ids) <= 1e-9
+        assert abs(residual.sum(axis=0)).max() <= 1e-9 or not fit_intercept
+        free = np.isin(ids, np.flatnonzero(weights == 0))
+        np.testing.assert_allclose(beta[free].sum(axis=1), 0, atol=1e-12)
+
+
+@pytest.mark.usefixtures("no_help")
+@pytest.mark.parametrize("fit_intercept", [True, False])
+def test_unpenalised_features_have_gradient_zero_and_sum_to_zero(fit_intercept):
+    y, free = _labels(3), [1, 4]
+    weights = np.where(np.isin(np.arange(P), free), 0.0, 1.0)
+    path = l1jax.path(
+        X, y, l1jax.L1(weights=weights), loss=l1jax.Multinomial(), n_lams=6, lam_min_ratio=0.05,
+        fit_intercept=fit_intercept, engine="working_set",
+    )  # fmt: skip
+    assert (np.asarray(path.status) == l1jax.Status.CONVERGED).all()
+    for lam, beta, intercept in zip(
+        *map(np.asarray, (path.lams, path.coefs, path.intercepts)), strict=True
+    ):
+        residual = (softmax(X @ beta + intercept, axis=1) - np.eye(3)[y]) / N
+        gradient, weight = X.T @ residual, lam * weights[:, None]
+        off = np.where(
+            beta != 0, abs(gradient + weight * np.sign(beta)), np.maximum(abs(gradient) - weight, 0)
+        )
+        assert off.max() <= 1e-12
+        np.testing.assert_allclose(beta[free].sum(axis=1), 0, atol=1e-12)
+
+
+@pytest.mark.usefixtures("no_help")
+def test_groups_of_a_logistic_loss_meet_the_optimality_conditions():
+    y, weights, ids = (_labels(2) == 1).astype(float), np.array([1.0, 2.0, 2.0, np.inf, 1.0]), IDS
+    pen = l1jax.GroupL1(groups=ids, weights=weights)
+    path = l1jax.path(X, y, pen, loss=l1jax.Logistic(), n_lams=6, lam_min_ratio=0.05)
+    assert (np.asarray(path.status) == l1jax.Status.CONVERGED).all()
+    for lam, beta, intercept in zip(
+        *map(np.asarray, (path.lams, path.coefs, path.intercepts)), strict=True
+    ):
+        residual = (1 / (1 + np.exp(-(X @ beta + intercept))) - y) / N
+        assert _rest(X.T @ residual, beta, lam * weights, 0.0, ids) <= 1e-9
+        assert abs(residual.sum()) <= 1e-9
+
+
+@pytest.mark.usefixtures("no_help")
+def test_more_features_than_rows_that_nearly_tie_are_solved():
+    rng = np.random.default_rng(1)
+    wide = np.repeat(rng.normal(size=(24, 15)), 6, axis=1) + 0.05 * rng.normal(size=(24, 90))
+    y = np.argmax(wide[:, :18:6] + 0.3 * rng.normal(size=(24, 3)), axis=1)
+    pen = l1jax.GroupL1(groups=np.arange(90))
+    path = l1jax.path(wide, y, pen, loss=l1jax.Multinomial(), n_lams=6, lam_min_ratio=0.05)
+    assert (np.asarray(path.relative_gaps) <= 1e-10).all()
+    beta, intercept, lam = (
+        np.asarray(part)[-1] for part in (path.coefs, path.intercepts, path.lams)
+    )
+    gradient = wide.T @ (softmax(wide @ beta + intercept, axis=1) - np.eye(3)[y]) / 24
+    assert _rest(gradient, beta, np.full(90, lam), 0.0, np.arange(90)) <= 1e-9
+
+
+@pytest.mark.parametrize("pen", [l1jax.L1(), l1jax.GroupL1(groups=np.arange(P))])
+def test_a_loose_tolerance_takes_fewer_steps_and_is_met(pen):
+    y = _labels(4)
+    options = {"loss": l1jax.Multinomial(), "n_lams": 6, "lam_min_ratio": 0.05}
+    exact, loose = (l1jax.path(X, y, pen, tol=tol, **options) for tol in (None, 1e-3))
+    assert np.asarray(loose.num_steps).sum() < np.asarray(exact.num_steps).sum()
+    assert np.asarray(loose.relative_gaps).max() <= 1e-3
+    assert np.asarray(exact.relative_gaps).max() <= 1e-10
+
+
+def test_rows_of_the_curvature_are_those_of_the_matrix():
+    matrix, at = StackedMatrix(DenseMatrix(X), 3, 2), np.array([37, 0, 8, 7, 20, 36])
+    part = matrix.to_host().part_of(at)
+    a, b = RNG.uniform(1, 2, (N, 3)), RNG.normal(size=(N, 3))
+    dense = part.dense().reshape(N, 3, 6)
+    blocks = a[:, :, None] * np.eye(3) - b[:, :, None] * b[:, None, :]
+    expected = np.einsum("nki,nkl,nlj->ij", dense, blocks, dense)
+    np.testing.assert_allclose(part.curvature_matrix(a, b), expected, atol=1e-11)
+    rows = part.curvature_rows(a, b)
+    np.testing.assert_allclose(rows.diagonal(), expected.diagonal(), atol=1e-11)
+    np.testing.assert_allclose(rows[4], expected[4], atol=1e-11)
+    np.testing.assert_allclose(rows[np.array([1, 4, 0])], expected[[1, 4, 0]], atol=1e-11)
+
+
 def test_stacked_columns_are_those_of_a_kronecker_product():
-    matrix, k = _StackedMatrix(X, 3, 2), 3
+    matrix, k = StackedMatrix(DenseMatrix(X), 3, 2), 3
     dense = np.kron(X, np.eye(k))
     dense = np.hstack([dense, np.kron(np.ones((N, 1)), np.eye(k))[:, :2]])
     assert matrix.shape == dense.shape
