@@ -17,6 +17,7 @@ from ..losses import Loss, SquaredError
 from ..penalties import Penalty
 from .data._inputs import read
 from .data._precision import check_max_steps, check_tol, give_back, precision
+from .data._row_blocks import in_blocks
 from .derivatives._differentiable import differentiable_fit, differentiable_gradient
 from .engines._engine import Plan, check_engine, choose_engine, prepare_for, solve_plan
 from .host._entry_point import entry_point
@@ -25,7 +26,7 @@ from .model._on_host import host_values
 from .model._prepare import data_of, in_given_columns, prepare_inputs
 from .model._problem import Point, Problem
 from .results._fit import Fit, in_jax
-from .results._options import options_of
+from .results._options import options_of, with_passes
 from .results._warning import warn_if_short
 
 _SQUARED_ERROR = SquaredError()
@@ -46,6 +47,7 @@ def fit(
     tol: Any = None,
     max_steps: Any = 20_000,
     engine: str = "auto",
+    max_memory: Any = None,
 ) -> Fit:
     """Fits a penalised linear model, and certifies what it returns.
 
@@ -68,15 +70,18 @@ def fit(
     - `init`: a `Fit`, or coefficients, to start from.
     - `tol`: bounds the relative gap (where there is none, the relative kkt); 1e-6 in float64 and
       1e-4 in float32 unless given.
-    - `max_steps`: of FISTA.
-    - `engine`: the name of one, as for `path`; "auto" takes the first that supports the problem.
+    - `max_steps`: the most gradient steps; `num_steps` of the result counts those of the engine that solved it,
+      and engines of active sets are not bounded by it.
+    - `engine`: the name of one, as for `path`; "auto" takes the one that is preferred for these data.
+    - `max_memory`: reads X in blocks of rows, with so much memory for them, as `l1jax.blocks` does: bytes, or
+      such as "500MB". Unless given, only large memory maps and what `l1jax.blocks` returns are read so.
 
     Returns a `Fit`. Works under `jit` and `vmap`, over any of its arrays, and under `jax.grad`, `jvp`
     and `hessian` with respect to any: X, y, weights, offset, the numbers in pen and loss.
     Derivatives follow from the optimality conditions, not from the steps; at a strength where the
     active set changes they are those of one side. `init` and `tol` have none.
 
-    Raises: ValueError or TypeError that names the argument, before any work. Traced values cannot
+    Raises: ValueError or TypeError that names the argument, before anything is solved. Traced values cannot
     be checked: they give the status `INVALID_INPUT` and NaN. Warns: `ConvergenceWarning` if an
     eager solve ends short of `tol`.
 
@@ -92,6 +97,7 @@ def fit(
     ```
     """
     check_engine(engine)
+    X = in_blocks(X, max_memory)
     inputs = read(X, y, pen, loss, sample_weight, offset, init, tol, max_steps)
     pen, loss = inputs.pen, inputs.loss
     tol = check_tol(tol, inputs.x.dtype)
@@ -102,12 +108,14 @@ def fit(
         problem, gram = prepare_for(engine, frozen(data), pen_now)
         start = start_point(problem, frozen(init))
         lams = _strength_as_grid(pen_now)
-        plan = Plan(problem, pen_now, lams, start, tol, max_steps, inputs.names, gram=gram)
+        pen_there = problem.on_scale(pen_now)
+        plan = Plan(problem, pen_there, lams, start, tol, max_steps, inputs.names, gram=gram)
         result = _only(solve_plan(choose_engine(engine, plan), plan).fits, problem.loss)
         if is_differentiable((data, pen)):
             given = in_given_columns(problem, frozen(data), pen_now)
             result = differentiable_fit(result, given, data, pen)
         options = options_of(inputs, data, problem, sample_weight, offset, not is_traced(result))
+        options = with_passes(options, inputs)
         result = in_jax(dataclasses.replace(result, options=options))
         result = give_back(result, inputs.wants_x64)
     warn_if_short(result.status, result, tol)

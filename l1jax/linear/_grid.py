@@ -63,7 +63,7 @@ def make_grid(
     if grid is None:
         n, p = shape
         ratio = ratio if ratio is not None else (1e-2 if n <= p else 1e-3)
-        here = is_numpy((problem, pen)) and is_in_numpy(pen)
+        here = is_numpy((problem.null, problem.norms, pen)) and is_in_numpy(pen)
         make = _automatic_grid if here else _compiled_grid
         grid = make(problem, pen, n_lams, float(ratio))
         _check_automatic(grid, pen)

@@ -17,8 +17,11 @@ from ..losses import Loss
 from ..penalties import Penalty
 from ._fit import _SQUARED_ERROR, start_point
 from ._grid import check_grid, make_grid
+from .data._block_reader import passes_shown
+from .data._block_sources import BlockError
 from .data._inputs import read
 from .data._precision import check_max_steps, check_tol, give_back, precision
+from .data._row_blocks import in_blocks
 from .derivatives._differentiable import differentiable_fit, moving_parts, with_parts
 from .engines._engine import (
     Engine,
@@ -27,7 +30,7 @@ from .engines._engine import (
     choose_engine,
     prepare_for,
     solve_plan,
-    with_some,
+    with_rest,
 )
 from .host._entry_point import entry_point
 from .model._on_host import host_values
@@ -35,10 +38,12 @@ from .model._prepare import data_of, in_given_columns
 from .model._problem import Data, Problem
 from .results._fit import Fit, in_jax
 from .results._fitted_with import check_same_options
-from .results._options import options_of
+from .results._options import options_of, with_passes
 from .results._path import Path
 from .results._resume import Known, check_resume, known_points
 from .results._warning import warn_if_short
+
+_EXACT = 0.75  # power of eps within whose relative kkt an active set can be followed from a fit
 
 
 @entry_point
@@ -61,6 +66,7 @@ def path(
     tol: Any = None,
     max_steps: Any = 20_000,
     engine: str = "auto",
+    max_memory: Any = None,
 ) -> Path:
     """Fits a penalty at every strength of a grid; each fit comes with its certificate.
 
@@ -74,27 +80,32 @@ def path(
     - `progress`: show a bar (None: in a terminal) with the strength, the features and, where there
       is one already, the gap.
     - `resume`: an earlier path of the same problem (with the same options: others are refused), whose
-      grid is taken up again. Its fits are
-      certified anew on these data; only what is missing or short of `tol` is solved.
+      grid is taken up again. Its fits are certified anew on these data; only what is missing or short of
+      `tol` is solved.
     - `tol`: as for `fit`. Unless it is given, an engine of active sets solves every strength, to rounding.
       Given, it says what is enough: strengths between two that are solved may lie on a line from one
       to the other where that is certified at `tol`. They take no step (`num_steps` is 0), and what is
       in at either end is in. (Not with knots, nor under a derivative.)
     - `engine`: on concrete data of one response or of `Multinomial`, with a penalty weight per coordinate (L1,
       elastic net, non-negative L1, any weights), "working_set" follows the path on the columns that matter and
-      lands exactly on each strength; for squared error it does so with weights per group too
-      (GroupL1, for several responses as well, and SparseGroupL1). For squared error "covariance"
+      lands exactly on each strength, also within limits, and with `MCP`, `SCAD`, `CappedL1` and `LogSum`,
+      where it goes from each stationary point to the next; for squared error it does so with weights per
+      group too (GroupL1, for several responses as well, and SparseGroupL1). For squared error "covariance"
       does so on the Gram matrix of all columns (n ≫ p), and "homotopy" also keeps every knot of a
       piecewise linear path, in `path.knots`. "compiled" follows it as one program, for squared error,
       `Logistic`, `Poisson` and likelihoods like these: under `jit`, `vmap` and derivatives as well, where
       it serves `fit` too. Gradient steps support everything: "sequential" starts each fit from the one
       before, "parallel" fits all as one batch, and "fista" is the one of them that suits the device.
-      Engines of one's own: `l1jax.Engine`. "auto" takes the first that supports the problem: "compiled"
-      where it is traced, and on a CPU where n or p is at most 256 and p above 128; on an accelerator
-      "working_set" where n or p is at most 600. Fits that an engine leaves short of `tol` take gradient
-      steps from what it found.
+      Engines of one's own: `l1jax.Engine`. "auto" takes, of those that support the problem, the one that
+      was measured to be the fastest there: "compiled" where it is traced, and on a CPU for a dense X where
+      p is above 128, n or p at most 256 (100 with a ridge) and there are ten strengths or more; on an
+      accelerator "working_set" where n or p is at most 600. Fits that an engine leaves short of `tol` take
+      gradient steps from what it found.
 
-    All other arguments and errors as for `fit`; `max_steps` is per fit. Returns a `Path`.
+    - `max_memory`: as for `fit`. The bar shows each pass over X, and `path.passes` counts them.
+
+    All other arguments and errors as for `fit`; `max_steps` is per fit. Returns a `Path`. Raises: `BlockError`
+    where a block of X cannot be used; its `path` holds what was solved, to go on from by `resume`.
 
     Ctrl-C ends it early: the path then holds what is done, and for the strengths that were not
     reached NaN and the status INTERRUPTED; to go on, pass it as `resume`. (With nothing done, under
@@ -112,6 +123,7 @@ def path(
     ```
     """
     others = (lams, init, tol, max_steps)
+    X = in_blocks(X, max_memory)
     inputs = read(X, y, pen, loss, sample_weight, offset, *others, has_strength=False)
     pen, loss = inputs.pen, inputs.loss
     check_engine(engine)
@@ -122,35 +134,52 @@ def path(
         resume = resume.descending()
         lams = np.asarray(resume.lams)
     grid = check_grid(lams, n_lams, lam_min_ratio)
-    with precision(inputs.wants_x64):
+    with precision(inputs.wants_x64), passes_shown(progress):
         data = data_of(inputs, loss, fit_intercept, standardize)
         pen_now = host_values(frozen(pen))
         problem, gram = prepare_for(engine, frozen(data), pen_now)
         grid = make_grid(problem, pen, grid, n_lams, lam_min_ratio, inputs.x.shape)
         start = start_point(problem, frozen(init))
+        pen_there = problem.on_scale(pen_now)
         plan = Plan(
-            problem, pen_now, frozen(grid), start, tol, max_steps, inputs.names, progress, gram,
+            problem, pen_there, frozen(grid), start, tol, max_steps, inputs.names, progress, gram,
             # A derivative is that of a solution.
             interpolate=tol_is_given and not is_traced(tol) and not is_differentiable((data, pen, grid)),
         )  # fmt: skip
         keep = not is_traced((data, pen, grid, start, tol, max_steps))
         options = options_of(inputs, data, problem, sample_weight, offset, keep)
-        solver = choose_engine(engine, plan)
-        if resume is None:
-            found = solve_plan(solver, plan)
-        else:
+        if resume is not None:
             check_same_options(resume.fits, loss, options)
-            found = _resumed(solver, resume, plan)
+        found, failure = _solved(choose_engine(engine, plan), plan, resume)
         fits = found.fits
         if is_differentiable((data, pen, grid)):
             grid = grid if isinstance(grid, jax.Array) else as_array(grid)
             given = in_given_columns(problem, frozen(data), pen_now)
             fits = _differentiable(fits, given, data, pen, grid)
         # One loss and one set of options for all lanes.
-        fits = in_jax(dataclasses.replace(fits, loss=loss, options=options))
+        fits = in_jax(dataclasses.replace(fits, loss=loss, options=with_passes(options, inputs)))
         result = give_back(dataclasses.replace(found, fits=fits), inputs.wants_x64)
+    _raise_with(failure, result)
     warn_if_short(result.status, result.fits, tol)
     return result
+
+
+def _raise_with(failure: BlockError | None, solved: Path) -> None:
+    """Raises the error of a block of rows, if there is one, with what was solved before."""
+    if failure is not None:
+        failure.path = solved
+        raise failure
+
+
+def _solved(engine: Engine, plan: Plan, resume: Path | None) -> tuple[Path, BlockError | None]:
+    """Returns the path; what is solved of it and the error, where a block of rows could not be used."""
+    try:
+        found = solve_plan(engine, plan) if resume is None else _resumed(engine, resume, plan)
+    except BlockError as error:
+        if error.path is None:
+            raise
+        return error.path, error
+    return found, None
 
 
 def _differentiable(fits: Fit, problem: Problem, data: Data, pen: Penalty, lams: Array) -> Fit:
@@ -167,11 +196,12 @@ def _differentiable(fits: Fit, problem: Problem, data: Data, pen: Penalty, lams:
     if is_traced((fits, problem, data, pen, lams)):
         return jax.vmap(lane)(fits, lams)
     arrays = jax.tree.map(np.asarray, fits)
-    moving = [
-        moving_parts(lane(jax.tree.map(lambda leaf, i=i: np.asarray(leaf[i]), arrays), lams[i]))
+    lanes = [
+        lane(jax.tree.map(lambda leaf, i=i: np.asarray(leaf[i]), arrays), lams[i])
         for i in range(len(lams))
     ]
-    return with_parts(fits, _stack(moving))
+    moving = _stack([(moving_parts(one), one.thresholds) for one in lanes])
+    return dataclasses.replace(with_parts(fits, moving[0]), thresholds=moving[1])
 
 
 @jax.jit
@@ -189,8 +219,7 @@ def _resumed(engine: Engine, resume: Path, plan: Plan) -> Path:
     rest, last = plan.only(missing), int(missing[0]) - 1
     if last >= 0:
         start, known = jax.tree.map(operator.itemgetter(last), points), None
-        if found.fits.relative_kkt[last] <= jnp.finfo(start.beta.dtype).eps ** 0.75:
-            # exact enough for its active set to be followed from there
+        if found.fits.relative_kkt[last] <= jnp.finfo(start.beta.dtype).eps ** _EXACT:
             known = Known(float(np.asarray(plan.lams)[last]), start)
         rest = dataclasses.replace(rest, start=start, known=known)
-    return Path(with_some(found.fits, missing, solve_plan(engine, rest).fits))
+    return with_rest(found, missing, lambda: solve_plan(engine, rest))

@@ -20,7 +20,7 @@ import tqdm
 import l1jax
 from l1jax import Status
 from l1jax.linear.engines import _engine, _gradient_engines
-from l1jax.linear.engines.active_set import _working_set
+from l1jax.linear.engines.active_set import _step_control, _working_set
 from l1jax.linear.engines.active_set._options import OPTIONS
 
 N, P, L = 30, 6, 17
@@ -52,6 +52,7 @@ def interrupt_after(monkeypatch, fits):
     monkeypatch.setattr(_gradient_engines, "advance", advance)
     monkeypatch.setattr(_working_set, "advance", advance)
     monkeypatch.setattr(OPTIONS, "block_size_all_columns", 5)
+    monkeypatch.setattr(_step_control, "_FIRST", 5)
 
 
 def interrupted(monkeypatch, X, y, pen, **options):
@@ -183,7 +184,7 @@ def test_no_resume_inside_jit():
 @pytest.mark.parametrize("name", ["working set", "sequential"])
 def test_the_bar_says_where_the_path_is(capsys, monkeypatch, name):
     at_once = functools.partial(tqdm.tqdm, mininterval=0)
-    monkeypatch.setattr("l1jax._progress.tqdm", at_once)
+    monkeypatch.setattr("tqdm.tqdm", at_once)
     X, y, pen, options = CASES[name]
     l1jax.path(X, y, pen, n_lams=L, lam_min_ratio=0.01, progress=True, **options)
     shown = capsys.readouterr().err

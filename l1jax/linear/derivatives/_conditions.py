@@ -19,6 +19,7 @@ from ...penalties import Penalty
 from ..model._problem import Data, Point, Problem, ScaledData, arrange, structural_masks
 
 _LEAST_SIZE = 64  # features, to which fewer are padded
+_SHORT = 1e3  # by which steps of penalties that are not convex are shorter
 _LARGEST = 4096  # unknowns of a system that is solved with its matrix
 
 
@@ -90,14 +91,24 @@ class LinearConditions(Conditions):
         return Point(beta, intercept - self.step.intercept * jnp.sum(slope, axis=0))
 
     def prox(self, z: Point) -> Point:
-        active = self.active
+        active, pen = self.active, self._pen_on_scale()
         if active is None:
             return self._with_intercept(
-                self.pen.uniform_prox(z.beta, self._prox_step(self.step.beta)), z
+                pen.uniform_prox(z.beta, self._prox_step(self.step.beta)), z
             )
         beta = active.z.at[active.at].set(z.beta, mode="drop")
-        beta = self.pen.uniform_prox(beta, self._prox_step(active.step))
+        beta = pen.uniform_prox(beta, self._prox_step(active.step))
         return self._with_intercept(beta.at[active.at].get(mode="fill", fill_value=0), z)
+
+    def _pen_on_scale(self) -> Penalty:
+        """The penalty on the solver's scale; at features that cannot move, its limits do not matter."""
+        if not self.data.standardize:
+            return self.pen
+        deviations = 1 / self.problem.inverse_scale
+        if self.active is not None:
+            every = jnp.ones(self.active.z.shape[0], deviations.dtype)
+            deviations = every.at[self.active.at].set(deviations, mode="drop")
+        return self.pen.on_scale(deviations)
 
     def _with_intercept(self, beta: Array, z: Point) -> Point:
         has_one = self.data.fit_intercept and self.data.loss.has_intercept
@@ -223,10 +234,12 @@ def constants_of(problem: Problem, pen: Penalty) -> Constants:
 
 @program
 def step_of(problem: Problem, pen: Penalty) -> Point:
-    metric = problem.limited_metric(pen, problem.smoothness)
+    # The prox of a penalty that is not convex may jump, but from a stationary point no short step does.
+    curvature = problem.smoothness * (1 if pen.convex else _SHORT)
+    metric = problem.limited_metric(pen, curvature)
     return Point(
-        jnp.broadcast_to(1 / (problem.smoothness * metric.beta), problem.coef_shape),
-        jnp.broadcast_to(1 / (problem.smoothness * metric.intercept), problem.responses),
+        jnp.broadcast_to(1 / (curvature * metric.beta), problem.coef_shape),
+        jnp.broadcast_to(1 / (curvature * metric.intercept), problem.responses),
     )
 
 

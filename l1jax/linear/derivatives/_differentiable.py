@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -40,7 +41,11 @@ def differentiable_fit(found: Fit, problem: Problem, data: Data, pen: Penalty) -
 
     `gap` and `kkt` are constants: they measure the solve, not the model.
     """
-    found = frozen(found)
+    return _with_thresholds(_moving_fit(frozen(found), problem, data, pen), data)
+
+
+def _moving_fit(found: Fit, problem: Problem, data: Data, pen: Penalty) -> Fit:
+    """The fit, its coefficients and what follows from them with their derivatives."""
     by_all = functools.partial(_with_derivatives, moving_parts(found), found, problem)
     leaves, tree = jax.tree.flatten((data, pen))
     few = _TracedScalars.among(leaves)
@@ -50,9 +55,17 @@ def differentiable_fit(found: Fit, problem: Problem, data: Data, pen: Penalty) -
     by_strength = None
     if few.numbers[0] is pen.strength_value and len(few.numbers) == 1:
         by_strength = functools.partial(
-            derivative_by_strength, found, problem, host_values(frozen(pen))
+            derivative_by_strength, found, problem, problem.on_scale(host_values(frozen(pen)))
         )
     return with_parts(found, _by_scalars(by_all, found, problem, tree, few, by_strength))
+
+
+def _with_thresholds(fit: Fit, data: Data) -> Fit:
+    """The fit, the thresholds of its loss with their derivatives."""
+    if fit.thresholds is None:
+        return fit
+    eta = data.x.dot(fit.coef) + data.offset
+    return dataclasses.replace(fit, thresholds=data.loss.thresholds(data.y, eta, data.weights))
 
 
 def _with_derivatives(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -47,14 +48,16 @@ def report(
     pen: Penalty,
     outcome: Outcome,
     tol: Any,
-    names: Any,
+    names: tuple[str, ...] | None,
     known: Products = _NONE,
     absorb: bool = True,
 ) -> Fit:
     """Returns the fit of what a solve found, certified; its status says whether it meets `tol`."""
     coef, intercept = problem.to_user(outcome.point)
     found = _certificate_of(problem, pen, coef, intercept, known, absorb)
-    return _fit_of(problem, pen, Point(coef, intercept), found, outcome, tol, names)
+    returned = Point(coef, intercept)
+    thresholds = _thresholds(problem, returned, known.fitted)
+    return _fit_of(problem, pen, returned, found, outcome, tol, names, thresholds)
 
 
 def _fit_of(
@@ -64,7 +67,8 @@ def _fit_of(
     found: Certificate,
     outcome: Outcome,
     tol: Any,
-    names: Any,
+    names: tuple[str, ...] | None,
+    thresholds: Any,
 ) -> Fit:
     """The fit of coefficients on the user's scale, with their certificate."""
     coef, intercept = returned.beta, returned.intercept
@@ -73,9 +77,9 @@ def _fit_of(
     status = xp.where(is_short, Status.PRECISION_LIMIT, outcome.status).astype(np.int32)
     explained = problem.null.explained(found.deviance)
     if xp is jnp or not problem.is_valid:
-        coef, intercept, found, explained = jax.tree.map(
+        coef, intercept, found, explained, thresholds = jax.tree.map(
             lambda leaf: xp.where(problem.is_valid, leaf, np.nan),
-            (coef, intercept, found, explained),
+            (coef, intercept, found, explained, thresholds),
         )
     return Fit(
         coef=coef,
@@ -93,7 +97,16 @@ def _fit_of(
         loss=problem.loss,
         feature_names=names,
         several_responses=bool(problem.responses),
+        thresholds=thresholds,
     )
+
+
+def _thresholds(problem: Problem, returned: Point, fitted: Any) -> Any:
+    """The thresholds of a loss that has them, at coefficients on the user's scale."""
+    if not problem.loss.has_thresholds:
+        return None
+    point = problem.from_user(returned.beta, returned.intercept)
+    return problem.loss.thresholds(problem.y, problem.given_eta(point, fitted), problem.s)
 
 
 def _certificate_of(
@@ -151,7 +164,7 @@ def report_path(
     lams: Float[Real, " L"],
     solution: PathSolution,
     tol: Any,
-    names: Any,
+    names: tuple[str, ...] | None,
 ) -> Fit:
     """Returns the fits of solutions along a grid, certified; all is concrete."""
     dtype = problem.y.dtype
@@ -168,9 +181,27 @@ def report_path(
             fits = _host_lanes(problem, pen, lanes, found, solution, tol, names)
         else:
             fits = _compiled_lanes(problem, pen, found, solution, tol, names)
-        if np.isfinite(fits.gap).all():
+        if np.isfinite(fits.gap).all() or problem.x.passes is not None:
             return fits
     return _compiled_lanes(problem, pen, found, solution, tol, names, absorb=True)
+
+
+def report_uncertified(
+    problem: Problem,
+    pen: Penalty,
+    lams: Float[Real, " L"],
+    solution: PathSolution,
+    tol: Any,
+    names: tuple[str, ...] | None,
+) -> Fit:
+    """Returns the fits of solutions of which nothing else is known: their certificates hold NaN."""
+    found = Solutions(lams, solution.betas, solution.intercepts, solution.num_steps)
+    outcome = found.outcome()
+    returned = Point(*problem.to_user(outcome.point))
+    nothing = [np.full(len(lams), np.nan) for _ in dataclasses.fields(Certificate)]
+    pen = _with_lams(pen, lams)
+    certificate, thresholds = Certificate(*nothing), None  # these, too, need the rows
+    return _fit_of(problem, pen, returned, certificate, outcome, tol, names, thresholds)
 
 
 class Solutions(NamedTuple):
@@ -198,25 +229,40 @@ def _host_lanes(
     found: Solutions,
     solution: PathSolution,
     tol: Any,
-    names: Any,
+    names: tuple[str, ...] | None,
 ) -> Fit:
     """Certifies in NumPy, so many rows at a time that what they need stays in the cache."""
     columns = _columns_of(solution) or Columns(problem)
     outcome = found.outcome()
     returned = Point(*problem.to_user(outcome.point))
-    size = max(_CACHED // lanes.size(problem), 1)
-    parts = []
-    for begin in range(0, len(found.lams), size):
-        some = slice(begin, begin + size)
-        rows, neg_gradients = found.rows(some), solution.neg_gradients
-        known = neg_gradients if neg_gradients is None else neg_gradients[some]
-        products = _products_of(problem, columns, rows, known)
+    parts, thresholds = [], []
+    for some, products in _products_in_batches(problem, lanes, columns, found, solution):
+        rows = found.rows(some)
         coef, intercept = returned.beta[some], returned.intercept[some]
         at = _with_lams(pen, rows.lams)
         parts.append(_certificate_of(problem, at, coef, intercept, products, False, lanes))
-    certificate = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+        thresholds.append(_thresholds(problem, Point(coef, intercept), products.fitted))
+    certificate, thresholds = (
+        jax.tree.map(lambda *leaves: np.concatenate(leaves), *each) for each in (parts, thresholds)
+    )
     pen = _with_lams(pen, found.lams)
-    return _fit_of(problem, pen, returned, certificate, outcome, tol, names)
+    return _fit_of(problem, pen, returned, certificate, outcome, tol, names, thresholds)
+
+
+def _products_in_batches(
+    problem: Problem, lanes: Any, columns: Columns, found: Solutions, solution: PathSolution
+) -> Iterator[tuple[slice, Products]]:
+    """Yields the products of some solutions at a time; of rows in blocks, a pass serves several of these."""
+    count, size = len(found.lams), max(_CACHED // lanes.size(problem), 1)
+    together = max(problem.x.lanes_together(lanes.size(problem)), size)
+    for first in range(0, count, together):
+        batch, neg_gradients = slice(first, first + together), solution.neg_gradients
+        known = neg_gradients if neg_gradients is None else neg_gradients[batch]
+        products = _products_of(problem, columns, found.rows(batch), known)
+        for begin in range(first, min(first + together, count), size):
+            some = slice(begin - first, begin - first + size)
+            parts = (part if part is None else part[some] for part in products)
+            yield slice(begin, min(begin + size, first + together)), Products(*parts)
 
 
 def _with_lams(pen: Penalty, lams: np.ndarray) -> Penalty:
@@ -230,7 +276,7 @@ def _compiled_lanes(
     found: Solutions,
     solution: PathSolution,
     tol: Any,
-    names: Any,
+    names: tuple[str, ...] | None,
     absorb: bool = False,
 ) -> Fit:
     # In another basis, no engine knows the products of what comes back from the user's scale.
@@ -241,7 +287,14 @@ def _compiled_lanes(
 
 
 @program
-def _lanes(problem: Problem, pen: Penalty, inputs: Any, tol: Any, names: Any, absorb: bool) -> Fit:
+def _lanes(
+    problem: Problem,
+    pen: Penalty,
+    inputs: Any,
+    tol: Any,
+    names: tuple[str, ...] | None,
+    absorb: bool,
+) -> Fit:
     def lane(inputs: tuple[Array, Array, Array, Array, Products]) -> Fit:
         lam, beta, intercept, steps, known = inputs
         status = jnp.asarray(Status.CONVERGED, jnp.int32)  # unless the certificate says otherwise

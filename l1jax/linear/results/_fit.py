@@ -6,11 +6,10 @@ import dataclasses
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..._arrays import is_in_numpy, namespace
+from ..._arrays import is_in_numpy
 from ..._compile import program
 from ..._saving import savable_result, save
 from ..._tables import Shown, Summary, Table
@@ -29,7 +28,8 @@ from ._tables import fit_summary, fit_table
 class Fit(Shown, FitRecord):
     """One penalised linear model: coefficients on the scale of the data, and their certificate.
 
-    `coef` (p,) or (p, k), `intercept` () or (k,). `gap` bounds how far `objective` is above its
+    `coef` (p,) or (p, k), `intercept` () or (k,); `thresholds` (K−1,) of `Ordinal`, else None.
+    `gap` bounds how far `objective` is above its
     minimum; `relative_gap` is in units of the null deviance. `kkt` is the largest violation of the
     optimality conditions, `relative_kkt` in units of the gradient of the null model. `margin` is
     the least change of the strength, up or down, at which a feature leaves or enters if its coefficient
@@ -77,13 +77,16 @@ class Fit(Shown, FitRecord):
                         f"offset must have one entry per row of X, shape {rows}, got {shift.shape}."
                     )
                 eta = eta + (shift[:, None] if 0 < shift.ndim < len(rows) else shift)
-            if not is_in_numpy(self.loss):
+            loss = self.loss
+            if self.thresholds is not None:
+                loss = loss.at_thresholds(self.thresholds)
+            if not is_in_numpy(loss):
                 eta = jnp.asarray(eta)
             with host_errors():
                 if kind == "response":
-                    eta = self.loss.inverse_link(eta)
+                    eta = loss.inverse_link(eta)
                 elif kind == "class":
-                    eta = self.loss.classes(eta)
+                    eta = loss.classes(eta)
             return give_back(zero_copy(eta), wants_x64)
 
     def to_frame(self, intercept: bool = False) -> Any:
@@ -137,7 +140,7 @@ def _check_columns(shape: Any, names: Any, p: int, known: tuple[str, ...] | None
 
 def _link(x: Any, coef: AnyArray, intercept: AnyArray, several: bool) -> AnyArray:
     """η without offset: (m,) or (m, k), after the lanes of a batch; one product for all of them."""
-    xp = namespace(coef, intercept, *jax.tree.leaves(x))
+    xp = x.namespace(coef, intercept)
     if not several:
         coef, intercept = coef[..., None], intercept[..., None]
     *lanes, p, k = coef.shape

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import equinox as eqx
@@ -22,6 +23,7 @@ class FitOptions(Record):
     (n,) and `offset` (n, *k), None where none were given; `scale` (p,): the standard deviations σ
     of the columns that the penalty refers to, None unless `standardize`. `not_kept` names the arrays
     that were given and are not here: inside of `jit` and `vmap` they would be copied for every lane.
+    `passes`: how often an X that is read in blocks was read; None of one in memory.
     """
 
     pen: Penalty | None
@@ -31,6 +33,7 @@ class FitOptions(Record):
     fit_intercept: bool = eqx.field(static=True)
     standardize: bool = eqx.field(static=True)
     not_kept: tuple[str, ...] = eqx.field(static=True, default=())
+    passes: int | None = eqx.field(static=True, default=None)
 
 
 def options_of(
@@ -51,6 +54,13 @@ def options_of(
         standardize=data.standardize,
         not_kept=() if keep else tuple(given),
     )
+
+
+def with_passes(options: FitOptions, inputs: Inputs) -> FitOptions:
+    """Returns the options with the number of passes over X, where that is read in blocks."""
+    if inputs.x.passes is None:
+        return options
+    return dataclasses.replace(options, passes=inputs.x.passes - inputs.first_pass)
 
 
 savable(FitOptions)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any, overload
 
@@ -83,6 +84,9 @@ class Path(Shown, PathRecord[Fit]):
         intercept = before.intercept + fraction * (next_.intercept - before.intercept)
         if self.knots is not None:
             coef, intercept = self.knots.at(lam)
+        if before.thresholds is not None:
+            between = (1 - fraction) * before.thresholds + fraction * next_.thresholds
+            before = dataclasses.replace(before, thresholds=between)
         return eqx.tree_at(
             lambda f: (
                 f.coef, f.intercept, f.lam, f.objective, f.gap, f.relative_gap, f.kkt,

@@ -8,6 +8,7 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Bool
 
+from ..._arrays import namespace
 from ..._modules import Record
 from ..._saving import savable
 from ..._types import AnyArray
@@ -34,6 +35,7 @@ class FitRecord(Record):
     feature_names: tuple[str, ...] | None = eqx.field(static=True)
     several_responses: bool = eqx.field(static=True)
     options: FitOptions | None = None
+    thresholds: AnyArray | None = None
 
     @property
     def support(self) -> Bool[AnyArray, "... p"]:
@@ -44,7 +46,13 @@ class FitRecord(Record):
     @property
     def n_nonzero(self) -> AnyArray:
         """How many features are in."""
-        return self.support.sum(axis=-1)
+        support = self.support
+        return namespace(support).asarray(support.sum(axis=-1))
+
+    @property
+    def passes(self) -> int | None:
+        """How often the call has read an X that is larger than memory (see `l1jax.blocks`); else None."""
+        return None if self.options is None else self.options.passes
 
 
 AFit = TypeVar("AFit", bound=FitRecord)
@@ -136,6 +144,11 @@ class PathRecord(Record, Generic[AFit]):
     def status(self) -> AnyArray:
         """A number of `l1jax.Status` for each fit, (L,)."""
         return self.fits.status
+
+    @property
+    def passes(self) -> int | None:
+        """How often the call has read an X that is larger than memory (see `l1jax.blocks`); else None."""
+        return self.fits.passes
 
     @property
     def feature_names(self) -> tuple[str, ...] | None:

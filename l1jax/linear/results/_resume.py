@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -12,8 +14,12 @@ from jaxtyping import Array, Bool
 
 from ..._status import Status
 from ..._tracing import is_traced
+from ..data._block_sources import BlockError
+from ..data._inputs import Inputs
+from ..data._precision import give_back
 from ..model._problem import Point, Problem
 from ._fit import Fit
+from ._options import FitOptions, with_passes
 from ._path import Path
 from ._records import check_of_these_data
 
@@ -36,9 +42,21 @@ def unreached(fits: Fit, where: Bool[np.ndarray, " L"]) -> Fit:
         return jnp.where(lanes, jnp.asarray(blank_, values.dtype), values)
 
     names = {field.name for field in dataclasses.fields(Fit)} - _KEPT
+    names -= {"thresholds"} if fits.thresholds is None else set()
     numbers = {name: blank(name, jnp.nan) for name in names}
     status = blank("status", Status.INTERRUPTED)
     return dataclasses.replace(fits, num_steps=blank("num_steps", 0), status=status, **numbers)
+
+
+@contextlib.contextmanager
+def solved_so_far(path: Path, options: FitOptions, inputs: Inputs) -> Iterator[None]:
+    """A context in which the error of a block of rows holds this path, and no other."""
+    try:
+        yield
+    except BlockError as error:
+        fits = dataclasses.replace(path.fits, options=with_passes(options, inputs))
+        error.path = give_back(Path(fits, path.knots), inputs.wants_x64)
+        raise
 
 
 def check_resume(resume: Any, lams: Any, data: Any) -> None:

@@ -3,52 +3,36 @@
 from __future__ import annotations
 
 import dataclasses
-import operator
 from typing import Any
 
-import jax
 import numpy as np
-from jax.core import Tracer
-from jaxtyping import Array
-from tqdm import tqdm
 
-from ..._compile import program
-from ..._status import Status
-from ..._types import AnyArray
+from ..._progress import with_bar
 from ...losses import Loss
 from ...penalties import Penalty
 from .._fit import _SQUARED_ERROR
 from .._grid import check_grid, make_grid
-from ..data._inputs import Inputs, read
+from ..data._block_reader import passes_shown
+from ..data._inputs import Inputs, check_concrete, read
 from ..data._precision import check_max_steps, check_tol, give_back, precision
-from ..engines._engine import (
-    ENGINES,
-    Engine,
-    Plan,
-    check_engine,
-    choose_engine,
-    may_use_gram,
-    solve_plan,
-)
-from ..engines._gradient_engines import GradientSteps, batched
+from ..data._row_blocks import in_blocks
+from ..engines._engine import Plan, check_engine, choose_engine, may_use_gram
 from ..engines.active_set._gram_compression import can_compress
 from ..host._columns import GramColumns
 from ..host._entry_point import entry_point
-from ..model._null_model import prepare
 from ..model._prepare import data_of, prepare_inputs
 from ..model._problem import Data, Problem
 from ..model._unpenalised_basis import in_orthonormal_basis
-from ..results._fit import Fit
-from ..results._options import FitOptions, options_of
+from ..results._options import options_of, with_passes
 from ..results._path import Path
+from ..results._resume import solved_so_far
 from ._cross_validated import CrossValidated, best_of
 from ._fold_grams import FoldGrams
 from ._folds import Split, check_splits, splits
 from ._held_out import HeldOut
 from ._relaxed import check_gammas, relaxed
 from ._scores import read_score
-
-_AT_ONCE = 2**30  # bytes of data, a copy for each fold, that one batch may hold
+from ._subset_paths import SubsetPaths
 
 
 @entry_point
@@ -77,6 +61,7 @@ def cross_validate(
     tol: Any = None,
     max_steps: Any = 20_000,
     engine: str = "auto",
+    max_memory: Any = None,
 ) -> CrossValidated:
     """Fits a path to all rows, and to all but those of each fold, which it predicts and scores.
 
@@ -103,9 +88,9 @@ def cross_validate(
 
     All other arguments and errors as for `path`; the grid is that of all rows, and a fold is fitted as
     `path` would with a sample weight of 0 on its rows: centred, and standardised, without them.
-    Every fit is certified. Tall least squares takes one pass over the rows: the Gram matrix of what
-    a fold leaves is the difference of two. engine="parallel", which is that of an accelerator, fits
-    all folds and strengths as one batch.
+    Every fit is certified. Tall least squares takes one pass over the rows, also where they are read in blocks
+    (then `predictions` are None): the Gram matrix of what a fold leaves is the difference of two.
+    engine="parallel", which is that of an accelerator, fits all folds and strengths as one batch.
 
     Returns a `CrossValidated`. Ctrl-C returns it with the folds that are done; the others hold NaN.
     The data must be concrete: under `jit` or `grad` use `l1jax.tune`, or `jax.vmap` of `fit` over
@@ -126,17 +111,14 @@ def cross_validate(
     ```
     """
     check_engine(engine)
-    others = (lams, tol, max_steps)
+    others, X = (lams, tol, max_steps), in_blocks(X, max_memory)
     inputs = read(X, y, pen, loss, sample_weight, offset, *others, has_strength=False)
-    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((inputs[:-2], others))):
-        raise TypeError(
-            "cross_validate needs concrete data: under jit or grad use l1jax.tune, or jax.vmap of "
-            "l1jax.fit over sample_weight."
-        )
+    instead = "l1jax.tune, or jax.vmap of l1jax.fit over sample_weight"
+    check_concrete(inputs, others, "cross_validate", instead)
     tol, max_steps = check_tol(tol, inputs.x.dtype), check_max_steps(max_steps)
     grid = check_grid(lams, n_lams, lam_min_ratio)
     which = _checked_splits(inputs, n_folds, folds, groups, n_repeats, seed)
-    with precision(inputs.wants_x64):
+    with precision(inputs.wants_x64), passes_shown(progress):
         targets = (inputs.loss, np.asarray(inputs.y), np.shape(inputs.offset))
         scored = read_score(score, higher_is_better, *targets)
         gammas_ = (1.0,) if gammas is None else check_gammas(gammas)
@@ -147,10 +129,10 @@ def cross_validate(
         limits = (tol, max_steps, inputs.names)
         plan = Plan(problem, inputs.pen, grid, problem.null.point, *limits, gram=gram)
         options = options_of(inputs, data, problem, sample_weight, offset)
-        solver = _FoldSolver(plan, choose_engine(engine, plan), options)
+        solver = SubsetPaths(plan, choose_engine(engine, plan), options)
         path = solver.path(problem, gram)
-        held_out = [HeldOut(inputs, which, scored) for _ in gammas_]
-        _validate(solver, problems, held_out, gammas_, progress)
+        held_out = [HeldOut(inputs, which, scored, problems.grams) for _ in gammas_]
+        path = _validated(path, solver, problems, held_out, gammas_, progress)
         variants = zip(held_out, relaxed(problem, path.fits, gammas_), gammas_, strict=True)
         results = (
             one.result(path if gamma == 1 else Path(fits), n_repeats, gamma)
@@ -181,7 +163,8 @@ class _FoldProblems:
 
     def __init__(self, inputs: Inputs, data: Data, which: list[Split], engine: str):
         self.inputs, self.data, self.splits = inputs, data, which
-        by_gram = may_use_gram(engine, inputs.x.shape) and can_compress(data, inputs.pen)
+        by_gram = may_use_gram(engine, inputs.x)
+        by_gram = by_gram and can_compress(data, inputs.pen, len(which))
         self.grams = FoldGrams(data, which) if by_gram else None
 
     def of_all(self) -> tuple[Problem, GramColumns | None]:
@@ -199,6 +182,11 @@ class _FoldProblems:
         found = few and few.problem(self.inputs.pen, self.inputs.loss)
         return found or (self._of_rows(self.weights(i)), None)
 
+    def release(self, i: int) -> None:
+        """Forgets what only split i needs."""
+        if self.grams:
+            self.grams.release(i)
+
     def weights(self, i: int) -> np.ndarray:
         """Returns the sample weights of split i: 0 for rows that it does not fit, (n,)."""
         return np.where(self.splits[i].train, self.inputs.weights, 0)
@@ -209,47 +197,23 @@ class _FoldProblems:
         return prepare_inputs(inputs, inputs.pen, inputs.loss, *options)
 
 
-@dataclasses.dataclass(frozen=True)
-class _FoldSolver:
-    """What all paths have in common: the plan but for its problem, the engine, the options."""
-
-    plan: Plan
-    engine: Engine
-    options: FitOptions
-
-    def path(self, problem: Problem, gram: GramColumns | None = None) -> Path:
-        """Returns the path over the grid. Raises: KeyboardInterrupt where it was stopped."""
-        plan = dataclasses.replace(self.plan, problem=problem, gram=gram, start=problem.null.point)
-        is_supported = gram is not None or self.engine.supports(plan) is None
-        found = solve_plan(self.engine if is_supported else ENGINES["fista"], plan)
-        if (np.asarray(found.status) == Status.INTERRUPTED).any():
-            raise KeyboardInterrupt
-        fits = dataclasses.replace(found.fits, loss=problem.loss, options=self.options)
-        return Path(fits, found.knots)
-
-    def every_fold(self, data: Data, weights: np.ndarray) -> list[Fit]:
-        """Returns the fits of all folds over the grid, one fold per row of weights, as one batch."""
-        plan = self.plan
-        limits = (plan.lams, plan.tol, plan.max_steps, plan.names)
-        fits = _every_fold(data, plan.pen, weights, *limits)
-        fits = dataclasses.replace(fits, loss=data.loss, options=self.options)
-        fits = Path(jax.tree.map(np.asarray, fits))
-        return [fits._pick(operator.itemgetter(i)) for i in range(len(weights))]
-
-
-@program
-def _every_fold(
-    data: Data, pen: Penalty, weights: AnyArray, lams: Array, tol: Any, max_steps: Any, names: Any
-) -> Fit:
-    def fold(weights: AnyArray) -> Fit:
-        problem = prepare(dataclasses.replace(data, weights=weights), pen)
-        return batched(problem, pen, lams, problem.null.point, tol, max_steps, names)
-
-    return jax.vmap(fold)(weights)
+def _validated(
+    path: Path,
+    solver: SubsetPaths,
+    problems: _FoldProblems,
+    held_out: list[HeldOut],
+    gammas: tuple[float, ...],
+    progress: bool | None,
+) -> Path:
+    """Validates; returns the path of all rows, with the number of passes that all of it took."""
+    with solved_so_far(path, solver.options, problems.inputs):
+        _validate(solver, problems, held_out, gammas, progress)
+    options = with_passes(solver.options, problems.inputs)
+    return Path(dataclasses.replace(path.fits, options=options), path.knots)
 
 
 def _validate(
-    solver: _FoldSolver,
+    solver: SubsetPaths,
     problems: _FoldProblems,
     held_out: list[HeldOut],
     gammas: tuple[float, ...],
@@ -258,13 +222,11 @@ def _validate(
     """Fits every fold, and scores it on its held-out rows; Ctrl-C ends it with the folds that are done."""
     count = len(problems.splits)
     together = None
-    is_batch = isinstance(solver.engine, GradientSteps) and solver.engine.fits_in_one_batch
-    if is_batch and gammas == (1.0,) and count * _size(problems.data.x) <= _AT_ONCE:
+    if gammas == (1.0,) and count <= solver.most_in_one_batch(problems.data.x):
         weights = np.stack([problems.weights(i) for i in range(count)])
-        together = solver.every_fold(problems.data, weights)
-    disable = None if progress is None else not progress  # None: it shows in a terminal
+        together = solver.in_one_batch(problems.data, weights)
     try:
-        for i in tqdm(range(count), "cross_validate", unit="fold", disable=disable, leave=False):
+        for i in with_bar(range(count), progress, "cross_validate", "fold"):
             if together is not None:
                 fits, variants = together[i], [together[i]]
             else:
@@ -274,11 +236,7 @@ def _validate(
             found = [one.evaluate(i, v) for one, v in zip(held_out, variants, strict=True)]
             for one, (eta, scores) in zip(held_out, found, strict=True):
                 one.add(i, eta, scores, fits)
+            problems.release(i)
     except KeyboardInterrupt:
         if not held_out[-1].is_started:
             raise
-
-
-def _size(x: Any) -> int:
-    """The size of the data in bytes."""
-    return sum(leaf.nbytes for leaf in jax.tree.leaves(x))

@@ -25,7 +25,8 @@ class CrossValidated(Shown, Record):
     With L strengths, n rows and F folds (those of all repeats): `path`, of all rows; `fold_scores`
     (F, L), the weighted mean over the held-out rows of each fold; `fold_weights` (F,), their total
     weight (for the deviance of `Cox` that of their events); `predictions` (L, n, *k), of each row
-    by the fits that did not see it (the mean over repeats; NaN for a row that is never held out);
+    by the fits that did not see it (the mean over repeats; NaN for a row that is never held out; None for
+    an X that is read in blocks);
     `held_out` (F, n), which rows were; `fold_gaps` and `fold_status` (F, L), the relative gaps and
     statuses of the fits of the folds. `predict`, `coef` and `intercept` are of the fit to all rows
     at `lam_1se`, as in glmnet, unless another is asked for. Relaxed: `gamma` is the fraction of the
@@ -48,7 +49,7 @@ class CrossValidated(Shown, Record):
     path: Path
     fold_scores: np.ndarray
     fold_weights: np.ndarray
-    predictions: np.ndarray
+    predictions: np.ndarray | None
     held_out: np.ndarray
     fold_gaps: np.ndarray
     fold_status: np.ndarray
@@ -144,7 +145,7 @@ class CrossValidated(Shown, Record):
 
     def summary(self) -> Summary:
         """The choices, and the coefficients of each side by side, to print or to show in a notebook."""
-        names = ("highest" if self.higher_is_better else "least", "1 se")
+        names = ("min", "1 se")
         fits = (self.fit_min, self.fit_1se)
         return Summary((self._table(), choices_table(dict(zip(names, fits, strict=True)))))
 
@@ -160,7 +161,6 @@ class CrossValidated(Shown, Record):
             f"CrossValidated: {relaxed}{done} of {len(self.fold_scores)} folds, {self.score}, "
             f"largest relative gap {np.nanmax(self.fold_gaps):.1e}, {_worst(self.fold_status)}"
         )
-        which = "highest" if self.higher_is_better else "least"
         rows = tuple(
             (
                 name,
@@ -169,9 +169,9 @@ class CrossValidated(Shown, Record):
                 f"{mean[at]:.5g}",
                 f"{error[at]:.5g}",
             )
-            for name, at in ((which, self.index_min), ("1 se", self.index_1se))
+            for name, at in (("min", self.index_min), ("1 se", self.index_1se))
         )
-        return Table(title, ("", "lam", "features", "mean score", "std. error"), rows)
+        return Table(title, ("", "lam", "features", f"mean {self.score}", "std. error"), rows)
 
 
 savable_result(CrossValidated)

@@ -1,4 +1,4 @@
-"""Scores and criteria as data frames of pandas."""
+"""Scores, criteria and selection probabilities as data frames of pandas."""
 
 from __future__ import annotations
 
@@ -18,6 +18,20 @@ def criterion_frame(found: Any) -> Any:
     """A row per strength, in the order of the grid: its criterion."""
     columns = {found.kind: found.values, "degrees_of_freedom": found.degrees_of_freedom}
     return _by_strength(found, **columns)
+
+
+def stability_frame(found: Any, by_strength: bool) -> Any:
+    """A row per feature, the most probable first; or one per strength, with a column per feature."""
+    pandas = pandas_for(found, found.statuses, 1)
+    unit = "group" if found.of_groups else "feature"
+    if by_strength:
+        index = pandas.Index(found.lams, name="lam")
+        columns = pandas.Index(list(found.names), name=unit)
+        return pandas.DataFrame(found.probabilities, index, columns)
+    order = found.by_probability()
+    index = pandas.Index([found.names[j] for j in order], name=unit)
+    columns = {"probability": found.max_probabilities[order], "selected": found.selected[order]}
+    return pandas.DataFrame(columns, index)
 
 
 def _by_strength(result: Any, **columns: np.ndarray) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.linalg
+import scipy  # which loads `linalg` when it is used
 
 from ..._checks import check_number
 from ..._compile import program
@@ -201,7 +201,7 @@ class _Newton:
         return *problem.to_user(point), int(status)
 
     def _hessian(self, part: Any, eta: np.ndarray) -> np.ndarray:
-        weights, _ = self.loss_terms.curvatures(eta)
+        weights = np.maximum(self.loss_terms.curvatures(eta)[0], 0)
         gram = part.gram(weights)
         m = len(gram)
         hessian = np.zeros((m + 1, m + 1))
@@ -221,5 +221,5 @@ def _solve(hessian: np.ndarray, rhs: np.ndarray) -> np.ndarray:
     scaled = hessian / np.outer(size, size)
     try:
         return scipy.linalg.cho_solve(scipy.linalg.cho_factor(scaled), rhs / size) / size
-    except scipy.linalg.LinAlgError:
+    except np.linalg.LinAlgError:
         return scipy.linalg.pinvh(scaled) @ (rhs / size) / size

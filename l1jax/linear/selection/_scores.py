@@ -217,6 +217,8 @@ _OF_NUMBERS = {"squared_error", "absolute_error"} | _SCORERS.keys() - _OF_CLASSE
 
 def _gives_probabilities(loss: Loss, like: Any) -> bool:
     """Whether predictions lie within [0, 1], whatever η is."""
+    if loss.has_thresholds:
+        return True
     p = response(loss, np.stack([np.full(like, -9.0), np.full(like, 9.0)]))
     return bool(((p >= 0) & (p <= 1)).all())
 

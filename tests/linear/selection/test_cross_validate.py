@@ -2,6 +2,7 @@
 
 import warnings
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,7 +20,7 @@ from l1jax.linear.engines.active_set._gram_compression import can_compress
 from l1jax.linear.model._certificate import certify
 from l1jax.linear.model._prepare import data_of, prepare_inputs
 from l1jax.linear.model._problem import Point
-from l1jax.linear.selection import _cross_validate
+from l1jax.linear.selection import _cross_validate, _subset_paths
 from l1jax.linear.selection._fold_grams import FoldGrams
 from l1jax.linear.selection._folds import splits
 
@@ -100,6 +101,9 @@ def test_squared_errors_are_those_of_scikit_learn(fit_intercept):
     np.testing.assert_allclose(cv.fit_min.coef, theirs.coef_, atol=1e-4)
 
 
+certified = eqx.filter_jit(certify)
+
+
 @pytest.mark.parametrize("standardize", [False, True])
 @pytest.mark.parametrize("fit_intercept", [False, True])
 @pytest.mark.slow
@@ -125,7 +129,8 @@ def test_the_problem_of_a_difference_of_gram_matrices_is_that_of_the_rows(
             Point(points[0].beta, jnp.zeros(())),
             Point(points[1].beta, wanted.null.point.intercept),
         ]
-        ours, theirs = (certify(q, pen, point) for q, point in zip((found, wanted), best))  # noqa: B905
+        pairs = zip((found, wanted), best, strict=True)
+        ours, theirs = (certified(q, pen, point) for q, point in pairs)
         for field in ("objective", "gap", "relative_gap", "kkt", "relative_kkt", "deviance"):
             assert getattr(ours, field) == pytest.approx(float(getattr(theirs, field)), rel=1e-9)
         for one, other in zip(found.to_user(best[0]), wanted.to_user(best[1]), strict=True):
@@ -410,11 +415,16 @@ def test_shares_are_compared_on_the_same_folds_after_an_interruption():
 @pytest.mark.slow
 def test_folds_and_strengths_in_one_batch_are_those_of_each_fold(monkeypatch):
     calls, run = [], Parallel.run
-    monkeypatch.setattr(Parallel, "run", lambda *args: calls.append(args) or run(*args))
+
+    def counted(engine, plan):
+        calls.extend([plan] if not plan.is_traced() else [])
+        return run(engine, plan)
+
+    monkeypatch.setattr(Parallel, "run", counted)
     how = {"n_folds": 3, "n_lams": 5, "sample_weight": WEIGHT, "tol": 1e-10}
     together = l1jax.cross_validate(TALL, Y, l1jax.L1(), engine="parallel", **how)
     assert len(calls) == 1  # that of all rows
-    monkeypatch.setattr(_cross_validate, "_AT_ONCE", 0)
+    monkeypatch.setattr(_subset_paths, "_AT_ONCE", 0)
     apart = l1jax.cross_validate(TALL, Y, l1jax.L1(), engine="parallel", **how)
     assert len(calls) == 5
     for one, other in zip(jax.tree.leaves(together), jax.tree.leaves(apart), strict=True):
