@@ -1,12 +1,12 @@
 """Estimators for scikit-learn: its names and habits, the certified fits of l1jax.
 
-May import the public names of `linear`, `losses` and `penalties`.
+May import `linear` and what that may import.
 
 Parameters and attributes are called as in scikit-learn and mean the same: a program that uses its
 `Lasso` goes on working with this one. Every argument of the estimator of the same name is taken.
 Those that say how scikit-learn computes (`selection`, `random_state`, `precompute`, `copy_X`,
-`warm_start`, `n_jobs`, `verbose`, `dual`) change nothing. Whatever the data are, a fit is in
-float64, and its certificate is kept: `fit_` is the `l1jax.Fit`, `dual_gap_` its duality gap.
+`n_jobs`, `verbose`, `dual`) change nothing; `warm_start` starts from the fit before. Whatever the data
+are, a fit is in float64, and its certificate is kept: `fit_` is the `l1jax.Fit`, `dual_gap_` its duality gap.
 """
 
 from importlib.util import find_spec
@@ -17,6 +17,7 @@ if find_spec("sklearn") is None:
         name="sklearn",
     )
 
+from ._concave import MCPRegressor, MCPRegressorCV, SCADRegressor, SCADRegressorCV
 from ._cox import CoxRegressor
 from ._cross_validated import (
     ElasticNetCV,
@@ -25,16 +26,28 @@ from ._cross_validated import (
     MultiTaskElasticNetCV,
     MultiTaskLassoCV,
 )
-from ._generalised import L1HuberRegressor, L1PoissonRegressor
+from ._generalised import (
+    GammaLasso,
+    L1HuberRegressor,
+    L1PoissonRegressor,
+    NegativeBinomialLasso,
+    QuantileLasso,
+    SqrtLasso,
+    TweedieLasso,
+)
 from ._grouped import GroupLasso, MultiTaskElasticNet, MultiTaskLasso, SparseGroupLasso
 from ._lasso import ElasticNet, Lasso
 from ._logistic import LogisticRegression, LogisticRegressionCV
+from ._ordinal import OrdinalRegression
 from ._paths import enet_path, lasso_path
+from ._structured import FusedLasso, SparseSLOPE
 
 __all__ = [
     "CoxRegressor",
     "ElasticNet",
     "ElasticNetCV",
+    "FusedLasso",
+    "GammaLasso",
     "GroupLasso",
     "GroupLassoCV",
     "L1HuberRegressor",
@@ -43,11 +56,21 @@ __all__ = [
     "LassoCV",
     "LogisticRegression",
     "LogisticRegressionCV",
+    "MCPRegressor",
+    "MCPRegressorCV",
     "MultiTaskElasticNet",
     "MultiTaskElasticNetCV",
     "MultiTaskLasso",
     "MultiTaskLassoCV",
+    "NegativeBinomialLasso",
+    "OrdinalRegression",
+    "QuantileLasso",
+    "SCADRegressor",
+    "SCADRegressorCV",
     "SparseGroupLasso",
+    "SparseSLOPE",
+    "SqrtLasso",
+    "TweedieLasso",
     "enet_path",
     "lasso_path",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from numbers import Integral, Real
 from typing import Any, ClassVar, dataclass_transform
 
@@ -18,7 +19,7 @@ from .. import linear
 from ..linear import Fit
 from ..linear.data._matrix import DataMatrix
 from ..losses import Loss, SquaredError
-from ..penalties import L1, ElasticNet, NonNegativeElasticNet, NonNegativeL1, Penalty
+from ..penalties import ElasticNet, NonNegativeElasticNet, Penalty
 from ._padding import Data, padded
 
 NOT_NEGATIVE = Interval(Real, 0, None, closed="left")
@@ -38,7 +39,12 @@ COORDINATE_DESCENT: dict[str, list] = {
 
 @dataclass_transform(kw_only_default=True, eq_default=False, field_specifiers=(dataclasses.field,))
 def arguments(cls: type) -> type:
-    """Makes the annotated attributes of an estimator the arguments of its constructor, by keyword."""
+    """Makes the annotated attributes of an estimator the arguments of its constructor, by keyword.
+
+    `_parameter_constraints` of a class are those of its arguments alone; here it gets those of its bases too.
+    """
+    known = [vars(base).get("_parameter_constraints", {}) for base in reversed(cls.__mro__)]
+    cls._parameter_constraints = dict(itertools.chain.from_iterable(one.items() for one in known))
     return dataclasses.dataclass(kw_only=True, eq=False, repr=False)(cls)
 
 
@@ -73,6 +79,9 @@ class LinearModel(_Estimator):
         "max_iter": [Interval(Integral, 1, None, closed="left")],
         "tol": [NOT_NEGATIVE],
     }
+    _pads_columns: ClassVar[bool] = True  # whether columns of zeros change nothing
+    _ratio_unless_given: ClassVar[float] = 1.0  # the `l1_ratio` of those without such an argument
+
     fit_intercept: Any = True
     max_iter: Any = 20_000
     tol: Any = 1e-6
@@ -91,12 +100,16 @@ class LinearModel(_Estimator):
         """The penalty of the columns of data, with its strength."""
         raise NotImplementedError
 
+    def _penalty_at(self, data: Data, alpha: Any, l1_ratio: Any) -> Penalty:
+        """The penalty of this strength, and of this ratio where it has one."""
+        raise NotImplementedError
+
     def _read(self, X: Any, y: Any, sample_weight: Any) -> Data:
         """The data in float64, padded; sets what scikit-learn remembers of them."""
         _refuse_operator(self, X)
         X, y = self._validate(X, y)
         weights = self._weights(_check_sample_weight(sample_weight, X, dtype=np.float64), y)
-        return padded(self._design(X), self._targets(y), weights)
+        return padded(self._design(X), self._targets(y), weights, self._pads_columns)
 
     def _design(self, X: Any) -> Any:
         """The matrix that is fitted."""
@@ -124,8 +137,18 @@ class LinearModel(_Estimator):
             "max_steps": self.max_iter,
         }
 
-    def _fit(self, data: Data) -> Fit:
-        return linear.fit(data.X, data.y, self._penalty(data), **self._settings(data))
+    def _fit(self, data: Data) -> Any:
+        return self._fit_one(data, data.y, getattr(self, "fit_", None))
+
+    def _fit_one(self, data: Data, y: np.ndarray, before: Any) -> Fit:
+        """The fit of these targets; with `warm_start` from the fit before, where that is of such data."""
+        start = None
+        if getattr(self, "warm_start", False) and isinstance(before, Fit):
+            coef = np.zeros((data.columns, *before.coef.shape[1:]))
+            if before.coef.shape == (data.p, *y.shape[1:]):
+                coef[: data.p] = before.coef
+                start = dataclasses.replace(before, coef=coef)
+        return linear.fit(data.X, y, self._penalty(data), init=start, **self._settings(data))
 
     def _trim(self, fit: Fit, data: Data) -> Fit:
         """The fit of the columns that count, in NumPy, with their names."""
@@ -169,6 +192,52 @@ class LinearModel(_Estimator):
         return tags
 
 
+@arguments
+class AtAlpha(LinearModel):
+    """A model of one strength."""
+
+    _parameter_constraints: ClassVar[dict] = {
+        "alpha": [NOT_NEGATIVE],
+        "verbose": ["verbose"],
+        "warm_start": ["boolean"],
+    }
+
+    alpha: Any = first(1.0)
+    verbose: Any = 0
+    warm_start: Any = False
+
+    def _penalty(self, data: Data) -> Penalty:
+        return self._penalty_at(
+            data, self.alpha, getattr(self, "l1_ratio", self._ratio_unless_given)
+        )
+
+
+@arguments
+class OfElasticNet(LinearModel):
+    """A model with the penalty α Σⱼ weightⱼ(ρ|wⱼ| + ½(1−ρ)wⱼ²), of w ≥ 0 if asked."""
+
+    _parameter_constraints: ClassVar[dict] = {
+        "positive": ["boolean"],
+        "weights": ["array-like", None],
+    }
+
+    positive: Any = False
+    weights: Any = None
+
+    def _penalty_at(self, data: Data, alpha: Any, l1_ratio: Any) -> Penalty:
+        weights = feature_weights(self.weights, data)
+        return elastic_net(alpha, l1_ratio, self.positive, weights)
+
+
+@arguments
+class AtAlphaAndRatio(OfElasticNet, AtAlpha):
+    """A model of one strength and one ratio, by default that of the lasso."""
+
+    _parameter_constraints: ClassVar[dict] = {"l1_ratio": [RATIO]}
+
+    l1_ratio: Any = 1.0
+
+
 class Regressor(RegressorMixin, LinearModel):
     """A model that predicts numbers."""
 
@@ -206,13 +275,21 @@ class OfSeveralTargets:
         return tags
 
 
-def elastic_net(alpha: Any, l1_ratio: Any = 1.0, positive: Any = False) -> ElasticNet:
+def feature_weights(given: Any, data: Data) -> np.ndarray | None:
+    """One penalty weight per column of data, ones for those that were added; None for equal ones."""
+    if given is None:
+        return None
+    weights = numbers(given, "weights", NOT_NEGATIVE)
+    if weights.shape != (data.p,):
+        raise ValueError(
+            f"weights must hold one number per column of X, shape ({data.p},), got {given!r}."
+        )
+    return np.pad(weights, (0, data.columns - data.p), constant_values=1.0)
+
+
+def elastic_net(
+    alpha: Any, l1_ratio: Any = 1.0, positive: Any = False, weights: Any = None
+) -> ElasticNet:
     """One class for the lasso too, so that both are one program."""
     kind = NonNegativeElasticNet if positive else ElasticNet
-    return kind(float(alpha), float(l1_ratio))
-
-
-def lasso(alpha: Any, weights: Any, positive: Any = False) -> Penalty:
-    """The L1 penalty of weighted features, or of such coefficients ≥ 0."""
-    kind: Any = NonNegativeL1 if positive else L1
-    return kind(float(alpha), weights)
+    return kind(float(alpha), float(l1_ratio), weights)

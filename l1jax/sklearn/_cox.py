@@ -11,20 +11,18 @@ from sklearn.utils.validation import _check_sample_weight, check_array, column_o
 from ..linear.selection._scores import c_index
 from ..losses import Cox, Loss
 from ..losses._cox import survival_columns
-from ..penalties import Penalty
-from ._base import NOT_NEGATIVE, RATIO, LinearModel, Regressor, arguments, elastic_net, first
-from ._padding import Data
+from ._base import AtAlphaAndRatio, Regressor, arguments
 
 
 @arguments
-class CoxRegressor(Regressor):
+class CoxRegressor(AtAlphaAndRatio, Regressor):
     """Cox regression: minus the log partial likelihood over n, plus α(ρ‖w‖₁ + ½(1−ρ)‖w‖²).
 
     y (n, 2) holds times and whether the event was observed at them (1) or observation ended (0), and so
     does a structured array of scikit-survival; y (n,) holds times at which it was observed, all of them.
     `ties`: "breslow" or "efron". `predict` gives the log of the relative risk, larger for an earlier
     event; `score` is Harrell's C, the fraction of pairs in the right order. There is no intercept. All
-    else as for `Lasso`. Source: Cox (1972).
+    else as for `L1PoissonRegressor`. Source: Cox (1972).
 
     **Example:**
 
@@ -40,15 +38,10 @@ class CoxRegressor(Regressor):
     """
 
     _parameter_constraints: ClassVar[dict] = {
-        **LinearModel._parameter_constraints,
-        "alpha": [NOT_NEGATIVE],
-        "l1_ratio": [RATIO],
         "ties": [StrOptions({"breslow", "efron"})],
     }
     fit_intercept: ClassVar[Any] = True  # pyright: ignore[reportIncompatibleVariableOverride]
 
-    alpha: Any = first(1.0)
-    l1_ratio: Any = 1.0
     ties: Any = "breslow"
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
@@ -60,10 +53,6 @@ class CoxRegressor(Regressor):
 
     def _loss(self) -> Loss:
         return Cox(self.ties)
-
-    def _penalty(self, data: Data) -> Penalty:
-        del data
-        return elastic_net(self.alpha, self.l1_ratio)
 
     def _validate(self, X: Any, y: Any) -> tuple[Any, np.ndarray]:
         X, y = validate_data(

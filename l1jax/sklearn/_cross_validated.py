@@ -12,21 +12,19 @@ from sklearn.model_selection import check_cv
 from sklearn.utils._param_validation import StrOptions
 
 from .. import linear
-from .._groups import Groups
 from ..linear import CrossValidated, Path
-from ..penalties import Penalty
 from ._base import (
     COORDINATE_DESCENT,
     RATIO,
     LinearModel,
+    OfElasticNet,
     Regressor,
     arguments,
-    elastic_net,
     numbers,
 )
 from ._grouped import OfGroups, OfTasks
 from ._padding import Data
-from ._paths import GRID, enet_path, lasso_path, strengths, task_penalty
+from ._paths import COUNT, GRID, enet_path, lasso_path, number_or_strengths, strengths
 
 
 @arguments
@@ -38,7 +36,6 @@ class OfFolds(LinearModel):
     verbose: Any = False
 
     _parameter_constraints: ClassVar[dict] = {
-        **LinearModel._parameter_constraints,
         "cv": ["cv_object"],
         "n_jobs": [Integral, None],
         "verbose": ["verbose"],
@@ -52,17 +49,17 @@ class OfFolds(LinearModel):
 
 
 @arguments
-class _OfAlphas(OfFolds, Regressor):
+class OfAlphas(OfFolds, Regressor):
     """Least squares with an `alpha` chosen by the mean squared error of held-out rows."""
 
     _parameter_constraints: ClassVar[dict] = {
-        **OfFolds._parameter_constraints,
         **COORDINATE_DESCENT,
         **GRID,
     }
 
     eps: Any = 1e-3
-    alphas: Any = 100
+    alphas: Any = COUNT
+    n_alphas: Any = None
     copy_X: Any = True
     random_state: Any = None
     selection: Any = "cyclic"
@@ -75,10 +72,11 @@ class _OfAlphas(OfFolds, Regressor):
         """
         data = self._read(X, y, sample_weight)
         folds, ratios = self._splits(data, groups), self._ratios()
-        pens = [self._penalty_at(data, ratio) for ratio in ratios]
+        pens = [self._penalty_at(data, 1.0, ratio) for ratio in ratios]
         settings = self._settings(data)
         of_start = {name: settings[name] for name in ("loss", "fit_intercept", "sample_weight")}
-        grids = [strengths(data, pen, self.alphas, self.eps, of_start) for pen in pens]
+        alphas = number_or_strengths(self.alphas, self.n_alphas)
+        grids = [strengths(data, pen, alphas, self.eps, of_start) for pen in pens]
         found = [
             self._trim_all(
                 linear.cross_validate(
@@ -96,7 +94,7 @@ class _OfAlphas(OfFolds, Regressor):
         self.cv_ = found[ratio]
         self.alpha_ = float(grids[ratio][at])
         self.mse_path_ = np.squeeze(errors, axis=0) if len(found) == 1 else errors
-        several = len(found) > 1 and (self.alphas is None or isinstance(self.alphas, Integral))
+        several = len(found) > 1 and (alphas is None or isinstance(alphas, Integral))
         self.alphas_ = np.stack(grids) if several else grids[0]
         if hasattr(self, "l1_ratio"):
             self.l1_ratio_ = float(ratios[ratio])
@@ -104,37 +102,28 @@ class _OfAlphas(OfFolds, Regressor):
         return self
 
     def _ratios(self) -> np.ndarray:
-        return np.ones(1)
-
-    def _penalty_at(self, data: Data, l1_ratio: Any) -> Penalty:
-        raise NotImplementedError
+        return np.array([self._ratio_unless_given])
 
     def _trim_all(self, found: CrossValidated, data: Data) -> CrossValidated:
         """The cross-validation of the rows and columns that count."""
+        predictions = found.predictions
         return dataclasses.replace(
             found,
             path=Path(self._trim(found.path.fits, data), None),
-            predictions=found.predictions[:, : data.n],
+            predictions=None if predictions is None else predictions[:, : data.n],
             held_out=found.held_out[:, : data.n],
         )
 
 
 @arguments
-class _OfOneTarget(_OfAlphas):
-    """Those with coefficients that may be bound to be ≥ 0."""
+class _OfOneTarget(OfElasticNet, OfAlphas):
+    """Those of one target."""
 
     _parameter_constraints: ClassVar[dict] = {
-        **_OfAlphas._parameter_constraints,
-        "positive": ["boolean"],
         "precompute": ["boolean", "array-like", StrOptions({"auto"})],
     }
 
-    positive: Any = False
     precompute: Any = "auto"
-
-    def _penalty_at(self, data: Data, l1_ratio: Any) -> Penalty:
-        del data
-        return elastic_net(1.0, l1_ratio, self.positive)
 
 
 @arguments
@@ -142,7 +131,8 @@ class LassoCV(_OfOneTarget):
     """A `Lasso` whose `alpha` is chosen by cross-validation.
 
     `alphas`: how many strengths, log-spaced from the least at which all coefficients are zero down
-    to `eps` times that; or the strengths themselves. `cv`: as everywhere in scikit-learn, 5 folds
+    to `eps` times that; or the strengths themselves. `n_alphas` is the older name for how many.
+    `cv`: as everywhere in scikit-learn, 5 folds
     unless given. The mean over the folds of their mean squared errors (with sample weights a
     weighted mean in each fold) decides; all else as for `Lasso`. `n_jobs` and `verbose` change
     nothing.
@@ -185,10 +175,7 @@ class ElasticNetCV(_OfOneTarget):
     ```
     """
 
-    _parameter_constraints: ClassVar[dict] = {
-        **_OfOneTarget._parameter_constraints,
-        "l1_ratio": [RATIO, "array-like"],
-    }
+    _parameter_constraints: ClassVar[dict] = {"l1_ratio": [RATIO, "array-like"]}
     path = staticmethod(enet_path)
 
     l1_ratio: Any = 0.5
@@ -198,7 +185,7 @@ class ElasticNetCV(_OfOneTarget):
 
 
 @arguments
-class MultiTaskLassoCV(OfTasks, _OfAlphas):
+class MultiTaskLassoCV(OfTasks, OfAlphas):
     """A `MultiTaskLasso` whose `alpha` is chosen by cross-validation.
 
     The squared error is averaged over targets; all else as for `LassoCV`.
@@ -218,12 +205,9 @@ class MultiTaskLassoCV(OfTasks, _OfAlphas):
 
     path = staticmethod(lasso_path)
 
-    def _penalty_at(self, data: Data, l1_ratio: Any) -> Penalty:
-        return task_penalty(data, 1.0, l1_ratio)
-
 
 @arguments
-class MultiTaskElasticNetCV(OfTasks, _OfAlphas):
+class MultiTaskElasticNetCV(OfTasks, OfAlphas):
     """A `MultiTaskElasticNet` whose `alpha` is chosen by cross-validation, and its `l1_ratio` if asked.
 
     `l1_ratio` as for `ElasticNetCV`; the squared error is averaged over targets; all else as for
@@ -242,10 +226,7 @@ class MultiTaskElasticNetCV(OfTasks, _OfAlphas):
     ```
     """
 
-    _parameter_constraints: ClassVar[dict] = {
-        **_OfAlphas._parameter_constraints,
-        "l1_ratio": [RATIO, "array-like"],
-    }
+    _parameter_constraints: ClassVar[dict] = {"l1_ratio": [RATIO, "array-like"]}
     path = staticmethod(enet_path)
 
     l1_ratio: Any = 0.5
@@ -253,12 +234,9 @@ class MultiTaskElasticNetCV(OfTasks, _OfAlphas):
     def _ratios(self) -> np.ndarray:
         return numbers(self.l1_ratio, "l1_ratio", RATIO)
 
-    def _penalty_at(self, data: Data, l1_ratio: Any) -> Penalty:
-        return task_penalty(data, 1.0, l1_ratio)
-
 
 @arguments
-class GroupLassoCV(OfGroups, _OfAlphas):
+class GroupLassoCV(OfGroups, OfAlphas):
     """A `GroupLasso` whose `alpha` is chosen by cross-validation.
 
     `groups`, `weights` and `positive` as for `GroupLasso`, all else as for `LassoCV`.
@@ -277,15 +255,6 @@ class GroupLassoCV(OfGroups, _OfAlphas):
     ```
     """
 
-    _parameter_constraints: ClassVar[dict] = {
-        **_OfAlphas._parameter_constraints,
-        "groups": ["array-like", Groups, None],
-        "weights": ["array-like", None],
-        "positive": ["boolean"],
-    }
+    _parameter_constraints: ClassVar[dict] = {"positive": ["boolean"]}
 
     positive: Any = False
-
-    def _penalty_at(self, data: Data, l1_ratio: Any) -> Penalty:
-        del l1_ratio
-        return self._group_penalty(data, 1.0, positive=self.positive)

@@ -13,13 +13,12 @@ from ._base import (
     COORDINATE_DESCENT,
     NOT_NEGATIVE,
     RATIO,
+    AtAlpha,
     LinearModel,
     OfSeveralTargets,
     Regressor,
     arguments,
     elastic_net,
-    first,
-    lasso,
     numbers,
 )
 from ._padding import Data
@@ -30,24 +29,26 @@ from ._paths import enet_path, task_penalty
 class OfGroups(LinearModel):
     """Models with `groups` (None: each feature by itself) and a weight for each group."""
 
+    _parameter_constraints: ClassVar[dict] = {
+        "groups": ["array-like", Groups, None],
+        "weights": ["array-like", None],
+    }
+
+    _ratio_unless_given: ClassVar[float] = 0.0
+
     groups: Any = None
     weights: Any = None
 
-    def _group_penalty(
-        self, data: Data, alpha: Any, l1_ratio: Any = 0.0, positive: Any = False
-    ) -> Penalty:
+    def _penalty_at(self, data: Data, alpha: Any, l1_ratio: Any) -> Penalty:
         """The penalty of the columns of data; those that were added are a group of their own."""
+        positive = getattr(self, "positive", False)
         ids, weights = self._read_groups(data.p)
         count, added = len(weights), data.columns - data.p
         if count == data.p:  # groups of one: this is the lasso, which has faster engines
             per_column = (l1_ratio + (1 - l1_ratio) * weights)[ids]
             per_column = np.pad(per_column, (0, added), constant_values=1.0)
             is_plain = (per_column == 1).all()
-            return (
-                elastic_net(alpha, 1.0, positive)
-                if is_plain
-                else lasso(alpha, per_column, positive)
-            )
+            return elastic_net(alpha, 1.0, positive, None if is_plain else per_column)
         if added:
             ids, weights = np.append(ids, np.full(added, count)), np.append(weights, 1.0)
         if l1_ratio:
@@ -75,7 +76,7 @@ class OfGroups(LinearModel):
 
 
 @arguments
-class GroupLasso(OfGroups, Regressor):
+class GroupLasso(OfGroups, AtAlpha, Regressor):
     """Least squares with the penalty α Σ_g √p_g‖β_g‖₂ over groups of p_g features, each in or out whole.
 
     `groups` (p,): an integer or a string for each feature, in any order (None: each by itself,
@@ -95,23 +96,13 @@ class GroupLasso(OfGroups, Regressor):
     ```
     """
 
-    _parameter_constraints: ClassVar[dict] = {
-        **LinearModel._parameter_constraints,
-        "alpha": [NOT_NEGATIVE],
-        "groups": ["array-like", Groups, None],
-        "weights": ["array-like", None],
-        "positive": ["boolean"],
-    }
+    _parameter_constraints: ClassVar[dict] = {"positive": ["boolean"]}
 
-    alpha: Any = first(1.0)
     positive: Any = False
-
-    def _penalty(self, data: Data) -> Penalty:
-        return self._group_penalty(data, self.alpha, positive=self.positive)
 
 
 @arguments
-class SparseGroupLasso(OfGroups, Regressor):
+class SparseGroupLasso(OfGroups, AtAlpha, Regressor):
     """Least squares with the penalty α Σ_g [ρ‖β_g‖₁ + (1−ρ)√p_g‖β_g‖₂], ρ = `l1_ratio`.
 
     It selects groups, and features within them. `l1_ratio` in [0, 1]; all else as for
@@ -130,19 +121,9 @@ class SparseGroupLasso(OfGroups, Regressor):
     ```
     """
 
-    _parameter_constraints: ClassVar[dict] = {
-        **LinearModel._parameter_constraints,
-        "alpha": [NOT_NEGATIVE],
-        "l1_ratio": [RATIO],
-        "groups": ["array-like", Groups, None],
-        "weights": ["array-like", None],
-    }
+    _parameter_constraints: ClassVar[dict] = {"l1_ratio": [RATIO]}
 
-    alpha: Any = first(1.0)
     l1_ratio: Any = 0.5
-
-    def _penalty(self, data: Data) -> Penalty:
-        return self._group_penalty(data, self.alpha, self.l1_ratio)
 
 
 class OfTasks(OfSeveralTargets, Regressor):
@@ -156,6 +137,9 @@ class OfTasks(OfSeveralTargets, Regressor):
                 "or pass y[:, None]."
             )
         return X, y
+
+    def _penalty_at(self, data: Data, alpha: Any, l1_ratio: Any) -> Penalty:
+        return task_penalty(data, alpha, l1_ratio)
 
     def _targets(self, y: np.ndarray) -> np.ndarray:
         return y[:, 0] if y.shape[1] == 1 else y
@@ -171,20 +155,15 @@ class OfTasks(OfSeveralTargets, Regressor):
 
 
 @arguments
-class _OfTasksAtAlpha(OfTasks):
+class _OfTasksAtAlpha(OfTasks, AtAlpha):
     """Those of one strength."""
 
     _parameter_constraints: ClassVar[dict] = {
-        **LinearModel._parameter_constraints,
         **COORDINATE_DESCENT,
-        "alpha": [NOT_NEGATIVE],
-        "warm_start": ["boolean"],
     }
     path = staticmethod(enet_path)
 
-    alpha: Any = first(1.0)
     copy_X: Any = True
-    warm_start: Any = False
     random_state: Any = None
     selection: Any = "cyclic"
 
@@ -208,9 +187,6 @@ class MultiTaskLasso(_OfTasksAtAlpha):
     ```
     """
 
-    def _penalty(self, data: Data) -> Penalty:
-        return task_penalty(data, self.alpha)
-
 
 @arguments
 class MultiTaskElasticNet(_OfTasksAtAlpha):
@@ -230,12 +206,6 @@ class MultiTaskElasticNet(_OfTasksAtAlpha):
     ```
     """
 
-    _parameter_constraints: ClassVar[dict] = {
-        **_OfTasksAtAlpha._parameter_constraints,
-        "l1_ratio": [RATIO],
-    }
+    _parameter_constraints: ClassVar[dict] = {"l1_ratio": [RATIO]}
 
     l1_ratio: Any = 0.5
-
-    def _penalty(self, data: Data) -> Penalty:
-        return task_penalty(data, self.alpha, self.l1_ratio)

@@ -2,48 +2,38 @@
 
 from __future__ import annotations
 
+from itertools import zip_longest
 from typing import Any, ClassVar
 
 import numpy as np
 from sklearn.base import _fit_context
 
-from .. import linear
 from ..linear import Fit
-from ..penalties import Penalty
 from ._base import (
     COORDINATE_DESCENT,
-    NOT_NEGATIVE,
     RATIO,
-    LinearModel,
+    AtAlpha,
+    OfElasticNet,
     OfSeveralTargets,
     Regressor,
     arguments,
-    elastic_net,
-    first,
 )
 from ._padding import Data
 from ._paths import enet_path
 
 
 @arguments
-class _OnePerTarget(OfSeveralTargets, Regressor):
+class _OnePerTarget(OfSeveralTargets, OfElasticNet, AtAlpha, Regressor):
     """Models in which each target of y (n, k) is fitted by itself."""
 
     _parameter_constraints: ClassVar[dict] = {
-        **LinearModel._parameter_constraints,
         **COORDINATE_DESCENT,
-        "alpha": [NOT_NEGATIVE],
-        "positive": ["boolean"],
         "precompute": ["boolean", "array-like"],
-        "warm_start": ["boolean"],
     }
     path = staticmethod(enet_path)
 
-    alpha: Any = first(1.0)
-    positive: Any = False
     precompute: Any = False
     copy_X: Any = True
-    warm_start: Any = False
     random_state: Any = None
     selection: Any = "cyclic"
 
@@ -62,8 +52,12 @@ class _OnePerTarget(OfSeveralTargets, Regressor):
     def _fit(self, data: Data) -> Any:
         if data.y.ndim == 1:
             return super()._fit(data)
-        pen, settings = self._penalty(data), self._settings(data)
-        return [linear.fit(data.X, one, pen, **settings) for one in data.y.T]
+        before = getattr(self, "fit_", None)
+        before = before if isinstance(before, list) else []
+        return [
+            self._fit_one(data, y, fit)
+            for y, fit in zip_longest(data.y.T, before[: data.y.shape[1]])
+        ]
 
     def _keep(self, fit: Fit | list[Fit], data: Data) -> None:
         if isinstance(fit, Fit):
@@ -83,8 +77,10 @@ class Lasso(_OnePerTarget):
 
     `alpha` ≥ 0; `fit_intercept`; `positive`: w ≥ 0; `tol` bounds the duality gap in units of the
     null deviance, `max_iter` the gradient steps where they are needed. Targets y (n,), or (n, k),
-    each then a lasso of its own. Sample weights are normalised to sum one. `precompute`, `copy_X`,
-    `warm_start`, `random_state` and `selection` say how scikit-learn computes: they change nothing.
+    each then a lasso of its own. Sample weights are normalised to sum one. `weights` (p,) ≥ 0 are
+    factors of `alpha`, one per feature: 0 for one that is not penalised. `warm_start`: a fit starts
+    from the one before, and ends where it would without. `precompute`, `copy_X`, `random_state`,
+    `selection` and `verbose` say how scikit-learn computes: they change nothing.
 
     Attributes: `coef_` (p,) or (k, p), `sparse_coef_`, `intercept_`, `n_iter_`, `dual_gap_` (in the
     units of the objective), `fit_` (the `l1jax.Fit`; k of them for k targets), `n_features_in_`,
@@ -101,10 +97,6 @@ class Lasso(_OnePerTarget):
 
     ```
     """
-
-    def _penalty(self, data: Data) -> Penalty:
-        del data
-        return elastic_net(self.alpha, positive=self.positive)
 
 
 @arguments
@@ -124,13 +116,6 @@ class ElasticNet(_OnePerTarget):
     ```
     """
 
-    _parameter_constraints: ClassVar[dict] = {
-        **_OnePerTarget._parameter_constraints,
-        "l1_ratio": [RATIO],
-    }
+    _parameter_constraints: ClassVar[dict] = {"l1_ratio": [RATIO]}
 
     l1_ratio: Any = 0.5
-
-    def _penalty(self, data: Data) -> Penalty:
-        del data
-        return elastic_net(self.alpha, self.l1_ratio, self.positive)

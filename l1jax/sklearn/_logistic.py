@@ -16,30 +16,27 @@ from sklearn.base import _fit_context
 from sklearn.linear_model._base import LinearClassifierMixin, SparseCoefMixin
 from sklearn.metrics import get_scorer, get_scorer_names
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.class_weight import compute_class_weight
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import _check_sample_weight, column_or_1d, validate_data
+from sklearn.utils.validation import _check_sample_weight
 
 from .. import linear
 from .._types import AnyArray
 from ..linear import CrossValidated, Fit, Path
 from ..losses import Logistic, Loss, Multinomial
 from ..penalties import Penalty
-from ._base import POSITIVE, RATIO, LinearModel, arguments, elastic_net, first, numbers
+from ._base import POSITIVE, RATIO, arguments, elastic_net, first, numbers
+from ._classes import OfClasses
 from ._cross_validated import OfFolds
 from ._padding import Data
 
-_INVERSE_STRENGTH = Interval(Real, 0, None, closed="right")  # infinite: no penalty
+INVERSE_STRENGTH = Interval(Real, 0, None, closed="right")  # infinite: no penalty
 _SOLVERS = {"lbfgs", "liblinear", "newton-cg", "newton-cholesky", "sag", "saga"}
 
 
 @arguments
-class _Classifier(LinearClassifierMixin, SparseCoefMixin, LinearModel):
+class _Classifier(LinearClassifierMixin, SparseCoefMixin, OfClasses):
     """A model that predicts classes."""
 
     _parameter_constraints: ClassVar[dict] = {
-        **LinearModel._parameter_constraints,
-        "class_weight": [dict, StrOptions({"balanced"}), None],
         "dual": ["boolean"],
         "intercept_scaling": [POSITIVE],
         "n_jobs": [Integral, None],
@@ -50,7 +47,6 @@ class _Classifier(LinearClassifierMixin, SparseCoefMixin, LinearModel):
     }
 
     penalty: Any = first("deprecated")
-    class_weight: Any = None
     dual: Any = False
     intercept_scaling: Any = 1.0
     n_jobs: Any = None
@@ -71,18 +67,6 @@ class _Classifier(LinearClassifierMixin, SparseCoefMixin, LinearModel):
         if eta.ndim == 1:
             return np.stack([log_expit(-eta), log_expit(eta)], axis=1)
         return log_softmax(eta, axis=1)
-
-    def _validate(self, X: Any, y: Any) -> tuple[Any, np.ndarray]:
-        X, y = validate_data(self, X, y, accept_sparse="csr", dtype=np.float64)
-        check_classification_targets(y)
-        y = column_or_1d(y, warn=True)
-        self.classes_ = np.unique(y)
-        if len(self.classes_) < 2:
-            raise ValueError(
-                f"{type(self).__name__} needs y of two classes or more, got one class: "
-                f"{self.classes_[0]!r}."
-            )
-        return X, y
 
     @property
     def _penalises_intercept(self) -> bool:
@@ -112,20 +96,6 @@ class _Classifier(LinearClassifierMixin, SparseCoefMixin, LinearModel):
             return fit
         level = float(self.intercept_scaling) * fit.coef[..., -1]
         return dataclasses.replace(fit, coef=fit.coef[..., :-1], intercept=level)
-
-    def _targets(self, y: np.ndarray) -> np.ndarray:
-        return np.searchsorted(self.classes_, y).astype(np.float64)
-
-    def _weights(self, weights: np.ndarray, y: np.ndarray) -> np.ndarray:
-        if self.class_weight is None:
-            return weights
-        of_row = np.searchsorted(self.classes_, y)
-        if self.class_weight == "balanced":
-            totals = np.bincount(of_row, weights)
-            of_class = weights.sum() / (len(totals) * np.where(totals > 0, totals, 1))
-        else:
-            of_class = compute_class_weight(self.class_weight, classes=self.classes_, y=y)
-        return weights * of_class[of_row]
 
     def _loss(self) -> Loss:
         n_classes = len(self.classes_)
@@ -165,8 +135,8 @@ class LogisticRegression(_Classifier):
     1 / (C Σ sᵢ).
 
     Of `solver`, only "liblinear" makes a difference: it fits the intercept as the coefficient of a
-    column of `intercept_scaling`, penalised like any other. `dual`, `n_jobs`, `random_state`,
-    `verbose` and `warm_start` change nothing.
+    column of `intercept_scaling`, penalised like any other. `dual`, `n_jobs`, `random_state`
+    and `verbose` change nothing; `warm_start` as for `Lasso`.
 
     Attributes: `classes_` (K,), `coef_` (1, p) or (K, p) for K > 2, `intercept_` (1,) or (K,),
     `n_iter_` (1,), `dual_gap_` (of the mean loss), `fit_`, `n_features_in_`, `feature_names_in_`.
@@ -187,8 +157,7 @@ class LogisticRegression(_Classifier):
     """
 
     _parameter_constraints: ClassVar[dict] = {
-        **_Classifier._parameter_constraints,
-        "C": [_INVERSE_STRENGTH],
+        "C": [INVERSE_STRENGTH],
         "l1_ratio": [RATIO, None],
         "warm_start": ["boolean"],
     }
@@ -253,8 +222,6 @@ class LogisticRegressionCV(OfFolds, _Classifier):
     """
 
     _parameter_constraints: ClassVar[dict] = {
-        **OfFolds._parameter_constraints,
-        **_Classifier._parameter_constraints,
         "Cs": [Interval(Integral, 1, None, closed="left"), "array-like"],
         "l1_ratios": [RATIO, "array-like", None],
         "penalty": [StrOptions({"l1", "l2", "elasticnet", "deprecated"})],
@@ -438,7 +405,7 @@ class LogisticRegressionCV(OfFolds, _Classifier):
         """The values of C, ascending: strengths descend."""
         if isinstance(self.Cs, Integral):
             return np.logspace(-4, 4, int(self.Cs))
-        return np.sort(numbers(self.Cs, "Cs", _INVERSE_STRENGTH))
+        return np.sort(numbers(self.Cs, "Cs", INVERSE_STRENGTH))
 
 
 def strengths(C: Any, weights: np.ndarray) -> Any:

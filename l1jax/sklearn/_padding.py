@@ -30,16 +30,18 @@ class Data(NamedTuple):
         return self.X.shape[1]
 
 
-def padded(X: Any, y: np.ndarray, weights: np.ndarray) -> Data:
+def padded(X: Any, y: np.ndarray, weights: np.ndarray, in_columns: bool = True) -> Data:
     """The data in the next larger shape of a ladder by twos, where that is small (and so dense)."""
     n, p = X.shape
-    rows, columns = _next(n, _ROWS), _next(p, _COLUMNS)
+    rows, columns = _next(n, _ROWS), _next(p, _COLUMNS) if in_columns else p
     if rows * columns > _ENTRIES:
         return Data(X, y, weights, n, p)
     wide = np.zeros((rows, columns))
     wide[:n, :p] = X.toarray() if sparse.issparse(X) else X
     more = (0, rows - n)
-    return Data(wide, np.pad(y, [more] + [(0, 0)] * (y.ndim - 1)), np.pad(weights, more), n, p)
+    # The last targets again: those are what a loss accepts.
+    targets = np.pad(y, [more] + [(0, 0)] * (y.ndim - 1), mode="edge")
+    return Data(wide, targets, np.pad(weights, more), n, p)
 
 
 def _next(size: int, least: int) -> int:

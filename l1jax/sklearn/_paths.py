@@ -15,13 +15,14 @@ from ._base import COORDINATE_DESCENT, NOT_NEGATIVE, RATIO, LinearModel, elastic
 from ._padding import Data, padded
 
 _NOTHING = np.finfo(np.float64).resolution  # the grid where every strength gives the null model
-_COUNT = 100  # strengths of a grid unless given
+COUNT = 100  # strengths of a grid unless given
 
 
 # How a grid of strengths may be given.
 GRID: dict[str, list] = {
     "eps": [Interval(Real, 0, 1, closed="right")],
     "alphas": [Interval(Integral, 1, None, closed="left"), "array-like", None],
+    "n_alphas": [Interval(Integral, 1, None, closed="left"), StrOptions({"deprecated"}), None],
 }
 
 
@@ -31,7 +32,6 @@ GRID: dict[str, list] = {
         **COORDINATE_DESCENT,
         "l1_ratio": [RATIO],
         "max_iter": LinearModel._parameter_constraints["max_iter"],
-        "n_alphas": [Interval(Integral, 1, None, closed="left"), StrOptions({"deprecated"}), None],
         "positive": ["boolean"],
         "return_n_iter": ["boolean"],
         "tol": [NOT_NEGATIVE],
@@ -45,7 +45,7 @@ def enet_path(
     l1_ratio: Any = 0.5,
     eps: Any = 1e-3,
     n_alphas: Any = "deprecated",
-    alphas: Any = _COUNT,
+    alphas: Any = COUNT,
     precompute: Any = "auto",
     Xy: Any = None,
     copy_X: bool = True,
@@ -81,8 +81,7 @@ def enet_path(
 
     ```
     """
-    if not (n_alphas is None or isinstance(n_alphas, str)) and alphas is _COUNT:
-        alphas = n_alphas
+    alphas = number_or_strengths(alphas, n_alphas)
     del precompute, Xy, copy_X, coef_init, verbose, check_input, random_state, selection
     read: Any = check_array  # whose defaults are not its types
     X = read(X, accept_sparse="csr", dtype=np.float64)
@@ -131,9 +130,15 @@ def task_penalty(data: Data, alpha: Any, l1_ratio: Any = 1.0) -> Penalty:
     return kind(float(alpha), each, float(l1_ratio), ones)
 
 
+def number_or_strengths(alphas: Any, n_alphas: Any) -> Any:
+    """How many strengths, or which: `n_alphas` is scikit-learn's older name for how many."""
+    is_given = not (n_alphas is None or isinstance(n_alphas, str))
+    return n_alphas if is_given and (alphas is None or alphas is COUNT) else alphas
+
+
 def strengths(data: Data, pen: Penalty, alphas: Any, eps: Any, settings: Any) -> np.ndarray:
     """The grid, descending: the given one, or of so many strengths."""
-    alphas = _COUNT if alphas is None else alphas
+    alphas = COUNT if alphas is None else alphas
     if not isinstance(alphas, Integral):
         return -np.sort(-numbers(alphas, "alphas", NOT_NEGATIVE))
     biggest = float(linear.lambda_max(data.X, data.y, pen, **settings))

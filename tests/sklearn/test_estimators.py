@@ -52,6 +52,17 @@ CHECKED = [
     (ours.GroupLassoCV(**_GRID), linear_model.LassoLarsCV()),
     (ours.SparseGroupLasso(), linear_model.HuberRegressor()),
     (ours.CoxRegressor(), linear_model.HuberRegressor()),
+    (ours.MCPRegressor(), linear_model.HuberRegressor()),
+    (ours.MCPRegressorCV(**_GRID), linear_model.LassoLarsCV()),
+    (ours.SCADRegressor(), linear_model.HuberRegressor()),
+    (ours.SparseSLOPE(), linear_model.HuberRegressor()),
+    # Others of its ratios compile for each number of columns.
+    (ours.FusedLasso(l1_ratio=1.0), linear_model.HuberRegressor()),
+    (ours.SqrtLasso(tol=1e-3), linear_model.HuberRegressor()),
+    (ours.QuantileLasso(tol=1e-3), linear_model.QuantileRegressor()),
+    (ours.GammaLasso(), linear_model.GammaRegressor()),
+    (ours.TweedieLasso(), linear_model.TweedieRegressor()),
+    (ours.NegativeBinomialLasso(), linear_model.PoissonRegressor()),
 ]
 
 
