@@ -2,7 +2,8 @@
 
 Reads the jaxpr of an apply function (`_program`), relates the indices of axes that go together (`_axes`,
 `_axis_rules`), finds what is constant (`_constants`, `_constant_rules`) and what is read (`_read_rules`), folds
-constants into biases (`_folding`), and runs what is left (`_rebind`). May import: `training`, and the root.
+constants into biases (`_folding`), and runs what is left (`_rebind`). May import
+`training` and what that may import.
 """
 
 from ._compact import Compacted as Compacted

@@ -9,17 +9,27 @@ from typing import Any
 import jax
 import numpy as np
 
-from ._cuts import Removed
+from ._cuts import LeafCut, Removed
 from ._program import Equation, Value, fingerprint
 from ._rebind import Rebound
 from ._removal import relations
 from ._trace import Split, Traced, split, trace
 
 
+class OtherProgram(ValueError):
+    """A function, or shapes of its arguments, that a plan was not made for."""
+
+
+def check_apply(apply: Any) -> None:
+    if not callable(apply):
+        raise TypeError(f"apply must be a function of (params, *inputs), got {apply!r}.")
+
+
 class Bound:
     """`apply` for the parameters of a plan."""
 
     def __init__(self, apply: Callable, plan: Removed):
+        check_apply(apply)
         self._apply, self._plan = apply, plan
         self._compiled: dict[Any, tuple[Callable, Any]] = {}
         functools.update_wrapper(self, apply, updated=())
@@ -28,6 +38,7 @@ class Bound:
         count = 2 if self._plan.has_state else 1
         params, inputs = split(args[:count]), split(args[count:])
         self._check(params)
+        self._check_inputs(inputs)
         key = (params.key, inputs.key, jax.config.read("jax_enable_x64"))
         if key not in self._compiled:
             self._compiled[key] = self._bind(params, inputs)
@@ -50,29 +61,44 @@ class Bound:
                     f"{cut.small} of {cut.shape}: pass plan.apply(params) or what compact returned."
                 )
 
+    def _check_inputs(self, inputs: Split) -> None:
+        expected = [cut.path for cut in self._plan.inputs]
+        if inputs.paths != expected:
+            raise ValueError(
+                f"the inputs must hold arrays at {', '.join(expected) or 'no place'} as for compact, and hold "
+                f"them at {', '.join(inputs.paths) or 'no place'}: where compact got a Python number, pass "
+                "one, or call compact with jnp.asarray of it."
+            )
+        for cut, x in zip(self._plan.inputs, inputs.arrays, strict=True):
+            shape = tuple(np.shape(x))
+            if len(shape) != len(cut.shape):
+                raise ValueError(
+                    f"input {cut.path} has shape {shape}, where compact got {cut.shape}: pass an array of "
+                    f"{len(cut.shape)} axes, one example as a batch of one."
+                )
+            if not all(isinstance(size, int) for size in shape):
+                raise ValueError(
+                    f"input {cut.path} has the symbolic shape {shape}: export the smaller function for a batch "
+                    "whose size is a number."
+                )
+
     def _bind(self, params: Split, inputs: Split) -> tuple[Callable, Any]:
         plan = self._plan
         full = [
             jax.ShapeDtypeStruct(cut.shape, leaf.dtype)
             for cut, leaf in zip(plan.cuts, params.arrays, strict=True)
         ]
-        given = [
-            _restored(x, cut) for x, cut in zip(inputs.arrays, _inputs(plan, inputs), strict=True)
-        ]
+        given = [_restored(x, cut) for x, cut in zip(inputs.arrays, plan.inputs, strict=True)]
         traced = trace(self._apply, params._replace(arrays=full), inputs._replace(arrays=given))
         rebound = rebind(traced, plan)
         run = jax.jit(lambda arrays, others: rebound([*arrays, *others]))
         return run, traced.out_tree
 
 
-def _inputs(plan: Removed, inputs: Split) -> list:
-    return list(plan.inputs) or [None] * len(inputs.arrays)
-
-
-def _restored(x: Any, cut: Any) -> jax.ShapeDtypeStruct:
+def _restored(x: Any, cut: LeafCut) -> jax.ShapeDtypeStruct:
     """The shape that an input had before features of it were cut."""
     shape = list(np.shape(x))
-    for axis, gone in enumerate(cut.removed if cut is not None else ()):
+    for axis, gone in enumerate(cut.removed):
         shape[axis] += len(gone)
     return jax.ShapeDtypeStruct(tuple(shape), x.dtype)
 
@@ -80,7 +106,7 @@ def _restored(x: Any, cut: Any) -> jax.ShapeDtypeStruct:
 def rebind(traced: Traced, plan: Removed) -> Rebound:
     """A traced program, cut by a plan that was made of a trace for other inputs."""
     if fingerprint(traced.program) != plan.program:
-        raise ValueError(
+        raise OtherProgram(
             "apply is another program for these arguments than for those of compact, so that the plan does "
             "not hold for it: call compact again with arguments of these shapes and dtypes."
         )

@@ -13,6 +13,7 @@ from jaxtyping import PyTree
 
 from .._tracing import is_differentiable
 from ._batches import check_batches
+from ._bind import check_apply
 from ._cuts import LeafCut
 from ._plan import PruningPlan
 from ._program import fingerprint
@@ -21,7 +22,7 @@ from ._removal import Removal, complete, find_removal
 from ._report import Report, cost, layers
 from ._rounding import round_up
 from ._trace import Split, Traced, are_read, check_pure, split, trace
-from ._verify import allowed_difference, difference, random_like
+from ._verify import allowed_difference, difference, random_like, tolerance_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,28 +57,33 @@ def compact(
     """Removes the units that are silent at these parameters: constant, or read by nothing.
 
     A channel whose scale is 0 is the constant act(β): it goes into the bias of what follows, and the channel
-    goes, with all weights that write or read it. The outputs stay the same up to rounding, which is
-    checked. What is removed is proved on the jaxpr of `apply`; an operation that is not known keeps what it
-    touches. Gradients with respect to what is kept stay the same too. All values inside are taken to be
-    finite: only then is a product with zero a zero.
+    goes, with all weights that write or read it. The outputs stay the same up to rounding, which is checked,
+    to that of the coarsest dtype that `apply` computes in. What is removed is proved on the jaxpr of `apply`;
+    an operation that is not known keeps what it touches. Gradients with respect to what is kept stay the same
+    too, except at zeros that multiplied what was removed: a constant is carried to a bias only past what does
+    not depend on parameters that are kept. All values inside are taken to be finite: only then is a product
+    with zero a zero.
 
     **Arguments:**
 
     - `apply`: a pure function `apply(params, *inputs)`, or `apply(params, state, *inputs)`, as at inference.
     - `params`: any tree of arrays, Equinox and Flax NNX modules among them; what is no array stays as it is.
-    - `example_inputs`: arrays of the shapes and dtypes that `apply` takes, for any size of the batch.
-    - `state`: running statistics; they are cut with the parameters.
+    - `example_inputs`: arrays of the shapes and dtypes that `apply` takes, for any size of the batch; random
+      keys too. They are positional. A Python number stays one.
+    - `state`: running statistics; they are cut with the parameters. Returned as it came, a state is cut too;
+      one that `apply` computes is an output, and keeps its shape.
     - `silent`: masks of units that should go, by path of a vector or by (path, axis):
       {"norm/scale": gamma == 0}. Those alone are removed; an error says which one is not silent.
     - `multiple_of`: widths are rounded up to a multiple of it; the kept units are the least silent.
-    - `add_constants`: adds constants that no bias can take to the program, as arrays of the new function.
+    - `add_constants`: adds constants that no bias can take, or not without a change of gradients, to the
+      program where they enter, as arrays of the new function.
     - `cut_inputs`: removes features of the inputs that nothing reads; `plan.cut_inputs` cuts inputs.
     - `batch_axis`: 0 where all inputs have a batch in front: it is checked that the examples of a batch do not
       depend on one another. None where they have none.
 
-    **Raises:** ValueError where `apply` has side effects, differs from trace to trace or depends on the batch;
-    for parameters or examples that are not finite; for `silent` units that are not; and where the outputs are
-    not the same, which must not happen.
+    **Raises:** TypeError where `apply` is no function. ValueError where it has side effects, differs from
+    trace to trace or depends on the batch; for parameters or examples that are not finite; for `silent` units
+    that are not; and where the outputs are not the same, which must not happen.
 
     **Example:**
 
@@ -98,6 +104,8 @@ def compact(
 
     ```
     """
+    check_apply(apply)
+    _check_options(silent, batch_axis)
     has_state = state is not None
     ours = split((params, state) if has_state else (params,))
     model = _Model(apply, ours, split(example_inputs), has_state)
@@ -110,9 +118,22 @@ def compact(
     _forget(traced)
     bound = plan.bind(apply)
     report = _report(model, plan, bound, small, removal, traced)
-    check_batches(model.apply, bound, model.params, small, model.inputs, plan, batch_axis)
+    if batch_axis is not None:
+        tolerance = tolerance_of(traced.program)
+        check_batches(apply, bound, model.params, small, model.inputs, plan, tolerance)
     trees = ours.join(small)
     return Compacted(bound, trees[0], trees[1] if has_state else None, report, plan)
+
+
+def _check_options(silent: Any, batch_axis: Any) -> None:
+    if silent is not None and not isinstance(silent, Mapping):
+        raise TypeError(
+            f"silent must be masks by path, such as {{'norm/scale': gamma == 0}}, got {type(silent).__name__}."
+        )
+    if batch_axis is not None and (isinstance(batch_axis, bool) or batch_axis != 0):
+        raise ValueError(
+            f"batch_axis must be 0, or None where the inputs have no batch in front, got {batch_axis!r}."
+        )
 
 
 def _forget(traced: Traced) -> None:
@@ -182,6 +203,8 @@ def _declared(
             raise ValueError(
                 f"silent names {path!r}, which has {len(axes)} axes: write ({path!r}, axis)."
             )
+        if axis not in range(len(axes)):
+            raise ValueError(f"silent names axis {axis!r} of {path!r}, which has {len(axes)} axes.")
         mask = np.asarray(mask)
         if mask.dtype != bool or mask.shape != axes[axis].shape:
             raise ValueError(
@@ -283,7 +306,8 @@ def _report(
         b = smaller(small, list(plan.cut_inputs(*inputs)))
         if seed is None:
             _check_finite(a)
-        found, allowed = difference(*_comparable(a, b))
+        found = difference(*_comparable(a, b))
+        allowed = tolerance_of(traced.program)
         allowed = allowed_difference(full, model.params, inputs, a, found, allowed)
         if not found <= allowed:
             raise ValueError(

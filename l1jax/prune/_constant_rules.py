@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -10,7 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from . import _primitives as prim
-from ._constants import MOST, Constants, Known, all_along, broadcast, expanded, known, reshaped
+from ._constants import (
+    MAX_ENTRIES,
+    Constants,
+    Known,
+    all_along,
+    broadcast,
+    expanded,
+    known,
+    reshaped,
+)
 from ._contraction import contract
 from ._program import Equation, Program, Value
 
@@ -46,9 +55,10 @@ def through(equation: Equation, facts: list[Known]) -> list[Known | None]:
 
 
 def _fits(fact: Known, facts: list[Known]) -> bool:
-    """Whether it is small, or all was known before: weights may be as large as they are."""
-    is_small = max(fact.mask.size, fact.value.size) <= MOST
-    return is_small or all(one.everywhere for one in facts)
+    """Whether it is small, or no larger than what was known before: weights may be as large as they are."""
+    size = max(fact.mask.size, fact.value.size)
+    before = max((max(one.mask.size, one.value.size) for one in facts), default=0)
+    return size <= max(MAX_ENTRIES, before) or all(one.everywhere for one in facts)
 
 
 _NUMPY: dict[str, Callable] = {
@@ -93,7 +103,7 @@ def _computed(equation: Equation, values: list[np.ndarray]) -> np.ndarray:
 
 
 def _bind(equation: Equation, arrays: list[Any]) -> Any:
-    """The primitive evaluated, in the precision that it was traced in."""
+    """The primitive evaluated, with the parameters that it was traced with."""
     return equation.eqn.primitive.bind(*arrays, **equation.params)
 
 
@@ -227,7 +237,7 @@ def _iota(equation: Equation, facts: list[Known]) -> Known:
 
 
 def _reduced(equation: Equation, facts: list[Known]) -> Known | None:
-    axes, shape = tuple(equation.params["axes"]), equation.ins[0].shape
+    axes, shape = tuple(map(int, equation.params["axes"])), equation.ins[0].shape
     mask = all_along(facts[0].mask, axes)
     if not mask.any():
         return None
@@ -363,14 +373,24 @@ def ungrouped(array: np.ndarray, equation: Equation, where: prim.Convolution) ->
     return array.reshape(shape)
 
 
+def _every_window_meets(params: Mapping[str, Any]) -> bool:
+    """Whether no window lies in the padding alone, where a maximum is −∞; False where that is not plain."""
+    names = ("padding", "window_dimensions", "window_dilation", "base_dilation")
+    for pads, width, apart, holes in zip(*(params[name] for name in names), strict=True):
+        is_padded = tuple(pads) != (0, 0)
+        if holes != 1 or (is_padded and (apart != 1 or max(pads) >= width)):
+            return False
+    return True
+
+
 def _window(equation: Equation, facts: list[Known]) -> Known | None:
     free = prim.untouched_by_window(equation)
     others = [axis for axis in range(equation.ins[0].ndim) if axis not in free]
     if any(array.shape[axis] != 1 for array in facts[0] for axis in others):
         return None
-    if equation.name != "reduce_window_sum":
-        return facts[0]
     params = equation.params
+    if equation.name != "reduce_window_sum":
+        return facts[0] if _every_window_meets(params) else None
     pads = any(tuple(pair) != (0, 0) for pair in params["padding"])
     pads |= any(dilation != 1 for dilation in params["base_dilation"])
     mask, value = facts[0]
@@ -384,26 +404,26 @@ def _gather(equation: Equation, facts: list[Known]) -> Known | None:
     table, out = facts[0], equation.outs[0]
     passed = dict(prim.passed_by_gather(equation))
     mode = str(equation.params["mode"])
-    if not table.everywhere or "fill" in mode.lower() or "one_hot" in mode.lower():
+    if "fill" in mode.lower() or "one_hot" in mode.lower():
         return None
-    value = table.value
+    mask, value = table
     others = tuple(axis for axis in range(value.ndim) if axis not in passed)
     if not value.size:
         return None
     first = value[
         tuple(slice(0, 1) if axis in others else slice(None) for axis in range(value.ndim))
     ]
-    same = (value == first).all(axis=others, keepdims=True)
-    shape = [1] * out.ndim
+    same = all_along(value == first, others, keepdims=True) & all_along(mask, others, keepdims=True)
+    shapes = [[1] * out.ndim for _ in range(2)]
     for axis, place in passed.items():
-        shape[place] = value.shape[axis]
-    return Known(same.reshape(shape), first.reshape(shape))
+        shapes[0][place], shapes[1][place] = same.shape[axis], value.shape[axis]
+    return Known(same.reshape(shapes[0]), first.reshape(shapes[1]))
 
 
 def _evaluated(equation: Equation, facts: list[Known]) -> list[Known | None]:
     """Any primitive, where all that it reads is known and small."""
     sizes = [value.shape for value in (*equation.ins, *equation.outs)]
-    if sum(int(np.prod(size)) for size in sizes) > MOST or equation.eqn.effects:
+    if sum(int(np.prod(size)) for size in sizes) > MAX_ENTRIES or equation.eqn.effects:
         return [None] * len(equation.outs)
     arrays = [
         jnp.asarray(np.broadcast_to(fact.value, value.shape).astype(value.dtype, copy=False))

@@ -13,7 +13,7 @@ import numpy as np
 from ._program import Value, content_of
 from ._reshapes import blocks
 
-MOST = 2**24  # entries beyond which a constant is not followed
+MAX_ENTRIES = 2**24  # entries beyond which a constant is not followed
 
 
 class Known(NamedTuple):

@@ -287,13 +287,13 @@ def _summed_axes(equation: Equation) -> tuple[int, ...]:
         return prim.product(equation).contracted[0]
     if equation.name == "conv_general_dilated":
         return (prim.convolution(equation).lhs[1],)
-    return tuple(equation.params["axes"])
+    return tuple(map(int, equation.params["axes"]))
 
 
 def _total(equation: Equation, facts: list[Known]) -> Known | None:
     if equation.name != "reduce_sum":
         return product_of(equation, *facts)
-    axes, shape = tuple(equation.params["axes"]), equation.ins[0].shape
+    axes, shape = _summed_axes(equation), equation.ins[0].shape
     value = np.where(facts[0].mask, facts[0].value, 0)
     return Known(all_along(facts[0].mask, axes), summed(value, axes, shape))
 
@@ -308,16 +308,17 @@ def _map(equation: Equation, features: Known, kernel: Known) -> Known | None:
     shape = list(equation.ins[0].shape)
     shape[where.lhs[0]] = 1
     is_one = features.mask.shape[where.lhs[0]] == features.value.shape[where.lhs[0]] == 1
-    if not (features.everywhere and kernel.everywhere and is_one):
+    if not (features.everywhere and is_one):
         return None
-    arrays = [
-        np.broadcast_to(features.value, shape),
-        np.broadcast_to(kernel.value, equation.ins[1].shape),
-    ]
     dtypes = [value.dtype for value in equation.ins]
-    given = [jnp.asarray(array.astype(dtype)) for array, dtype in zip(arrays, dtypes, strict=True)]
-    found = np.asarray(equation.eqn.primitive.bind(*given, **equation.params))
-    return Known(np.ones((1,) * found.ndim, bool), found)
+
+    def convolved(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        arrays = np.broadcast_to(left, shape), np.broadcast_to(right, equation.ins[1].shape)
+        given = [jnp.asarray(one.astype(dtype)) for one, dtype in zip(arrays, dtypes, strict=True)]
+        return np.asarray(equation.eqn.primitive.bind(*given, **equation.params))
+
+    unknown = convolved(features.value != 0, ~kernel.mask)
+    return Known(unknown == 0, convolved(features.value, np.where(kernel.mask, kernel.value, 0)))
 
 
 def _plus(folder: _Folder, equation: Equation, offsets: list[Offset | None]) -> Any:

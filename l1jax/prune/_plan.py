@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
+from os import PathLike
 from typing import Any
 
 import jax
@@ -28,7 +29,8 @@ class PruningPlan(Removed):
     def apply(self, tree: PyTree) -> PyTree:
         """A tree that holds arrays of the parameters' shapes, such as an optimiser's state, made smaller.
 
-        Arrays are found by the end of their path; others, such as counters, are left as they are. Constants
+        Arrays are found by the end of their path; others, such as counters, are left as they are. Vectors kept
+        for single axes of a parameter (Adafactor, SM3) are cut by their axis. Constants
         are not folded into biases here: `compact` does that for parameters, where their values are known.
 
         **Raises:** ValueError where no array is found, or one has another shape.
@@ -42,15 +44,17 @@ class PruningPlan(Removed):
     def bind(self, apply: Callable) -> Callable:
         """`apply` for smaller parameters: the function that `compact` returns.
 
-        Runs under `jit`, `grad`, `vmap` and `jax.export`, for any batch size.
+        Runs under `jit`, `grad` and `vmap`, for any batch size; `jax.export` takes one that is a number.
 
-        **Raises:** when it is called: ValueError for parameters of other shapes, or a function that is not
-        the one that was planned for.
+        **Raises:** TypeError for what is no function. When it is called: ValueError for parameters of other
+        shapes, inputs of another number or rank, or a function that is not the one that was planned for.
         """
         return Bound(apply, self)
 
     def save(self, file: Any) -> None:
         """Writes the plan to a file, for `l1jax.load`."""
+        if not isinstance(file, str | PathLike) and not hasattr(file, "write"):
+            raise TypeError(f"file must be a path, or a file opened for writing, got {file!r}.")
         save(self, file)
 
     @staticmethod
@@ -94,13 +98,18 @@ class PruningPlan(Removed):
                 axes = _axes_in(tuple(leaf.shape), shape_of(cut))
                 if axes is not None:
                     return cut, axes
+            for cut in names.get(parts[start:-1], ()):
+                axes = _axis_named(parts[-1], tuple(leaf.shape), shape_of(cut))
+                if axes is not None:
+                    return cut, axes
             if parts[start:] in names:
                 cut = names[parts[start:]][0]
                 if math.prod(leaf.shape) <= 1:
                     return None, ()
                 raise ValueError(
                     f"{'/'.join(parts)} has shape {tuple(leaf.shape)}, where the parameter {cut.path} of the "
-                    f"plan has {shape_of(cut)}: pass a tree for the same parameters."
+                    f"plan has {shape_of(cut)}: pass a tree for the same parameters; what an optimiser keeps "
+                    "in another shape, as L-BFGS does, its init makes anew for the smaller ones."
                 )
         return None, ()
 
@@ -115,6 +124,12 @@ def _axes_in(shape: tuple[int, ...], full: tuple[int, ...]) -> tuple[int, ...] |
     dropped = [tuple(a for a in everything if a != k) for k in everything]
     fitting = [axes for axes in dropped if tuple(full[a] for a in axes) == shape]
     return fitting[0] if len(fitting) == 1 else None
+
+
+def _axis_named(name: str, shape: tuple[int, ...], full: tuple[int, ...]) -> tuple[int, ...] | None:
+    """The axis of a vector kept for each axis of a parameter, in their order, as SM3 does."""
+    axis = int(name) if name.isdecimal() else len(full)
+    return (axis,) if axis < len(full) and shape == (full[axis],) else None
 
 
 def _cut_input(cut: LeafCut, x: Any) -> Any:

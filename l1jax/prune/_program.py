@@ -127,9 +127,13 @@ class Program:
 
 
 class Roles(NamedTuple):
-    """Which values of a program are parameters, inputs, and outputs whose shape must stay."""
+    """Which values of a program are parameters, inputs, and outputs whose shape must stay.
+
+    `leaves` are the arrays of `params` and those of `state`; gradients are taken of `params` alone.
+    """
 
     leaves: list[Value]
+    params: list[Value]
     inputs: list[Value]
     outputs: list[Value]
 
@@ -288,7 +292,12 @@ def _sign(value: Value) -> int:
     if value.content is None or value.ndim:
         return 0
     content = content_of(value)
-    return 0 if content is None else int(np.sign(content)) if content == content else 2
+    if content is None:
+        return 0
+    if content != content:
+        return 2
+    has_sign = content.dtype.kind not in "bc"  # booleans and complex numbers have none
+    return int(np.sign(content)) if has_sign else int(content != 0)
 
 
 def _pads(equation: Equation) -> Any:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
 from .._tables import Shown, Table
-from ._axes import Units
+from ._axes import Ids, Units
 from ._memory import peak_bytes
 from ._plan import PruningPlan
 from ._program import Program, Value, read_program
@@ -85,7 +85,7 @@ LIVE = "it varies and is read"
 
 
 def _told(why: dict[str, int]) -> str:
-    return "; ".join(f"{count}: {reason}" for reason, count in why.items() if reason != LIVE)
+    return "; ".join(f"{count}: {reason}" for reason, count in why.items())
 
 
 def layers(removal: Removal, plan: PruningPlan, program: Program) -> tuple[Layer, ...]:
@@ -93,7 +93,7 @@ def layers(removal: Removal, plan: PruningPlan, program: Program) -> tuple[Layer
     reading = reading_axes(program, removal.roles.leaves)
     read = are_read(program, removal.roles)
     found: list[Layer] = []
-    for group in shared(removal.units, removal.free, removal.roles.leaves, read):
+    for group in shared(removal.units, removal.free, removal.roles.leaves, read, reading):
         name = distinct(_name(plan, group, reading), group, [one.name for one in found])
         found.append(_layer(removal, plan, group, name))
     return tuple(found)
@@ -105,9 +105,16 @@ def distinct(name: str, axes: list[tuple[int, int]], taken: list[str]) -> str:
 
 
 def shared(
-    units: Units, free: np.ndarray, leaves: list[Value], read: list[bool]
+    units: Units,
+    free: np.ndarray,
+    leaves: list[Value],
+    read: list[bool],
+    reading: Collection[tuple[int, int]] = (),
 ) -> list[list[tuple[int, int]]]:
-    """The (array, axis) that share units, of those with units that could be removed."""
+    """The (array, axis) that share units, of those with units that could be removed.
+
+    Also of those that an output has, where an axis in `reading` contracts them: of a hidden layer.
+    """
     owner = np.full(units.count, -1)
     groups: list[list[tuple[int, int]]] = []
     for k, value in enumerate(leaves):
@@ -122,14 +129,18 @@ def shared(
             for leaf, place in merged:
                 owner[units.of(leaves[leaf])[place]] = len(groups)
             groups.append(merged)
-    return [group for group in groups if any(_is_told(units, free, leaves, one) for one in group)]
+
+    def is_told(group: list[tuple[int, int]]) -> bool:
+        plain = [PLAIN[1]] if any(one in reading for one in group) else PLAIN
+        return any(_is_told(units, free, units.of(leaves[k])[axis], plain) for k, axis in group)
+
+    return [group for group in groups if is_told(group)]
 
 
-def _is_told(units: Units, free: np.ndarray, leaves: list[Value], one: tuple[int, int]) -> bool:
-    """Whether there is something to say: not of inputs and outputs alone, which stay anyway."""
-    ids = units.of(leaves[one[0]])[one[1]]
-    plain = [units.reasons.index(why) for why in PLAIN if why in units.reasons]
-    return bool(free[ids].any() or not np.isin(units.why[ids], [0, *plain]).all())
+def _is_told(units: Units, free: np.ndarray, ids: Ids, plain: Sequence[str]) -> bool:
+    """Whether there is something to say: not where units stay for plain reasons alone."""
+    places = [units.reasons.index(why) for why in plain if why in units.reasons]
+    return bool(free[ids].any() or not np.isin(units.why[ids], [0, *places]).all())
 
 
 def _layer(removal: Removal, plan: PruningPlan, group: list[tuple[int, int]], name: str) -> Layer:

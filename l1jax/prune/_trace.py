@@ -69,9 +69,11 @@ class Traced(NamedTuple):
 
     def roles(self, has_state: bool) -> Roles:
         """A state that is returned as it came may be cut; all other outputs keep their shape."""
-        state = {v for v, inside in zip(self.leaves, self.in_state, strict=True) if inside}
+        pairs = list(zip(self.leaves, self.in_state, strict=True))
+        state = {value for value, inside in pairs if inside}
+        params = [value for value, inside in pairs if not inside]
         outputs = [value for value in self.program.outputs if not has_state or value not in state]
-        return Roles(self.leaves, self.inputs, outputs)
+        return Roles(self.leaves, params, self.inputs, outputs)
 
 
 def are_read(program: Program, roles: Roles) -> list[bool]:

@@ -46,7 +46,7 @@ def convolve(x, kernel, padding="SAME", stride=1, **settings):
 def cnn(padding):
     def apply(params, x):
         x = jax.nn.relu(norm(params, convolve(x, params["k"])))
-        x = convolve(x, params["k2"], padding)
+        x = convolve(x, params["k2"], padding) + params["b2"]
         return x.mean((1, 2)) @ params["v"] + params["b"]
 
     return apply
@@ -60,6 +60,7 @@ def cnn_params(shift):
         "mean": 6,
         "var": 6,
         "k2": (3, 3, 6, 4),
+        "b2": 4,
         "v": (4, 2),
         "b": 2,
     }

@@ -2,6 +2,8 @@
 
 import io
 import re
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +17,9 @@ from l1jax.prune._memory import peak_bytes
 from l1jax.prune._program import read_program
 from tests.prune import networks as nets
 from tests.prune.networks import DEAD, KEPT
+
+# The second is what the test suite raises first, where it checks annotations.
+NO_FUNCTION = r"apply must be a function of \(params, \*inputs\), got 3|parameter 'apply'"
 
 
 @pytest.fixture(scope="module")
@@ -101,11 +106,18 @@ def test_training_goes_on_as_in_the_full_network(small):
     assert new[0].count == 2
 
 
-@pytest.mark.parametrize("tx", [optax.adafactor(0.1, min_dim_size_to_factor=2), optax.lion(0.1)])
+@pytest.mark.parametrize(
+    "tx", [optax.adafactor(0.1, min_dim_size_to_factor=2), optax.lion(0.1), optax.sm3(0.1)]
+)
 def test_cuts_the_state_of_any_optimiser(small, tx):
     params = nets.mlp_params()
     cut, fresh = small.plan.apply(tx.init(params)), tx.init(small.params)
     assert jax.tree.map(jnp.shape, cut) == jax.tree.map(jnp.shape, fresh)
+
+
+def test_refuses_the_state_of_an_optimiser_that_is_not_of_the_shapes_of_parameters(small):
+    with pytest.raises(ValueError, match="L-BFGS does, its init makes anew for the smaller ones"):
+        small.plan.apply(optax.lbfgs().init(nets.mlp_params()))
 
 
 def test_undo_gives_the_full_network_back_with_zeros(small):
@@ -216,6 +228,18 @@ def test_declared_units_are_checked_and_go_alone():
         prune.compact(nets.mlp, params, nets.rows(), silent={"scale": np.ones(5, bool)})
     with pytest.raises(ValueError, match="silent names 'gamma', which is no array of params"):
         prune.compact(nets.mlp, params, nets.rows(), silent={"gamma": mask})
+    with pytest.raises(ValueError, match="silent names axis 7 of 'w', which has 2 axes"):
+        prune.compact(nets.mlp, params, nets.rows(), silent={("w", 7): mask})
+    with pytest.raises(
+        TypeError, match="silent must be masks by path, .* got list|parameter 'silent'"
+    ):
+        prune.compact(nets.mlp, params, nets.rows(), silent=["w"])
+
+
+@pytest.mark.parametrize("axis", [1, -1, True])
+def test_a_batch_is_in_front_or_there_is_none(axis):
+    with pytest.raises(ValueError, match="batch_axis must be 0, or None where"):
+        prune.compact(nets.mlp, nets.mlp_params(), nets.rows(), batch_axis=axis)
 
 
 def test_unread_inputs_are_reported_and_cut_on_request():
@@ -330,3 +354,89 @@ def test_bad_arguments_get_a_sentence():
         jax.jit(lambda p: prune.compact(nets.mlp, p, x).params)(params)
     with pytest.raises(ValueError, match="multiple_of must be an integer of at least 1"):
         prune.compact(nets.mlp, params, x, multiple_of=0)
+    with pytest.raises(TypeError, match=NO_FUNCTION):
+        prune.compact(3, params, x)
+
+
+def test_bad_arguments_of_the_smaller_function_get_a_sentence(small):
+    params, x = small.params, nets.rows()
+    with pytest.raises(ValueError, match=r"input 0 has shape \(3,\), where compact got \(4, 3\)"):
+        small.apply(params, x[0])
+    with pytest.raises(TypeError, match=NO_FUNCTION):
+        small.plan.bind(3)
+    with pytest.raises(TypeError, match="file must be a path, or a file opened for writing, got 3"):
+        small.plan.save(3)
+    batch = jax.ShapeDtypeStruct(jax.export.symbolic_shape("b, 3"), x.dtype)
+    with pytest.raises(ValueError, match=r"input 0 has the symbolic shape \(b, 3\)"):
+        jax.export.export(jax.jit(small.apply))(params, batch)
+
+
+def test_a_python_number_among_the_inputs_stays_one():
+    def apply(params, x, factor):
+        return factor * nets.mlp(params, x)
+
+    params, x = nets.mlp_params(), nets.rows()
+    small = prune.compact(apply, params, x, 2.0)
+    np.testing.assert_allclose(small.apply(small.params, x, 3.0), apply(params, x, 3.0), rtol=1e-11)
+    with pytest.raises(ValueError, match="must hold arrays at 0 as for compact, and .* 0, 1"):
+        small.apply(small.params, x, jnp.asarray(3.0))
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("inside", "outside"),
+    [(jnp.bfloat16, jnp.float32), (jnp.float16, jnp.float64), (jnp.float32, jnp.float64)],
+)
+def test_a_program_is_compared_within_the_rounding_of_its_coarsest_dtype(inside, outside):
+    def apply(params, x):
+        cast = jax.tree.map(lambda leaf: leaf.astype(inside), params)
+        return nets.mlp(cast, x.astype(inside)).astype(outside)
+
+    params = nets.normal(3, w=(8, 64), scale=64, shift=64, mean=64, var=64, v=(64, 2), b=2)
+    params["scale"][::2] = 0
+    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, outside), params)
+    small = prune.compact(apply, params, nets.rows(16, 8).astype(outside))
+    assert small.params["w"].shape == (8, 32)
+    assert 0 < small.report.difference < 30 * float(jnp.finfo(inside).eps)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("n", [2, 3])
+def test_a_batch_size_whose_program_is_another_one_is_not_compared(n):
+    """One example alone: `take_along_axis` writes other operations."""
+
+    def apply(params, x, which):
+        return nets.mlp(params, jnp.take_along_axis(x, which, axis=1))
+
+    which = jnp.asarray(np.random.default_rng(0).integers(0, 3, size=(n, 3)))
+    params = nets.mlp_params()
+    small = prune.compact(apply, params, nets.rows(n), which)
+    assert small.params["w"].shape == (3, 3)
+    with pytest.raises(ValueError, match="apply is another program for these arguments"):
+        small.apply(small.params, nets.rows(1), which[:1])
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("fill", [True, False, 1j])
+def test_booleans_and_complex_numbers_may_be_written_in_the_program(fill):
+    def apply(params, x):
+        mask = jnp.tril(jnp.ones((4, 4), bool)) & jnp.full((4, 4), bool(fill))
+        scores = jnp.where(mask, x @ x.T, -1e9)
+        phase = (fill * jnp.exp(1j * x)).real if isinstance(fill, complex) else x
+        return jax.nn.softmax(scores) @ nets.mlp(params, phase)
+
+    params, x = nets.mlp_params(), nets.rows()
+    small = prune.compact(apply, params, x, batch_axis=None)
+    assert small.params["w"].shape == (3, 3)
+    np.testing.assert_allclose(small.apply(small.params, x), apply(params, x), rtol=1e-10)
+
+
+def test_a_plan_is_loaded_in_a_process_that_has_not_used_the_package(tmp_path):
+    params, x = nets.as_jax(nets.mlp_params()), nets.rows()
+    small = prune.compact(nets.mlp, params, x)
+    small.plan.save(tmp_path / "plan.npz")
+    program = f"import l1jax; print(type(l1jax.load({str(tmp_path / 'plan.npz')!r})).__name__)"
+    out = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+    )
+    assert out.stdout.split() == ["PruningPlan"]
