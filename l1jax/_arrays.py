@@ -8,7 +8,7 @@ work on the last axes of what they are given (on rows, features), so that others
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -79,9 +79,28 @@ def log_sigmoid(x: Any) -> Any:
     return jax.nn.log_sigmoid(x) if isinstance(x, jax.Array) else scipy.special.log_expit(x)
 
 
+def log_normal_cdf(x: Any) -> Any:
+    """Returns log Φ(x), Φ the normal distribution function."""
+    return (jsp if isinstance(x, jax.Array) else scipy.special).log_ndtr(x)
+
+
 def xlogy(x: Any, y: Any) -> Any:
     """Returns x log y, 0 where x = 0."""
     return (jsp if namespace(x, y) is jnp else scipy.special).xlogy(x, y)
+
+
+def relative_entropy(m: Any, mean: Any) -> Any:
+    """Returns m log(m/μ) − m + μ ≥ 0 for m ≥ 0 and means μ ≥ 0; infinite where only μ is 0."""
+    xp = namespace(m, mean)
+    is_positive = mean > 0
+    safe = xp.where(is_positive, mean, 1)
+    t = xp.where(is_positive, (m - mean) / safe, 0)
+    # Where m is near to μ the sum of the three has lost its digits.
+    is_near = abs(t) <= 0.5
+    near = xp.where(is_near, t, 0)
+    far = xp.where(is_near, 1, m / safe)
+    ratio = xp.where(is_near, (1 + near) * xp.log1p(near) - near, xlogy(far, far) - far + 1)
+    return xp.where(is_positive, safe * ratio, xp.where(m > 0, np.inf, 0))
 
 
 def softmax(x: Any) -> Any:
@@ -141,9 +160,10 @@ def never(like: Any) -> float:
 
 
 _IN_NUMPY: set[type] = set()
+_Class = TypeVar("_Class", bound=type)
 
 
-def in_numpy(cls: type) -> type:
+def in_numpy(cls: _Class) -> _Class:
     """Says of a class of losses or penalties that all its formulas are for NumPy too; as a decorator."""
     _IN_NUMPY.add(cls)
     return cls

@@ -57,6 +57,7 @@ _SETTINGS = (
 # Those with which JAX is asked to do more than to run a program.
 _DEBUGGING = ("jax_disable_jit", "jax_debug_nans", "jax_debug_infs", "jax_log_compiles")
 
+_LARGE = 2**12  # entries of an array
 _MOST_PROGRAMS = 1024  # of one function, in memory
 
 _PROGRAMS: list[OrderedDict[Any, Callable[..., Any]]] = []
@@ -123,7 +124,7 @@ class _Static(eqx.Module):
 
 def program(function: F) -> F:
     """`equinox.filter_jit`, for a function of l1jax itself; see the module."""
-    traced = eqx.filter_jit(function)
+    traced = functools.cache(lambda: eqx.filter_jit(_with_hidden_constants(function)))
     compiled: OrderedDict[Any, Callable[..., Any]] = OrderedDict()
     lock = threading.RLock()
     _PROGRAMS.append(compiled)
@@ -137,7 +138,7 @@ def program(function: F) -> F:
         return found, _Static(rest)
 
     flat.__name__ = flat.__qualname__ = getattr(function, "__name__", "program")
-    lowered = jax.jit(flat, static_argnums=0)
+    to_lower = functools.cache(lambda: jax.jit(flat, static_argnums=0))
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -147,7 +148,7 @@ def program(function: F) -> F:
         arrays = [leaf for leaf in leaves if isinstance(leaf, np.ndarray | jax.Array | np.generic)]
         is_plain = all(map(_is_plain, arrays)) and get_abstract_mesh().empty
         if not is_plain or any(map(_setting, _DEBUGGING)):
-            return traced(*args)
+            return traced()(*args)
         is_array = (np.ndarray, jax.Array, np.generic)
         static = (tree, tuple(_ARRAY if isinstance(leaf, is_array) else leaf for leaf in leaves))
         shapes = tuple((x.shape, x.dtype, getattr(x, "weak_type", False)) for x in arrays)
@@ -155,12 +156,12 @@ def program(function: F) -> F:
         try:
             run = compiled.get(key)
         except TypeError:  # something in it has no hash
-            return traced(*args)
+            return traced()(*args)
         if run is None:
             with lock:
                 run = compiled.get(key)
                 if run is None:
-                    run = _obtain(lowered.lower(static, arrays), arrays, _is_own(args))
+                    run = _obtain(to_lower().lower(static, arrays), arrays, _is_own(args))
                     compiled[key] = run
                     if len(compiled) > _MOST_PROGRAMS:
                         compiled.popitem(last=False)
@@ -168,6 +169,25 @@ def program(function: F) -> F:
         return eqx.combine(found, rest.value)
 
     return cast(F, call)
+
+
+def _with_hidden_constants(function: F) -> F:
+    """The function, large arguments of which XLA does not compute with.
+
+    Within a function that a user has compiled, data that it closes over are constants. XLA would compute what
+    follows from these alone while it compiles, in an interpreter: minutes, for what takes a millisecond.
+    """
+
+    @functools.wraps(function)
+    def call(*args: Any) -> Any:
+        return function(*jax.tree.map(_hidden, args))
+
+    return cast(F, call)
+
+
+def _hidden(leaf: Any) -> Any:
+    is_large = isinstance(leaf, jax.Array) and leaf.size >= _LARGE
+    return jax.lax.optimization_barrier(leaf) if is_large else leaf
 
 
 def forget_programs() -> None:

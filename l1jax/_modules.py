@@ -18,7 +18,11 @@ _attribute = object.__getattribute__
 
 
 class BoundMethod:
-    """A method with the object that it belongs to, whose arrays are its leaves, as in equinox."""
+    """A method with the object that it belongs to, whose arrays are its leaves, as in equinox.
+
+    Equal are those of equal objects; where these hold arrays, which have no hash, those of the same one.
+    `jax.jit` asks for both.
+    """
 
     __slots__ = ("__func__", "__self__", "__weakref__")
     __doc__ = property(lambda self: self.__func__.__doc__)  # pyright: ignore
@@ -39,13 +43,23 @@ class BoundMethod:
     def __eq__(self, other: object) -> Any:
         if not isinstance(other, BoundMethod) or self.__func__ is not other.__func__:
             return False
-        return self.__self__ == other.__self__
+        mine, theirs = self.__self__, other.__self__
+        return mine is theirs or (_has_hash(mine) and _has_hash(theirs) and mine == theirs)
 
     def __hash__(self) -> int:
-        return hash((self.__func__, self.__self__))
+        owner = self.__self__
+        return hash((self.__func__, owner if _has_hash(owner) else id(owner)))
 
     def __repr__(self) -> str:
         return f"<bound method {self.__func__.__qualname__} of {self.__self__!r}>"
+
+
+def _has_hash(owner: Any) -> bool:
+    try:
+        hash(owner)
+    except TypeError:  # arrays have none
+        return False
+    return True
 
 
 jax.tree_util.register_pytree_node(
@@ -56,7 +70,7 @@ jax.tree_util.register_pytree_node(
 
 
 class Module(eqx.Module):
-    """An `equinox.Module` whose methods are bound, as pytrees, in no time. To be derived from by users, too."""
+    """An `equinox.Module` whose methods are bound without equinox's checks; users may derive from it too."""
 
     if not TYPE_CHECKING:
 
@@ -77,7 +91,7 @@ class _RecordMeta(type(eqx.Module)):
 
 
 class Record(Module, metaclass=_RecordMeta):
-    """A `Module` of l1jax's own, whose fields are what they should be; each is set once."""
+    """A `Module` that only l1jax builds, without equinox's checks of its fields; each is set once."""
 
     if not TYPE_CHECKING:
 

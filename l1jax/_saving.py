@@ -6,6 +6,7 @@ import dataclasses
 import json
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path as File
 from typing import Any
 
@@ -18,6 +19,9 @@ _FORMAT = 3
 _BROKEN = (EOFError, zipfile.BadZipFile, zlib.error)  # what is no archive, or not all of one
 _KINDS: dict[str, type] = {}  # the classes that a file may hold, by name
 _RESULTS: list[type] = []  # those of them that a file may hold alone
+_LATE: dict[
+    str, Callable[[], Any]
+] = {}  # what enters a class whose sub-package loads when it is used
 _BASES: dict[str, type] = {}  # "loss" and "penalty": classes that users derive from
 
 
@@ -31,6 +35,11 @@ def savable_result(kind: type) -> None:
     """Enters a class that `load` returns."""
     savable(kind)
     _RESULTS.append(kind)
+
+
+def savable_later(name: str, enter: Callable[[], Any]) -> None:
+    """Says what enters the class of this name, once a file holds one."""
+    _LATE[name] = enter
 
 
 def extensible(role: str, base: type) -> None:
@@ -124,6 +133,8 @@ def _load(file: Any, name: str, loss: Any) -> Any:
         about = json.loads(str(arrays.pop("about")))
         version = about["format"]
         if version == _FORMAT:
+            if about["result"]["kind"] in _LATE:
+                _LATE[about["result"]["kind"]]()
             found = _put_together(about["result"], (), arrays, loss)
     except _UnknownLoss as error:
         raise ValueError(str(error)) from None
@@ -163,16 +174,21 @@ def _put_together(about: Any, at: tuple[str, ...], arrays: dict[str, np.ndarray]
         name: _put_together(part, (*at, name), arrays, loss)
         for name, part in about["parts"].items()
     }
-    settings = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in about["settings"].items()
-    }
+    settings = {name: _as_tuples(value) for name, value in about["settings"].items()}
     return _made(kind, parts | settings)
+
+
+def _as_tuples(value: Any) -> Any:
+    """JSON's lists, within lists too, as the tuples that they were."""
+    return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
 
 
 def _made(kind: type, fields: dict[str, Any]) -> Any:
     """The object with these fields: what an `__init__` would make of its arguments is in them."""
-    if set(fields) != {field.name for field in dataclasses.fields(kind)}:
+    known = dataclasses.fields(kind)
+    defaults = {one.name: one.default for one in known if one.default is not dataclasses.MISSING}
+    fields = defaults | fields  # a file of an earlier version has none of what came later
+    if set(fields) != {field.name for field in known}:
         raise TypeError(f"these are not the fields of {kind.__name__}")
     made = object.__new__(kind)
     for name, value in fields.items():

@@ -8,6 +8,7 @@ back at its end. Threads that end with their product wait for nothing.
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import os
 import threading
@@ -48,7 +49,8 @@ class one_thread:
 
 @cache
 def _controller() -> ThreadpoolController:
-    """Looks for the libraries once: it takes 10 ms."""
+    """Looks for the libraries once, when all are loaded: SciPy's loads with `scipy.linalg`."""
+    importlib.import_module("scipy.linalg")
     return ThreadpoolController()
 
 

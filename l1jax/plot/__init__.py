@@ -1,6 +1,6 @@
-"""Pictures of paths, cross-validation, certificates, tuning and training; needs matplotlib.
+"""Pictures of paths, cross-validation, stability, certificates, tuning and training; needs matplotlib.
 
-May import the public names of `linear`, `tuning` and `training`.
+May import `linear`, `training`, `tuning` and what these may import.
 
 Each function draws on `ax` (a new figure unless given) and returns the `Axes`; none of them shows
 it. Strengths fall from left to right: features enter on the way. Colours are those of Okabe
@@ -21,8 +21,8 @@ and Ito, which stay apart without colour vision, together with dashes.
 """
 
 from ._certificate import kkt
-from ._paths import cross_validation, path
+from ._paths import cross_validation, path, stability
 from ._training import sparsity, widths
 from ._tuning import tuning
 
-__all__ = ["cross_validation", "kkt", "path", "sparsity", "tuning", "widths"]
+__all__ = ["cross_validation", "kkt", "path", "sparsity", "stability", "tuning", "widths"]

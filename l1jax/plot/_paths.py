@@ -1,4 +1,4 @@
-"""Paths, and how well they predict."""
+"""Paths, how well they predict, and how often they select."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, no_type_check
 
 import numpy as np
 
-from ..linear import Path
+from ..linear import Path, StabilitySelection
 from ._style import (
     COLOURS,
     FALLING,
@@ -19,6 +19,7 @@ from ._style import (
     mark,
     name_ends,
     names_of,
+    plain,
     reached,
 )
 
@@ -102,6 +103,45 @@ def cross_validation(cv: Any, *, ax: Axes | None = None) -> Axes:
     ax.set(xlabel=FALLING, ylabel=f"{score.replace('_', ' ')}, held out ({better} is better)")
     counts_on_top(ax, lams, np.asarray(cv.path.n_nonzero)[keep])
     mark(ax, {"1 SE": float(cv.lam_1se), "best": float(cv.lam_min)})
+    return ax
+
+
+@no_type_check  # checks its arguments itself, in sentences
+def stability(stable: StabilitySelection, *, top: int = 12, ax: Axes | None = None) -> Axes:
+    """How often each feature is selected on halves of the rows, by log λ, with the threshold.
+
+    Selected features are coloured, the `top` most probable of them named; the others are grey. The
+    picture ends where no frequency changes any more.
+    """
+    if not isinstance(stable, StabilitySelection):
+        raise TypeError(
+            f"stable must be a StabilitySelection, got {type(stable).__name__}: pass what l1jax.stability "
+            "returns."
+        )
+    keep = stable.lams > 0
+    if not keep.any():
+        raise ValueError("there is no strength above 0 to draw.")
+    ax, lams, lines = axes_or_new(ax), stable.lams[keep], stable.probabilities[keep]
+    moves = np.flatnonzero((np.diff(lines, axis=0) != 0).any(axis=1))
+    end = min(moves[-1] + 3, len(lams)) if len(moves) else len(lams)
+    lams, lines = lams[:end], lines[:end]
+    selected = [j for j in stable.by_probability() if stable.selected[j]]
+    others = ~stable.selected & (lines > 0).any(axis=0)
+    marker = "o" if len(lams) == 1 else None
+    if others.any():
+        ax.plot(lams, lines[:, others], color="0.8", linewidth=0.8, marker=marker, zorder=1)
+    ends = []
+    for k, j in enumerate(selected):
+        style = line_style(k)
+        ax.plot(lams, lines[:, j], linewidth=1.8, marker=marker, **style)
+        ends.append((float(lines[-1, j]), plain(stable.names[j]), style["color"]))
+    ax.axhline(stable.threshold, color="0.35", linestyle=(0, (4, 3)), linewidth=1.2, zorder=0)
+    falling(ax, lams)
+    unit = "group" if stable.of_groups else "feature"
+    ax.set(
+        xlabel=FALLING, ylabel=f"fraction of the halves that select a {unit}", ylim=(-0.02, 1.04)
+    )
+    name_ends(ax, float(lams[-1]), ends[:top])
     return ax
 
 

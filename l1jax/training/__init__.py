@@ -1,6 +1,6 @@
 """Training: proximal steps as optax transformations, with zeros that are zeros.
 
-May import `penalties`, `losses` and the ground floor.
+May import `penalties` and what that may import.
 """
 
 from . import directions

@@ -78,10 +78,11 @@ def proximal(
     no strength, and holds).
     Gradient clipping scales λ up where it is active, so clip well above ‖λ sign(w)‖.
 
-    **Raises:** ValueError
-    for a direction without a metric (signs, trust ratios, normalised gradients), a penalty that does not
-    serve the metric, or missing params; TypeError for what is not a penalty. Of a penalty with a
-    `max_step`, such as a weakly convex one, η·strength/C must stay below it: checked in eager code only.
+    Of a penalty with a `max_step`, such as a weakly convex one, η·strength/C must stay below it: this is
+    checked in eager code only.
+
+    **Raises:** ValueError for a direction without a metric (signs, trust ratios, normalised gradients), a
+    penalty that does not serve the metric, or missing params; TypeError for what is not a penalty.
     Source: Duchi, Hazan and Singer (2011); Yun, Lozano and Yang (2021).
 
     **Example:**

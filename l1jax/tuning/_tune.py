@@ -17,9 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 import scipy
 from jaxtyping import Array
-from tqdm import tqdm
 
 from .._checks import check_number
+from .._progress import progress_bar
 from .._tables import Shown, Table
 from ..linear import Fit, fit, lambda_max, path
 from ..linear.data._inputs import read
@@ -169,9 +169,7 @@ def tune(
     max_fits = int(check_number(max_fits, "max_fits", 1, whole=True))
     with precision(inputs.wants_x64):
         data = Refit(X, y, {**options, "tol": tol})
-        with tqdm(
-            desc="tune", unit="fit", disable=None if progress is None else not progress
-        ) as bar:
+        with progress_bar(None, progress, "tune") as bar:
             search = _Search(data, pen, criterion, bar)
             interrupted = False
             try:
