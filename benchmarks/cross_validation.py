@@ -141,7 +141,7 @@ def parts(problem: Problem, work) -> dict[str, float]:
         spent.append([])
         return timed(work)[0], sum(spent[-1])
 
-    places = [(_cross_validate._FoldSolver, "path"), (Compressed, "problem")]
+    places = [(_cross_validate.SubsetPaths, "path"), (Compressed, "problem")]
     places += [(FoldGrams, "of_all"), (FoldGrams, "without")]
     before = [getattr(*place) for place in places]
     for place, function in zip(places, before, strict=True):

@@ -43,13 +43,14 @@ class Problem:
         else:
             y = self.y + 0.1 * self.y.std() * rng.standard_normal(len(self.y))
         other = dataclasses.replace(self, y=y)
-        return with_grid(other, self.lams[-1] / self.lams[0], len(self.lams))
+        return with_grid(other, self.lams[-1] / certificate.lambda_max(self), len(self.lams))
 
 
 def with_grid(problem: Problem, ratio: float, n_lams: int) -> Problem:
-    """The problem with log-spaced strengths from λmax down to λmax·ratio."""
+    """The problem with log-spaced strengths from λmax down to λmax·ratio; one is λmax·ratio."""
     biggest = certificate.lambda_max(problem)
-    return dataclasses.replace(problem, lams=np.geomspace(biggest, biggest * ratio, n_lams))
+    lams = biggest * ratio ** np.linspace(1 if n_lams == 1 else 0, 1, n_lams)
+    return dataclasses.replace(problem, lams=lams)
 
 
 # --- Designs and targets ---------------------------------------------------------------------
@@ -69,6 +70,13 @@ def expression(rng, n: int, p: int, block: int = 20) -> np.ndarray:
     factors = np.repeat(rng.standard_normal((n, blocks)), block, axis=1)[:, :p]
     noise = np.repeat(np.where(np.arange(blocks) % 2, 1e-3, 0.6), block)[:p]
     return unit(factors + noise * rng.standard_normal((n, p)))
+
+
+def discrete_expression(rng, n: int, p: int, block: int = 20) -> np.ndarray:
+    """Expression in steps of a tenth; in every fourth block columns are equal."""
+    X = np.round(expression(rng, n, p, block), 1)
+    first = np.arange(p) // block * block
+    return unit(np.where(first // block % 4 == 3, X[:, first], X))
 
 
 def unit(X: np.ndarray) -> np.ndarray:
@@ -119,17 +127,19 @@ def simulated(name: str, n: int, p: int, what: str, short: bool, ratio=1e-2, **s
     return finish(name, what, X, y, short, ratio, **spec)
 
 
-def expressed(name: str, n: int, p: int, what: str, short: bool, ratio=1e-2, **spec) -> Problem:
+def expressed(
+    name: str, n: int, p: int, what: str, short: bool, ratio=1e-2, design=expression, **spec
+) -> Problem:
     rng = np.random.default_rng(0)
     n, p = (30, 60) if short else (n, p)
-    X = expression(rng, n, p)
+    X = design(rng, n, p)
     make = labels if spec.get("loss") == "logistic" else linear_target
     return finish(name, what, X, make(rng, X, min(20, p // 6)), short, ratio, **spec)
 
 
-def finish(name, what, X, y, short: bool, ratio: float, **spec) -> Problem:
+def finish(name, what, X, y, short: bool, ratio: float, n_lams: int = 100, **spec) -> Problem:
     problem = Problem(name, what, X, y, np.ones(1), **spec)
-    return with_grid(problem, ratio, 5 if short else 100)
+    return with_grid(problem, ratio, min(5, n_lams) if short else n_lams)
 
 
 def sparse(name: str, what: str, short: bool) -> Problem:
@@ -184,10 +194,25 @@ PROBLEMS: dict[str, tuple[Callable[..., Problem], str, dict[str, Any]]] = {
     "ar-500x10000": (simulated, "lasso, AR(0.5)", {"n": 500, "p": 10_000}),
     "expression-63x2308": (expressed, "lasso, blocks, near ties", {"n": 63, "p": 2308}),
     "expression-72x7129": (expressed, "lasso, blocks, near ties", {"n": 72, "p": 7129}),
+    "expression-64x6830": (
+        expressed,
+        "lasso, steps of 0.1, ties",
+        {"n": 64, "p": 6830, "design": discrete_expression},
+    ),
+    "fit-500x10000": (
+        simulated,
+        "one fit at λmax/10",
+        {"n": 500, "p": 10_000, "ratio": 0.1, "n_lams": 1},
+    ),
     "tall-20000x1000": (simulated, "lasso, AR(0.5)", {"n": 20_000, "p": 1000}),
     "tall-100000x500": (simulated, "lasso, AR(0.5)", {"n": 100_000, "p": 500}),
     "sparse-20000x50000": (sparse, "lasso, density 1e-3, to λmax/50", {}),
     "logistic-63x2308": (expressed, "logistic, to λmax/50", {"n": 63, "p": 2308, **LOGISTIC}),
+    "logistic-64x6830": (
+        expressed,
+        "logistic, ties, to λmax/50",
+        {"n": 64, "p": 6830, "design": discrete_expression, **LOGISTIC},
+    ),
     "logistic-500x5000": (simulated, "logistic, to λmax/50", {"n": 500, "p": 5000, **LOGISTIC}),
     "group-500x10000": (
         simulated,
@@ -203,6 +228,11 @@ PROBLEMS: dict[str, tuple[Callable[..., Problem], str, dict[str, Any]]] = {
         simulated,
         "elastic net, ρ = 0.5",
         {"n": 500, "p": 10_000, "penalty": "elastic_net", "l1_ratio": 0.5},
+    ),
+    "elastic-net-63x2308": (
+        expressed,
+        "elastic net, ρ = 0.5",
+        {"n": 63, "p": 2308, "penalty": "elastic_net", "l1_ratio": 0.5},
     ),
     "nonnegative-500x10000": (
         simulated,
