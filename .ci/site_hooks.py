@@ -1,8 +1,9 @@
 """Hooks of MkDocs: what the site shows of the repository beside docs/, and links from names in code.
 
 Notebooks, examples, the benchmarks' README, CHANGELOG.md and CONTRIBUTING.md become pages without
-a second copy of them. Code that names something public, such as `l1jax.fit`, becomes a link to its
-entry in the API reference; the strict build fails where there is no such entry.
+a second copy of them; tables and pictures of penalties and losses are made from the classes. Code that
+names something public, such as `l1jax.fit`, becomes a link to its entry in the API reference; the strict
+build fails where there is no such entry.
 """
 
 import ast
@@ -11,6 +12,7 @@ import re
 import xml.etree.ElementTree as etree
 from pathlib import Path
 
+import family_pages
 from latex2mathml.converter import convert
 from markdown.extensions import Extension
 from markdown.treeprocessors import Treeprocessor
@@ -33,8 +35,8 @@ def on_config(config):
 
 
 def on_files(files, config):
-    """Adds the pages and pictures that lie elsewhere in the repository."""
-    made = dict(shared_pages())
+    """Adds the pages and pictures that lie elsewhere in the repository, and the pictures of classes."""
+    made = dict(shared_pages()) | family_pages.pictures()
     for notebook in sorted((ROOT / "notebooks").glob("*.ipynb")):
         made |= notebook_page(notebook)
     for example in sorted((ROOT / "examples").glob("*.py")):
@@ -45,11 +47,14 @@ def on_files(files, config):
 
 
 def on_page_markdown(markdown, page, config, files):
-    """Makes links of pages in docs/, which hold in the repository, hold on the site."""
+    """Makes links of pages in docs/, which hold in the repository, hold on the site; fills in tables."""
     del config, files
     uri = page.file.src_uri
     if page.file.generated_by:
         return markdown
+    if uri in family_pages.FAMILIES:
+        page.meta["hide"] = ["toc"]  # a wide table takes its place
+    markdown = family_pages.filled(markdown, uri)
     return relocate(markdown, f"docs/{posixpath.dirname(uri)}", posixpath.dirname(uri))
 
 
