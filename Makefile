@@ -21,7 +21,7 @@ DOCS := $(VENV)/.ready-docs
 BENCH := $(VENV)/.ready-bench
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-x64 test-fast test-core float32 lint format types doctest doctest-modules doctest-pages examples notebooks docs dist peers bench clean
+.PHONY: help demo test test-x64 test-fast test-core float32 lint format types doctest doctest-modules doctest-pages examples example-hosts notebooks docs dist peers bench clean
 
 help:  ## say what can be made
 	@grep -hE '^[a-z0-9-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## */\t/' | sort | expand -t 12
@@ -80,13 +80,18 @@ doctest-pages: $(DEV)
 examples: $(RUN)  ## run every example in its short form
 	@printf '%s\n' examples/*.py | MPLBACKEND=agg $(COMPILE_FAST) xargs -P $(JOBS) -I {} $(PY) {} --short
 
+example-hosts: $(RUN)  ## run the example for many hosts as two and as four processes
+	@$(PY) examples/lasso_many_hosts.py --local 2 --rows 20000
+	@$(PY) examples/lasso_many_hosts.py --local 4 --rows 20000
+
 notebooks: $(NOTEBOOKS)  ## execute every notebook
 	@printf '%s\n' notebooks/*.ipynb | $(COMPILE_FAST) xargs -P $(JOBS) -I {} \
 		$(PY) -m nbconvert --to notebook --execute --output-dir .cache/notebooks {}
 
-# Nothing is fetched, no code is run: API pages are made from docstrings, notebooks shown as they are.
+# Nothing is fetched: API pages are made from docstrings, notebooks shown as they are, tables and pictures of
+# penalties and losses asked of the classes.
 docs: $(DOCS)  ## build the documentation in .cache/site; a warning is an error
-	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet
+	@NO_MKDOCS_2_WARNING=1 $(COMPILE_FAST) $(PY) -m mkdocs build --quiet
 	@echo "the documentation: .cache/site/index.html (to search in it: $(PY) -m http.server -d .cache/site)"
 
 dist:  ## build the sdist and the wheel in dist, and try each with the core dependencies alone

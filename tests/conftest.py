@@ -57,7 +57,7 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: -weights[item.path])
 
 
-_MEMORY = 1.1e9  # bytes of a process, above which it drops its compiled functions
+_MEMORY = 1.3e9  # bytes of a process, above which it drops its compiled functions
 _STATM = Path("/proc/self/statm")
 
 

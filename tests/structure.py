@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,8 +30,15 @@ ROOMS = [
         "_sharding",
         "_threads",
         "_saving",
+        "_thresholds",
+        "_group_shrinkage",
+        "_chains",
+        "_trends",
+        "_latent",
+        "_operators",
+        "_conjugate_gradients",
     ),
-    ("_group_shrinkage", "prox"),
+    ("prox",),
     ("losses", "penalties"),
     ("implicit",),
     ("composite", "training"),
@@ -114,6 +122,30 @@ def between_rooms(graph: dict[str, set[str]]) -> dict[str, set[str]]:
         rooms.setdefault(here, set()).update(room_of(other)[1] for other in others)
         rooms[here].discard(here)
     return rooms
+
+
+def may_import(package: Path) -> dict[str, set[str]]:
+    """The rooms that each folder's `__init__` names where it says "May import"; the ground floor is "_"."""
+    rooms = {name for names in ROOMS for name in names}
+    said: dict[str, set[str]] = {}
+    passed_on = set()
+    for room, tree in modules(package).items():
+        text = re.search(r"May import\s(.*?)\.(?:\s|$)", ast.get_docstring(tree) or "", re.DOTALL)
+        if text is None:
+            continue
+        said[room] = {"_"} if "the ground floor" in text[1] else set()
+        for name in re.findall(r"`(\w+)`", text[1]):
+            above = [room.rsplit(".", k)[0] for k in range(1, room.count(".") + 1)]
+            said[room].add(next((f"{a}.{name}" for a in above if f"{a}.{name}" in rooms), name))
+        if "may import" in text[1]:
+            passed_on.add(room)
+    said |= {"prox": {"_"}}
+
+    def all_of(room: str) -> set[str]:
+        direct = said.get(room, set())
+        return direct.union(*map(all_of, direct)) if room in passed_on else direct
+
+    return {room: all_of(room) for room in said}
 
 
 def circle(graph: dict[str, set[str]]) -> list[str]:

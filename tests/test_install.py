@@ -18,7 +18,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 EXTRAS = PROJECT["optional-dependencies"]
 OPTIONAL = {"sklearn": "sklearn", "plot": "plot"}  # subpackages, and the extra that each needs
 # What the only function that needs it imports when it is called, and its extra.
-LATE = {"pandas": "pandas"}
+LATE = {"pandas": "pandas", "pyarrow": "parquet"}
 
 
 def modules(requirements):

@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import xml.etree.ElementTree
+import zipfile
 
 import jax
 import numpy as np
@@ -57,6 +58,7 @@ def test_a_path_comes_back_bit_for_bit(path):
 
 
 LOSSES = [l1jax.Huber(0.7), l1jax.Logistic(), l1jax.Cox("efron"), l1jax.Multinomial(3)]
+LOSSES += [l1jax.Ordinal(3, [0.0, 1.0])]
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -81,6 +83,11 @@ def test_other_precisions_and_several_responses(path):
         l1jax.ElasticNet(l1_ratio=0.3),
         l1jax.SparseGroupL1(groups=[3, 3, 1, 1, 2, 2], l1_ratio=0.4),
         l1jax.L1Ball(),
+        l1jax.SLOPE(0.1, [2.0, 1.0]),
+        l1jax.TrendFilter(0.1, order=2),
+        l1jax.OverlappingGroupL1(0.1, [[0, 1], [1, 2]]),
+        l1jax.L1InfBall(1.0, [0, 1]),
+        l1jax.Box(0.0, 1.0),
     ],
 )
 def test_what_it_was_fitted_with_comes_back(path, pen):
@@ -202,7 +209,9 @@ def test_files_that_are_damaged_or_of_something_else_are_refused(tmp_path):
         return file.getvalue()
 
     refused(whole[: len(whole) // 2])
-    middle = len(whole) // 3
+    with zipfile.ZipFile(tmp_path / "whole.npz") as members:
+        largest = max(members.infolist(), key=lambda member: member.compress_size)
+    middle = largest.header_offset + 60 + largest.compress_size // 2  # after a header of 59 bytes
     refused(whole[:middle] + bytes([whole[middle] ^ 255]) + whole[middle + 1 :])
     file = io.BytesIO()
     np.save(file, X)
@@ -224,3 +233,14 @@ def test_files_that_are_damaged_or_of_something_else_are_refused(tmp_path):
     assert_same(fit, l1jax.load(tmp_path / "bad.npz"))
     with pytest.raises(FileNotFoundError):
         l1jax.load(tmp_path / "none.npz")
+
+
+def test_a_file_of_before_there_were_thresholds_is_read(tmp_path):
+    fit = l1jax.fit(X, Y, l1jax.L1(0.1))
+    fit.save(tmp_path / "fit.npz")
+    with np.load(tmp_path / "fit.npz") as contents:
+        arrays = dict(contents)
+    about = json.loads(str(arrays.pop("about")))
+    assert about["result"]["parts"].pop("thresholds") is None
+    np.savez(tmp_path / "older.npz", about=np.asarray(json.dumps(about)), **arrays)
+    assert_same(fit, l1jax.load(tmp_path / "older.npz"))

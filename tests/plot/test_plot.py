@@ -132,6 +132,30 @@ def test_the_pulls_are_in_units_of_the_price():
     np.testing.assert_allclose((pulls / lams)[:, :4][inside[:, :4]], 1, atol=1e-9)
 
 
+def test_stability_shows_frequencies_and_names_what_is_selected():
+    stable = l1jax.stability(FRAME, Y, l1jax.L1(), q=3, n_pairs=4, n_lams=L)
+    ax = plot.stability(stable)
+    chosen, lines = np.flatnonzero(stable.selected), drawn(ax)
+    assert 0 < len(chosen) < P
+    for j in range(P):
+        # What changes no more is left out: as many strengths as the other lines have.
+        length = len(lines[0][0])
+        end = stable.probabilities[length - 1 :, j]
+        assert (end == end[0]).all()
+        same = [v for v in lines if np.array_equal(v[1], stable.probabilities[:length, j])]
+        assert same or not stable.probabilities[:, j].any()
+        assert all(np.array_equal(v[0], stable.lams[:length]) for v in same)
+    level = [v for v in lines if len(v[0]) == 2 and (v[1] == stable.threshold).all()]
+    assert len(level) == 1
+    named = {stable.names[j] for j in chosen}
+    assert set(NAMES) & set(boxes(ax)) == named and not overlapping(NAMES, ax)
+    colours = {line.get_color() for line in ax.lines}
+    assert "0.8" in colours and len(colours) == len(chosen) + 2  # grey, and the threshold's
+    for other in (l1jax.path(X, Y, l1jax.L1(), n_lams=2), 3):
+        with pytest.raises(TypeError, match="stable must be a StabilitySelection, got"):
+            plot.stability(other)
+
+
 def test_cross_validation_shows_scores_errors_counts_and_choices(path):
     lams, mean = np.asarray(path.lams), np.linspace(2, 1, L) ** 2
     cv = SimpleNamespace(

@@ -301,7 +301,7 @@ def test_modules_of_a_type_are_found_in_the_model_where_the_state_has_none():
 
 def test_an_axis_that_a_leaf_does_not_have_gets_a_sentence():
     params = {"w": jnp.ones((2, 3))}
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match="axis must be an integer"):
         l1jax.ChannelL1(0.1, axis=1.5)
     for pen in (
         l1jax.ChannelL1(0.1, axis=2),
