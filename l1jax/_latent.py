@@ -19,9 +19,8 @@ from jaxtyping import Array, Float
 
 _MAX_STEPS = 200
 _SHORTEST = 2.0**-6  # fraction of a step
-_DAMPING = (
-    100.0  # factor by which the ridge grows where no step goes down, and falls after one that does
-)
+# Factor by which the ridge grows where no step goes down, and falls after one that does.
+_DAMPING = 100.0
 _RIDGE = 100  # units of rounding: groups may be the same
 _SOLVED = 8  # units of rounding that a step may leave of t_g² in the gradient
 

@@ -34,9 +34,8 @@ _ARMIJO = 1e-4
 _HALVINGS = 30
 _STALE = 100  # steps without progress, after which rounding is all that is left
 _DAMPING = 1e-4  # of Newton's matrix far from a minimum of Φ, in units of the curvature of f
-RIDGE = (
-    1e3  # units of rounding of the curvature of f in it always, where A and f leave directions flat
-)
+# Units of rounding of the curvature of f in it always, where A and f leave directions flat.
+RIDGE = 1e3
 _NOISE = 10  # units of rounding in a value
 
 

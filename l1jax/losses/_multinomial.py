@@ -16,9 +16,8 @@ from ._base import Loss
 from ._strata import check_labels, rows_of_labels
 
 _POLISH_STEPS = 100  # most take under ten
-_VISIBLE = (
-    50  # units of rounding below which an intercept that gets no better is taken for the best
-)
+# Units of rounding below which an intercept that gets no better is taken for the best.
+_VISIBLE = 50
 
 
 @in_numpy

@@ -33,9 +33,8 @@ from .active_set._gram_compression import compress
 from .active_set._path_point import NumericalBreakdown
 from .compiled._batching import any_lane
 
-_MAX_HOST_SIZE = (
-    600  # rows or columns up to which the host is faster than an accelerator's gradient steps
-)
+# Rows or columns up to which the host is faster than an accelerator's gradient steps.
+_MAX_HOST_SIZE = 600
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,9 +16,8 @@ from ._bordered_cholesky import BorderedCholesky
 from ._path_point import NumericalBreakdown
 from ._protocols import SymmetricMatrix
 
-DEPENDENT = (
-    1e-9  # a column of a smaller fraction outside of the span of the active ones depends on them
-)
+# A column of a smaller fraction outside of the span of the active ones depends on them.
+DEPENDENT = 1e-9
 _MAX_BORDER = 48  # changes of the active set before it is factorised anew
 _STRIP = 64  # rows of a matrix mirrored at a time
 

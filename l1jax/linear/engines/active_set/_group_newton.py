@@ -24,9 +24,8 @@ from ._step_budget import StepBudget
 _MAX_STEPS = 200
 _EQUAL = 1e-14  # fraction of an objective within which it is the same
 _OVER = 1 + 1e-12  # a gradient that is so much of its weight enters
-_UNPENALISED_SCALE = (
-    1e-3  # fraction of a gradient that stands for a weight where all weights are zero
-)
+# Fraction of a gradient that stands for a weight where all weights are zero.
+_UNPENALISED_SCALE = 1e-3
 _TINY = 1e-300
 EXACT = 1e-13  # error of a group's gradient, as a fraction of its weight
 _STALLED = 1e-11  # an error that falls no more is small enough here

@@ -22,9 +22,8 @@ from ._host_loss import HostLoss
 from ._path_point import PathPoint
 from ._step_budget import StepBudget
 
-_FRACTION_OF_GAP = (
-    0.2  # by which groups may miss their weights: they add up to no more than twice that
-)
+# By which groups may miss their weights: they add up to no more than twice that.
+_FRACTION_OF_GAP = 0.2
 
 
 def has_bounded_curvature(loss: Loss) -> bool:

@@ -52,9 +52,8 @@ _STRIDE = 0.955  # ratio from one λ to the next on the way to a single one
 _LONG_STRIDE = 0.5  # ... where all columns are in the working set, or hardly a new one comes in
 _LONG_BELOW = 1e-4  # of λmax: strides below it are long
 _NONE_BELOW = 1e-10  # ... and below this the rest is one step
-_ROUGH_INTERIOR = (
-    0.1  # fraction by which gradients may exceed on the way, where it only finds columns
-)
+# Fraction by which gradients may exceed on the way, where it only finds columns.
+_ROUGH_INTERIOR = 0.1
 _ROUGH_STRIDE = 0.8  # ... where the solutions on the way are rough
 _ONE = np.ones(())
 
