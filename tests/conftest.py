@@ -31,6 +31,9 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
 if os.environ.get("L1JAX_TEST_TYPES", "1") != "0":
     install_import_hook("l1jax", "beartype.beartype")
 
+# What JAX traces is many objects that live on; to look through all of them often takes a twentieth of the time.
+gc.set_threshold(100_000, 50, 1000)
+
 # A first example pays for compilation, so there is no deadline and slowness is not a failure.
 hypothesis.settings.register_profile(
     "local",
