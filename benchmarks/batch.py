@@ -52,9 +52,7 @@ def compare(n: int, p: int, n_folds: int, n_lams: int, n_bootstraps: int, ratio:
     y = linear_target(rng, X, active=20)
     biggest = float(l1jax.lambda_max(X, y, l1jax.L1()))
     lams = np.geomspace(0.9 * biggest, ratio * biggest, n_lams)
-    counts = [np.bincount(rng.integers(n, size=n), minlength=n) for _ in range(n_bootstraps)]
-    folds = rng.permutation(n) % n_folds
-    weights = np.stack([np.where(folds == k, 0, c) for c in counts for k in range(n_folds)])
+    weights = fold_weights(rng, n, n_folds, n_bootstraps)
     X_there, y_there, lams_there = map(jnp.asarray, (X, y, lams))
 
     @jax.jit
@@ -96,6 +94,13 @@ def compare(n: int, p: int, n_folds: int, n_lams: int, n_bootstraps: int, ratio:
         "largest difference of a coefficient from those": off,
         "times faster than active sets": each * len(weights) / seconds,
     }
+
+
+def fold_weights(rng, n: int, n_folds: int, n_bootstraps: int) -> np.ndarray:
+    """The weights of the rows in each training set of each bootstrap sample, a row each."""
+    counts = [np.bincount(rng.integers(n, size=n), minlength=n) for _ in range(n_bootstraps)]
+    folds = rng.permutation(n) % n_folds
+    return np.stack([np.where(folds == k, 0, c) for c in counts for k in range(n_folds)])
 
 
 def timed(work):
