@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 from scipy.optimize import linprog
+from scipy.stats import norm
 from sklearn.linear_model import QuantileRegressor
 
 import l1jax
@@ -167,3 +168,30 @@ def test_ties_and_copies_of_columns_do_not_end_a_path():
         ours += lam * np.abs(path.coefs[i]).sum()
         least = linear_program(x, y, 0.5, lam, s)[0]
         assert -1e-9 <= ours - least <= 1e-6 * pinball(0.5, y, np.median(y), s)
+
+
+def test_predictions_of_several_levels_do_not_cross_and_come_no_further_from_the_truth():
+    rng = np.random.default_rng(2)
+    levels, x = np.array([0.4, 0.5, 0.6]), rng.normal(size=(30, 5))
+    y = 1 + x[:, 0] + 2 * rng.normal(size=30)
+    found = l1jax.quantiles(x, y, l1jax.L1(1e-3), levels)
+    for level, one in zip(levels, found.fits, strict=True):  # each that of scikit-learn
+        exact = QuantileRegressor(quantile=level, alpha=1e-3, solver="highs").fit(x, y)
+        np.testing.assert_allclose(one.coef, exact.coef_, atol=1e-4)
+    new = 3 * rng.normal(size=(200, 5))
+    lines, sorted_lines = found.predict(new, noncrossing=False), found.predict(new)
+    assert (np.diff(lines, axis=1) < 0).any()  # few rows: the lines do cross
+    assert (np.diff(sorted_lines, axis=1) >= 0).all()
+    truth = 1 + new[:, :1] + 2 * norm.ppf(levels)
+    for power in (1, 2):
+        before, after = (np.sum(abs(q - truth) ** power, axis=1) for q in (lines, sorted_lines))
+        assert (after <= before + 1e-12).all()
+
+
+def test_levels_are_checked():
+    x, y = WIDE
+    for levels in ([0.5, 0.2], [0.0, 0.5], 0.5, []):
+        with pytest.raises(ValueError, match="levels must ascend"):
+            l1jax.quantiles(x, y, l1jax.L1(0.1), levels)
+    with pytest.raises(TypeError, match="takes no loss"):
+        l1jax.quantiles(x, y, l1jax.L1(0.1), loss=l1jax.Quantile())
