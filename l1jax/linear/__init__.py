@@ -19,6 +19,7 @@ from .selection._convex_region import ConvexRegion, convex_region
 from .selection._cross_validate import cross_validate
 from .selection._cross_validated import CrossValidated
 from .selection._information import InformationCriterion, information_criterion
+from .selection._quantiles import Quantiles, quantiles
 from .selection._relaxed import relax
 from .selection._stability import stability
 from .selection._stability_selection import StabilitySelection
@@ -35,6 +36,7 @@ __all__ = [
     "NumericalBreakdown",
     "Path",
     "Plan",
+    "Quantiles",
     "Reweighted",
     "RowBlocks",
     "StabilitySelection",
@@ -47,6 +49,7 @@ __all__ = [
     "interactions",
     "lambda_max",
     "path",
+    "quantiles",
     "register_engine",
     "relax",
     "reweighted",

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 from scipy.optimize import linprog
+from scipy.stats import norm
 from sklearn.linear_model import QuantileRegressor
 
 import l1jax
@@ -120,3 +121,77 @@ def test_the_derivative_by_the_strength_is_that_of_the_piece():
     slope = jax.jacfwd(coef)(lam)
     expected = (np.asarray(coef(lam + h)) - np.asarray(coef(lam - h))) / (2 * h)
     np.testing.assert_allclose(slope, expected, rtol=1e-5, atol=1e-5 * np.abs(slope).max())
+
+
+@pytest.mark.parametrize("pen", [l1jax.L1(0.0), l1jax.NonNegativeL1(0.0)], ids=["free", "signed"])
+def test_at_a_strength_of_zero_more_columns_than_rows_interpolate(pen):
+    x, _ = WIDE
+    y = x @ np.linspace(0.1, 1, 50) + 3  # also with coefficients ≥ 0
+    fit = l1jax.fit(x, y, pen, loss=l1jax.Quantile(0.3), engine="working_set")
+    assert fit.status == Status.CONVERGED
+    np.testing.assert_allclose(fit.predict(x), y, atol=1e-6 * np.abs(y).max())
+    if isinstance(pen, l1jax.L1):  # of all such coefficients, those of the least norm
+        least = np.linalg.lstsq(x - x.mean(axis=0), y - y.mean(), rcond=None)[0]
+        np.testing.assert_allclose(fit.coef, least, atol=1e-9)
+
+
+def test_strengths_down_to_zero_reach_the_objective_of_the_linear_program():
+    x, y = TALL
+    path = l1jax.path(x, y, l1jax.L1(), loss=l1jax.Quantile(0.3), lams=np.array([0.1, 0.0]))
+    s = np.full(300, 1 / 300)
+    assert (np.asarray(path.status) == Status.CONVERGED).all()
+    null = pinball(0.3, y, np.quantile(y, 0.3), s)
+    for i, lam in enumerate((0.1, 0.0)):
+        ours = pinball(0.3, y, x @ path.coefs[i] + path.intercepts[i], s)
+        ours += lam * np.abs(path.coefs[i]).sum()
+        assert ours - linear_program(x, y, 0.3, lam, s)[0] <= 1e-6 * null
+
+
+def test_ties_and_copies_of_columns_do_not_end_a_path():
+    """Rows on both sides of λmax, an even number of rows, columns twice: no side is certain there."""
+    x = np.round(RNG.normal(size=(40, 60)))
+    x[:, 30:] = x[:, :30]
+    y = np.round(x[:, 0] - x[:, 1] + RNG.normal(size=40))
+    path = l1jax.path(
+        x,
+        y,
+        l1jax.L1(),
+        loss=l1jax.Quantile(0.5),
+        n_lams=6,
+        lam_min_ratio=0.1,
+        engine="working_set",
+    )
+    s = np.full(40, 1 / 40)
+    assert (np.asarray(path.status) == Status.CONVERGED).all()
+    for i, lam in enumerate(np.asarray(path.lams)):
+        ours = pinball(0.5, y, x @ path.coefs[i] + path.intercepts[i], s)
+        ours += lam * np.abs(path.coefs[i]).sum()
+        least = linear_program(x, y, 0.5, lam, s)[0]
+        assert -1e-9 <= ours - least <= 1e-6 * pinball(0.5, y, np.median(y), s)
+
+
+def test_predictions_of_several_levels_do_not_cross_and_come_no_further_from_the_truth():
+    rng = np.random.default_rng(2)
+    levels, x = np.array([0.4, 0.5, 0.6]), rng.normal(size=(30, 5))
+    y = 1 + x[:, 0] + 2 * rng.normal(size=30)
+    found = l1jax.quantiles(x, y, l1jax.L1(1e-3), levels)
+    for level, one in zip(levels, found.fits, strict=True):  # each that of scikit-learn
+        exact = QuantileRegressor(quantile=level, alpha=1e-3, solver="highs").fit(x, y)
+        np.testing.assert_allclose(one.coef, exact.coef_, atol=1e-4)
+    new = 3 * rng.normal(size=(200, 5))
+    lines, sorted_lines = found.predict(new, noncrossing=False), found.predict(new)
+    assert (np.diff(lines, axis=1) < 0).any()  # few rows: the lines do cross
+    assert (np.diff(sorted_lines, axis=1) >= 0).all()
+    truth = 1 + new[:, :1] + 2 * norm.ppf(levels)
+    for power in (1, 2):
+        before, after = (np.sum(abs(q - truth) ** power, axis=1) for q in (lines, sorted_lines))
+        assert (after <= before + 1e-12).all()
+
+
+def test_levels_are_checked():
+    x, y = WIDE
+    for levels in ([0.5, 0.2], [0.0, 0.5], 0.5, []):
+        with pytest.raises(ValueError, match="levels must ascend"):
+            l1jax.quantiles(x, y, l1jax.L1(0.1), levels)
+    with pytest.raises(TypeError, match="takes no loss"):
+        l1jax.quantiles(x, y, l1jax.L1(0.1), loss=l1jax.Quantile())

@@ -218,3 +218,32 @@ def test_limits_of_another_length_are_refused():
 def test_traced_limits_on_the_wrong_side_are_an_invalid_input():
     status = jax.jit(lambda upper: l1jax.fit(X, Y, l1jax.L1(0.1, upper=upper)).status)
     assert status(-1.0) == l1jax.Status.INVALID_INPUT and status(0.3) == l1jax.Status.CONVERGED
+
+
+def _soft(z, t):
+    return np.sign(z) * np.maximum(abs(z) - t, 0)
+
+
+def _firm(z, lam, gamma=3.0):
+    return np.where(abs(z) <= gamma * lam, _soft(z, lam) / (1 - 1 / gamma), z)
+
+
+@pytest.mark.parametrize(
+    ("pen", "closed_form"),
+    [
+        (l1jax.L1(0.1, lower=-0.2, upper=0.4), lambda z: np.clip(_soft(z, 0.1), -0.2, 0.4)),
+        (l1jax.MCP(0.1, 3.0), lambda z: _firm(z, 0.1)),
+    ],
+    ids=["limits", "MCP"],
+)
+def test_several_responses_on_orthonormal_columns_have_a_closed_form(pen, closed_form):
+    rng = np.random.default_rng(5)
+    X = np.linalg.qr(rng.normal(size=(40, 8)))[0] * np.sqrt(40)
+    Y = X @ rng.uniform(-0.6, 0.6, size=(8, 3)) + 0.1 * rng.normal(size=(40, 3))
+    expected = closed_form(X.T @ Y / 40)  # each coefficient a problem of its own
+    fit = l1jax.fit(X, Y, pen, fit_intercept=False)
+    assert fit.status == l1jax.Status.CONVERGED
+    np.testing.assert_allclose(
+        fit.coef, expected, atol=1e-9
+    )  # ends in an exact solve on its support
+    np.testing.assert_array_equal(np.asarray(fit.coef) == 0, expected == 0)

@@ -14,19 +14,17 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-import scipy  # which loads `linalg` when it is used
 
-from ...._threads import gram
+from ._interior_equations import StepEquations, factorised
 from ._penalty_weights import CoordinateForm
 
 _MAX_STEPS = 60
 _GAP = 1e-12  # of the loss at zero, at which the sides are known
 _MAX_STALLS = 3  # late steps without a smaller gap, after which rounding is the limit
+_LEAST_WEIGHT = 1e-10  # of the largest gradient: with v between 0 and 0 there is no interior
 _TO_BOUNDARY = 0.9995  # of the way to where a product would be zero
-_RIDGE = 1e-14  # of the diagonal entries of the matrix that is factorised
 _REFINEMENTS = 2
-_LATE = 1e-4  # gap below which the rows at a corner have equations of their own
-_SPARE = 32  # ... as many as there are coefficients, and some
+_LATE = 1e-4  # gap below which rows at a corner and active columns have equations of their own
 
 
 class Rows(NamedTuple):
@@ -43,6 +41,7 @@ class InteriorPoint(NamedTuple):
 
     beta: np.ndarray  # (w,)
     intercept: float
+    u: np.ndarray  # (n,)
     shifts: np.ndarray  # (n,)
     row_ratios: (
         np.ndarray
@@ -132,9 +131,12 @@ class _State:
     """The point that is reached."""
 
     def __init__(self, x: np.ndarray, rows: Rows, form: CoordinateForm, has_intercept: bool):
+        self.is_free = (form.up == 0) & (form.down == 0)
+        least = _LEAST_WEIGHT * (np.minimum(rows.up, rows.down) @ np.abs(x))
+        up, down = (np.where(self.is_free, 0, np.maximum(part, least)) for part in form[:2])
+        form = form._replace(up=up, down=down)
         self.x, self.rows, self.form, self.has_intercept = x, rows, form, has_intercept
         self.n, self.w = x.shape
-        self.is_free = (form.up == 0) & (form.down == 0)
         self.beta, self.u = np.zeros(self.w), np.zeros(self.n)
         level = (rows.up / (rows.up + rows.down)).mean()
         self.intercept = float(np.quantile(rows.target, level)) if has_intercept else 0.0
@@ -179,65 +181,17 @@ class _State:
         return of_d, of_v
 
     def _factorise(self) -> None:
-        """Factorises the equations of the rows at a corner S, the columns, and the intercept.
-
-            [ D_S     X_S                   ] [ du_S ]
-            [ X_Sᵀ   −(diag + X_NᵀD_N⁻¹X_N) ] [ dβ   ]
-
-        D (n,) are the rates of the rows. At first S is empty. Near the end D_S is nearly zero, and in the
-        normal equations of all rows little but X_SᵀX_S would be left.
-        """
-        n, w, products = self.n, self.w, self.products
+        products, n = self.products, self.n
         rates = products.rates()
-        self.rates = rates[:n] + 1 / self.rows.curvature
         self.stiffness = np.where(self.is_free, 0.0, 1 / rates[n:])
-        self.diagonal = np.append(self.stiffness + self.form.quad, [0.0] * self.has_intercept)
-        size = w + self.has_intercept
-        count = min(n, size + _SPARE) if self.last_gap < _LATE else 0
-        self.corner = np.argpartition(self.rates, count - 1)[:count] if count else np.zeros(0, int)
-        weights = 1 / self.rates
-        weights[self.corner] = 0
-        normal = np.empty((size, size))
-        normal[:w, :w] = gram(np.sqrt(weights)[:, None] * self.x)
-        if self.has_intercept:
-            normal[w, :w] = normal[:w, w] = weights @ self.x
-            normal[w, w] = weights.sum()
-        normal.flat[:: size + 1] += self.diagonal
-        block = self._columns(self.corner)
-        squares = np.einsum("ij,ij->j", block, block)
-        scale = np.sqrt(normal.diagonal() + self.weight * squares)
-        self.scale = np.where(scale > 0, scale, 1)
-        self.weights = weights
-        normal /= self.scale * self.scale[:, None]
-        normal.flat[:: size + 1] += _RIDGE
-        if not count:
-            self.factor = scipy.linalg.cho_factor(normal, lower=True, overwrite_a=True)
-            return
-        # In units of the slopes for u, and of residuals for the rows.
-        matrix = np.empty((count + size,) * 2)
-        matrix[:count, :count] = 0
-        matrix.flat[: count * (count + size) : count + size + 1] = (
-            self.rates[self.corner] * self.weight
+        self.equations = StepEquations(
+            self.x,
+            self.has_intercept,
+            rates[:n] + 1 / self.rows.curvature,
+            np.append(self.stiffness + self.form.quad, [0.0] * self.has_intercept),
+            self.weight,
         )
-        matrix[count:, :count] = (block * np.sqrt(self.weight) / self.scale).T
-        matrix[:count, count:] = matrix[count:, :count].T
-        matrix[count:, count:] = -normal
-        self.factor = scipy.linalg.lu_factor(matrix, overwrite_a=True)
-
-    def _columns(self, at: np.ndarray) -> np.ndarray:
-        x = self.x[at]
-        return np.column_stack([x, np.ones(len(at))]) if self.has_intercept else x
-
-    def _solve(
-        self, of_corner: np.ndarray, of_columns: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Solves the equations; returns du_S and the change of (β, b)."""
-        count, of_columns = len(self.corner), of_columns / self.scale
-        if not count:
-            return of_corner, scipy.linalg.cho_solve(self.factor, -of_columns) / self.scale
-        root = np.sqrt(self.weight)
-        solved = scipy.linalg.lu_solve(self.factor, np.append(of_corner * root, of_columns))
-        return solved[:count] * root, solved[count:] / self.scale
+        self.solver = factorised(self.equations, self.last_gap < _LATE)
 
     def _direction(self, wanted: np.ndarray) -> _Move:
         """Solves the linearised equations for products that are wanted."""
@@ -248,22 +202,13 @@ class _State:
         rest = np.where(self.is_free, self.u @ self.x - self.form.quad * self.beta, 0.0)
         rest = np.where(self.is_free, rest, self.stiffness * pull[n:])
         rest = np.append(rest, [self.u.sum()] * self.has_intercept)
-        du, change = np.zeros(n), np.zeros(len(rest))
+        equations, du, change = self.equations, np.zeros(n), np.zeros(len(rest))
         # What is left of the equations is solved for again: D has all orders of magnitude.
         for _ in range(1 + _REFINEMENTS):
-            step = change[w] if self.has_intercept else 0.0
-            left = residual - self.x @ change[:w] - step - self.rates * du
-            sums = np.append(du @ self.x, [du.sum()] * self.has_intercept)
-            missing = self.diagonal * change - sums - rest
-            weighted = self.weights * left
-            of_columns = missing - np.append(
-                weighted @ self.x, [weighted.sum()] * self.has_intercept
-            )
-            du_corner, more = self._solve(left[self.corner], of_columns)
-            change = change + more
-            step = more[w] if self.has_intercept else 0.0
-            du = du + self.weights * (left - self.x @ more[:w] - step)
-            du[self.corner] += du_corner
+            of_rows = residual - equations.times(change) - equations.of_rows * du
+            of_columns = equations.of_columns * change - equations.sums(du) - rest
+            more = self.solver.solve(of_rows, of_columns)
+            du, change = du + more[0], change + more[1]
         dv = np.append(du, du @ self.x - self.form.quad * change[:w])
         shift = float(change[w]) if self.has_intercept else 0.0
         return _Move(change[:w], shift, dv, products.changes(wanted, dv))
@@ -293,6 +238,7 @@ class _State:
         return InteriorPoint(
             self.beta,
             self.intercept,
+            self.u,
             self.products.d[:n],
             rates[:n] * least / self.unit,
             np.where(self.is_free, np.inf, rates[n:] * bounds / size),

@@ -18,6 +18,7 @@ class ActiveSetOptions:
         64  # ... where an interior point method solves each λ from anywhere
     )
     max_retries: int = 30  # blocks solved again after a KKT violation, in one path
+    retries_per_lam_interior: int = 3  # ... and so many more where λ is solved from anywhere
 
     # Primal-dual active sets.
     max_guesses: int = 8  # of the active set, before homotopy takes over

@@ -31,6 +31,7 @@ _MAX_CHANGES = 12  # of sides, all at once
 _OVER = 1e-9  # fraction of its bound by which a slope may exceed it
 _RESIDUAL = 1e-9  # of the system, as a fraction of its right-hand side
 _SINGULAR = 1e-15  # the least pivot, as a fraction of the largest
+_NEAR_ENOUGH = 1e-9  # gap of an interior point that is the solution, where its sides are not known
 _THRESHOLDS = (1.0, 1e-3, 1e3)  # of the ratios that tell a side, tried in turn
 
 
@@ -72,15 +73,43 @@ class SidesSolver:
                     break
                 if not self._change_sides():
                     return self._point(near.num_steps + count + 1)
-        raise NumericalBreakdown
+        if near.gap > _NEAR_ENOUGH:
+            raise NumericalBreakdown
+        self._take_point(near)
+        return self._point(near.num_steps)
 
     def _interpolates(self) -> bool:
-        """Whether unpenalised features and the intercept predict every row: nothing is then better."""
+        """Whether unpenalised features and the intercept predict every row: nothing is then better.
+
+        Of many such predictions, as for p > n at λ = 0, it is that of the least Σⱼ βⱼ²
+        (with an intercept the columns are centred).
+        """
+        form, rows = self.form, self.rows
+        has_intercept = self.path.loss.fit_intercept
+        free = np.flatnonzero((form.up == 0) & (form.down == 0) & (form.quad == 0))
+        n = len(rows.target)
+        if len(free) + has_intercept < n:
+            return False
+        x = np.column_stack([self.x[:, free], np.ones((n, int(has_intercept)))])
+        values = scipy.linalg.lstsq(x, rows.target, lapack_driver="gelsy")[0]
+        rest = np.abs(rows.target - x @ values).max()
+        if rest > _RESIDUAL * np.abs(rows.target).max():
+            return False
+        self.active, self.signs = free, np.zeros(len(self.working))
+        self.u, self.neg_gradient = np.zeros(n), np.zeros(len(self.working))
+        self.beta = np.zeros(len(self.working))
+        self.beta[free] = values[: len(free)]
+        self.intercept = float(values[-1]) if has_intercept else 0.0
+        return True
+
+    def _take_point(self, near: InteriorPoint) -> None:
+        """Takes the interior point itself: where sides are a matter of rounding, none of them may be right."""
         is_free = self.weights.unpenalised
-        self.active, self.signs = np.flatnonzero(is_free), np.zeros(len(is_free))
-        self.side = np.zeros(len(self.rows.target))
-        has_enough = len(self.active) + self.path.loss.fit_intercept >= len(self.side)
-        return has_enough and self._solve() and not self._change_sides()
+        is_active = (near.column_ratios > 1) | is_free
+        self.active, self.beta = np.flatnonzero(is_active), np.where(is_active, near.beta, 0)
+        self.signs = np.where(is_active & ~is_free, np.sign(near.beta), 0)
+        self.intercept, self.u = near.intercept, near.u
+        self.neg_gradient = near.u @ self.x - self.form.quad * self.beta
 
     def _take_sides(self, near: InteriorPoint, threshold: float) -> None:
         """Takes the sides that an interior point tells: 1, −1, or 0 at a corner."""
@@ -162,7 +191,7 @@ class SidesSolver:
         self.side[gone] = np.sign(self.u[gone])
         spare = max(spare - len(gone), 0)
         entering = entering[np.argsort(-overshoot[entering])]
-        if len(entering) and not spare:  # one, with the row that is the nearest to its corner
+        if len(entering) and not spare and self.side.any():  # one, with the nearest row
             off = np.flatnonzero(self.side != 0)
             self.side[off[np.argmin(np.abs(shifts[off]))]] = 0
             spare = 1

@@ -156,6 +156,11 @@ def follow_to(
     if columns is not None:
         options = FollowerOptions(all_columns=True, columns=columns)
         return follow_path(problem, pen, np.array([lam]), lambda_max, options)
+    if has_corners(problem) and (lam == 0 or takes_all_columns(problem)):
+        # Nothing on the way helps an interior point method, and at zero no column can be left out.
+        return follow_path(
+            problem, pen, np.array([lam]), lambda_max, FollowerOptions(all_columns=True)
+        )
     is_exact = has_penalty_weights(pen, problem.coef_shape) and problem.loss.is_quadratic
     if (takes_all_columns(problem) and is_exact) or lam >= lambda_max:
         return follow_path(problem, pen, np.array([lam]), lambda_max)
@@ -219,6 +224,8 @@ class _Follower:
         self.interpolation = self._interpolation(options)
         self.control = StepControl(interpolates=self.interpolation is not None)
         self.retries = OPTIONS.max_retries
+        if self.is_interior:  # a working set is found anew for each λ
+            self.retries += OPTIONS.retries_per_lam_interior * len(lams)
         self.violators = np.zeros(0, int)  # columns that the next working set must contain
         # 3. What is to be filled in.
         shape = (len(lams), *self.null.shape)
