@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -64,6 +65,16 @@ def save(result: Any, file: Any) -> None:
         np.savez_compressed(file, **contents)
 
 
+def save_atomically(result: Any, file: str | os.PathLike) -> None:
+    """Writes a result to a file that has all of what it had before, or all of this, whenever it is read."""
+    part = f"{os.fspath(file)}.part"
+    with open(part, "wb") as opened:
+        save(result, opened)
+        opened.flush()
+        os.fsync(opened.fileno())
+    os.replace(part, file)
+
+
 def _take_apart(value: Any, at: tuple[str, ...], arrays: dict[str, np.ndarray]) -> Any:
     """What JSON can say of a value; its arrays go to `arrays`, by the names of the fields they are in."""
     if value is None:
@@ -95,6 +106,11 @@ def _name_of(kind: type) -> str:
 
 def _is_ours(kind: type) -> bool:
     return _KINDS.get(kind.__name__) is kind
+
+
+def is_savable(value: Any) -> bool:
+    """Whether its class is one that files hold, not a user's own."""
+    return _is_ours(type(value))
 
 
 def load(file: Any, loss: Any = None) -> Any:

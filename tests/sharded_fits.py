@@ -23,7 +23,7 @@ SPECS = {
     "both": P("a", "b"),
 }
 LAMS = [0.3, 0.1, 0.03]
-GROUPS = np.arange(16) // 4
+LAM_OF_LOSSES = {"rows": 0.02, "both": 0.02, "columns": 0.1}
 
 
 def tall_data() -> dict[str, np.ndarray]:
@@ -48,7 +48,14 @@ def wide_data() -> dict[str, np.ndarray]:
     rng = np.random.default_rng(1)
     X = rng.normal(size=(64, 2048))
     y = X[:, 0] - X[:, 7] + 0.5 * rng.normal(size=64)
-    return {"X": X, "y": y, "labels": (y > 0).astype(float)}
+    times = rng.permutation(64) * np.exp(-0.5 * y)
+    return {
+        "X": X,
+        "y": y,
+        "labels": (y > 0).astype(float),
+        "classes": np.digitize(y, [-0.5, 0.5]),
+        "survival": np.column_stack([1 + times, rng.random(64) < 0.6]).astype(float),
+    }
 
 
 @functools.cache
@@ -96,7 +103,7 @@ def collectives(product: Any, *args: Any) -> dict[str, int]:
 
 def fits(found: dict[str, Any]) -> None:
     tall, wide = tall_data(), wide_data()
-    lasso, en = l1jax.L1(), l1jax.ElasticNet(l1_ratio=0.5)
+    lasso = l1jax.L1()
     for name in ("rows", "both"):
         X = put(tall["X"], SPECS[name])
         y = put(tall["y"], P(SPECS[name][0]))
@@ -117,28 +124,39 @@ def fits(found: dict[str, Any]) -> None:
             found[f"{name} host"] = max(host.sizes)
     X = put(tall["X"], SPECS["rows"])
     with HostArrays() as host:
-        path = l1jax.path(X, tall["y"], en, lams=LAMS, standardize=True)
-        found["rows elastic net"] = path.coefs
-        found["rows groups"] = l1jax.path(
-            X, tall["y"], l1jax.GroupL1(groups=GROUPS), lams=LAMS
-        ).coefs
+        other_penalties_and_losses(found, "rows", X, tall)
         found["rows single"] = l1jax.path(X.astype(np.float32), tall["y"], lasso, lams=LAMS).coefs
-        found["rows cox"] = l1jax.fit(X, tall["survival"], l1jax.L1(0.01), loss=l1jax.Cox()).coef
-        several = l1jax.fit(X, tall["classes"], l1jax.L1(0.02), loss=l1jax.Multinomial(3))
-        found["rows multinomial"], found["rows multinomial b"] = several.coef, several.intercept
         logistic = {"loss": l1jax.Logistic()}
         by_lam = jax.jacobian(
             lambda lam: l1jax.fit(X, tall["labels"], l1jax.L1(lam), **logistic).coef
         )
         found["rows logistic by lam"] = by_lam(0.02)
         found["rows all host"] = max(host.sizes)
+    with HostArrays() as host:
+        other_penalties_and_losses(found, "both", put(tall["X"], SPECS["both"]), tall)
+        found["both all host"] = max(host.sizes)
     X = put(wide["X"], SPECS["columns"])
     with HostArrays() as host:
         path = l1jax.path(X, wide["y"], lasso, lams=LAMS)
         found["columns lasso"], found["columns gap"] = path.coefs, path.fits.relative_gap
         found["columns predicted"] = path[1].predict(X)
         found["columns logistic"] = l1jax.fit(X, wide["labels"], l1jax.L1(0.1), **logistic).coef
+        other_penalties_and_losses(found, "columns", X, wide)
         found["columns host"] = max(host.sizes)
+
+
+def other_penalties_and_losses(found: dict[str, Any], name: str, X: Any, data: Any) -> None:
+    """An elastic net, groups, several classes and survival times."""
+    lam = LAM_OF_LOSSES[name]
+    en, groups = l1jax.ElasticNet(l1_ratio=0.5), l1jax.GroupL1(groups=np.arange(X.shape[1]) // 4)
+    path = l1jax.path(X, data["y"], en, lams=LAMS, standardize=True)
+    found[f"{name} elastic net"] = path.coefs
+    found[f"{name} groups"] = l1jax.path(X, data["y"], groups, lams=LAMS).coefs
+    survival = l1jax.fit(X, data["survival"], l1jax.L1(lam / 2), loss=l1jax.Cox())
+    found[f"{name} cox"] = survival.coef
+    several = l1jax.fit(X, data["classes"], l1jax.L1(lam), loss=l1jax.Multinomial(3))
+    found[f"{name} multinomial"] = several.coef
+    found[f"{name} multinomial b"] = several.intercept
 
 
 def programs(found: dict[str, Any]) -> None:

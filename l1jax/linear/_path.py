@@ -36,11 +36,12 @@ from .host._entry_point import entry_point
 from .model._on_host import host_values
 from .model._prepare import data_of, in_given_columns
 from .model._problem import Data, Problem
+from .results._checkpoint import Checkpoint, check_checkpoint
 from .results._fit import Fit, in_jax
 from .results._fitted_with import check_same_options
-from .results._options import options_of, with_passes
+from .results._options import FitOptions, options_of, with_passes
 from .results._path import Path
-from .results._resume import Known, check_resume, known_points
+from .results._resume import Known, known_points, read_resume
 from .results._warning import warn_if_short
 
 _EXACT = 0.75  # power of eps within whose relative kkt an active set can be followed from a fit
@@ -56,7 +57,8 @@ def path(
     n_lams: int = 100,
     lam_min_ratio: float | None = None,
     progress: bool | None = None,
-    resume: Path | None = None,
+    resume: Any = None,
+    checkpoint: Any = None,
     loss: Loss = _SQUARED_ERROR,
     fit_intercept: bool = True,
     standardize: bool = False,
@@ -79,9 +81,12 @@ def path(
     - `lam_min_ratio`: 1e-2 where n ≤ p and 1e-3 else, unless given.
     - `progress`: show a bar (None: in a terminal) with the strength, the features and, where there
       is one already, the gap.
-    - `resume`: an earlier path of the same problem (with the same options: others are refused), whose
-      grid is taken up again. Its fits are certified anew on these data; only what is missing or short of
-      `tol` is solved.
+    - `resume`: an earlier path of the same problem (with the same options: others are refused), or the name of
+      its file, whose grid is taken up again. Its fits are certified anew on these data; only what is missing
+      or short of `tol` is solved.
+    - `checkpoint`: the name of a file for `resume` ("run.npz"), into which what is solved is written every few
+      seconds, and at the end the path; it is replaced as a whole. Engines that solve all strengths in one
+      program ("compiled", "parallel") write at the end. Of many processes the first one writes.
     - `tol`: as for `fit`. Unless it is given, an engine of active sets solves every strength, to rounding.
       Given, it says what is enough: strengths between two that are solved may lie on a line from one
       to the other where that is certified at `tol`. They take no step (`num_steps` is 0), and what is
@@ -129,10 +134,9 @@ def path(
     check_engine(engine)
     tol_is_given, tol = tol is not None, check_tol(tol, inputs.x.dtype)
     max_steps = check_max_steps(max_steps)
-    if resume is not None:
-        check_resume(resume, lams, (inputs.x, inputs.y, inputs.weights, inputs.offset, pen))
-        resume = resume.descending()
-        lams = np.asarray(resume.lams)
+    values = (inputs.x, inputs.y, inputs.weights, inputs.offset, pen, lams)
+    check_checkpoint(checkpoint, values)
+    resume, lams = read_resume(resume, lams, loss, values)
     grid = check_grid(lams, n_lams, lam_min_ratio)
     with precision(inputs.wants_x64), passes_shown(progress):
         data = data_of(inputs, loss, fit_intercept, standardize)
@@ -148,8 +152,8 @@ def path(
         )  # fmt: skip
         keep = not is_traced((data, pen, grid, start, tol, max_steps))
         options = options_of(inputs, data, problem, sample_weight, offset, keep)
-        if resume is not None:
-            check_same_options(resume.fits, loss, options)
+        check_same_options(resume, loss, options, inputs.names)
+        plan = _with_checkpoint(plan, checkpoint, loss, options)
         found, failure = _solved(choose_engine(engine, plan), plan, resume)
         fits = found.fits
         if is_differentiable((data, pen, grid)):
@@ -159,13 +163,23 @@ def path(
         # One loss and one set of options for all lanes.
         fits = in_jax(dataclasses.replace(fits, loss=loss, options=with_passes(options, inputs)))
         result = give_back(dataclasses.replace(found, fits=fits), inputs.wants_x64)
-    _raise_with(failure, result)
+    _finish(plan.checkpoint, failure, result)
     warn_if_short(result.status, result.fits, tol)
     return result
 
 
-def _raise_with(failure: BlockError | None, solved: Path) -> None:
-    """Raises the error of a block of rows, if there is one, with what was solved before."""
+def _with_checkpoint(plan: Plan, file: Any, loss: Loss, options: FitOptions) -> Plan:
+    """Returns the plan, which writes what is solved to this file, if there is one."""
+    if file is None:
+        return plan
+    kept = Checkpoint.of(file, plan.lams, plan.problem, plan.names, loss, options)
+    return dataclasses.replace(plan, checkpoint=kept)
+
+
+def _finish(checkpoint: Checkpoint | None, failure: BlockError | None, solved: Path) -> None:
+    """Writes the path; raises the error of a block of rows, if there is one, with what was solved before."""
+    if checkpoint is not None:
+        checkpoint.write(solved)
     if failure is not None:
         failure.path = solved
         raise failure
@@ -179,6 +193,10 @@ def _solved(engine: Engine, plan: Plan, resume: Path | None) -> tuple[Path, Bloc
         if error.path is None:
             raise
         return error.path, error
+    except BaseException:  # another process has died, memory is full, ...
+        if plan.checkpoint is not None:
+            plan.checkpoint.write()
+        raise
     return found, None
 
 
@@ -212,6 +230,9 @@ def _stack(trees: list[Any]) -> Any:
 def _resumed(engine: Engine, resume: Path, plan: Plan) -> Path:
     """Returns an earlier path, certified anew; an engine solves what is missing, from the fit before it."""
     points = known_points(resume, plan.problem)
+    if plan.checkpoint is not None:
+        fits = (resume.coefs, resume.intercepts, resume.num_steps)
+        plan.checkpoint.keep(np.arange(len(plan)), *fits)
     found = plan.certified(points.beta, points.intercept, resume.num_steps)
     missing = np.flatnonzero(np.asarray(found.status) != Status.CONVERGED)
     if not len(missing):

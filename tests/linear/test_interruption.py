@@ -147,8 +147,12 @@ def test_a_single_fit_and_a_derivative_are_all_or_nothing(monkeypatch):
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"resume": "path.npz"}, TypeError, "resume' ?|resume must be a path"),
-        ({"lams": [1.0]}, ValueError, "leave lams out"),
+        ({"resume": 7}, TypeError, "resume must be a path or the name of its file.*got int"),
+        (
+            {"lams": [1.0]},
+            ValueError,
+            "resume brings its own grid, of 17 strengths.*leave lams out",
+        ),
         ({"X": X[:, :4]}, ValueError, "resume must be a path of these data"),
     ],
 )

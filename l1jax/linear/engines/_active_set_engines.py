@@ -24,6 +24,7 @@ from .active_set._path_point import NumericalBreakdown
 from .active_set._stacked_classes import can_stack, stacked, unstacked
 from .active_set._working_set import (
     FollowerOptions,
+    Keep,
     follow_path,
     follow_to,
     has_knots,
@@ -95,11 +96,20 @@ class WorkingSet(Engine):
         if can_stack(plan.problem, plan.pen):
             problem, pen = stacked(plan.problem, plan.pen)
             flat = dataclasses.replace(plan, problem=problem, pen=pen, known=None)
-            found = self._follow_flat(flat, lambda_max, interpolates=False)
-            return unstacked(plan.problem, plan.pen, np.asarray(plan.lams, np.float64), found)
-        return self._follow_flat(plan, lambda_max, plan.interpolate and not self.keeps_knots)
+            lams = np.asarray(plan.lams, np.float64)
 
-    def _follow_flat(self, plan: Plan, lambda_max: float, interpolates: bool) -> PathSolution:
+            def keep(at: np.ndarray, betas: Any, intercepts: Any, num_steps: Any) -> None:
+                part = PathSolution(betas, intercepts, num_steps, len(at), [])
+                plan.keep(at, *unstacked(plan.problem, plan.pen, lams[at], part)[:3])
+
+            found = self._follow_flat(flat, lambda_max, False, keep)
+            return unstacked(plan.problem, plan.pen, lams, found)
+        interpolates = plan.interpolate and not self.keeps_knots
+        return self._follow_flat(plan, lambda_max, interpolates, plan.keep)
+
+    def _follow_flat(
+        self, plan: Plan, lambda_max: float, interpolates: bool, keep: Keep
+    ) -> PathSolution:
         lams = np.asarray(plan.lams, np.float64)
         single = len(lams) == 1 and plan.known is None and not self.keeps_knots
         if single and self.all_columns is None:
@@ -114,6 +124,7 @@ class WorkingSet(Engine):
             keep_gradients=True,
             relative_gap=_FRACTION * float(plan.tol) if plan.interpolate else None,
             interpolates=interpolates,
+            keep=keep if plan.checkpoint is not None else None,
         )
         return follow_path(plan.problem, plan.pen, lams, lambda_max, options)
 

@@ -22,10 +22,12 @@ from ..data._block_sources import BlockError
 from ..data._matrix import DataMatrix
 from ..host._columns import GramColumns
 from ..host._path_solution import PathSolution
+from ..model._on_host import is_on_host
 from ..model._prepare import prepare_data
 from ..model._problem import Data, Point, Problem
 from ..model._unpenalised_basis import in_orthonormal_basis
 from ..results._certified import report_path, report_uncertified
+from ..results._checkpoint import Checkpoint
 from ..results._fit import Fit
 from ..results._path import Path
 from ..results._resume import Known
@@ -45,8 +47,8 @@ class Plan:
     `y` (n, *k), row weights `s` (n,) of sum one, `offset`, `loss`, `norms` (p,) of the columns, and the
     null model. `lams` (L,) descend; `pen_at(lam)` is the penalty at one of them. `start` is where to begin
     the first of them, `tol` the relative gap that is enough, `max_steps` the most steps of one fit.
-    An engine may use, or not: `progress` (show a bar), `gram`, `interpolate`, `known`, `starts`; `names` are
-    those of the features, for the results.
+    An engine may use, or not: `progress` (show a bar), `gram`, `interpolate`, `known`, `starts`, and hand what
+    it has solved to `keep`; `names` are those of the features, for the results.
     """
 
     problem: Problem
@@ -61,6 +63,7 @@ class Plan:
     interpolate: bool = False  # whether strengths may lie on lines between others, certified
     known: Known | None = None  # the solution at a higher strength, to go on from
     starts: Point | None = None  # a start for each strength, (L, p, *k)
+    checkpoint: Checkpoint | None = None  # of `path(checkpoint=...)`
 
     def __len__(self) -> int:
         return len(self.lams)
@@ -77,11 +80,24 @@ class Plan:
     def only(self, some: np.ndarray, starts: Point | None = None) -> Plan:
         """Returns the plan for some of the strengths, each with a start of its own, if given."""
         lams = np.asarray(self.lams)[some]
-        return dataclasses.replace(self, lams=lams, starts=starts, known=None)
+        kept = None if self.checkpoint is None else self.checkpoint.only(some)
+        return dataclasses.replace(self, lams=lams, starts=starts, known=None, checkpoint=kept)
 
     def without_interpolation(self) -> Plan:
         """Returns the plan in which every strength is solved."""
         return dataclasses.replace(self, interpolate=False)
+
+    def keep(self, at: Any, betas: Any, intercepts: Any, num_steps: Any) -> None:
+        """Hands solutions to the file of `path(checkpoint=...)`, if there is one; an engine need not.
+
+        `at` (m,): their places in `lams`. `betas` (m, p, *k), `intercepts` (m, *k) and `num_steps` (m,) as for
+        `certified`, which sees them later: what is kept only says where to go on.
+        """
+        if self.checkpoint is not None:
+            to_user = self.problem.to_user
+            to_user = to_user if is_on_host(self.problem) else jax.vmap(to_user)
+            coefs, intercepts = to_user(Point(betas, intercepts))
+            self.checkpoint.keep(np.asarray(at), coefs, intercepts, num_steps)
 
     def certified(self, betas: Any, intercepts: Any, num_steps: Any) -> Path:
         """Returns the path of these solutions, on the scale of `problem`; each gets its certificate.
@@ -288,6 +304,9 @@ def solve_plan(engine: Engine, plan: Plan, tried: tuple[str, ...] = ()) -> Path:
     short = np.flatnonzero(status != Status.CONVERGED)
     if not len(short) or Status.INTERRUPTED in status:
         return found
+    if plan.checkpoint is not None:
+        fits = (found.coefs, found.intercepts, found.num_steps)
+        plan.checkpoint.keep(np.arange(len(plan)), *fits)
     starts = _starts(plan, found, short)
     rest = plan.only(short, starts)
     return with_rest(found, short, lambda: solve_plan(_successor(engine, rest, tried), rest, tried))

@@ -104,6 +104,9 @@ class Sequential(Engine):
                         solved = solve_best(problem, plan.pen_at(lam), start, *limits)
                         one, start = jax.block_until_ready(solved)  # else the loop would run ahead
                     fits.append(one)
+                    if plan.checkpoint is not None:
+                        solution = (start.beta, start.intercept, one.num_steps)
+                        plan.keep([i], *(part[None] for part in solution))
                     advance(bar, 1, lam, one.n_nonzero, one.relative_gap)
             except (KeyboardInterrupt, BlockError) as error:
                 if not fits:

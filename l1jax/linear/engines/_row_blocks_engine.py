@@ -74,6 +74,17 @@ class RowBlocksEngine(Engine):
             for _ in range(_MAX_PASSES):
                 count = newton.run()
                 lane = next((one for one in newton.lanes if not one.is_solved), newton.lanes[-1])
+                if count:
+                    _keep(newton, plan)
                 advance(bar, count, lane.lam, np.count_nonzero(lane.beta))
                 if newton.is_solved:
                     return
+
+
+def _keep(newton: RowBlockNewton, plan: Plan) -> None:
+    """Hands the strengths that are solved to the checkpoint."""
+    at = [i for i, lane in enumerate(newton.lanes) if lane.is_solved]
+    lanes = [newton.lanes[i] for i in at]
+    betas = np.stack([lane.beta for lane in lanes])
+    intercepts = np.array([lane.intercept for lane in lanes])
+    plan.keep(at, betas, intercepts, [lane.num_steps for lane in lanes])

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ._options import FitOptions
-from ._records import FitRecord
+from ._records import FitRecord, PathRecord
 
 _ARRAYS = ("sample_weight", "offset")
 
@@ -46,12 +46,22 @@ def options_for(
     return dataclasses.replace(options, fit_intercept=bool(fit_intercept), **passed)
 
 
-def check_same_options(resume: FitRecord, loss: Any, now: FitOptions) -> None:
-    """Raises where an earlier path was fitted with other options than those of this call."""
-    before = resume.options
-    if type(resume.loss) is not type(loss):
+def check_same_options(
+    resume: PathRecord[Any] | None, loss: Any, now: FitOptions, names: tuple[str, ...] | None
+) -> None:
+    """Raises where an earlier path was fitted with other options than those of this call, or other columns."""
+    if resume is None:
+        return
+    before, had, has = resume.fits.options, resume.feature_names, names
+    if type(resume.fits.loss) is not type(loss):
         raise ValueError(
-            f"resume was fitted with loss={resume.loss}, this call has {loss}: pass the same."
+            f"resume was fitted with loss={resume.fits.loss}, this call has {loss}: pass the same."
+        )
+    if had is not None and has is not None and len(had) == len(has) and had != has:
+        j = next(j for j, pair in enumerate(zip(had, has, strict=True)) if pair[0] != pair[1])
+        raise ValueError(
+            f"resume was fitted with the column {had[j]!r} where X has {has[j]!r}: pass the columns in "
+            "their order."
         )
     if before is None:
         return

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 from collections.abc import Iterator
+from pathlib import Path as File
 from typing import Any, NamedTuple
 
 import jax
@@ -12,8 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool
 
+from ..._saving import is_savable, load
 from ..._status import Status
 from ..._tracing import is_traced
+from ...losses import Loss
 from ..data._block_sources import BlockError
 from ..data._inputs import Inputs
 from ..data._precision import give_back
@@ -24,6 +28,7 @@ from ._path import Path
 from ._records import check_of_these_data
 
 _KEPT = {"lam", "num_steps", "status", "loss", "feature_names", "several_responses", "options"}
+_SAME = 1e-6  # relative: float32 has rounded the strengths of one of two equal grids
 
 
 class Known(NamedTuple):
@@ -59,16 +64,40 @@ def solved_so_far(path: Path, options: FitOptions, inputs: Inputs) -> Iterator[N
         raise
 
 
-def check_resume(resume: Any, lams: Any, data: Any) -> None:
-    """Raises unless it is a path, and the call brings concrete data and no grid of its own."""
+def read_resume(resume: Any, lams: Any, loss: Loss, data: Any) -> tuple[Path | None, Any]:
+    """Returns the path to resume, of a file if it is a name, and the grid: its own, or `lams` without one.
+
+    `lams` may repeat the grid of the path. Raises unless it is a path, and the data are concrete.
+    """
+    if resume is None:
+        return None, lams
+    if isinstance(resume, str | os.PathLike):
+        resume = _loaded(resume, loss)
     if not isinstance(resume, Path):
         raise TypeError(
-            f"resume must be a path, such as l1jax.load(file) gives back, got {type(resume).__name__}."
+            "resume must be a path or the name of its file, as of path.save or path(checkpoint=...), got "
+            f"{type(resume).__name__}."
         )
-    if lams is not None:
-        raise ValueError("resume brings its own grid: leave lams out.")
     if is_traced(data):
         raise ValueError("resume needs concrete data: it cannot be taken up inside jit or vmap.")
+    resume = resume.descending()
+    own = np.asarray(resume.lams)
+    if lams is not None:
+        given = -np.sort(-np.ravel(lams))
+        if given.shape != own.shape or not np.allclose(given, own, rtol=_SAME, atol=0):
+            raise ValueError(
+                f"resume brings its own grid, of {len(own)} strengths, and lams is another: leave lams out."
+            )
+    return resume, own
+
+
+def _loaded(file: str | os.PathLike, loss: Loss) -> Any:
+    """The result in a file; a loss of the user's own is not in it, and is that of the call."""
+    if not File(file).exists():
+        raise FileNotFoundError(
+            f"resume must be a path or the name of its file, and there is no {os.fspath(file)!r}."
+        )
+    return load(file, None if is_savable(loss) else loss)
 
 
 def known_points(resume: Path, problem: Problem) -> Point:

@@ -9,6 +9,7 @@ Everything here runs on the host, where sizes may change, and in float64.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -92,6 +93,10 @@ def has_knots(problem: Problem, pen: Penalty) -> bool:
     return bool(problem.loss.is_quadratic and is_linear)
 
 
+Keep = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], None]
+"""Takes places in the grid, and the betas, intercepts and numbers of steps of the solutions there."""
+
+
 class FollowerOptions(NamedTuple):
     """What a path is to consist of beside the solutions on the grid, and where it starts."""
 
@@ -105,6 +110,7 @@ class FollowerOptions(NamedTuple):
     relative_gap: float | None = None  # that solutions may have; None: they are exact
     interpolates: bool = False  # whether λ may be interpolated, at that gap
     rough_above: float = np.inf  # λ above which solutions of smooth losses are on the way only
+    keep: Keep | None = None  # is handed what is solved, block by block
 
 
 _DEFAULTS = FollowerOptions()
@@ -131,6 +137,8 @@ def follow_path(
         try:
             while not follower.is_done:
                 count = follower.advance()
+                if options.keep is not None and count:
+                    options.keep(*follower.last(count))
                 advance(bar, count, follower.lam, len(follower.at.features))
         except NumericalBreakdown:
             pass  # `num_solved` of the result says how far it came
@@ -382,6 +390,11 @@ class _Follower:
             ends = [self.num_solved - 1, *(self.num_solved + i for i, _ in solved)]
             for left, right in itertools.pairwise(ends):
                 self.interpolation.fill(left, right, self.lams, *tables)
+
+    def last(self, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Returns so many solutions, the last ones: their places in the grid, and what they are."""
+        at = np.arange(self.num_solved - count, self.num_solved)
+        return at, self.betas[at], self.intercepts[at], self.num_steps[at]
 
     def _known_gradients(self) -> np.ndarray | None:
         """Returns −∇L at all λ; at those that were not reached, that of the last one, if it is known."""
