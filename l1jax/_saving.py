@@ -16,7 +16,7 @@ import numpy as np
 from ._groups import Groups
 from ._tracing import is_traced
 
-_FORMAT = 3
+_FORMAT = 4
 _BROKEN = (EOFError, zipfile.BadZipFile, zlib.error)  # what is no archive, or not all of one
 _KINDS: dict[str, type] = {}  # the classes that a file may hold, by name
 _RESULTS: list[type] = []  # those of them that a file may hold alone

@@ -71,7 +71,7 @@ def test_other_precisions_and_several_responses(path):
     fits = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), path.fits)
     assert_same(fits, there_and_back(fits))
     pair = dataclasses.replace(
-        path.fits, coef=np.stack([path.coefs] * 2, -1), several_responses=True
+        path.fits, stored_coef=np.stack([path.coefs] * 2, -1), several_responses=True
     )
     assert_same(pair, there_and_back(pair))
 
@@ -133,7 +133,7 @@ def test_the_file_is_plain_arrays(tmp_path):
     fit = l1jax.fit(X, Y, l1jax.L1(0.1))
     fit.save(tmp_path / "fit.npz")
     with np.load(tmp_path / "fit.npz", allow_pickle=False) as contents:
-        np.testing.assert_array_equal(contents["coef"], fit.coef)
+        np.testing.assert_array_equal(contents["stored_coef"], fit.coef)
         assert all(contents[key].dtype.kind in "fiubU" for key in contents.files)
         assert json.loads(str(contents["about"]))["result"]["parts"]["loss"] == {
             "kind": "SquaredError",
@@ -221,14 +221,14 @@ def test_files_that_are_damaged_or_of_something_else_are_refused(tmp_path):
         None,
         3,
         {},
-        {"format": 3},
+        {"format": 4},
         about | {"result": None},
         about | {"result": []},
     ):
         refused(archive(other, **arrays))
     refused(archive(about | {"result": about["result"]["parts"]["loss"]}, **arrays))
     refused(archive(about))
-    refused(archive(about | {"format": 1}, **arrays), "has format 1, this version of l1jax reads 3")
+    refused(archive(about | {"format": 1}, **arrays), "has format 1, this version of l1jax reads 4")
     (tmp_path / "bad.npz").write_bytes(archive(about, **arrays))
     assert_same(fit, l1jax.load(tmp_path / "bad.npz"))
     with pytest.raises(FileNotFoundError):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import operator
 from typing import Any
 
 import jax
@@ -33,9 +32,11 @@ from .engines._engine import (
     with_rest,
 )
 from .host._entry_point import entry_point
+from .host._path_solution import PathSolution
+from .host._sparse_rows import dense, take
 from .model._on_host import host_values
 from .model._prepare import data_of, in_given_columns
-from .model._problem import Data, Problem
+from .model._problem import Data, Point, Problem
 from .results._checkpoint import Checkpoint, check_checkpoint
 from .results._fit import Fit, in_jax
 from .results._fitted_with import check_same_options
@@ -229,17 +230,19 @@ def _stack(trees: list[Any]) -> Any:
 
 def _resumed(engine: Engine, resume: Path, plan: Plan) -> Path:
     """Returns an earlier path, certified anew; an engine solves what is missing, from the fit before it."""
-    points = known_points(resume, plan.problem)
     if plan.checkpoint is not None:
-        fits = (resume.coefs, resume.intercepts, resume.num_steps)
+        fits = (resume.fits.stored_coef, resume.intercepts, resume.num_steps)
         plan.checkpoint.keep(np.arange(len(plan)), *fits)
-    found = plan.certified(points.beta, points.intercept, resume.num_steps)
+    betas, intercepts = known_points(resume, plan.problem)
+    steps = np.asarray(resume.num_steps)
+    found = Path(plan.report(PathSolution(betas, intercepts, steps, len(steps), [])))
     missing = np.flatnonzero(np.asarray(found.status) != Status.CONVERGED)
     if not len(missing):
         return Path(found.fits, resume.knots)
     rest, last = plan.only(missing), int(missing[0]) - 1
     if last >= 0:
-        start, known = jax.tree.map(operator.itemgetter(last), points), None
+        start = Point(np.asarray(dense(take(betas, last))), intercepts[last])
+        known = None
         if found.fits.relative_kkt[last] <= jnp.finfo(start.beta.dtype).eps ** _EXACT:
             known = Known(float(np.asarray(plan.lams)[last]), start)
         rest = dataclasses.replace(rest, start=start, known=known)

@@ -8,6 +8,8 @@ from typing import Any, no_type_check
 import numpy as np
 
 from ..linear import Path, StabilitySelection
+from ..linear.host._sparse_rows import used
+from ..linear.results._tables import name_of
 from ._style import (
     COLOURS,
     FALLING,
@@ -18,7 +20,6 @@ from ._style import (
     line_style,
     mark,
     name_ends,
-    names_of,
     plain,
     reached,
 )
@@ -48,18 +49,18 @@ def path(
             "the others."
         )
     ax = axes_or_new(ax)
-    coefs = np.asarray(path.coefs)
+    features, coefs = used(path.fits.stored_coef)
     places = {
         "lambda": lambda path: np.asarray(path.lams),
-        "norm": lambda path: np.abs(np.asarray(path.coefs)).sum(axis=-1),
+        "norm": lambda _: np.abs(coefs).sum(axis=-1),
         "deviance": lambda path: np.asarray(path.deviance_explained),
     }[x]
-    xs, names = places(path), names_of(path)
+    xs = places(path)
+    names = [plain(name_of(path.fits, j)) for j in features]
     biggest = np.argsort(-np.abs(coefs).max(axis=0), kind="stable")
-    named = [j for j in biggest[:top] if coefs[:, j].any()]
+    named, others = biggest[:top], biggest[top:]
     lines = _while_inside(coefs)
-    others = [j for j in biggest[top:] if coefs[:, j].any()]
-    if others:
+    if len(others):
         ax.plot(xs, lines[:, others], color="0.8", linewidth=0.8, zorder=1)
     ends = []
     for k, j in enumerate(named):

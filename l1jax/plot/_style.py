@@ -52,7 +52,7 @@ def reached(path: Path, positive: bool) -> Path:
             f"this picture is of a Path, got a {type(path).__name__}"
             + (": pass its `.path`." if has_one else ", as l1jax.path returns it.")
         )
-    there = np.isfinite(np.asarray(path.coefs).reshape(len(path), -1)).all(axis=1)
+    there = np.isfinite(np.asarray(path.intercepts).reshape(len(path), -1)).all(axis=1)
     there &= (np.asarray(path.lams) > 0) | (not positive)
     if not there.any():
         raise ValueError("the path has no fit to draw.")

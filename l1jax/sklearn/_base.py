@@ -156,11 +156,12 @@ class LinearModel(_Estimator):
         fit = jax.tree.map(
             lambda leaf: np.asarray(leaf) if isinstance(leaf, jax.Array | np.generic) else leaf, fit
         )
-        at = fit.coef.ndim - 1 - fit.several_responses
+        coef = fit.coef
+        at = coef.ndim - 1 - fit.several_responses
         names = getattr(self, "feature_names_in_", None)
         return dataclasses.replace(
             fit,
-            coef=fit.coef[(slice(None),) * at + (slice(data.p),)],
+            stored_coef=coef[(slice(None),) * at + (slice(data.p),)],
             feature_names=None if names is None else tuple(names),
             options=self._options(fit.options, data),
         )

@@ -38,7 +38,9 @@ def path():
 def wide(path):
     """A path of many features whose coefficients end close to each other; nothing has to be solved."""
     rises = np.clip(np.linspace(0, 2, L)[:, None] - np.linspace(0, 1, 40), 0, None)
-    fits = dataclasses.replace(path.fits, coef=rises * np.linspace(1, 1.02, 40), feature_names=None)
+    fits = dataclasses.replace(
+        path.fits, stored_coef=rises * np.linspace(1, 1.02, 40), feature_names=None
+    )
     return l1jax.Path(fits)
 
 

@@ -105,11 +105,16 @@ def _check_shape(X: Any) -> None:
 
 
 def _read_scipy(X: Any) -> SparseMatrix:
-    coo = X.tocsc().tocoo()  # by columns, without repeated entries
-    data = np.asarray(coo.data, float_dtype(coo.data, "X"))
-    rows, cols = coo.row.astype(np.int32), coo.col.astype(np.int32)
+    csc = X.tocsc()
+    if not csc.has_canonical_format:  # entries that are repeated
+        csc = csc.copy() if csc is X else csc
+        csc.sum_duplicates()
+    data = fresh_view(np.asarray(csc.data, float_dtype(csc.data, "X")))
+    rows = csc.indices.astype(np.int32, copy=False)
+    n, p = csc.shape
+    cols = np.repeat(np.arange(p, dtype=np.int32), np.diff(csc.indptr))
     _check_entries(data, rows, cols)
-    return SparseMatrix(data, rows, cols, (int(coo.shape[0]), int(coo.shape[1])))
+    return SparseMatrix(data, rows, cols, (int(n), int(p)), csc.indptr)
 
 
 def _read_bcoo(X: Any) -> SparseMatrix:

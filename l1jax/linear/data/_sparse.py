@@ -1,4 +1,7 @@
-"""Sparse data matrices, which are never densified: their entries for XLA, and in SciPy on the host."""
+"""Sparse data matrices, which are never densified: their entries for XLA, and in SciPy on the host.
+
+On the host the arrays are those that SciPy's matrix came with: nothing of their size is copied.
+"""
 
 from __future__ import annotations
 
@@ -16,20 +19,26 @@ import scipy
 from jaxtyping import Array, Float, Int
 
 from ..._threads import in_threads
-from ..._types import AnyArray
+from ..._types import AnyArray, Real
 from ._host import HostColumns, HostMatrix
-from ._matrix import CentredScaled, DataMatrix, rows
+from ._matrix import CentredScaled, DataMatrix, is_in_process, rows
 
-_BLOCK = 4096  # columns
+_BLOCK = 4096  # columns of a block, at least
+_MAX_BLOCKS = 1024
+_PART = 2**18  # entries whose moments NumPy takes at a time
 
 
 class SparseMatrix(DataMatrix):
-    """Coordinates (row, column, value) of a matrix whose other entries are zero."""
+    """Coordinates (row, column, value) of a matrix whose other entries are zero.
+
+    `starts` says where each column begins, of entries by columns; products of NumPy's arrays are SciPy's then.
+    """
 
     data: Float[AnyArray, " nnz"]
     rows: Int[AnyArray, " nnz"]
     cols: Int[AnyArray, " nnz"]
     size: tuple[int, int] = eqx.field(static=True)
+    starts: Int[AnyArray, " p+1"] | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -43,13 +52,31 @@ class SparseMatrix(DataMatrix):
     def batches_products(self) -> bool:
         return False  # a product takes memory for every entry and vector
 
-    def dot(self, b: Float[AnyArray, "p *k"]) -> Float[Array, "n *k"]:
+    def in_numpy(self) -> SparseMatrix | None:
+        is_here = self.starts is not None and jax.default_backend() == "cpu"
+        leaves = jax.tree.leaves(self)
+        return (
+            jax.tree.map(np.asarray, self) if is_here and all(map(is_in_process, leaves)) else None
+        )
+
+    def dot(self, b: Float[Real, "p *k"]) -> Any:
+        if self._is_numpy(b):
+            return self.in_scipy() @ b
         products = rows(self.data, b) * jnp.asarray(b)[self.cols]
         return jax.ops.segment_sum(products, self.rows, self.shape[0])
 
-    def rdot(self, r: Float[AnyArray, "n *k"]) -> Float[Array, "p *k"]:
+    def rdot(self, r: Float[Real, "n *k"]) -> Any:
+        if self._is_numpy(r):
+            return self.in_scipy().T @ r
         products = rows(self.data, r) * jnp.asarray(r)[self.rows]
         return jax.ops.segment_sum(products, self.cols, self.shape[1])
+
+    def in_scipy(self) -> scipy.sparse.csc_array:
+        """The matrix of SciPy with the same arrays, where these are NumPy's and `starts` is known."""
+        return scipy.sparse.csc_array((self.data, self.rows, self.starts), shape=self.size)
+
+    def _is_numpy(self, *arrays: Any) -> bool:
+        return self.starts is not None and self.namespace(*arrays) is np
 
     def columns(self, at: Int[AnyArray, " m"]) -> Float[Array, "n m"]:
         return self.padded_columns(at)
@@ -60,32 +87,38 @@ class SparseMatrix(DataMatrix):
         some = jnp.zeros((n, at.size), self.data.dtype)
         return some.at[self.rows, place[self.cols]].add(self.data, mode="drop")
 
-    def means(self, s: Float[Array, " n"]) -> Float[Array, " p"]:
+    def means(self, s: Float[Real, " n"]) -> Float[Real, " p"]:
+        if self._is_numpy(s):
+            return _Moments(self, s).means()
         weights = s[self.rows]
         first = jax.ops.segment_sum(self.data * weights, self.cols, self.shape[1])
         stored = weights * (self.data - first[self.cols])
         rest = jax.ops.segment_sum(stored, self.cols, self.shape[1]) - self._missing(s) * first
         return first + rest / jnp.sum(s)
 
-    def squares(self, s: Float[Array, " n"], centre: Float[Array, " p"]) -> Float[Array, " p"]:
+    def squares(self, s: Float[Real, " n"], centre: Float[Real, " p"]) -> Float[Real, " p"]:
+        if self._is_numpy(s, centre):
+            return _Moments(self, s).squares(centre)
         weights = s[self.rows]
         stored = jax.ops.segment_sum(
             weights * (self.data - centre[self.cols]) ** 2, self.cols, self.shape[1]
         )
         return stored + self._missing(s) * centre**2
 
-    def _missing(self, s: Float[Array, " n"]) -> Float[Array, " p"]:
+    def _missing(self, s: Float[Real, " n"]) -> Float[Array, " p"]:
         """The weight of the rows in which a column stores nothing; exactly 0 where there are none."""
         weights = s[self.rows]
         covered = jax.ops.segment_sum(weights, self.cols, self.shape[1])
         counts = jax.ops.segment_sum((weights > 0).astype(jnp.int32), self.cols, self.shape[1])
         return jnp.where(counts < jnp.sum(s > 0), jnp.maximum(jnp.sum(s) - covered, 0), 0)
 
-    def peaks(self, s: Float[Array, " n"]) -> Float[Array, " p"]:
+    def peaks(self, s: Float[Real, " n"]) -> Float[Real, " p"]:
+        if self._is_numpy(s):
+            return _Moments(self, s).peaks()
         sizes = jnp.where(s[self.rows] > 0, jnp.abs(self.data), 0)
         return jnp.maximum(jax.ops.segment_max(sizes, self.cols, self.shape[1]), 0)
 
-    def transform(self, centre: Array, inverse_scale: Array) -> DataMatrix:
+    def transform(self, centre: Real, inverse_scale: Real) -> DataMatrix:
         return CentredScaledSparse(self, centre, inverse_scale)
 
     def with_columns(self, at: np.ndarray, columns: np.ndarray) -> SparseMatrix:
@@ -98,6 +131,7 @@ class SparseMatrix(DataMatrix):
             data=np.concatenate([data[stays], columns.T.ravel()]),
             rows=np.concatenate([rows[stays], new_rows]),
             cols=np.concatenate([cols[stays], np.repeat(at, n).astype(cols.dtype)]),
+            starts=None,
         )
 
     def to_host(self) -> HostMatrix:
@@ -115,19 +149,90 @@ class CentredScaledSparse(CentredScaled[SparseMatrix]):
         return HostSparse(self.x, self.centre, self.inverse_scale)
 
 
+class _Moments:
+    """Weighted moments of the columns in NumPy, by some columns at a time."""
+
+    def __init__(self, x: SparseMatrix, s: np.ndarray):
+        starts: Any = x.starts
+        self.s, self.starts, self.is_in = s, starts, s > 0
+        self.data, self.rows = np.asarray(x.data), np.asarray(x.rows)
+        self.counts = np.diff(starts)
+        # Where some columns begin: as many as have few entries, at least one.
+        cuts = np.unique(np.searchsorted(starts, np.arange(0, len(self.rows), _PART)))
+        self.ends = np.union1d(cuts[cuts < len(self.counts)], [0, len(self.counts)])
+
+    def means(self) -> np.ndarray:
+        first = self._sums(lambda data, _: data)
+        rest = self._sums(lambda data, at: data - self._repeated(first, at))
+        # A second pass takes off the rounding of the first, which is relative to the level.
+        return first + (rest - self._missing() * first) / self.s.sum()
+
+    def squares(self, centre: np.ndarray) -> np.ndarray:
+        if not centre.any():
+            return self._sums(lambda data, _: data**2)
+        stored = self._sums(lambda data, at: (data - self._repeated(centre, at)) ** 2)
+        return stored + self._missing() * centre**2
+
+    def peaks(self) -> np.ndarray:
+        found = np.zeros(len(self.counts), self.data.dtype)
+        for at in itertools.starmap(slice, itertools.pairwise(self.ends)):
+            sizes = abs(self._part(at).data)
+            if not self.is_in.all():
+                sizes = np.where(self.is_in[self._part(at).indices], sizes, 0)
+            some = np.flatnonzero(self.counts[at])
+            if len(some):
+                begin = self.starts[at][some] - self.starts[at.start]
+                found[at.start + some] = np.maximum.reduceat(sizes, begin)
+        return found
+
+    def _missing(self) -> np.ndarray:
+        """The weight of the rows in which a column stores nothing; exactly 0 where there are none."""
+        covered = self._sums(lambda data, _: np.ones_like(data))
+        counts = self.counts
+        if not self.is_in.all():
+            counts = self._sums(lambda data, _: np.ones_like(data), self.is_in.astype(self.s.dtype))
+        return np.where(counts < self.is_in.sum(), np.maximum(self.s.sum() - covered, 0), 0)
+
+    def _sums(
+        self, term: Callable[[np.ndarray, slice], np.ndarray], s: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Σ sᵢ term over the entries of each column; `term` has those of the columns in a slice."""
+        found = np.empty(len(self.counts), self.s.dtype)
+        for at in itertools.starmap(slice, itertools.pairwise(self.ends)):
+            part = self._part(at)
+            part.data = term(part.data, at)
+            found[at] = part @ (self.s if s is None else s)
+        return found
+
+    def _part(self, at: slice) -> scipy.sparse.csr_array:
+        return _transposed(self.data, self.rows, self.starts, len(self.s), at.start, at.stop)
+
+    def _repeated(self, of_columns: np.ndarray, at: slice) -> np.ndarray:
+        return np.repeat(of_columns[at], self.counts[at])
+
+
 class HostSparse:
     """All columns of a sparse matrix, centred and scaled implicitly; added ones are not copied."""
 
     def __init__(self, x: SparseMatrix, centre: Any = None, inverse_scale: Any = None):
-        self.entries, self.shape, p = _entries(x), x.shape, x.shape[1]
-        self.x = scipy.sparse.csc_array(self.entries, shape=x.shape, dtype=np.float64)
+        self.shape, p = x.shape, x.shape[1]
+        here = x.in_numpy()
+        if here is None:
+            self.x = scipy.sparse.csc_array(_entries(x), shape=x.shape, dtype=np.float64)
+        else:
+            self.x = here.in_scipy().astype(np.float64, copy=False)
         self.is_transformed = centre is not None
         self.centres = np.asarray(centre, np.float64) if self.is_transformed else np.zeros(p)
         self.scales = np.asarray(inverse_scale) if self.is_transformed else np.ones(p)
         self.features = np.zeros(0, int)
-        # Xᵀ in blocks of rows: views, small enough for what comes of them to stay in the cache.
-        ends = [*range(0, p, _BLOCK), p]
-        self.blocks = [_transposed(self.x, *pair) for pair in itertools.pairwise(ends)]
+
+    @functools.cached_property
+    def blocks(self) -> list[tuple[slice, scipy.sparse.csr_array]]:
+        """Xᵀ in blocks of rows: views, small enough for what comes of them to stay in the cache."""
+        p, x = self.shape[1], self.x
+        ends = [*range(0, p, max(_BLOCK, p // _MAX_BLOCKS)), p]
+        parts = x.data, x.indices, x.indptr, x.shape[0]
+        return [(slice(*pair), _transposed(*parts, *pair)) for pair in itertools.pairwise(ends)]
 
     def add(self, new: np.ndarray) -> None:
         self.features = np.concatenate([self.features, new])
@@ -172,7 +277,7 @@ class HostSparse:
 
     @functools.cached_property
     def _by_rows(self) -> scipy.sparse.csr_array:
-        return scipy.sparse.csr_array(self.entries, shape=self.shape)
+        return self.x.tocsr()
 
 
 class SparseColumns:
@@ -211,12 +316,16 @@ class SparseColumns:
         return columns.T @ hvp(columns)
 
 
-def _transposed(x: Any, begin: int, end: int) -> tuple[slice, Any]:
-    """Which columns of a CSC matrix these are, and their transpose: a view."""
-    ends = x.indptr[begin : end + 1]
+def _transposed(
+    data: np.ndarray, rows: np.ndarray, starts: np.ndarray, n: int, begin: int, end: int
+) -> scipy.sparse.csr_array:
+    """The transpose of some columns of a CSC matrix of n rows: a view."""
+    ends = starts[begin : end + 1]
     entries = slice(ends[0], ends[-1])
-    parts = (x.data[entries], x.indices[entries], ends - ends[0])
-    return slice(begin, end), scipy.sparse.csr_array(parts, shape=(end - begin, x.shape[0]))
+    part = scipy.sparse.csr_array((end - begin, n), dtype=data.dtype)
+    # Its constructor copies what is a small part of a larger array.
+    part.data, part.indices, part.indptr = data[entries], rows[entries], ends - ends[0]
+    return part
 
 
 def _entries(x: SparseMatrix) -> Any:

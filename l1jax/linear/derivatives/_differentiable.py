@@ -7,7 +7,6 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -81,7 +80,8 @@ def moving_parts(fit: Fit) -> tuple[Any, ...]:
 
 
 def with_parts(fit: Fit, parts: tuple[Any, ...]) -> Fit:
-    return eqx.tree_at(moving_parts, fit, parts)
+    names = ("stored_coef", "intercept", "lam", "objective", "deviance_explained")
+    return dataclasses.replace(fit, **dict(zip(names, parts, strict=True)))
 
 
 def differentiable_gradient(problem: Problem, data: Data, pen: Penalty) -> Array:

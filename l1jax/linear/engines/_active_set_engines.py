@@ -13,6 +13,15 @@ from jax.core import Tracer
 
 from ..._status import Status
 from ..host._path_solution import Knot, PathSolution
+from ..host._sparse_rows import (
+    SparseRows,
+    compact,
+    concatenated,
+    dense,
+    is_large,
+    parts_of,
+    take,
+)
 from ..model._null_model import known_lambda_max
 from ..model._on_host import is_on_host
 from ..model._problem import Point, Problem
@@ -185,13 +194,18 @@ def _knots(plan: Plan, solution: PathSolution, lambda_max: float) -> Knots:
     problem, lams = plan.problem, np.asarray(plan.lams)
     null = np.asarray(problem.null.point.beta)
     first = Knot(max(lambda_max, lams[0]), np.flatnonzero(null), null[null != 0])
-    support = np.flatnonzero(solution.betas[-1])
-    knots = [first, *solution.knots, Knot(lams[-1], support, solution.betas[-1][support])]
-    betas = np.zeros((len(knots), len(null)))
-    for row, knot in zip(betas, knots, strict=True):
-        row[knot.features] = knot.values
-    dtype = problem.y.dtype
-    point = Point(betas.astype(dtype), np.full(len(knots), solution.intercepts[0], dtype))
-    to_user = problem.to_user if is_on_host(problem) else jax.vmap(problem.to_user)
-    coefs, intercepts = map(jnp.asarray, to_user(point))
-    return Knots(jnp.asarray(np.array([knot.lam for knot in knots], dtype)), coefs, intercepts)
+    end = np.asarray(dense(take(solution.betas, slice(-1, None))))[0]
+    knots = [first, *solution.knots, Knot(lams[-1], np.flatnonzero(end), end[end != 0])]
+    dtype, to_user = problem.y.dtype, problem.to_user
+    to_user = to_user if is_on_host(problem) else jax.vmap(to_user)
+    rows = [(knot.features, knot.values) for knot in knots]
+    betas = SparseRows.of_rows(rows, problem.coef_shape, dtype)
+    coefs, intercepts = [], []
+    for some in parts_of(betas):
+        part = np.asarray(betas.take(some).to_array())
+        point = Point(part, np.full(len(part), solution.intercepts[0], dtype))
+        coef, intercept = map(np.asarray, to_user(point))
+        coefs.append(compact(coef) if is_large(betas.shape) else coef)
+        intercepts.append(intercept)
+    lams = np.array([knot.lam for knot in knots], dtype)
+    return jax.tree.map(jnp.asarray, Knots(lams, concatenated(coefs), np.concatenate(intercepts)))

@@ -15,6 +15,7 @@ from ..._status import Status
 from ...penalties import Penalty
 from ..host._columns import Columns
 from ..host._path_solution import PathSolution
+from ..host._sparse_rows import dense, take
 from ..model._problem import Outcome, Point, Problem
 from ..results._certified import report
 from ..results._fit import Fit
@@ -76,8 +77,8 @@ class Compiled(Engine):
             done = solution.num_solved
             if not done:
                 raise NumericalBreakdown
-            last = done - 1
-            advance(bar, done, plan.lams[last], np.count_nonzero(solution.betas[last]))
+            last = np.asarray(dense(take(solution.betas, slice(done - 1, done))))
+            advance(bar, done, plan.lams[done - 1], np.count_nonzero(last))
         return Path(jax.block_until_ready(plan.report(solution)))
 
 

@@ -22,6 +22,7 @@ from ..data._block_sources import BlockError
 from ..data._matrix import DataMatrix
 from ..host._columns import GramColumns
 from ..host._path_solution import PathSolution
+from ..host._sparse_rows import dense, put, take
 from ..model._on_host import is_on_host
 from ..model._prepare import prepare_data
 from ..model._problem import Data, Point, Problem
@@ -305,7 +306,7 @@ def solve_plan(engine: Engine, plan: Plan, tried: tuple[str, ...] = ()) -> Path:
     if not len(short) or Status.INTERRUPTED in status:
         return found
     if plan.checkpoint is not None:
-        fits = (found.coefs, found.intercepts, found.num_steps)
+        fits = (found.fits.stored_coef, found.intercepts, found.num_steps)
         plan.checkpoint.keep(np.arange(len(plan)), *fits)
     starts = _starts(plan, found, short)
     rest = plan.only(short, starts)
@@ -339,14 +340,10 @@ def _with_rest_traced(plan: Plan, found: Path) -> Path:
 def _starts(plan: Plan, found: Path, some: Any) -> Point:
     """Returns some of the fits as points to start gradient steps from."""
     dtype = plan.problem.y.dtype
-    coefs, intercepts = (
-        jnp.asarray(part[some], dtype)
-        for part in (
-            (found.coefs, found.intercepts)
-            if plan.is_traced()
-            else map(np.asarray, (found.coefs, found.intercepts))
-        )
-    )
+    coefs, intercepts = dense(take(found.fits.stored_coef, some)), found.intercepts
+    if not plan.is_traced():
+        coefs, intercepts = np.asarray(coefs), np.asarray(intercepts)
+    coefs, intercepts = jnp.asarray(coefs, dtype), jnp.asarray(intercepts[some], dtype)
     starts = jax.vmap(plan.problem.start_from)(coefs, intercepts)
     return _where_finite(starts, plan.start)
 
@@ -377,10 +374,11 @@ def with_rest(found: Path, some: np.ndarray, solve: Callable[[], Path]) -> Path:
 def with_some(fits: Fit, some: np.ndarray, others: Fit) -> Fit:
     """Returns the fits, those at the indices `some` replaced."""
 
-    def put(all_: Any, new: Any) -> np.ndarray:
-        out = np.array(all_)
-        out[some] = new
-        return out
+    def put_one(all_: Any, new: Any) -> Any:
+        return put(all_, some, new)
 
-    loss, fits, others = fits.loss, *(dataclasses.replace(f, loss=None) for f in (fits, others))
-    return dataclasses.replace(jax.tree.map(put, fits, others), loss=loss)
+    coefs = put(fits.stored_coef, some, others.stored_coef)
+    loss = fits.loss
+    fits, others = (dataclasses.replace(f, loss=None, stored_coef=None) for f in (fits, others))
+    rest = jax.tree.map(put_one, fits, others)
+    return dataclasses.replace(rest, loss=loss, stored_coef=coefs)

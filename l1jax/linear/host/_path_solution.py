@@ -8,6 +8,7 @@ import numpy as np
 
 from ..data._block_sources import BlockError
 from ._columns import Columns
+from ._sparse_rows import Coefs, dense, take
 
 
 class Knot(NamedTuple):
@@ -21,7 +22,7 @@ class Knot(NamedTuple):
 class PathSolution(NamedTuple):
     """The solutions along the grid, and the knots of an engine that keeps them."""
 
-    betas: np.ndarray  # (L, p, *k)
+    betas: Coefs  # (L, p, *k)
     intercepts: np.ndarray  # (L, *k)
     num_steps: np.ndarray  # (L,)
     num_solved: int  # the first so many are solved; the rest repeat the last solution
@@ -31,3 +32,13 @@ class PathSolution(NamedTuple):
     columns: Columns | None = None  # that were asked for
     has_unpenalised: bool = True  # whether there may be unpenalised features
     failure: BlockError | None = None  # of a block of rows: what is solved is what there is
+
+    def rows(self, some: slice) -> PathSolution:
+        """The solutions at some of the strengths, as arrays."""
+        known = self.neg_gradients
+        return self._replace(
+            betas=np.asarray(dense(take(self.betas, some))),
+            intercepts=self.intercepts[some],
+            num_steps=self.num_steps[some],
+            neg_gradients=None if known is None else known[some],
+        )

@@ -21,6 +21,7 @@ from ..data._zero_copy import aligned, zero_copy
 from ..host._columns import Columns
 from ..host._path_solution import PathSolution
 from ..host._penalty_lanes import penalty_lanes
+from ..host._sparse_rows import compact, concatenated, dense, is_large, parts_of
 from ..model._certificate import Certificate, certify, relative_gap
 from ..model._on_host import host_errors, is_on_host
 from ..model._problem import Outcome, Point, Problem
@@ -82,7 +83,7 @@ def _fit_of(
             (coef, intercept, found, explained, thresholds),
         )
     return Fit(
-        coef=coef,
+        stored_coef=coef,
         intercept=intercept,
         lam=strength_or_nan(pen, problem.y.dtype),
         objective=found.objective,
@@ -166,11 +167,40 @@ def report_path(
     tol: Any,
     names: tuple[str, ...] | None,
 ) -> Fit:
-    """Returns the fits of solutions along a grid, certified; all is concrete."""
+    """Returns the fits of solutions along a grid, certified; all is concrete.
+
+    Of many features some are arrays at a time, and the coefficients are kept by what is not zero.
+    """
+    lams = np.asarray(lams, problem.y.dtype)
+    betas, together = solution.betas, problem.x.lanes_together(math.prod(problem.coef_shape))
+    parts = parts_of(betas, together)
+    if len(parts) == 1 and not is_large(betas.shape):
+        return _report_arrays(problem, pen, lams, solution, tol, names)
+    columns = solution.columns or (Columns(problem) if is_on_host(problem) else None)
+    fits, coefs = [], []
+    for some in parts:
+        rows = solution.rows(some)._replace(columns=columns)
+        part = _report_arrays(problem, pen, lams[some], rows, tol, names)
+        coefs.append(compact(np.asarray(part.coef)))
+        fits.append(dataclasses.replace(part, stored_coef=None, loss=None))
+    joined = jax.tree.map(lambda *leaves: np.concatenate([np.asarray(v) for v in leaves]), *fits)
+    return dataclasses.replace(joined, stored_coef=concatenated(coefs), loss=problem.loss)
+
+
+def _report_arrays(
+    problem: Problem,
+    pen: Penalty,
+    lams: np.ndarray,
+    solution: PathSolution,
+    tol: Any,
+    names: tuple[str, ...] | None,
+) -> Fit:
+    """As `report_path`, with all coefficients as an array."""
     dtype = problem.y.dtype
-    betas, intercepts = (np.asarray(part, dtype) for part in (solution.betas, solution.intercepts))
+    betas = np.asarray(dense(solution.betas), dtype)
+    intercepts = np.asarray(solution.intercepts, dtype)
     steps = np.asarray(solution.num_steps, np.int32)
-    found = Solutions(np.asarray(lams, dtype), betas, intercepts, steps)
+    found = Solutions(lams, betas, intercepts, steps)
     lanes = penalty_lanes(pen, problem.coef_shape, dtype) if is_on_host(problem) else None
     has_unpenalised = solution.has_unpenalised
     if lanes is not None:
@@ -195,7 +225,8 @@ def report_uncertified(
     names: tuple[str, ...] | None,
 ) -> Fit:
     """Returns the fits of solutions of which nothing else is known: their certificates hold NaN."""
-    found = Solutions(lams, solution.betas, solution.intercepts, solution.num_steps)
+    betas = np.asarray(dense(solution.betas))
+    found = Solutions(lams, betas, solution.intercepts, solution.num_steps)
     outcome = found.outcome()
     returned = Point(*problem.to_user(outcome.point))
     nothing = [np.full(len(lams), np.nan) for _ in dataclasses.fields(Certificate)]

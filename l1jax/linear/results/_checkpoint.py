@@ -16,6 +16,7 @@ from ..._status import Status
 from ..._tracing import is_differentiable
 from ...losses import Loss
 from ..data._sharded import to_numpy
+from ..host._sparse_rows import SparseRows, dense, is_large, parts_of, take
 from ..model._problem import Problem
 from ._fit import Fit
 from ._options import FitOptions
@@ -70,18 +71,19 @@ class _PathFile:
     def _path(self) -> Path:
         """What is solved, not certified; all else has the status INTERRUPTED."""
         count, dtype = len(self.lams), self.dtype
-        coefs = np.full((count, *self.shape), np.nan, dtype)
+        nothing = np.zeros(0, int), np.zeros((0, *self.shape[1:]), dtype)
+        rows = [nothing] * count
         intercepts = np.full((count, *self.shape[1:]), np.nan, dtype)
         num_steps = np.zeros(count, np.int32)
         status = np.full(count, Status.INTERRUPTED, np.int32)
         for i, one in self.solved.items():
-            coefs[i] = 0
-            coefs[i, one.features] = one.values
+            rows[i] = one.features, one.values
             intercepts[i], num_steps[i] = one.intercept, one.num_steps
             status[i] = Status.PRECISION_LIMIT  # until a certificate says otherwise
+        coefs = SparseRows.of_rows(rows, self.shape, dtype).without(status == Status.INTERRUPTED)
         unknown = np.full(count, np.nan, dtype)
         fits = Fit(
-            coef=coefs,
+            stored_coef=coefs if is_large(coefs.shape) else np.asarray(coefs.to_array()),
             intercept=intercepts,
             lam=self.lams,
             objective=unknown,
@@ -120,13 +122,15 @@ class Checkpoint:
 
     def keep(self, at: np.ndarray, coefs: Any, intercepts: Any, num_steps: Any) -> None:
         """Takes fits (m, p, *k) on the user's scale, at the places `at` (m,); not those that are not finite."""
-        arrays = map(to_numpy, (coefs, intercepts, num_steps))
-        for place, coef, intercept, steps in zip(self.places[at], *arrays, strict=True):
-            if np.isfinite(coef).all() and np.isfinite(intercept).all():
-                features = np.flatnonzero(coef.reshape(len(coef), -1).any(axis=1))
-                one = _Solution(features, coef[features], np.array(intercept), int(steps))
-                self.file.solved[int(place)] = one
-                self.file.is_written = False
+        places, intercepts, num_steps = self.places[at], to_numpy(intercepts), to_numpy(num_steps)
+        for some in parts_of(coefs):
+            arrays = to_numpy(dense(take(coefs, some))), intercepts[some], num_steps[some]
+            for place, coef, intercept, steps in zip(places[some], *arrays, strict=True):
+                if np.isfinite(coef).all() and np.isfinite(intercept).all():
+                    features = np.flatnonzero(coef.reshape(len(coef), -1).any(axis=1))
+                    one = _Solution(features, coef[features], np.array(intercept), int(steps))
+                    self.file.solved[int(place)] = one
+                    self.file.is_written = False
         self.file.write_if_due()
 
     def write(self, path: Path | None = None) -> None:

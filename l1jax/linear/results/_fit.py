@@ -13,16 +13,19 @@ from ..._arrays import is_in_numpy
 from ..._compile import program
 from ..._saving import savable_result, save
 from ..._tables import Shown, Summary, Table
+from ..._tracing import is_traced
 from ..._types import AnyArray
 from ..data._arrays import read_vector
+from ..data._matrix import DataMatrix
 from ..data._precision import give_back, precision, x64_is_on
 from ..data._read_matrix import read_matrix
 from ..data._zero_copy import zero_copy
 from ..host._entry_point import entry_point
+from ..host._sparse_rows import SparseRows, used
 from ..model._on_host import host_errors, host_prediction
 from ._frames import fit_frame
 from ._records import FitRecord
-from ._tables import fit_summary, fit_table
+from ._tables import fit_summary, fit_table, num_features
 
 
 class Fit(Shown, FitRecord):
@@ -59,19 +62,17 @@ class Fit(Shown, FitRecord):
         """
         if kind not in ("response", "link", "class"):
             raise ValueError(f'kind must be "response", "link" or "class", got {kind!r}.')
-        p = self.coef.shape[-2] if self.several_responses else self.coef.shape[-1]
+        p = num_features(self)
         x, names = read_matrix(X)
         _check_columns(x.shape, names, p, self.feature_names)
-        wants_x64 = isinstance(self.coef, np.ndarray) and self.coef.dtype == np.float64
+        wants_x64 = isinstance(self.intercept, np.ndarray | np.generic)
+        wants_x64 &= self.intercept.dtype == np.float64
         wants_x64 &= not x64_is_on() and x.dtype == np.float64
         with precision(wants_x64):
-            here = host_prediction(x, self.coef, self.intercept)
-            known: Any = here or (x, self.coef, self.intercept)
-            link: Any = _compiled_link if here is None else _link
-            eta = link(*known, self.several_responses)
+            eta = self._link(x)
             if offset is not None:
                 shift = read_vector(offset, "offset", eta.dtype)
-                rows = eta.shape[self.coef.ndim - 1 - self.several_responses :]
+                rows = eta.shape[np.ndim(self.status) :]
                 if shift.shape not in {(), rows[:1], rows}:
                     raise ValueError(
                         f"offset must have one entry per row of X, shape {rows}, got {shift.shape}."
@@ -88,6 +89,20 @@ class Fit(Shown, FitRecord):
                 elif kind == "class":
                     eta = loss.classes(eta)
             return give_back(zero_copy(eta), wants_x64)
+
+    def _link(self, x: DataMatrix) -> AnyArray:
+        """η without offset."""
+        if isinstance(self.stored_coef, SparseRows) and not is_traced((x, self.stored_coef)):
+            at, coefs = used(self.stored_coef)
+            columns = np.moveaxis(coefs, 1, 0)
+            eta = x.to_host().part_of(at).dot(columns.reshape(len(at), -1))
+            eta = np.moveaxis(eta.reshape(-1, *columns.shape[1:]), 0, 1)
+            intercept = np.asarray(self.intercept)[:, None]
+            return (eta + intercept).astype(coefs.dtype, copy=False)
+        here = host_prediction(x, self.coef, self.intercept)
+        known: Any = here or (x, self.coef, self.intercept)
+        link: Any = _compiled_link if here is None else _link
+        return link(*known, self.several_responses)
 
     def to_frame(self, intercept: bool = False) -> Any:
         """The coefficients as a pandas DataFrame: a row per feature, by name; the column "coef".

@@ -17,6 +17,7 @@ from ..._saving import savable_result, save
 from ..._tables import Shown, Summary, Table
 from ..._types import AnyArray
 from ...losses import Loss
+from ..host._sparse_rows import SparseRows
 from ._fit import Fit
 from ._frames import fits_frame, path_frame
 from ._options import FitOptions
@@ -52,7 +53,7 @@ class Path(Shown, PathRecord[Fit]):
         i = read_index(i, len(self))
         one = not isinstance(i, slice) and np.ndim(i) == 0
         fits = self._pick(lambda leaf: leaf[i])
-        return fits if one else Path(fits, self.knots)
+        return _with_array(fits) if one else Path(fits, self.knots)
 
     def predict(self, X: Any, offset: Any = None, kind: str = "response") -> AnyArray:
         """Predictions of every fit, (L, m) or (L, m, k); arguments and errors as for `Fit.predict`."""
@@ -89,7 +90,7 @@ class Path(Shown, PathRecord[Fit]):
             before = dataclasses.replace(before, thresholds=between)
         return eqx.tree_at(
             lambda f: (
-                f.coef, f.intercept, f.lam, f.objective, f.gap, f.relative_gap, f.kkt,
+                f.stored_coef, f.intercept, f.lam, f.objective, f.gap, f.relative_gap, f.kkt,
                 f.relative_kkt,
                 f.margin,
                 f.deviance_explained, f.status,
@@ -136,6 +137,13 @@ class Path(Shown, PathRecord[Fit]):
 
 
 savable_result(Path)
+
+
+def _with_array(fit: Fit) -> Fit:
+    """The fit, its coefficients as an array."""
+    if not isinstance(fit.stored_coef, SparseRows):
+        return fit
+    return dataclasses.replace(fit, stored_coef=fit.coef)
 
 
 def read_index(i: Any, length: int) -> Any:

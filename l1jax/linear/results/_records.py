@@ -13,13 +13,14 @@ from ..._modules import Record
 from ..._saving import savable
 from ..._types import AnyArray
 from ...losses import Loss
+from ..host._sparse_rows import Coefs, SparseRows, dense, take, used
 from ._options import FitOptions
 
 
 class FitRecord(Record):
     """The fields of a `Fit`."""
 
-    coef: AnyArray
+    stored_coef: Coefs  # as it is kept: of a long path of many features, by what is not zero
     intercept: AnyArray
     lam: Any
     objective: AnyArray
@@ -38,6 +39,11 @@ class FitRecord(Record):
     thresholds: AnyArray | None = None
 
     @property
+    def coef(self) -> AnyArray:
+        """Coefficients on the scale of the data, (p,) or (p, k)."""
+        return dense(self.stored_coef)
+
+    @property
     def support(self) -> Bool[AnyArray, "... p"]:
         """Which features are in: their coefficient (for some response) is not zero."""
         inside: Any = abs(self.coef) > 0  # NaN, of a fit that was not reached, is not in
@@ -46,6 +52,8 @@ class FitRecord(Record):
     @property
     def n_nonzero(self) -> AnyArray:
         """How many features are in."""
+        if isinstance(self.stored_coef, SparseRows):
+            return self.stored_coef.count()
         support = self.support
         return namespace(support).asarray(support.sum(axis=-1))
 
@@ -66,8 +74,13 @@ class Knots(Record):
     """
 
     lams: AnyArray
-    coefs: AnyArray
+    stored_coefs: Coefs
     intercepts: AnyArray
+
+    @property
+    def coefs(self) -> AnyArray:
+        """Coefficients at each knot, (K, p)."""
+        return dense(self.stored_coefs)
 
     def __len__(self) -> int:
         return self.lams.shape[0]
@@ -79,10 +92,11 @@ class Knots(Record):
         step = lams[after - 1] - lams[after]
         fraction = (lams[after - 1] - lam) / step if step > 0 else 0.0
 
-        def between(values: AnyArray) -> Any:
-            return values[after - 1] + fraction * (values[after] - values[after - 1])
+        def between(left: Any, right: Any) -> Any:
+            return left + fraction * (right - left)
 
-        return between(self.coefs), between(self.intercepts)
+        coefs = (dense(take(self.stored_coefs, i)) for i in (after - 1, after))
+        return between(*coefs), between(self.intercepts[after - 1], self.intercepts[after])
 
 
 class PathRecord(Record, Generic[AFit]):
@@ -98,7 +112,10 @@ class PathRecord(Record, Generic[AFit]):
 
     @property
     def coefs(self) -> AnyArray:
-        """Coefficients on the scale of the data, (L, p) or (L, p, k)."""
+        """Coefficients on the scale of the data, (L, p) or (L, p, k).
+
+        Where these are many they are kept by what is not zero, and this makes an array of them each time.
+        """
         return self.fits.coef
 
     @property
@@ -160,12 +177,13 @@ class PathRecord(Record, Generic[AFit]):
 
     def entries(self) -> list[tuple[int, int]]:
         """(grid index, feature): when each feature first comes in, in that order."""
-        inside = np.asarray(self.fits.support)
-        firsts = [
-            (int(np.argmax(inside[:, j])), j) for j in range(inside.shape[1]) if inside[:, j].any()
-        ]
-        sizes = np.abs(np.asarray(self.coefs)).reshape(*inside.shape, -1).max(axis=-1)
-        return sorted(firsts, key=lambda pair: (pair[0], -sizes[pair[0], pair[1]]))
+        features, coefs = used(self.fits.stored_coef)
+        sizes = np.nan_to_num(np.abs(coefs)).reshape(*coefs.shape[:2], -1).max(axis=-1)
+        inside = sizes > 0
+        at = np.flatnonzero(inside.any(axis=0))
+        firsts = inside[:, at].argmax(axis=0)
+        order = np.lexsort((-sizes[firsts, at], firsts))
+        return [(int(firsts[i]), int(features[at[i]])) for i in order]
 
 
 savable(Knots)
@@ -173,8 +191,9 @@ savable(Knots)
 
 def check_of_these_data(path: Any, shape: tuple[int, ...], name: str = "path") -> None:
     """Raises where the coefficients of a path are not of this shape."""
-    if np.shape(path.coefs)[1:] != shape:
+    found = np.shape(path.fits.stored_coef)[1:]
+    if found != shape:
         raise ValueError(
             f"{name} must be a path of these data, with coefficients of shape {shape} for each "
-            f"strength, got {np.shape(path.coefs)[1:]}."
+            f"strength, got {found}."
         )

@@ -21,6 +21,16 @@ from ...losses import Loss
 from ..data._block_sources import BlockError
 from ..data._inputs import Inputs
 from ..data._precision import give_back
+from ..host._sparse_rows import (
+    Coefs,
+    SparseRows,
+    compact,
+    concatenated,
+    dense,
+    is_large,
+    parts_of,
+    take,
+)
 from ..model._problem import Point, Problem
 from ._fit import Fit
 from ._options import FitOptions, with_passes
@@ -48,7 +58,10 @@ def unreached(fits: Fit, where: Bool[np.ndarray, " L"]) -> Fit:
 
     names = {field.name for field in dataclasses.fields(Fit)} - _KEPT
     names -= {"thresholds"} if fits.thresholds is None else set()
-    numbers = {name: blank(name, jnp.nan) for name in names}
+    numbers: dict[str, Any] = {}
+    if isinstance(fits.stored_coef, SparseRows):
+        numbers["stored_coef"] = fits.stored_coef.without(where)
+    numbers |= {name: blank(name, jnp.nan) for name in names - set(numbers)}
     status = blank("status", Status.INTERRUPTED)
     return dataclasses.replace(fits, num_steps=blank("num_steps", 0), status=status, **numbers)
 
@@ -100,15 +113,18 @@ def _loaded(file: str | os.PathLike, loss: Loss) -> Any:
     return load(file, None if is_savable(loss) else loss)
 
 
-def known_points(resume: Path, problem: Problem) -> Point:
-    """The fits of an earlier path on the solver's scale; zeros where it has none.
+def known_points(resume: Path, problem: Problem) -> tuple[Coefs, np.ndarray]:
+    """The fits of an earlier path on the solver's scale, (L, p, *k) and (L, *k); zeros where it has none.
 
     Only shapes are checked here: whether they are fits of these data is for the certificate to say.
     """
     check_of_these_data(resume, problem.coef_shape, "resume")
-    dtype = problem.y.dtype
-    coefs, intercepts = (
-        jnp.asarray(np.nan_to_num(np.asarray(values)), dtype)
-        for values in (resume.coefs, resume.intercepts)
-    )
-    return jax.vmap(problem.start_from)(coefs, intercepts)
+    coefs, intercepts = resume.fits.stored_coef, np.asarray(resume.intercepts)
+    betas, found = [], []
+    for some in parts_of(coefs):
+        rows = (np.asarray(dense(take(coefs, some))), intercepts[some])
+        rows = (jnp.asarray(np.nan_to_num(values), problem.y.dtype) for values in rows)
+        point = jax.tree.map(np.asarray, jax.vmap(problem.start_from)(*rows))
+        betas.append(compact(point.beta) if is_large(coefs.shape) else point.beta)
+        found.append(point.intercept)
+    return concatenated(betas), np.concatenate(found)

@@ -22,16 +22,14 @@ _NOTE = (
 def fit_table(fit: FitRecord) -> Table:
     """The features that are in, with their coefficients; those that matter least may be left out."""
     if is_traced(fit) or np.ndim(fit.status):
-        return Table(f"Fit(coef of shape {fit.coef.shape}, status {fit.status})")
+        return Table(f"Fit(coef of shape {fit.stored_coef.shape}, status {fit.status})")
     fit = frozen(fit)
-    support = np.asarray(fit.support)
-    names = names_of(fit)
-    inside = np.flatnonzero(support)
+    inside = np.flatnonzero(fit.support)
     rows = coefficient_rows(fit, inside[:_FEATURES])
     if len(inside) > _FEATURES:
         rows.append((f"... {len(inside) - _FEATURES} more", ""))
     title = (
-        f"Fit: {len(inside)} of {len(names)} features in, {Status(int(fit.status)).name}, relative gap "
+        f"Fit: {len(inside)} of {num_features(fit)} features in, {Status(int(fit.status)).name}, relative gap "
         f"{float(fit.relative_gap):.1e}, deviance explained {_three_digits(fit.deviance_explained)}"
     )
     return Table(title, ("feature", "coefficient"), tuple(rows), left=(0,))
@@ -47,7 +45,7 @@ def fit_summary(fit: FitRecord) -> Summary:
         ("loss", str(fit.loss)),
         *_options_rows(fit),
         ("strength", f"{float(fit.lam):.6g}"),
-        ("features in", f"{len(inside)} of {len(fit.support)}"),
+        ("features in", f"{len(inside)} of {num_features(fit)}"),
         ("deviance explained", f"{float(fit.deviance_explained):.4f}"),
         ("objective", f"{float(fit.objective):.6g}"),
         ("gap", f"{float(fit.gap):.1e}"),
@@ -75,14 +73,24 @@ def _options_rows(fit: FitRecord) -> list[tuple[str, str]]:
 
 def coefficient_rows(fit: FitRecord, some: np.ndarray) -> list[tuple[str, str]]:
     """The intercept and the coefficients of some features, by name."""
-    names = names_of(fit)
+    coef = np.asarray(fit.coef)
     rows = [("(intercept)", _number(fit.intercept))]
-    return rows + [(names[j], _number(fit.coef[j])) for j in some]
+    return rows + [(name_of(fit, j), _number(coef[j])) for j in some]
+
+
+def name_of(fit: FitRecord, feature: int) -> str:
+    """The name of a feature: x0, x1, ... where the data had none."""
+    return f"x{feature}" if fit.feature_names is None else fit.feature_names[feature]
+
+
+def num_features(fit: FitRecord) -> int:
+    """The number p of features."""
+    return np.shape(fit.stored_coef)[-2 if fit.several_responses else -1]
 
 
 def names_of(fit: FitRecord) -> tuple[str, ...]:
     """The names of the features: x0, x1, ... where the data had none."""
-    return fit.feature_names or tuple(f"x{j}" for j in range(fit.support.shape[-1]))
+    return fit.feature_names or tuple(f"x{j}" for j in range(num_features(fit)))
 
 
 def choices_table(fits: dict[str, FitRecord]) -> Table:
@@ -97,10 +105,13 @@ def path_summary(path: PathRecord) -> Summary:
     """Every fit, and which features enter where."""
     if is_traced(path):
         return Summary((path_table(path),))
-    names, entries = names_of(path.fits), path.entries()
+    entries = path.entries()
     first = {at for at, _ in entries}
     rows = tuple(
-        (f"{float(path.lams[at]):.5g}", ", ".join(names[j] for i, j in entries if i == at))
+        (
+            f"{float(path.lams[at]):.5g}",
+            ", ".join(name_of(path.fits, j) for i, j in entries if i == at),
+        )
         for at in sorted(first)
     )
     entering = Table(
@@ -112,7 +123,7 @@ def path_summary(path: PathRecord) -> Summary:
 def path_table(path: PathRecord, most: int = _FITS) -> Table:
     """Some of the fits, from the first to the last."""
     if is_traced(path):
-        return Table(f"Path(coefs of shape {path.coefs.shape})")
+        return Table(f"Path(coefs of shape {path.fits.stored_coef.shape})")
     path = frozen(path)
     shown = np.unique(np.linspace(0, len(path) - 1, min(len(path), most)).astype(int))
     rows = [

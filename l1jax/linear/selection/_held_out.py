@@ -12,6 +12,7 @@ import numpy as np
 from ..._status import Status
 from ..data._inputs import Inputs
 from ..data._row_blocks import blocks_of
+from ..host._sparse_rows import used
 from ..results._fit import Fit
 from ..results._path import Path
 from ..results._warning import warn_if_short
@@ -80,14 +81,14 @@ class HeldOut:
 
     def predictors(self, rows: np.ndarray, fits: Fit) -> np.ndarray:
         """η of some rows by every fit, (m, L, *k), by the columns that any of them uses."""
-        coefs = np.asarray(fits.coef)
-        used = np.flatnonzero(coefs.any(axis=tuple(i for i in range(coefs.ndim) if i != 1)))
-        if 2 * len(used) > coefs.shape[1]:  # to pick them would cost more than it saves
-            used = np.arange(coefs.shape[1])
-        columns = np.moveaxis(coefs[:, used], 1, 0)
+        at, coefs = used(fits.stored_coef)
+        if 2 * len(at) > fits.stored_coef.shape[1]:  # to pick them would cost more than it saves
+            coefs = np.asarray(fits.coef)
+            at = np.arange(coefs.shape[1])
+        columns = np.moveaxis(coefs, 1, 0)
         shape = columns.shape[1:]
-        columns = columns.reshape(len(used), math.prod(shape))
-        eta = self.x.rows_dot(np.flatnonzero(rows), used, columns).reshape(-1, *shape)
+        columns = columns.reshape(len(at), math.prod(shape))
+        eta = self.x.rows_dot(np.flatnonzero(rows), at, columns).reshape(-1, *shape)
         eta += np.asarray(fits.intercept)
         eta += self.offset[rows][:, None]
         return eta.astype(self.offset.dtype, copy=False)

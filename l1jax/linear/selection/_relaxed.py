@@ -131,7 +131,7 @@ def blend(problem: Problem, fits: Fit, other: tuple, gamma: float) -> Fit:
     nan = jnp.full(coef.shape[0], jnp.nan, dtype)
     return dataclasses.replace(
         fits,
-        coef=coef,
+        stored_coef=coef,
         intercept=intercept,
         objective=nan,
         gap=nan,

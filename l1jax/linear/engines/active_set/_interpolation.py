@@ -24,6 +24,9 @@ _MAX_GAP = 10  # times the tolerance: a larger gap does not shorten the lines to
 _DECAY = 0.8  # of the gap that is expected, for each λ further on without a measurement
 
 
+Row = tuple[np.ndarray, np.ndarray]  # the features whose coefficients are not zero, and these
+
+
 class End(NamedTuple):
     """A solved λ, where a line ends: its place in the block, and the solution there."""
 
@@ -68,10 +71,13 @@ class PathInterpolation:
             *self._join(solver, block, between, right),
         ]
 
-    def fill(self, start: int, end: int, lams: np.ndarray, *tables: np.ndarray | None) -> None:
-        """Interpolates the rows of each table (L, ...) between two that are solved."""
+    def fill(
+        self, start: int, end: int, lams: np.ndarray, rows: list[Row], *tables: np.ndarray | None
+    ) -> None:
+        """Interpolates the sparse rows, and those of each table (L, ...), between two that are solved."""
         for i in range(start + 1, end):
             fraction = self._fraction(lams[start], lams[end], lams[i])
+            rows[i] = _between_rows(rows[start], rows[end], fraction)
             for table in tables:
                 if table is not None:
                     table[i] = _interpolated(table[start], table[end], fraction)
@@ -119,6 +125,14 @@ def _end(solver: RestrictedSolver, place: int, lam: float, point: PathPoint) -> 
     beta[np.searchsorted(solver.working, point.features)] = point.values
     neg_gradient = point.neg_gradient + solver.weights.ridge_gradient(lam, beta)
     return End(place, lam, point, beta, neg_gradient)
+
+
+def _between_rows(left: Row, right: Row, fraction: float) -> Row:
+    features = np.union1d(left[0], right[0])
+    values = np.zeros((len(features), *left[1].shape[1:]))
+    values[np.searchsorted(features, left[0])] = (1 - fraction) * left[1]
+    values[np.searchsorted(features, right[0])] += fraction * right[1]
+    return features, values
 
 
 def _interpolated(left: Any, right: Any, fraction: float) -> Any:

@@ -23,6 +23,7 @@ from ....losses import Loss
 from ....penalties import Penalty
 from ...data._matrix import DenseMatrix
 from ...data._row_blocks import RowBlocks, blocks_of, densely, times
+from ...host._sparse_rows import dense
 from ...model._null_model import known_lambda_max, with_null
 from ...model._on_host import host_errors
 from ...model._problem import Problem, ScaledData
@@ -236,7 +237,7 @@ class RowBlockNewton:
         if supports(part, self.pen):
             lambda_max = float(known_lambda_max(part, self.pen))
             found = follow_path(part, self.pen, self.lams, lambda_max)
-            betas, intercepts = found.betas, found.intercepts
+            betas, intercepts = np.asarray(dense(found.betas)), found.intercepts
         for lam, beta, intercept in zip(self.lams.tolist(), betas, intercepts, strict=True):
             form = self.weights.at(lam)
             beta = np.where(self.is_candidate, beta, 0)

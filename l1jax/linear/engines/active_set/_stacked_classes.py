@@ -28,6 +28,7 @@ from ....penalties._base import Masks
 from ....penalties._forms import GroupForm, LinearForm
 from ...data._matrix import DenseMatrix
 from ...host._path_solution import PathSolution
+from ...host._sparse_rows import dense
 from ...model._problem import Point, Problem, structural_masks
 from ._group_weights import has_group_weights
 from ._penalty_weights import has_penalty_weights
@@ -98,13 +99,14 @@ def unstacked(
 ) -> PathSolution:
     """Returns the solutions of a stacked problem as those of the problem that it was made of."""
     p, k = problem.coef_shape
-    count = len(solution.betas)
+    betas = np.asarray(dense(solution.betas))
+    count = len(betas)
     intercepts = np.zeros((count, k))
-    free = solution.betas[:, p * k :]
+    free = betas[:, p * k :]
     intercepts[:, : free.shape[1]] = free
     if problem.fit_intercept:
         intercepts += np.asarray(problem.null.point.intercept)[-1]
-    betas = np.ascontiguousarray(solution.betas[:, : p * k]).reshape(count, p, k)
+    betas = np.ascontiguousarray(betas[:, : p * k]).reshape(count, p, k)
     unpenalised = np.flatnonzero(np.asarray(problem.null.unpenalised))
     betas[:, unpenalised] = problem.loss.identify_free(betas[:, unpenalised])
     for at in np.flatnonzero(lams[:count] == 0):  # where many coefficients predict the same

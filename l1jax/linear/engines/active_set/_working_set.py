@@ -23,6 +23,7 @@ from ...data._row_blocks import blocks_of
 from ...data._zero_copy import aligned
 from ...host._columns import GramColumns
 from ...host._path_solution import Knot, PathSolution
+from ...host._sparse_rows import SparseRows, is_large, take
 from ...model._problem import Problem
 from ...results._resume import Known
 from ._group_least_squares import GroupLeastSquares
@@ -56,6 +57,7 @@ _NONE_BELOW = 1e-10  # ... and below this the rest is one step
 # Fraction by which gradients may exceed on the way, where it only finds columns.
 _ROUGH_INTERIOR = 0.1
 _ROUGH_STRIDE = 0.8  # ... where the solutions on the way are rough
+_MAX_CHECKED = 2**23  # entries of the gradients of a block
 _ONE = np.ones(())
 
 
@@ -186,7 +188,11 @@ def follow_to(
     found = follow_path(problem, pen, lams, lambda_max, options)
     complete = found.num_solved == len(lams)
     return PathSolution(
-        found.betas[-1:], found.intercepts[-1:], found.num_steps.sum(keepdims=True), complete, []
+        take(found.betas, slice(-1, None)),
+        found.intercepts[-1:],
+        found.num_steps.sum(keepdims=True),
+        complete,
+        [],
     )
 
 
@@ -238,10 +244,12 @@ class _Follower:
         # 3. What is to be filled in.
         shape = (len(lams), *self.null.shape)
         self.num_solved = 0
-        self.betas, self.num_steps = aligned(shape, np.float64), np.zeros(len(lams), int)
+        self.rows = [(features[:0], self.null[:0])] * len(lams)  # what is not zero
+        self.num_steps = np.zeros(len(lams), int)
         self.intercepts = np.repeat(np.asarray(self.at.intercept)[None], len(lams), axis=0)
         self.knots: list[Knot] = []
         keeps = options.keep_gradients and self._has_exact_gradients()
+        keeps &= not is_large(shape) or blocks_of(problem.x) is not None
         self.all_neg_gradients = aligned(shape, np.float64) if keeps else None
 
     def _interpolation(self, options: FollowerOptions) -> PathInterpolation | None:
@@ -279,6 +287,7 @@ class _Follower:
         control, before = self.control, self.lam
         size = OPTIONS.block_size_all_columns if self.all_columns else OPTIONS.block_size
         size = 1 if self.is_interior else size  # a solve costs more than a KKT check
+        size = min(size, max(_MAX_CHECKED // self.null.size, 1))
         block = control.next_block(self.lam, self.lams[self.num_solved :][:size])
         try:
             count = self._advance(block, control.ends_on_grid)
@@ -382,11 +391,11 @@ class _Follower:
         """Writes the next solutions into the tables, and what lies on lines between them."""
         for i, point in solved:
             row = self.num_solved + i
-            self.betas[row, point.features] = point.values
+            self.rows[row] = point.features, point.values
             self.intercepts[row], self.num_steps[row] = point.intercept, point.num_steps
             self.knots.extend(point.knots)
         if self.interpolation is not None:
-            tables = self.betas, self.intercepts, self.all_neg_gradients
+            tables = self.rows, self.intercepts, self.all_neg_gradients
             ends = [self.num_solved - 1, *(self.num_solved + i for i, _ in solved)]
             for left, right in itertools.pairwise(ends):
                 self.interpolation.fill(left, right, self.lams, *tables)
@@ -394,7 +403,8 @@ class _Follower:
     def last(self, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Returns so many solutions, the last ones: their places in the grid, and what they are."""
         at = np.arange(self.num_solved - count, self.num_solved)
-        return at, self.betas[at], self.intercepts[at], self.num_steps[at]
+        rows = SparseRows.of_rows([self.rows[i] for i in at], self.null.shape, np.float64)
+        return at, np.asarray(rows.to_array()), self.intercepts[at], self.num_steps[at]
 
     def _known_gradients(self) -> np.ndarray | None:
         """Returns −∇L at all λ; at those that were not reached, that of the last one, if it is known."""
@@ -407,10 +417,12 @@ class _Follower:
     def result(self, interrupted: bool) -> PathSolution:
         """Returns all that is solved; rows of λ that were not reached repeat the last solution."""
         done = self.num_solved
-        self.betas[done:] = self.betas[done - 1] if done else self.null
+        at = np.flatnonzero(self.null.reshape(len(self.null), -1).any(axis=1))
+        last = self.rows[done - 1] if done else (at, self.null[at])
+        self.rows[done:] = [last] * (len(self.rows) - done)
         self.intercepts[done:] = self.intercepts[done - 1] if done else self.at.intercept
         return PathSolution(
-            self.betas,
+            SparseRows.of_rows(self.rows, self.null.shape, np.float64),
             self.intercepts,
             self.num_steps,
             done,
