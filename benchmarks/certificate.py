@@ -10,21 +10,23 @@ both brackets ≥ 0. It is divided by the null deviance: the objective at β = 0
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.special import logsumexp, softmax
 
 if TYPE_CHECKING:
     from problems import Problem
 
 
 def relative_gaps(problem: Problem, coefs: np.ndarray) -> np.ndarray:
-    """The relative gap at each strength, (L,), of coefficients (p, L): two products for the grid."""
+    """The relative gaps (L,) of coefficients (p, L) or (p, K, L): two products for the grid."""
     coefs = np.asarray(coefs, np.float64)
-    eta = problem.X @ coefs
-    v = problem.X.T @ dual_residual(problem, eta) / len(problem.y)
+    eta = _product(problem.X, coefs)
+    v = _product(problem.X.T, dual_residual(problem, eta)) / len(problem.y)
     gaps = [
-        _gap(problem, lam, coefs[:, i], eta[:, i], v[:, i]) for i, lam in enumerate(problem.lams)
+        _gap(problem, lam, coefs[..., i], eta[..., i], v[..., i])
+        for i, lam in enumerate(problem.lams)
     ]
     return np.array(gaps) / null_deviance(problem)
 
@@ -37,16 +39,23 @@ def worst_gap(problem: Problem, coefs: np.ndarray) -> float:
 
 def objective(problem: Problem, lam: float, beta: np.ndarray) -> float:
     """mean loss(y, Xβ) + λ R(β)."""
+    beta = np.asarray(beta, np.float64)
     eta = problem.X @ beta
     if problem.loss == "squared":
         value = 0.5 * np.mean((problem.y - eta) ** 2)
     else:
-        value = np.mean(np.logaddexp(0, eta) - problem.y * eta)
+        value = -np.mean(_own_chance(problem, eta)[0])
     return float(value) + _penalty(problem, lam, beta)
 
 
 def dual_residual(problem: Problem, eta: np.ndarray) -> np.ndarray:
-    """θ = −∂loss(y, η), (n, L)."""
+    """θ = −∂loss(y, η), (n, L) or (n, K, L)."""
+    if problem.loss == "multinomial":
+        theta = -softmax(eta, axis=1)
+        rows = np.arange(len(theta))
+        theta[rows, problem.y] = 0  # then minus the sum of the others, which keeps its digits
+        theta[rows, problem.y] = -theta.sum(axis=1)
+        return theta
     y = problem.y[:, None]
     if problem.loss == "squared":
         return y - eta
@@ -55,13 +64,15 @@ def dual_residual(problem: Problem, eta: np.ndarray) -> np.ndarray:
 
 
 def null_deviance(problem: Problem) -> float:
-    return 0.5 * float(np.mean(problem.y**2)) if problem.loss == "squared" else float(np.log(2))
+    if problem.loss == "squared":
+        return 0.5 * float(np.mean(problem.y**2))
+    return float(np.log((*problem.coef_shape, 2)[1]))  # of K classes
 
 
 def lambda_max(problem: Problem) -> float:
     """λmax: the least strength at which all coefficients are zero."""
-    theta = dual_residual(problem, np.zeros((len(problem.y), 1)))
-    v = (problem.X.T @ theta)[:, 0] / len(problem.y)
+    theta = dual_residual(problem, np.zeros((len(problem.y), *problem.coef_shape[1:], 1)))
+    v = _product(problem.X.T, theta)[..., 0] / len(problem.y)
     if problem.penalty == "nonnegative":
         v = np.maximum(v, 0)
     size, weights = _per_price(problem, v)
@@ -78,22 +89,34 @@ def _gap(problem: Problem, lam: float, beta, eta, v) -> float:
 
 def _gap_at(problem: Problem, lam: float, beta, eta, v, c: float) -> float:
     """Every feature that is out, and every one at its bound, adds nothing but rounding."""
-    dual = _penalty(problem, lam, beta) + _conjugate(problem, lam, c * v) - c * float(beta @ v)
+    dual = (
+        _penalty(problem, lam, beta) + _conjugate(problem, lam, c * v) - c * float(np.vdot(beta, v))
+    )
     return _loss_gap(problem, eta, c) + max(dual, 0.0)
 
 
 def _loss_gap(problem: Problem, eta: np.ndarray, c: float) -> float:
     """mean[loss(η) + loss*(−cθ) + cθη]."""
-    y = problem.y
     if problem.loss == "squared":
-        return 0.5 * (1 - c) ** 2 * float(np.mean((y - eta) ** 2))
+        return 0.5 * (1 - c) ** 2 * float(np.mean((problem.y - eta) ** 2))
+    log_right, wrong = _own_chance(problem, eta)
     if c in (0.0, 1.0):
-        return 0.0 if c else float(np.mean(np.logaddexp(0, eta) - y * eta))
+        return 0.0 if c else -float(np.mean(log_right))
     # The Kullback–Leibler divergence between labels that are wrong with chance cw and w.
-    towards = np.where(y == 1, eta, -eta)
-    wrong = _sigmoid(-towards)
-    own = (1 - c * wrong) * (np.log1p(-c * wrong) + np.logaddexp(0, -towards))
+    own = (1 - c * wrong) * (np.log1p(-c * wrong) - log_right)
     return float(np.mean(np.maximum(c * wrong * np.log(c) + own, 0)))
+
+
+def _own_chance(problem: Problem, eta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The logarithm of the chance of each row's own label, and the chance of another, (n,)."""
+    if problem.loss == "multinomial":
+        own = problem.y[:, None]
+        others = eta - np.take_along_axis(eta, own, axis=1)
+        np.put_along_axis(others, own, -np.inf, axis=1)
+        away = logsumexp(others, axis=1)
+    else:
+        away = np.where(problem.y == 1, -eta, eta)
+    return -np.logaddexp(0, away), _sigmoid(away)
 
 
 def _penalty(problem: Problem, lam: float, beta: np.ndarray) -> float:
@@ -137,8 +160,13 @@ def _per_price(problem: Problem, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     """|x| and the weights, per feature or per group."""
     if problem.penalty == "group":
         return np.sqrt(np.bincount(problem.groups, x**2)), problem.weights
-    weights = np.ones(len(x)) if problem.weights is None else problem.weights
+    weights = np.ones(x.shape) if problem.weights is None else problem.weights
     return np.abs(x), weights
+
+
+def _product(x: Any, columns: np.ndarray) -> np.ndarray:
+    """X times each column of (p, ..., L)."""
+    return (x @ columns.reshape(len(columns), -1)).reshape(x.shape[0], *columns.shape[1:])
 
 
 def _sigmoid(eta: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import shutil
 import subprocess
 import tempfile
 import time
@@ -30,7 +31,7 @@ from l1jax.linear.engines.active_set._gram_compression import Compressed
 from l1jax.linear.selection import _cross_validate
 from l1jax.linear.selection._fold_grams import FoldGrams
 from problems import Problem, make
-from run import adelie_python, has_glmnet
+from run import adelie_python
 
 GAP = 1e-6
 PROBLEMS = ("ar-200x2000", "tall-20000x1000")
@@ -177,6 +178,12 @@ def glmnet(problem: Problem, folds: np.ndarray) -> float:
         """
         run = subprocess.run(["Rscript", "-e", script], capture_output=True, text=True, check=True)
     return float(run.stdout.split()[-1])
+
+
+def has_glmnet() -> bool:
+    rscript = shutil.which("Rscript")
+    asked = [rscript or "Rscript", "-e", "library(glmnet)"]
+    return bool(rscript) and subprocess.run(asked, capture_output=True).returncode == 0
 
 
 def timed(work):

@@ -25,11 +25,16 @@ class Problem:
     X: Any  # (n, p), NumPy or scipy.sparse
     y: np.ndarray
     lams: np.ndarray
-    loss: str = "squared"  # or "logistic", y in {0, 1}
+    loss: str = "squared"  # or "logistic", y in {0, 1}; "multinomial", y in {0 … K−1}, β (p, K)
     penalty: str = "l1"  # or "elastic_net", "nonnegative", "group"
     l1_ratio: float = 1.0
     weights: np.ndarray | None = None  # per feature; per group for "group"
     groups: np.ndarray | None = None  # one id per feature, ascending
+
+    @property
+    def coef_shape(self) -> tuple[int, ...]:
+        p = self.X.shape[1]
+        return (p, int(self.y.max()) + 1) if self.loss == "multinomial" else (p,)
 
     @property
     def is_tall(self) -> bool:
@@ -40,6 +45,8 @@ class Problem:
         rng = np.random.default_rng(1)
         if self.loss == "logistic":
             y = np.where(rng.random(len(self.y)) < 0.05, 1 - self.y, self.y)
+        elif self.loss == "multinomial":
+            y = np.where(rng.random(len(self.y)) < 0.05, rng.permutation(self.y), self.y)
         else:
             y = self.y + 0.1 * self.y.std() * rng.standard_normal(len(self.y))
         other = dataclasses.replace(self, y=y)
@@ -97,6 +104,13 @@ def labels(rng, X, active: int) -> np.ndarray:
     return (rng.random(len(signal)) < chance).astype(float)
 
 
+def class_labels(rng, X, active: int, classes: int) -> np.ndarray:
+    """0 … K−1, each class with coefficients of its own."""
+    beta = [true_coefficients(rng, X.shape[1], active) for _ in range(classes)]
+    signal = X @ np.stack(beta, axis=1)
+    return np.argmax(3 * signal / signal.std() + rng.gumbel(size=signal.shape), axis=1)
+
+
 def true_coefficients(rng, p: int, active: int, positive: bool = False) -> np.ndarray:
     beta = np.zeros(p)
     size = rng.uniform(0.5, 2, active)
@@ -132,9 +146,12 @@ def expressed(
 ) -> Problem:
     rng = np.random.default_rng(0)
     n, p = (30, 60) if short else (n, p)
-    X = design(rng, n, p)
-    make = labels if spec.get("loss") == "logistic" else linear_target
-    return finish(name, what, X, make(rng, X, min(20, p // 6)), short, ratio, **spec)
+    X, active, loss = design(rng, n, p), min(20, p // 6), spec.get("loss")
+    if loss == "multinomial":
+        y = class_labels(rng, X, active, spec.pop("classes"))
+    else:
+        y = (labels if loss == "logistic" else linear_target)(rng, X, active)
+    return finish(name, what, X, y, short, ratio, **spec)
 
 
 def finish(name, what, X, y, short: bool, ratio: float, n_lams: int = 100, **spec) -> Problem:
@@ -149,6 +166,16 @@ def sparse(name: str, what: str, short: bool) -> Problem:
     X = scipy.sparse.random(n, p, density, format="csc", random_state=rng, data_rvs=draw)
     y = linear_target(rng, X, min(50, p // 6))
     return finish(name, what, X, y, short, 1 / 50)
+
+
+def digits(name: str, what: str, short: bool) -> Problem:
+    """scikit-learn's images of digits; pixels that are the same in all are left out."""
+    from sklearn.datasets import load_digits
+
+    X, y = load_digits(return_X_y=True)
+    X, y = (X[:60, 20:40], y[:60]) if short else (X, y)
+    X = unit(X[:, X.std(axis=0) > 0])
+    return finish(name, what, X, y, short, 1e-2, n_lams=20, loss="multinomial")
 
 
 def fives(rng, p: int) -> np.ndarray:
@@ -214,6 +241,12 @@ PROBLEMS: dict[str, tuple[Callable[..., Problem], str, dict[str, Any]]] = {
         {"n": 64, "p": 6830, "design": discrete_expression, **LOGISTIC},
     ),
     "logistic-500x5000": (simulated, "logistic, to λmax/50", {"n": 500, "p": 5000, **LOGISTIC}),
+    "multinomial-digits": (digits, "digits, 10 classes, 20 strengths", {}),
+    "multinomial-63x2308": (
+        expressed,
+        "4 classes, to λmax/50",
+        {"n": 63, "p": 2308, "loss": "multinomial", "classes": 4, "ratio": 1 / 50},
+    ),
     "group-500x10000": (
         simulated,
         "groups of 5",

@@ -68,8 +68,6 @@ def find_solvers(wanted: list[str], may_install: bool) -> dict[str, str]:
     for name in wanted:
         if name == "adelie":
             python = adelie_python(may_install)
-        elif name == "glmnet":
-            python = sys.executable if has_glmnet() else None
         else:
             python = sys.executable if PEERS[name].version() or name == "l1jax" else None
         if python is None:
@@ -95,12 +93,6 @@ def adelie_python(may_install: bool) -> str | None:
             print(f"adelie: {type(error).__name__}")
             shutil.rmtree(ADELIE, ignore_errors=True)
     return str(python) if python.exists() else None
-
-
-def has_glmnet() -> bool:
-    rscript = shutil.which("Rscript")
-    asked = [rscript or "Rscript", "-e", "library(glmnet)"]
-    return bool(rscript) and subprocess.run(asked, capture_output=True).returncode == 0
 
 
 def measure_all(pythons: dict[str, str], batch: list[str], arguments: Any) -> list[tuple]:

@@ -17,6 +17,7 @@ KINDS = [
     "elastic-net-500x10000",
     "nonnegative-500x10000",
     "logistic-500x5000",
+    "multinomial-63x2308",
     "group-unequal-500x10000",
 ]
 
@@ -40,13 +41,13 @@ def test_certificate_agrees_with_l1jax_and_bounds_the_excess(name):
     scale = certificate.null_deviance(one)
     for steps in (1, 3, 10):
         rough = fit(one, lam, tol=1e-12, max_steps=steps, engine="fista")
-        (gap,) = certificate.relative_gaps(one, rough.coef[:, None])
+        (gap,) = certificate.relative_gaps(one, rough.coef[..., None])
         assert gap == pytest.approx(float(rough.relative_gap), rel=1e-6)
         assert gap > 1e-6  # rough indeed
         above = certificate.objective(one, lam, rough.coef) - least
         assert above == pytest.approx(float(rough.objective - best.objective), rel=1e-6)
         assert 0 < above <= gap * scale * (1 + 1e-9)
-    assert certificate.worst_gap(one, best.coef[:, None]) < 1e-11
+    assert certificate.worst_gap(one, best.coef[..., None]) < 1e-11
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -54,11 +55,11 @@ def test_certificate_of_any_point_bounds_its_excess(name):
     problem = make(name, short=True)
     lam = problem.lams[-1]
     one = dataclasses.replace(problem, lams=np.array([lam]))
-    null = certificate.objective(one, lam, np.zeros(problem.X.shape[1]))
+    null = certificate.objective(one, lam, np.zeros(problem.coef_shape))
     rng = np.random.default_rng(0)
     for size in (0.0, 1e-3, 1e-1, 10.0):
-        beta = size * np.abs(rng.standard_normal(problem.X.shape[1]))
-        (gap,) = certificate.relative_gaps(one, beta[:, None])
+        beta = size * np.abs(rng.standard_normal(problem.coef_shape))
+        (gap,) = certificate.relative_gaps(one, beta[..., None])
         above = certificate.objective(one, lam, beta) - null  # no more than the true one
         assert gap * certificate.null_deviance(one) >= above * (1 - 1e-9)
 
@@ -66,7 +67,7 @@ def test_certificate_of_any_point_bounds_its_excess(name):
 @pytest.mark.parametrize("name", KINDS)
 def test_nothing_is_in_at_lambda_max(name):
     problem = make(name, short=True)
-    nothing = np.zeros((problem.X.shape[1], len(problem.lams)))
+    nothing = np.zeros((*problem.coef_shape, len(problem.lams)))
     gaps = certificate.relative_gaps(problem, nothing)
     assert gaps[0] < 1e-14
     assert gaps[1] > 1e-3
