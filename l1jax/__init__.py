@@ -104,6 +104,7 @@ if _TYPE_CHECKING:
     from . import sklearn as sklearn
     from .composite import FISTA, ISTA, AugmentedLagrangian, Solution, minimize
     from .linear import (
+        BatchPaths,
         BlockError,
         ConvexRegion,
         CrossValidated,
@@ -120,6 +121,7 @@ if _TYPE_CHECKING:
         RowBlocks,
         StabilitySelection,
         adaptive_weights,
+        batch_path,
         blocks,
         convex_region,
         cross_validate,
@@ -152,6 +154,7 @@ __all__ = [
     "AdamMetric",
     "AsymmetricL1",
     "AugmentedLagrangian",
+    "BatchPaths",
     "BlockError",
     "Box",
     "CappedL1",
@@ -227,6 +230,7 @@ __all__ = [
     "Tweedie",
     "adaptive_weights",
     "batch_norm_scales",
+    "batch_path",
     "blocks",
     "cast_gradients",
     "check_last",

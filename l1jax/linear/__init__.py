@@ -15,6 +15,8 @@ from .engines._engine import Engine, NumericalBreakdown, Plan, register_engine
 from .results._fit import Fit
 from .results._path import Path
 from .selection._adaptive import Reweighted, adaptive_weights, reweighted
+from .selection._batch_path import batch_path
+from .selection._batch_paths import BatchPaths
 from .selection._convex_region import ConvexRegion, convex_region
 from .selection._cross_validate import cross_validate
 from .selection._cross_validated import CrossValidated
@@ -25,6 +27,7 @@ from .selection._stability import stability
 from .selection._stability_selection import StabilitySelection
 
 __all__ = [
+    "BatchPaths",
     "BlockError",
     "ConvexRegion",
     "CrossValidated",
@@ -41,6 +44,7 @@ __all__ = [
     "RowBlocks",
     "StabilitySelection",
     "adaptive_weights",
+    "batch_path",
     "blocks",
     "convex_region",
     "cross_validate",

@@ -65,9 +65,9 @@ def read(
             x = x.astype(dtype)
     for name, values in (("y", y), ("sample_weight", sample_weight), ("offset", offset)):
         _check_index(X, values, name)
-    y = _read_targets(y, n, loss, dtype)
+    y = encoded_targets(y, n, loss, dtype)
     shape = loss.predictor_shape(y.shape)
-    weights = _read_weights(sample_weight, n, dtype)
+    weights = read_weights(sample_weight, n, dtype)
     offset = _read_offset(offset, shape, dtype)
     pen = check_penalty(pen, (p, *shape[1:]), has_strength)
     pen, loss = jax.tree.map(lambda leaf: as_parameter(leaf, dtype), (pen, loss))
@@ -94,7 +94,7 @@ def _is_mixed(data: Any, rest: Any) -> bool:
     return has_jax or any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(rest))
 
 
-def _read_weights(weights: Any, n: int, dtype: Any) -> Any:
+def read_weights(weights: Any, n: int, dtype: Any) -> Any:
     """The weights of the rows (n,); 1/n each unless given."""
     if weights is None:
         return np.full(n, 1 / n, dtype)
@@ -124,7 +124,7 @@ def _read_offset(offset: Any, shape: tuple[int, ...], dtype: Any) -> Any:
     return offset + np.zeros(shape, dtype)
 
 
-def _read_targets(y: Any, n: int, loss: Loss, dtype: Any) -> Any:
+def encoded_targets(y: Any, n: int, loss: Loss, dtype: Any) -> Any:
     """The targets as the loss works with them, checked before that."""
     y = read_targets(y, loss)
     float_dtype(y, "y")

@@ -23,7 +23,7 @@ from ...losses import Loss
 from ...penalties import Penalty
 from ...penalties._base import longest_step
 from ..data._matrix import DataMatrix, rows
-from ..data._standardise import standardise
+from ..data._standardise import Standardised, standardise
 
 ROUNDING = 4  # units of it that equal numbers may differ by
 _POWER_STEPS = 12  # of power iteration; backtracking repairs what it underestimates
@@ -240,10 +240,10 @@ class Data(Record):
         return (self.x.shape[1], *self.offset.shape[1:])
 
 
-def arrange(data: Data, level: Any = None) -> ScaledData:
+def arrange(data: Data, level: Any = None, columns: Standardised | None = None) -> ScaledData:
     """Puts the data on the solver's scale, which derivatives by the data go through.
 
-    `level` is what is subtracted from y, where that is known already.
+    `level` is what is subtracted from y, and `columns` X on that scale, where these are known already.
     """
     x, y, weights, offset, loss = data.x, data.y, data.weights, data.offset, data.loss
     xp = x.namespace(y, weights, offset)
@@ -259,7 +259,9 @@ def arrange(data: Data, level: Any = None) -> ScaledData:
     # Where no level matters, that of the columns does not: centred ones keep more digits.
     centre = data.fit_intercept or not loss.has_intercept
     fit_intercept = data.fit_intercept and loss.has_intercept
-    x, mean, inverse_scale, norms = standardise(x, s, centre=centre, scale=data.standardize)
+    if columns is None:
+        columns = standardise(x, s, centre=centre, scale=data.standardize)
+    x, mean, inverse_scale, norms = columns
     is_valid &= xp.all(xp.isfinite(norms)) & xp.all(xp.isfinite(offset))
     is_valid &= xp.all(loss.accepts(y) | ~counts)
 
