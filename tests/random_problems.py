@@ -30,7 +30,22 @@ import numpy as np
 import scipy.optimize
 import scipy.special
 
-LOSSES = ("squared", "several", "huber", "logistic", "hinge", "poisson", "multinomial", "cox")
+LOSSES = (
+    "squared",
+    "several",
+    "huber",
+    "quantile",
+    "logistic",
+    "probit",
+    "hinge",
+    "poisson",
+    "negative binomial",
+    "gamma",
+    "tweedie",
+    "inverse gaussian",
+    "multinomial",
+    "cox",
+)
 PENALTIES = (
     "l1",
     "weighted l1",
@@ -44,6 +59,8 @@ PENALTIES = (
 SHAPES = ((30, 12), (12, 30), (30, 30), (60, 80), (1, 6), (40, 1), (2, 3))
 SECONDS = 5.0
 CLASSES = 3
+LEVEL = 0.3  # of quantiles
+POWER = 1.5  # of Tweedie's variance
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,12 +160,19 @@ def _target(loss: str, rng: np.random.Generator, level: np.ndarray) -> np.ndarra
         return level + 0.5 * rng.normal(size=n)
     if loss == "several":
         return np.stack([level, -level, 0 * level], axis=1) + 0.5 * rng.normal(size=(n, 3))
-    if loss == "huber":
+    if loss in ("huber", "quantile"):
         return level + rng.standard_t(1.5, size=n)
-    if loss in ("logistic", "hinge"):
+    if loss in ("logistic", "probit", "hinge"):
         return (rng.random(n) < scipy.special.expit(2 * level)).astype(float)
+    mean = np.exp(np.clip(level, -5, 5))
     if loss == "poisson":
-        return rng.poisson(np.exp(np.clip(level, -5, 5))).astype(float)
+        return rng.poisson(mean).astype(float)
+    if loss == "negative binomial":
+        return rng.poisson(mean * rng.exponential(size=n)).astype(float)
+    if loss in ("gamma", "inverse gaussian"):
+        return mean * rng.gamma(2, 0.5, n) + 1e-3
+    if loss == "tweedie":  # also zeros
+        return mean * rng.gamma(2, 0.5, n) * (rng.random(n) < 0.8)
     if loss == "multinomial":
         noise = rng.gumbel(size=(n, CLASSES))
         return np.argmax(np.stack([level, -level, 0 * level], axis=1) + noise, axis=1).astype(float)
@@ -507,6 +531,44 @@ def _logistic(y, eta, s):
     return np.maximum(m, 0) + np.log1p(small), (1 - 2 * y) * probability
 
 
+def _quantile(y, eta, s):
+    r = y - eta
+    return np.maximum(LEVEL * r, (LEVEL - 1) * r), np.where(r >= 0, -LEVEL, 1 - LEVEL)
+
+
+def _probit(y, eta, s):
+    side = 2 * y - 1
+    log_p = scipy.special.log_ndtr((side * eta).astype(float))
+    ratio = np.exp(-0.5 * eta.astype(float) ** 2 - 0.5 * np.log(2 * np.pi) - log_p)
+    return -log_p.astype(eta.dtype), (-side * ratio).astype(eta.dtype)
+
+
+def _negative_binomial(y, eta, s):
+    odds = np.logaddexp(0, eta)
+    return (y + 1) * odds - y * eta, (y + 1) * scipy.special.expit(eta) - y
+
+
+def _power(y, eta, power):
+    """Tweedie's deviance with a log link, but for what η is not in; halved."""
+    with np.errstate(over="ignore"):
+        of_mean = np.exp((2 - power) * eta) / (2 - power) if power != 2 else eta
+        of_y = y * np.exp((1 - power) * eta)
+        slope = np.exp((2 - power) * eta) - of_y
+    return of_mean - of_y / (1 - power), slope
+
+
+def _gamma(y, eta, s):
+    return _power(y, eta, 2)
+
+
+def _tweedie(y, eta, s):
+    return _power(y, eta, POWER)
+
+
+def _inverse_gaussian(y, eta, s):
+    return _power(y, eta, 3)
+
+
 def _hinge(y, eta, s):
     m = 2 * y - 1
     short = np.maximum(1 - m * eta, 0)
@@ -544,8 +606,14 @@ _LOSSES = {
     "several": _squared,
     "huber": _huber,
     "logistic": _logistic,
+    "quantile": _quantile,
+    "probit": _probit,
     "hinge": _hinge,
     "poisson": _poisson,
+    "negative binomial": _negative_binomial,
+    "gamma": _gamma,
+    "tweedie": _tweedie,
+    "inverse gaussian": _inverse_gaussian,
     "multinomial": _multinomial,
     "cox": _cox,
 }
@@ -562,7 +630,13 @@ def _loss(kind: Kind) -> Any:
         "several": l1jax.SquaredError(),
         "huber": l1jax.Huber(1.0),
         "logistic": l1jax.Logistic(),
+        "quantile": l1jax.Quantile(LEVEL),
+        "probit": l1jax.Probit(),
         "hinge": l1jax.SquaredHinge(),
+        "negative binomial": l1jax.NegativeBinomial(1.0),
+        "gamma": l1jax.Gamma(),
+        "tweedie": l1jax.Tweedie(POWER),
+        "inverse gaussian": l1jax.InverseGaussian(),
         "poisson": l1jax.Poisson(),
         "multinomial": l1jax.Multinomial(CLASSES),
         "cox": l1jax.Cox(),

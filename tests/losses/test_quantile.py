@@ -195,3 +195,14 @@ def test_levels_are_checked():
             l1jax.quantiles(x, y, l1jax.L1(0.1), levels)
     with pytest.raises(TypeError, match="takes no loss"):
         l1jax.quantiles(x, y, l1jax.L1(0.1), loss=l1jax.Quantile())
+
+
+@pytest.mark.parametrize("engine", ["auto", "working_set"])
+def test_without_an_intercept_nothing_may_be_in(engine):
+    """No row is at a corner then, and the system of the sides is empty."""
+    x, y = WIDE
+    pen = l1jax.NonNegativeL1(1e3)
+    fit = l1jax.fit(x, y, pen, loss=l1jax.Quantile(0.3), fit_intercept=False, engine=engine)
+    assert fit.status == Status.CONVERGED and not np.any(fit.coef)
+    s = np.full(30, 1 / 30)
+    assert float(fit.objective) == pytest.approx(pinball(0.3, y, 0, s), rel=1e-12)

@@ -149,7 +149,9 @@ class SidesSolver:
         matrix[m:, m:].flat[:: size + 1] = -quad / unit / scale**2
         rhs = np.append(rows.target[corner], pulled / unit / scale)
         solved = _solved(matrix, rhs)
-        if not np.allclose(matrix @ solved, rhs, rtol=0, atol=_RESIDUAL * np.abs(rhs).max()):
+        if not np.allclose(
+            matrix @ solved, rhs, rtol=0, atol=_RESIDUAL * np.abs(rhs).max(initial=0)
+        ):
             return False
         self.u[corner] = unit * solved[:m]
         values = solved[m:] / scale
@@ -224,6 +226,8 @@ class SidesSolver:
 
 def _solved(matrix: np.ndarray, rhs: np.ndarray) -> np.ndarray:
     """Returns the solution of a symmetric system, by least squares where it is singular."""
+    if not len(rhs):
+        return rhs
     factor, pivots, failed = scipy.linalg.lapack.dgetrf(matrix)
     pivot = np.abs(factor.diagonal())
     if failed or pivot.min(initial=1) <= _SINGULAR * pivot.max(initial=1):
