@@ -6,10 +6,14 @@ On a cluster that JAX knows (Slurm, Open MPI, Kubernetes, Cloud TPU) start it on
 
 On one machine, `--local 4` starts it as four processes that speak to each other as hosts do. Each process has
 its own part of the rows, which no other process sees; every process gets the same path.
+
+Where a process dies the others end, within the time of a heartbeat. With `--checkpoint run.npz` what was solved
+is in that file, and the same command goes on from there.
 """
 
 import argparse
 import hashlib
+import os
 import socket
 import subprocess
 import sys
@@ -29,12 +33,13 @@ def main() -> None:
     parser.add_argument("--local", type=int, default=0, help="processes to start on this machine")
     parser.add_argument("--short", action="store_true", help="two local processes and few rows")
     parser.add_argument("--rows", type=int, default=200_000, help="rows of each process")
+    parser.add_argument("--checkpoint", help="a file in a folder that all processes can read")
     parser.add_argument("--join", nargs=3, help=argparse.SUPPRESS)  # address, processes, number
     arguments = parser.parse_args()
     if arguments.short:
         arguments.local, arguments.rows = arguments.local or 2, 2_000
     if arguments.local and not arguments.join:
-        sys.exit(start_processes(arguments.local, arguments.rows))
+        sys.exit(start_processes(arguments.local, arguments.rows, arguments.checkpoint))
     jax.config.update("jax_enable_x64", True)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     given = {}
@@ -46,10 +51,10 @@ def main() -> None:
             "process_id": int(number),
         }
     jax.distributed.initialize(**given, heartbeat_timeout_seconds=HEARTBEAT)
-    fit_path(arguments.rows)
+    fit_path(arguments.rows, arguments.checkpoint)
 
 
-def fit_path(num_rows: int) -> None:
+def fit_path(num_rows: int, checkpoint: str | None) -> None:
     """Fits the path of the rows of all processes."""
     # 1. What this process has: on a cluster, rows that it reads from its own files.
     here, processes = jax.process_index(), jax.process_count()
@@ -63,7 +68,8 @@ def fit_path(num_rows: int) -> None:
         for part in (X, y)
     )
     # 3. As on one machine. All processes must make the same calls.
-    path = l1jax.path(X, y, l1jax.L1())
+    resume = checkpoint if checkpoint and os.path.exists(checkpoint) else None
+    path = l1jax.path(X, y, l1jax.L1(), checkpoint=checkpoint, resume=resume)
     cv = l1jax.cross_validate(X, y, l1jax.L1(), n_folds=5)
     predicted = cv.fit_min.predict(X)
     digest = hashlib.sha256(np.asarray(path.coefs).tobytes() + np.asarray(predicted).tobytes())
@@ -76,12 +82,13 @@ def fit_path(num_rows: int) -> None:
     print(f"digest {digest.hexdigest()[:16]} of process {here}", flush=True)
 
 
-def start_processes(count: int, num_rows: int) -> int:
+def start_processes(count: int, num_rows: int, checkpoint: str | None) -> int:
     """Runs this file as so many processes on one machine; returns 0 if all have the same path."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
     call = [sys.executable, __file__, "--rows", str(num_rows), "--join", address, str(count)]
+    call[2:2] = ["--checkpoint", checkpoint] if checkpoint else []
     running = [
         subprocess.Popen([*call, str(number)], stdout=subprocess.PIPE, text=True)
         for number in range(count)

@@ -194,9 +194,10 @@ def _solved(engine: Engine, plan: Plan, resume: Path | None) -> tuple[Path, Bloc
         if error.path is None:
             raise
         return error.path, error
-    except BaseException:  # another process has died, memory is full, ...
+    except BaseException as error:  # another process has died, memory is full, ...
         if plan.checkpoint is not None:
             plan.checkpoint.write()
+            error.add_note(plan.checkpoint.note)
         raise
     return found, None
 

@@ -62,8 +62,11 @@ def killed(monkeypatch, module, file, X, y, pen, **options):
 
     with monkeypatch.context() as patch:
         patch.setattr(module, "advance", advance)
-        with pytest.raises(Killed):
+        with pytest.raises(Killed) as error:
             l1jax.path(X, y, pen, checkpoint=file, **NUMBERS | options)
+    assert error.value.__notes__ == [
+        f'What was solved is in its checkpoint: resume="{file}" goes on.'
+    ]
     assert file.read_bytes() == before[0]  # the end of the path wrote nothing
     return sum(done)
 

@@ -48,6 +48,8 @@ def block_errors() -> Iterator[None]:
         if _last:
             raise _last.pop() from None
         raise
+    finally:
+        _last.clear()  # it may hold a path
 
 
 @runtime_checkable

@@ -133,6 +133,13 @@ class Checkpoint:
                     self.file.is_written = False
         self.file.write_if_due()
 
+    @property
+    def note(self) -> str:
+        """What an error that ends the path is to say."""
+        return (
+            f'What was solved is in its checkpoint: resume="{os.fspath(self.file.file)}" goes on.'
+        )
+
     def write(self, path: Path | None = None) -> None:
         """Writes now: this path, or else what is solved."""
         self.file.write(path)

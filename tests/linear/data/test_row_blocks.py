@@ -1,8 +1,10 @@
 """X that is read in blocks of rows: the fits of the array, few passes, bounded memory, errors of blocks."""
 
+import gc
 import io
 import json
 import tracemalloc
+import weakref
 import zipfile
 
 import jax
@@ -258,6 +260,28 @@ def test_passes_are_saved_and_earlier_files_have_none():
     assert l1jax.load(earlier).passes is None
 
 
+@pytest.mark.parametrize("loss", [l1jax.SquaredError(), l1jax.Logistic()])
+def test_the_derivative_by_the_strength_solves_the_newton_system_of_the_active_columns(loss):
+    y, lam = (Y, 0.1) if loss.is_quadratic else (LABELS, 0.02)
+    rows = l1jax.blocks(X, max_memory=SMALL)
+
+    def coef(lam):
+        return l1jax.fit(rows, y, l1jax.L1(lam), loss=loss, tol=1e-12).coef
+
+    fit = l1jax.fit(X, y, l1jax.L1(lam), loss=loss, tol=1e-12)
+    active = np.flatnonzero(fit.coef)
+    mean = sigmoid(X @ fit.coef + fit.intercept)
+    curvature = np.ones(N) if loss.is_quadratic else mean * (1 - mean)
+    Z = np.column_stack([X[:, active], np.ones(N)])
+    system = Z.T @ (Z * curvature[:, None]) / N
+    expected = np.zeros(P)
+    signs = np.append(np.sign(fit.coef[active]), 0)
+    expected[active] = np.linalg.solve(system, -signs)[:-1]
+    # A gap of 1e-12 moves the curvatures by about its root.
+    np.testing.assert_allclose(jax.jacfwd(coef)(lam), expected, rtol=1e-5, atol=1e-8)
+    np.testing.assert_allclose(jax.jacrev(coef)(lam), expected, rtol=1e-5, atol=1e-8)
+
+
 # Errors.
 
 
@@ -341,6 +365,15 @@ def test_a_block_that_fails_in_compiled_code_is_the_same_error():
     rows = l1jax.blocks(Failing(X, 1, lambda block: block[:, 1:]), shape=X.shape)
     with pytest.raises(l1jax.BlockError, match="block 11"), block_errors():
         jax.block_until_ready(jax.jit(rows.dot)(np.ones(P)))
+
+
+def test_an_error_that_was_raised_is_not_kept_in_memory():
+    with pytest.raises(l1jax.BlockError) as found:
+        l1jax.fit(parts(np.full_like(X, np.inf)), Y, l1jax.L1(0.1), max_memory=SMALL)
+    error = weakref.ref(found.value)
+    del found
+    gc.collect()
+    assert error() is None
 
 
 def test_what_takes_thousands_of_passes_is_refused():
