@@ -95,11 +95,11 @@ class WorkingSet(Engine):
         if can_stack(plan.problem, plan.pen):
             problem, pen = stacked(plan.problem, plan.pen)
             flat = dataclasses.replace(plan, problem=problem, pen=pen, known=None)
-            found = self._follow_flat(flat, lambda_max, interpolates=False)
+            found = self._follow_flat(flat, lambda_max)
             return unstacked(plan.problem, plan.pen, np.asarray(plan.lams, np.float64), found)
-        return self._follow_flat(plan, lambda_max, plan.interpolate and not self.keeps_knots)
+        return self._follow_flat(plan, lambda_max)
 
-    def _follow_flat(self, plan: Plan, lambda_max: float, interpolates: bool) -> PathSolution:
+    def _follow_flat(self, plan: Plan, lambda_max: float) -> PathSolution:
         lams = np.asarray(plan.lams, np.float64)
         single = len(lams) == 1 and plan.known is None and not self.keeps_knots
         if single and self.all_columns is None:
@@ -113,7 +113,7 @@ class WorkingSet(Engine):
             catch_interrupt=True,
             keep_gradients=True,
             relative_gap=_FRACTION * float(plan.tol) if plan.interpolate else None,
-            interpolates=interpolates,
+            interpolates=plan.interpolate and not self.keeps_knots,
         )
         return follow_path(plan.problem, plan.pen, lams, lambda_max, options)
 
