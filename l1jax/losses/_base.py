@@ -113,6 +113,10 @@ class Loss(Module):
         """∂L/∂η, like η; it includes s."""
         return jax.grad(lambda e: jnp.sum(s * self.per_row(y, _counted(self, y, e, s))))(eta)
 
+    def value_and_gradient(self, y: Real, eta: Real, s: Float[Real, " n"]) -> tuple[Any, Any]:
+        """L and ∂L/∂η, which may share work."""
+        return self.value(y, eta, s), self.gradient(y, eta, s)
+
     def curvature(self, y: Array, eta: Array, s: Float[Array, " n"]) -> Float[Array, "n *k"]:
         """The diagonal of ∂²L/∂η², like η; it includes s. Where entries are separate one product finds it."""
         return jax.jvp(lambda e: self.gradient(y, e, s), (eta,), (jnp.ones_like(eta),))[1]

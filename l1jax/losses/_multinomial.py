@@ -10,7 +10,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from .._arrays import eps, in_numpy, logsumexp, matmul, namespace, softmax, while_loop, xlogy
+from .._arrays import (
+    columns_first,
+    eps,
+    if_any,
+    in_numpy,
+    matmul,
+    namespace,
+    softmax,
+    while_loop,
+    xlogy,
+)
 from .._types import Real
 from ._base import Loss
 from ._strata import check_labels, rows_of_labels
@@ -18,6 +28,7 @@ from ._strata import check_labels, rows_of_labels
 _POLISH_STEPS = 100  # most take under ten
 # Units of rounding below which an intercept that gets no better is taken for the best.
 _VISIBLE = 50
+_NEAR = 0.1  # fraction of the rarest class by which means may be off where Newton's method begins
 
 
 @in_numpy
@@ -68,7 +79,8 @@ class Multinomial(Loss):
         return False
 
     def per_row(self, y: Real, eta: Real) -> Float[Real, "... n"]:
-        return -(_one_hot(y, eta) * _log_probabilities(eta)).sum(axis=-1)
+        _, log_p = _probabilities(columns_first(eta))
+        return -(columns_first(_one_hot(y, eta)) * log_p).sum(axis=-2)
 
     def value(self, y: Real, eta: Real, s: Float[Real, " n"]) -> Float[Real, "..."]:
         return super().value(_one_hot(y, eta), eta, s)
@@ -77,10 +89,16 @@ class Multinomial(Loss):
         return super().majorant(_one_hot(y, eta), eta, s)
 
     def gradient(self, y: Real, eta: Real, s: Float[Real, " n"]) -> Float[Real, "... n K"]:
-        xp, y, p = namespace(y, eta, s), _one_hot(y, eta), softmax(eta)
+        return self.value_and_gradient(y, eta, s)[1]
+
+    def value_and_gradient(self, y: Real, eta: Real, s: Float[Real, " n"]) -> tuple[Any, Any]:
+        xp, y = namespace(y, eta, s), columns_first(_one_hot(y, eta))
+        p, log_p = _probabilities(columns_first(eta))
+        rows = -s * (y * log_p).sum(axis=-2)
         # Of the label's own class: p − 1 is minus the sum of the others, which keeps its digits.
-        others = xp.where(y == 1, 0, p).sum(axis=-1, keepdims=True)
-        return s[:, None] * xp.where(y == 1, -others, p - y)
+        others = xp.where(y == 1, 0, p).sum(axis=-2, keepdims=True)
+        slope = s * xp.where(y == 1, -others, p - y)
+        return xp.where(s > 0, rows, 0).sum(axis=-1), slope.swapaxes(-1, -2)
 
     def hessian(self, y: Real, eta: Real, s: Float[Real, " n"]) -> Callable[[Any], Any]:
         del y
@@ -113,8 +131,8 @@ class Multinomial(Loss):
     def fenchel_gap(self, y: Real, eta: Real, c: Real, s: Float[Real, " n"]) -> Float[Real, "..."]:
         """Σ s KL(q‖p) with p = softmax(η), q = y + c(p − y): every term ≥ 0, exactly 0 at c = 1."""
         xp = namespace(y, eta, c, s)
-        y, log_p = _one_hot(y, eta), _log_probabilities(eta)
-        p, c = xp.exp(log_p), xp.asarray(c)[..., None, None]
+        y, c = columns_first(_one_hot(y, eta)), xp.asarray(c)[..., None, None]
+        p, log_p = _probabilities(columns_first(eta))
         q = (1 - c) * y + c * p
         # q log(q/p) − q + p, of which the last two sum to nothing; with q = p(1 + t) where t is small.
         t = (1 - c) * (y - p) / xp.where(p > 0, p, 1)
@@ -122,7 +140,7 @@ class Multinomial(Loss):
         t = xp.where(is_near, t, 0)
         near = p * ((1 + t) * xp.log1p(t) - t)
         terms = xp.where(is_near, near, xlogy(q, q) - q * log_p - q + p)
-        rows = xp.where(c[..., 0] == 1, 0, xp.maximum(terms, 0).sum(axis=-1))
+        rows = xp.where(c[..., 0] == 1, 0, xp.maximum(terms, 0).sum(axis=-2))
         return xp.where(s > 0, s * rows, 0).sum(axis=-1)
 
     def polish_intercept(self, y: Real, eta: Real, s: Float[Real, " n"]) -> Float[Real, "... K"]:
@@ -132,32 +150,42 @@ class Multinomial(Loss):
         of Newton's direction u shortened to log(1 + Δ)/Δ with Δ = max u − min u (Bach, 2010). Where
         rows are certain beyond what rounding shows it may end short: then there is no gap.
         """
-        xp, y, unit = namespace(y, eta, s), _one_hot(y, eta), eps(eta)
-        frequency = xp.maximum(s @ y, unit**2)
-        log_s = xp.where(s > 0, xp.log(xp.where(s > 0, s, 1)), -np.inf)[:, None]
+        xp, unit = namespace(y, eta, s), eps(eta)
+        y, eta = columns_first(_one_hot(y, eta)), columns_first(eta)
+        frequency = xp.maximum(y @ s, unit**2)
 
         def iterate_at(d: Any) -> _Iterate:
-            log_p = _log_probabilities(eta + d[..., None, :])
-            log_mean = logsumexp(log_s + log_p, axis=-2)
-            off = abs(xp.exp(log_mean) - frequency).max(axis=-1)
-            return _Iterate(d, log_mean, off, -(s[:, None] * y * log_p).sum(axis=(-2, -1)))
+            p, log_p = _probabilities(eta + d[..., None])
+            mean, links = p @ s, matmul(p, (s * p).swapaxes(-1, -2))
+            off = abs(mean - frequency).max(axis=-1)
+            # Where all of a class are too small for a number, the largest stands for their mean.
+            is_number = mean > np.finfo(eta.dtype).tiny / unit
+            log_mean = xp.where(is_number, xp.log(xp.where(is_number, mean, 1)), log_p.max(axis=-1))
+            return _Iterate(d, mean, log_mean, links, off, -(s * (y * log_p)).sum(axis=(-2, -1)))
 
-        def step(carry):
-            at, steps, _ = carry
-            p = softmax(eta + at.d[..., None, :])
-            u = -_solve_laplacian(s, p, xp.exp(at.log_mean) - frequency)
+        def scaled(at: _Iterate) -> _Iterate:
+            return iterate_at(at.d + xp.log(frequency) - at.log_mean)
+
+        def safe_step(at: _Iterate, u: Any) -> _Iterate:
             reach = (u.max(axis=-1) - u.min(axis=-1))[..., None]
             shortened = xp.log1p(reach) / xp.where(reach > 0, reach, 1)
-            newton, damped = iterate_at(at.d + u), iterate_at(at.d + shortened * u)
-            scaled = iterate_at(at.d + xp.log(frequency) - at.log_mean)
-            safe = _choose(damped.value < scaled.value, damped, scaled)
-            new = _choose(newton.off < 0.5 * at.off, newton, safe)
+            damped, other = iterate_at(at.d + shortened * u), scaled(at)
+            return _choose(damped.value < other.value, damped, other)
+
+        def step(carry):
+            at, steps, done = carry
+            u = -_solve_laplacian(at.links, at.mean - frequency)
+            newton = iterate_at(at.d + u)
+            is_good = newton.off < 0.5 * at.off
+            safe = if_any(~is_good & ~done, lambda: safe_step(at, u), newton)
+            new = _choose(is_good, newton, safe)
             stalled = ~(new.off < at.off) & (at.off <= _VISIBLE * unit)
             return _choose(stalled, at, new), steps + 1, stalled | (new.off <= unit)
 
-        at = iterate_at(0 * eta[..., 0, :])
+        at = iterate_at(0 * eta[..., 0])
+        is_near = at.off <= _NEAR * frequency.min()
+        at = _choose(is_near, at, if_any(~is_near, lambda: scaled(at), at))
         done = at.off <= unit
-        at = _choose(done, at, iterate_at(at.d + xp.log(frequency) - at.log_mean))
         first = (at, xp.zeros(done.shape, xp.int32), done)
         at, *_ = while_loop(lambda c: ~c[2] & (c[1] < _POLISH_STEPS), step, first)
         return self.identify(at.d)
@@ -226,40 +254,49 @@ def _one_hot(y: Real, eta: Real) -> Real:
     return (y[:, None] == namespace(y, eta).arange(eta.shape[-1])).astype(eta.dtype)
 
 
-def _log_probabilities(eta: Real) -> Real:
-    """log softmax, to the last digit also where one class is all but certain."""
+def _probabilities(eta: Real) -> tuple[Any, Any]:
+    """softmax and its logarithm, of classes in rows (..., K, n).
+
+    To the last digit also where one class is all but certain.
+    """
     xp = namespace(eta)
-    is_top = xp.arange(eta.shape[-1]) == eta.argmax(axis=-1)[..., None]
-    top = xp.where(is_top, eta, 0).sum(axis=-1, keepdims=True)
-    rest = xp.where(is_top, 0, xp.exp(eta - top)).sum(axis=-1, keepdims=True)
-    return (eta - top) - xp.log1p(rest)
+    is_top = xp.arange(eta.shape[-2])[:, None] == eta.argmax(axis=-2)[..., None, :]
+    # Not `max`, whose derivative is shared among equals.
+    below = eta - xp.where(is_top, eta, 0).sum(axis=-2, keepdims=True)
+    sizes = xp.exp(below)
+    rest = xp.where(is_top, 0, sizes).sum(axis=-2, keepdims=True)
+    return sizes / (1 + rest), below - xp.log1p(rest)
 
 
 class _Iterate(NamedTuple):
     """Where the search for an intercept stands."""
 
     d: Float[Real, "... K"]
-    log_mean: Float[Real, "... K"]  # of the probabilities
-    off: Float[
-        Real, "..."
-    ]  # how far the mean probabilities are from the frequencies of the classes
+    mean: Float[Real, "... K"]  # of the probabilities
+    log_mean: Float[Real, "... K"]
+    links: Float[Real, "... K K"]  # Σ s ppᵀ
+    off: Float[Real, "..."]  # how far the mean is from the frequencies of the classes
     value: Float[Real, "..."]
 
 
 def _choose(condition: Real, yes: _Iterate, no: _Iterate) -> _Iterate:
-    xp, each = namespace(condition), condition[..., None]
-    conditions = each, each, condition, condition
-    return _Iterate(*(xp.where(*of) for of in zip(conditions, yes, no, strict=True)))
+    xp = namespace(condition)
+    return _Iterate(
+        *(
+            xp.where(condition.reshape(condition.shape + (1,) * (a.ndim - condition.ndim)), a, b)
+            for a, b in zip(yes, no, strict=True)
+        )
+    )
 
 
-def _solve_laplacian(s: Real, p: Real, rhs: Real) -> Real:
-    """Solves Σ s (diag p − ppᵀ) u = rhs, whose solutions differ by a level.
+def _solve_laplacian(links: Real, rhs: Real) -> Real:
+    """Solves Σ s (diag p − ppᵀ) u = rhs, given Σ s ppᵀ; solutions differ by a level.
 
     Where classes are all but certain the matrix is tiny: its diagonal is summed from the others.
     """
-    xp, k = namespace(s, p, rhs), p.shape[-1]
-    eye = xp.eye(k, dtype=p.dtype)
-    links = matmul(p.swapaxes(-1, -2), s[:, None] * p) * (1 - eye)
+    xp, k = namespace(links, rhs), links.shape[-1]
+    eye = xp.eye(k, dtype=links.dtype)
+    links = links * (1 - eye)
     degree = links.sum(axis=-2)
     root = xp.sqrt(xp.where(degree > 0, degree, 1))
     level = root / xp.sqrt((root**2).sum(axis=-1, keepdims=True))

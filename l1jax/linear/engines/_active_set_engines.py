@@ -111,14 +111,11 @@ class WorkingSet(Engine):
                 part = PathSolution(betas, intercepts, num_steps, len(at), [])
                 plan.keep(at, *unstacked(plan.problem, plan.pen, lams[at], part)[:3])
 
-            found = self._follow_flat(flat, lambda_max, False, keep)
+            found = self._follow_flat(flat, lambda_max, keep)
             return unstacked(plan.problem, plan.pen, lams, found)
-        interpolates = plan.interpolate and not self.keeps_knots
-        return self._follow_flat(plan, lambda_max, interpolates, plan.keep)
+        return self._follow_flat(plan, lambda_max, plan.keep)
 
-    def _follow_flat(
-        self, plan: Plan, lambda_max: float, interpolates: bool, keep: Keep
-    ) -> PathSolution:
+    def _follow_flat(self, plan: Plan, lambda_max: float, keep: Keep) -> PathSolution:
         lams = np.asarray(plan.lams, np.float64)
         single = len(lams) == 1 and plan.known is None and not self.keeps_knots
         if single and self.all_columns is None:
@@ -132,7 +129,7 @@ class WorkingSet(Engine):
             catch_interrupt=True,
             keep_gradients=True,
             relative_gap=_FRACTION * float(plan.tol) if plan.interpolate else None,
-            interpolates=interpolates,
+            interpolates=plan.interpolate and not self.keeps_knots,
             keep=keep if plan.checkpoint is not None else None,
         )
         return follow_path(plan.problem, plan.pen, lams, lambda_max, options)

@@ -10,14 +10,14 @@ import equinox as eqx
 import jax
 import numpy as np
 
-from ...._arrays import is_in_numpy, namespace
+from ...._arrays import if_any, is_in_numpy, namespace
 from ....losses import Loss
 from ....losses._base import has_curvature_factors
 from ...data._host import HostColumns
 from ...model._on_host import host_errors
 from ...model._problem import Problem
 from ._protocols import PenaltyWeights
-from ._stacked_matrix import StackedPart
+from ._stacked_matrix import StackedMatrix, StackedPart
 
 _MIN_WIDTH = 32  # columns of one Hessian-vector product, or twice as many, and so on
 _TINY = 1e-300  # the least weight that gradients are divided by
@@ -32,6 +32,8 @@ class HostLoss:
             np.asarray(v, np.float64) for v in (problem.y, problem.s, problem.offset)
         )
         self.fit_intercept = problem.fit_intercept
+        x = problem.x  # of classes, intercepts are columns
+        self.has_intercepts = self.fit_intercept or (isinstance(x, StackedMatrix) and x.free > 0)
         self.has_factors = has_curvature_factors(self.loss)
         if is_in_numpy(self.loss):
             self.loss = jax.tree.map(np.asarray, self.loss)
@@ -117,8 +119,9 @@ class HostLoss:
         The dual point is the slope at the best intercept, scaled into the dual feasible set.
         """
         eta = part.dot(beta) + intercept + self.offset
-        eta, slope = self._call(_at_best_intercept, eta, self.s, np.asarray(self.fit_intercept))
+        eta, slope = self._call(_at_best_intercept, eta, self.s, np.asarray(self.has_intercepts))
         neg_gradient = -part.rdot(slope)
+        neg_gradient[weights.unpenalised] = 0  # by the best intercepts; there is nothing else
         penalised = neg_gradient - weights.ridge_gradient(lam, beta)
         over = np.max(weights.kkt_violation(penalised, lam, _TINY), initial=0.0)
         scale = np.asarray(1 / (1 + over))
@@ -132,8 +135,7 @@ def _compiled(function: Any, rest: Any, arrays: Any, *arguments: Any) -> Any:
 
 
 def _value_and_slope(loss: Loss, y: Any, eta: Any, s: Any) -> tuple[Any, Any]:
-    kind = type(loss)  # equinox takes 10 µs for a method of a module
-    return kind.value(loss, y, eta, s), kind.gradient(loss, y, eta, s)
+    return loss.value_and_gradient(y, eta, s)
 
 
 def _curvatures(loss: Loss, y: Any, eta: Any, s: Any) -> tuple[Any, Any]:
@@ -151,7 +153,8 @@ def _hvp(loss: Loss, y: Any, eta: Any, s: Any, columns: Any) -> Any:
 def _at_best_intercept(loss: Loss, y: Any, eta: Any, s: Any, has_intercept: Any) -> tuple[Any, Any]:
     """Returns η at the intercept that minimises the loss, and the slope there."""
     xp = namespace(y, eta, s)
-    eta = eta + xp.where(has_intercept, loss.polish_intercept(y, eta, s), 0)
+    shift = if_any(has_intercept, lambda: loss.polish_intercept(y, eta, s), 0)
+    eta = eta + xp.where(has_intercept, shift, 0)
     return eta, loss.gradient(y, eta, s)
 
 

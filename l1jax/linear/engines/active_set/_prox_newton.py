@@ -31,7 +31,9 @@ _MAX_STEPS = 30  # for one λ
 _MAX_HALVINGS = 40  # on the way back from a point that is too far
 _EXACT = 1e-13  # error of the gradient, as a fraction of the null model's: all that float64 gives
 ROUGH = 0.01  # fraction of its weight that a gradient may miss it by, on the way to a single λ
-_FRACTION_OF_GAP = 0.01  # by which gradients may miss their weights: they add up to about the gap
+_FRACTION_OF_GAP = (
+    0.2  # that a solution may use up, to first order: lines between two take the rest
+)
 _FAST = 0.05  # an error that falls by less than this factor asks for a new Hessian
 _SLOW = 0.5  # ... and with a new Hessian, for an end
 # The least curvature of a row, as a fraction of its bound; at first any, as of a loss that is not convex.
@@ -62,13 +64,13 @@ class ProxNewton:
         self.null_intercept = float(problem.null.point.intercept)
         null_gradient = np.abs(np.asarray(problem.null.gradient)).max(initial=0)
         self.tolerance = _EXACT * float(null_gradient)
-        self.relative_gap, self.rough_above = relative_gap, rough_above
+        self.rough_above = rough_above
+        gap = 0.0 if relative_gap is None else _FRACTION_OF_GAP * relative_gap
+        self.gap = gap * float(problem.null.unit)  # that solutions may have
 
     def weight_tolerance(self, lam: float) -> float:
         """Returns the fraction of a weight by which a gradient may miss it."""
-        if lam > self.rough_above:
-            return ROUGH
-        return 0.0 if self.relative_gap is None else _FRACTION_OF_GAP * self.relative_gap
+        return ROUGH if lam > self.rough_above else 0.0
 
     def start(
         self, features: np.ndarray, values: np.ndarray, neg_gradient: np.ndarray
@@ -201,7 +203,7 @@ class NewtonModel:
             # 2. Evaluate the loss at its solution.
             self._evaluate()
             new_objective, new_error = self._objective(), self._error()
-            if new_error <= tolerance:
+            if new_error <= tolerance or self._gap(least_weight) <= self.path.gap:
                 return count
             # 3. Where the objective has risen the step was too long: go back, with more curvature.
             if not new_objective <= objective + _EQUAL * (abs(objective) + abs(self.value)):
@@ -333,6 +335,20 @@ class NewtonModel:
         over = np.maximum(self.neg_gradient - self.form.up, -self.neg_gradient - self.form.down)
         over[active.indices] = 0
         return max(on_active.max(initial=0), over.max(initial=0))
+
+    def _gap(self, least_weight: float) -> float:
+        """Returns the duality gap, to first order in how far gradients are from their weights.
+
+        The dual point is the gradient, scaled into the weights; that of a free coordinate, which the
+        certificate makes vanish, moves the others by about as much.
+        """
+        g, x, (up, down, _) = self.neg_gradient, self.x, self.form
+        weights = np.where(g > 0, up, down)
+        is_free = weights == 0
+        inside = (x != 0) & ~is_free
+        penalty = np.where(x > 0, up, down)[inside] @ np.abs(x[inside])
+        over = (np.abs(g) - weights) / np.where(is_free, least_weight, weights)
+        return abs(penalty - x[inside] @ g[inside]) + max(over.max(initial=0), 0) * penalty
 
     def _objective(self) -> float:
         weights = np.where(self.x > 0, self.form.up, self.form.down)

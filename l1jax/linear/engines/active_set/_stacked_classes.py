@@ -154,7 +154,20 @@ class _StackedLoss(Loss):
         return self.loss.value(*self._of_rows(y, eta, s))
 
     def gradient(self, y: Real, eta: Real, s: Real) -> Any:
-        return self._flat(self.loss.gradient(*self._of_rows(y, eta, s)))
+        return self.value_and_gradient(y, eta, s)[1]
+
+    def value_and_gradient(self, y: Real, eta: Real, s: Real) -> tuple[Any, Any]:
+        value, slope = self.loss.value_and_gradient(*self._of_rows(y, eta, s))
+        return value, self._flat(slope)
+
+    def polish_intercept(self, y: Real, eta: Real, s: Real) -> Any:
+        """The shift of each predictor, in all rows."""
+        shift = self.loss.polish_intercept(*self._of_rows(y, eta, s))
+        return self._flat(np.broadcast_to(shift, self._rows(eta).shape))
+
+    def fenchel_gap(self, y: Real, eta: Real, c: Real, s: Real) -> Any:
+        y, eta, s = self._of_rows(y, eta, s)
+        return self.loss.fenchel_gap(y, eta, c, s)
 
     def curvature(self, y: Real, eta: Real, s: Real) -> Any:
         return self._flat(self.loss.curvature(*self._of_rows(y, eta, s)))

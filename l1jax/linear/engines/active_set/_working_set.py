@@ -40,6 +40,7 @@ from ._prox_newton import ROUGH, ProxNewton
 from ._row_shifts import RowShifts, has_few_rows
 from ._sides import Sides, has_corners
 from ._smooth_groups import SmoothGroups, has_bounded_curvature
+from ._stacked_matrix import StackedMatrix
 from ._step_budget import StepBudget
 from ._step_control import StepControl
 
@@ -47,6 +48,7 @@ _TALL = 5  # rows per column, from where on all columns are the working set of s
 _MAX_TALL_COLUMNS = 5000  # ... up to a Gram matrix of 200 MB
 _FLOOR = 1e-10  # fraction of the null model's gradient that weights count as at least
 _VIOLATION = 1e-9  # fraction of its weight by which a gradient may exceed it
+_FRACTION_OF_GAP = 0.25  # that such a fraction may be, as λR(β) is less than the unit of the gap
 _NEAR = (
     -0.05
 )  # ... or fall short of it to be added with those that exceed theirs, at an interior point
@@ -219,6 +221,7 @@ class _Follower:
         self.all_columns = takes_all_columns(problem) if all_columns is None else all_columns
         self.is_interior = has_corners(problem)
         self.rough = _ROUGH_INTERIOR if self.is_interior else ROUGH
+        self.violation = _violation(problem, pen, options.relative_gap)
         self.min_candidates = (
             OPTIONS.min_candidates_interior if self.is_interior else OPTIONS.min_candidates
         )
@@ -255,8 +258,10 @@ class _Follower:
     def _interpolation(self, options: FollowerOptions) -> PathInterpolation | None:
         relative_gap = options.relative_gap if options.interpolates else None
         is_quadratic, weights = self.problem.loss.is_quadratic, self.weights
-        # Of other losses, an unpenalised gradient is not zero between two solutions.
-        is_feasible = is_quadratic or not weights.unpenalised.any()
+        # Of other losses, an unpenalised gradient is not zero between two solutions, but for an intercept's.
+        x, is_free = self.problem.x, weights.unpenalised
+        num_intercepts = x.free if isinstance(x, StackedMatrix) else 0
+        is_feasible = is_quadratic or not is_free[: len(is_free) - num_intercepts].any()
         if relative_gap is None or not weights.proportional or not is_feasible:
             return None
         tolerance = relative_gap * float(self.problem.null.unit)
@@ -372,7 +377,7 @@ class _Follower:
         for i, lam in enumerate(lams):
             violation = self.weights.kkt_violation(neg_gradients[i], lam, self.floor)
             violates = outside & (
-                violation > (self.rough if lam > self.rough_above else _VIOLATION)
+                violation > (self.rough if lam > self.rough_above else self.violation)
             )
             if violates.any():
                 return i, self._entering(np.where(outside, violation, -np.inf), violates)
@@ -432,6 +437,14 @@ class _Follower:
             self.path.columns,
             has_unpenalised=bool(self.weights.unpenalised.any()) or self.lams[-1] == 0,
         )
+
+
+def _violation(problem: Problem, pen: Penalty, relative_gap: float | None) -> float:
+    """Returns the fraction of its weight by which a gradient may exceed it where solutions have a gap."""
+    has_gap = pen.convex and problem.loss.convex
+    if relative_gap is None or not has_gap or problem.loss.is_quadratic:
+        return _VIOLATION
+    return max(_VIOLATION, _FRACTION_OF_GAP * relative_gap)
 
 
 def _solve_until_breakdown(
