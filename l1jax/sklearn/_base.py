@@ -147,7 +147,7 @@ class LinearModel(_Estimator):
             coef = np.zeros((data.columns, *before.coef.shape[1:]))
             if before.coef.shape == (data.p, *y.shape[1:]):
                 coef[: data.p] = before.coef
-                start = dataclasses.replace(before, coef=coef)
+                start = dataclasses.replace(before, stored_coef=coef)
         return linear.fit(data.X, y, self._penalty(data), init=start, **self._settings(data))
 
     def _trim(self, fit: Fit, data: Data) -> Fit:
