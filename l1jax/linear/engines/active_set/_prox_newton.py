@@ -203,7 +203,7 @@ class NewtonModel:
             # 2. Evaluate the loss at its solution.
             self._evaluate()
             new_objective, new_error = self._objective(), self._error()
-            if new_error <= tolerance or self._gap(least_weight) <= self.path.gap:
+            if new_error <= tolerance or self._gap(least_weight) < self.path.gap:
                 return count
             # 3. Where the objective has risen the step was too long: go back, with more curvature.
             if not new_objective <= objective + _EQUAL * (abs(objective) + abs(self.value)):
@@ -347,6 +347,8 @@ class NewtonModel:
         is_free = weights == 0
         inside = (x != 0) & ~is_free
         penalty = np.where(x > 0, up, down)[inside] @ np.abs(x[inside])
+        if not penalty:  # then free coordinates do not count
+            return np.inf
         over = (np.abs(g) - weights) / np.where(is_free, least_weight, weights)
         return abs(penalty - x[inside] @ g[inside]) + max(over.max(initial=0), 0) * penalty
 
