@@ -6,6 +6,7 @@ columns, all of the Hessian costs several times what its use does.
 
 from __future__ import annotations
 
+import abc
 import functools
 from typing import Any
 
@@ -16,21 +17,12 @@ from ...data._host import HostColumns
 _FRACTION = 1 / 3  # of the rows: where more are asked for, all at once cost less
 
 
-class CurvatureGram:
-    """X̃ᵀ diag(weights) X̃ (w, w), the intercept its last column if there is one, to read.
+class LazyRows(abc.ABC):
+    """A symmetric matrix (w, w), of which each row is computed when it is first read."""
 
-    Weights below zero are allowed, as a loss that is not convex has them.
-    """
-
-    def __init__(self, part: HostColumns, weights: np.ndarray, size: int, has_intercept: bool):
-        self.part, self.weights, self.size = part, weights, size
-        self._rows = np.empty((size + has_intercept,) * 2)
-        self._is_known = np.zeros(len(self._rows), bool)
-        if has_intercept:
-            self._rows[size, :size] = part.rdot(weights)
-            self._rows[size, size] = weights.sum()
-            self._rows[:size, size] = self._rows[size, :size]
-            self._is_known[size] = True
+    def __init__(self, size: int):
+        self._rows = np.empty((size, size))
+        self._is_known = np.zeros(size, bool)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -40,6 +32,26 @@ class CurvatureGram:
         if len(missing):
             self._compute(missing)
         return self._rows[rows]
+
+    @abc.abstractmethod
+    def _compute(self, missing: np.ndarray) -> None:
+        """Fills these rows, or more, and says that they are known."""
+
+
+class CurvatureGram(LazyRows):
+    """X̃ᵀ diag(weights) X̃ (w, w), the intercept its last column if there is one, to read.
+
+    Weights below zero are allowed, as a loss that is not convex has them.
+    """
+
+    def __init__(self, part: HostColumns, weights: np.ndarray, size: int, has_intercept: bool):
+        super().__init__(size + has_intercept)
+        self.part, self.weights, self.size = part, weights, size
+        if has_intercept:
+            self._rows[size, :size] = part.rdot(weights)
+            self._rows[size, size] = weights.sum()
+            self._rows[:size, size] = self._rows[size, :size]
+            self._is_known[size] = True
 
     def _compute(self, missing: np.ndarray) -> None:
         size = self.size

@@ -15,6 +15,7 @@ import numpy as np
 from ...._threads import gram
 from ...data._host import ONES, DenseColumns, HostColumns
 from ...data._matrix import DataMatrix
+from ._curvature_gram import LazyRows
 from ._protocols import SymmetricMatrix
 
 
@@ -65,8 +66,9 @@ class _StackedColumns:
         """Returns columns by their numbers, of which only the features' own are taken from X."""
         of_feature, predictor = np.divmod(at, self.k)
         features, feature = np.unique(of_feature, return_inverse=True)
-        features = np.where(features == self.shape[1], ONES, features)  # of intercepts
-        return StackedPart(self.x.part_of(features), self.shape[0], self.k, feature, predictor)
+        of_intercept = features == self.shape[1]
+        x = self.x.part_of(np.where(of_intercept, ONES, features))
+        return StackedPart(x, self.shape[0], self.k, feature, predictor, of_intercept[feature])
 
     def rdot(self, residuals: np.ndarray, out: np.ndarray) -> None:
         (n, p), k, count = self.shape, self.k, residuals.shape[1]
@@ -80,9 +82,18 @@ class _StackedColumns:
 class StackedPart:
     """`HostColumns`: some of the columns, as the features that they are of, and their predictors."""
 
-    def __init__(self, x: HostColumns, n: int, k: int, feature: np.ndarray, predictor: np.ndarray):
-        """`x`: the columns of the features (n, f); `feature`, `predictor`: what each column is of, (m,)."""
+    def __init__(
+        self,
+        x: HostColumns,
+        n: int,
+        k: int,
+        feature: np.ndarray,
+        predictor: np.ndarray,
+        is_intercept: np.ndarray,
+    ):
+        """`x`: the columns of the features (n, f); what each column is of, and whether of ones, (m,)."""
         self.x, self.k, self.feature, self.predictor = x, k, feature, predictor
+        self.is_intercept = is_intercept
         self.num_features = int(feature.max(initial=-1)) + 1
         self.shape = (n * k, len(feature))
 
@@ -150,40 +161,25 @@ class StackedPart:
         return CurvatureRows(self, a, b) if is_here else self._curvature_blocks(a, b)
 
 
-class CurvatureRows:
-    """The matrix XᵀCX, of which each row is computed when it is first read.
-
-    An active set reads the rows of its coordinates, few of those of a working set.
-    """
+class CurvatureRows(LazyRows):
+    """The matrix XᵀCX of `StackedPart.curvature_matrix`, to read."""
 
     def __init__(self, part: StackedPart, a: np.ndarray, b: np.ndarray):
+        super().__init__(len(part.predictor))
         self.a, self.predictor = a, part.predictor
         self.places, self.x = part.of_predictors(), part.columns()
         self.scaled = b[:, part.predictor] * self.x
         squares = part.x.dense().T ** 2 @ (a - b**2)
         self._diagonal = squares[part.feature, part.predictor]
-        self._rows = np.empty((0, len(self.predictor)))
-        self._place = np.full(len(self.predictor), -1)  # of a row among those that are known
-
-    def __len__(self) -> int:
-        return len(self.predictor)
 
     def diagonal(self) -> np.ndarray:
         return self._diagonal
 
-    def __getitem__(self, rows: Any) -> np.ndarray:
-        wanted = np.atleast_1d(rows)
-        new = wanted[self._place[wanted] < 0]
-        if len(new):
-            self._place[new] = np.arange(len(self._rows), len(self._rows) + len(new))
-            self._rows = np.concatenate([self._rows, self._compute(new)])
-        return self._rows[self._place[rows]]
-
-    def _compute(self, new: np.ndarray) -> np.ndarray:
-        out = -(self.scaled[:, new].T @ self.scaled)
+    def _compute(self, missing: np.ndarray) -> None:
+        out = -(self.scaled[:, missing].T @ self.scaled)
         for k, at in enumerate(self.places):
-            mine = np.flatnonzero(self.predictor[new] == k)
+            mine = np.flatnonzero(self.predictor[missing] == k)
             if len(mine):
-                weighted = self.a[:, k, None] * self.x[:, new[mine]]
+                weighted = self.a[:, k, None] * self.x[:, missing[mine]]
                 out[np.ix_(mine, at)] += weighted.T @ self.x[:, at]
-        return out
+        self._rows[missing], self._is_known[missing] = out, True
