@@ -121,7 +121,8 @@ class HostLoss:
         eta = part.dot(beta) + intercept + self.offset
         eta, slope = self._call(_at_best_intercept, eta, self.s, np.asarray(self.has_intercepts))
         neg_gradient = -part.rdot(slope)
-        neg_gradient[weights.unpenalised] = 0  # by the best intercepts; there is nothing else
+        if isinstance(part, StackedPart):
+            neg_gradient[part.is_intercept] = 0  # but for rounding: η is at the best ones
         penalised = neg_gradient - weights.ridge_gradient(lam, beta)
         over = np.max(weights.kkt_violation(penalised, lam, _TINY), initial=0.0)
         scale = np.asarray(1 / (1 + over))
