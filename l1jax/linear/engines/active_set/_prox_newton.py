@@ -31,9 +31,8 @@ _MAX_STEPS = 30  # for one λ
 _MAX_HALVINGS = 40  # on the way back from a point that is too far
 _EXACT = 1e-13  # error of the gradient, as a fraction of the null model's: all that float64 gives
 ROUGH = 0.01  # fraction of its weight that a gradient may miss it by, on the way to a single λ
-_FRACTION_OF_GAP = (
-    0.2  # that a solution may use up, to first order: lines between two take the rest
-)
+# That a solution may use up, to first order: lines between two take the rest.
+_FRACTION_OF_GAP = 0.2
 _FAST = 0.05  # an error that falls by less than this factor asks for a new Hessian
 _SLOW = 0.5  # ... and with a new Hessian, for an end
 # The least curvature of a row, as a fraction of its bound; at first any, as of a loss that is not convex.

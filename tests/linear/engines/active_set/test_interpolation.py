@@ -29,6 +29,7 @@ FREE_GROUPS = np.full(15, 2.0)
 FREE_GROUPS[3] = 0
 LABELS = (Y > 0).astype(float)
 COUNTS = np.round(np.exp(Y / 2))
+CLASSES = np.digitize(Y, [-1.0, 1.0]).astype(float)
 
 # name: (penalty, loss, target, fraction of the λ solved at most at a tolerance of 1e-2 and 1e-4)
 CASES = {
@@ -54,6 +55,7 @@ CASES = {
     "logistic elastic net": (l1jax.ElasticNet(l1_ratio=0.5), l1jax.Logistic(), LABELS, (0.5, 0.9)),
     "poisson": (l1jax.NonNegativeL1(), l1jax.Poisson(), COUNTS, (0.5, 0.9)),
     "huber": (l1jax.L1(), l1jax.Huber(0.5), Y, (0.75, 1)),  # of many knots
+    "multinomial": (l1jax.L1(), l1jax.Multinomial(), CLASSES, (0.5, 1)),
     # The gradient of an unpenalised feature is not zero between two solutions of such a loss.
     "unpenalised poisson": (l1jax.L1(weights=FREE), l1jax.Poisson(), COUNTS, (1, 1)),
 }
@@ -103,6 +105,18 @@ def test_interpolated_fits_meet_the_tolerance(solved, name, kind):
         assert not coefs[:, never].any()
     if most[0] < 1:  # and no better than it had to be: the test above can fail
         assert largest[1e-2] > 1e-10 * objectives[0]
+
+
+@pytest.mark.parametrize("name", ["logistic", "multinomial", "poisson"])
+def test_newton_steps_end_where_the_gap_is_small_enough(solved, name):
+    pen, loss, y, _ = CASES[name]
+    options = {"loss": loss, "n_lams": 3, "lam_min_ratio": 0.02}  # too far apart for lines
+    exact = l1jax.path(X, y, pen, **options)
+    solved.clear()
+    path = l1jax.path(X, y, pen, tol=1e-2, **options)
+    assert len(set(solved)) == 3
+    assert path.num_steps.sum() < exact.num_steps.sum()
+    assert 1e-10 < path.relative_gaps.max() <= 1e-2
 
 
 @pytest.mark.fast
