@@ -98,6 +98,21 @@ def test_what_is_solved_is_in_the_file_and_the_rest_is_solved_on_resume(
     np.testing.assert_array_equal(l1jax.load(file).gaps, again.gaps)
 
 
+@pytest.mark.parametrize("name", ["working set", "gradient steps"])
+def test_a_resumed_path_that_is_killed_again_has_all_that_both_have_solved(
+    tmp_path, monkeypatch, at_once, name
+):
+    X, y, pen, options = CASES[name]
+    whole = l1jax.path(X, y, pen, **NUMBERS | options)
+    file, module = tmp_path / "run.npz", SAYS_HOW_FAR.get(name, _working_set)
+    count = killed(monkeypatch, module, file, X, y, pen, **options)
+    count += killed(monkeypatch, module, file, X, y, pen, resume=file, **options)
+    part = l1jax.load(file)
+    assert (np.flatnonzero(part.status != Status.INTERRUPTED) == np.arange(count)).all()
+    np.testing.assert_allclose(part.coefs[:count], whole.coefs[:count], atol=3e-6)  # √ of a gap
+    assert np.isnan(part.coefs[count:]).all()
+
+
 class InOneProgram(l1jax.Engine):
     """Solves all strengths at once: ridge regression of one column."""
 
