@@ -1,5 +1,7 @@
 """Structured, grouped and constraint penalties: every property of a prox, against oracles of the tests' own."""
 
+import itertools
+
 import numpy as np
 import pytest
 import scipy.optimize
@@ -371,3 +373,17 @@ PAIRS = [(name, check) for name in CASES for check in CHECKS if (name, check) no
 def test_its_prox(name, check, z):
     # Along lines through a tie of the entries the prox may have a derivative, and none in all directions.
     check(CASES[name], z + UNEVEN if check is check_derivative else z)
+
+
+@pytest.mark.parametrize("n", [12, 150])
+def test_total_variation_of_long_chains_meets_the_optimality_conditions(n):
+    rng = np.random.default_rng(0)
+    for lam, scale in itertools.product([0.1, 1.0, 5.0], [0.3, 1.0, 3.0, 1.0, 3.0]):
+        z = scale * np.cumsum(rng.normal(size=n))
+        x = np.asarray(l1jax.FusedLasso(lam, 0.0).prox(z))
+        # zᵢ − xᵢ = uᵢ − uᵢ₋₁, u₀ = uₙ = 0, with |uᵢ| ≤ λ, and uᵢ = λ sign(xᵢ − xᵢ₊₁) where x has a jump.
+        u, falls = np.cumsum(z - x), -np.diff(x)
+        rounding = 1e-14 * n * abs(z).max()
+        assert abs(u[-1]) <= rounding and (abs(u[:-1]) <= lam + rounding).all()
+        jumps = falls != 0
+        np.testing.assert_allclose(u[:-1][jumps], lam * np.sign(falls[jumps]), atol=rounding)
