@@ -323,6 +323,13 @@ CHANGES = {
 }
 
 
+@pytest.mark.parametrize("lengths", [(N - 1, 2), (N, 1)], ids=["longer block", "block more"])
+def test_more_rows_than_were_said_are_an_error(lengths):
+    blocks = l1jax.blocks(lambda: (np.zeros((m, 3)) for m in lengths), shape=(N, 3))
+    with pytest.raises(l1jax.BlockError, match=f"there are more rows than the {N} before"):
+        l1jax.fit(blocks, Y, l1jax.L1(0.1))
+
+
 @pytest.mark.parametrize("message", CHANGES)
 def test_what_was_solved_before_a_block_failed_is_kept(message):
     options = {"n_lams": 30, "max_memory": "8MB", **LOGISTIC}
