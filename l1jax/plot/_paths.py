@@ -56,7 +56,7 @@ def path(
         "deviance": lambda path: np.asarray(path.deviance_explained),
     }[x]
     xs = places(path)
-    names = [plain(name_of(path.fits, j)) for j in features]
+    names = [plain(name_of(path.fits, j)) for j in features.tolist()]
     biggest = np.argsort(-np.abs(coefs).max(axis=0), kind="stable")
     named, others = biggest[:top], biggest[top:]
     lines = _while_inside(coefs)

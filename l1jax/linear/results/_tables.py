@@ -75,7 +75,7 @@ def coefficient_rows(fit: FitRecord, some: np.ndarray) -> list[tuple[str, str]]:
     """The intercept and the coefficients of some features, by name."""
     coef = np.asarray(fit.coef)
     rows = [("(intercept)", _number(fit.intercept))]
-    return rows + [(name_of(fit, j), _number(coef[j])) for j in some]
+    return rows + [(name_of(fit, j), _number(coef[j])) for j in some.tolist()]
 
 
 def name_of(fit: FitRecord, feature: int) -> str:
