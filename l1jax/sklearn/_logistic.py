@@ -94,7 +94,7 @@ class _Classifier(LinearClassifierMixin, SparseCoefMixin, OfClasses):
         fit = super()._trim(fit, data)
         if not self._penalises_intercept or fit.coef.shape[-1] == self.n_features_in_:
             return fit
-        level = float(self.intercept_scaling) * fit.coef[..., -1]
+        level = np.asarray(float(self.intercept_scaling) * fit.coef[..., -1])
         return dataclasses.replace(fit, stored_coef=fit.coef[..., :-1], intercept=level)
 
     def _loss(self) -> Loss:

@@ -202,8 +202,8 @@ class _Derived(DataMatrix, Generic[M]):
 class CentredScaled(_Derived[M]):
     """(X − 1μᵀ) diag(1/σ) of a matrix that stays as it is: centring is a correction of rank one."""
 
-    centre: Float[Array, " p"]
-    inverse_scale: Float[Array, " p"]
+    centre: Float[Real, " p"]
+    inverse_scale: Float[Real, " p"]
 
     @property
     def batches_products(self) -> bool:

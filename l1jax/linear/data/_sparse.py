@@ -38,7 +38,7 @@ class SparseMatrix(DataMatrix):
     rows: Int[AnyArray, " nnz"]
     cols: Int[AnyArray, " nnz"]
     size: tuple[int, int] = eqx.field(static=True)
-    starts: Int[AnyArray, " p+1"] | None = None
+    starts: Int[AnyArray, " starts"] | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -142,8 +142,10 @@ class CentredScaledSparse(CentredScaled[SparseMatrix]):
     """A sparse matrix, centred and scaled implicitly."""
 
     def padded_columns(self, at: Int[AnyArray, " m"]) -> Float[Array, "n m"]:
-        some = self.x.padded_columns(at) - self.centre.at[at].get(mode="fill", fill_value=0)
-        return some * self.inverse_scale.at[at].get(mode="fill", fill_value=0)
+        some = self.x.padded_columns(at) - jnp.asarray(self.centre).at[at].get(
+            mode="fill", fill_value=0
+        )
+        return some * jnp.asarray(self.inverse_scale).at[at].get(mode="fill", fill_value=0)
 
     def to_host(self) -> HostMatrix:
         return HostSparse(self.x, self.centre, self.inverse_scale)
@@ -159,7 +161,7 @@ class _Moments:
         self.counts = np.diff(starts)
         # Where some columns begin: as many as have few entries, at least one.
         cuts = np.unique(np.searchsorted(starts, np.arange(0, len(self.rows), _PART)))
-        self.ends = np.union1d(cuts[cuts < len(self.counts)], [0, len(self.counts)])
+        self.ends = np.union1d(cuts[cuts < len(self.counts)], [0, len(self.counts)]).tolist()
 
     def means(self) -> np.ndarray:
         first = self._sums(lambda data, _: data)

@@ -70,7 +70,7 @@ class SparseRows(Record):
 
     def take(self, some: Any) -> SparseRows:
         """The rows at an index of NumPy's."""
-        return jax.tree.map(lambda leaf: leaf[some], self)
+        return jax.tree.map(lambda leaf: leaf[some, ...], self)
 
     def without(self, where: np.ndarray) -> SparseRows:
         """The rows, those at `where` said not to be known; in NumPy."""

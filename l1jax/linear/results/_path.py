@@ -52,7 +52,7 @@ class Path(Shown, PathRecord[Fit]):
     def __getitem__(self, i: Any) -> Fit | Path:
         i = read_index(i, len(self))
         one = not isinstance(i, slice) and np.ndim(i) == 0
-        fits = self._pick(lambda leaf: leaf[i])
+        fits = self._pick(lambda leaf: leaf[i, ...])
         return _with_array(fits) if one else Path(fits, self.knots)
 
     def predict(self, X: Any, offset: Any = None, kind: str = "response") -> AnyArray:
