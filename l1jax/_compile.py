@@ -58,6 +58,8 @@ _SETTINGS = (
 _DEBUGGING = ("jax_disable_jit", "jax_debug_nans", "jax_debug_infs", "jax_log_compiles")
 
 _LARGE = 2**12  # entries of an array
+_SMALL = 2**14  # entries of all arguments of a program
+_LOOP_PASSES = "while-loop-invariant-code-motion,while-loop-constant-sinking,simplify-while-loops"
 _MOST_PROGRAMS = 1024  # of one function, in memory
 
 _PROGRAMS: list[OrderedDict[Any, Callable[..., Any]]] = []
@@ -239,39 +241,48 @@ def _is_own(tree: Any) -> bool:
     return not any(map(is_foreign, jax.tree.leaves(tree, is_leaf=is_foreign)))
 
 
-def _options() -> dict[str, Any]:
-    """Options that take a third to a half off compiling on a CPU, at equal speed of what is compiled."""
-    if jax.default_backend() == "cpu" and jax.__version_info__ < (0, 11):
-        return {"xla_cpu_use_fusion_emitters": False}
-    return {}
+def _options(size: int) -> dict[str, Any]:
+    """Options that take half or more off compiling on a CPU, for arguments of that many numbers together.
+
+    Without fusion emitters what is compiled is as fast. Small programs run in milliseconds however they are
+    compiled: their machine code is not optimised, nor what their loops compute moved.
+    """
+    options: dict[str, Any] = {}
+    if jax.default_backend() == "cpu":
+        if size <= _SMALL:
+            options |= {"xla_backend_optimization_level": 0, "xla_disable_hlo_passes": _LOOP_PASSES}
+        if jax.__version_info__ < (0, 11):
+            options |= {"xla_cpu_use_fusion_emitters": False}
+    return options
 
 
 def _obtain(lowered: Any, arrays: list[Any], is_own: bool) -> Callable[..., Any]:
     """The compiled program: from its file, or compiled now, and then kept if it is l1jax's own."""
+    options = _options(sum(int(np.size(array)) for array in arrays))
     folder = cache_folder() if is_own and not _setting("jax_compilation_cache_dir") else None
     if folder is None:
-        return lowered.compile(_options())
-    file = folder / f"{_fingerprint(lowered)}.bin"
+        return lowered.compile(options)
+    file = folder / f"{_fingerprint(lowered, options)}.bin"
     with suppress(Exception):  # whatever it is that is wrong with a file, compiling helps
         found = _read(file, lowered)
         if found is not None:
             jax.block_until_ready(found(arrays))  # what lacks a part says so only here
             return found
     begin = time.perf_counter()
-    compiled = lowered.compile(_options())
+    compiled = lowered.compile(options)
     if time.perf_counter() - begin >= _LEAST_SECONDS:
         with suppress(Exception):
             _write(file, compiled)
     return compiled
 
 
-def _fingerprint(lowered: Any) -> str:
+def _fingerprint(lowered: Any, options: dict[str, Any]) -> str:
     """A name for a program, its options, and what compiles and runs it."""
     device = _device()
     what = (
         lowered.as_text(),
         str(lowered.args_info),
-        sorted(_options().items()),
+        sorted(options.items()),
         jax.__version__,
         jaxlib.version.__version__,
         os.environ.get("XLA_FLAGS", ""),
