@@ -21,7 +21,7 @@ DOCS := $(VENV)/.ready-docs
 BENCH := $(VENV)/.ready-bench
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-x64 test-fast test-core float32 lint format types doctest doctest-modules doctest-pages examples example-hosts notebooks docs dist peers bench clean
+.PHONY: help demo test test-x64 test-slow test-fast test-core float32 lint format types doctest doctest-modules doctest-pages examples example-hosts notebooks docs dist peers bench clean
 
 help:  ## say what can be made
 	@grep -hE '^[a-z0-9-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## */\t/' | sort | expand -t 12
@@ -43,10 +43,13 @@ files_of = $$(grep -rl --include='test_*.py' 'pytest.mark.$(1)' tests)
 
 # Annotations are checked at run time in the lanes below, and where pytest is called by hand: here it would
 # cost a seventh of the time.
-test: test-x64 float32  ## run the tests, then the float32 lane
+test: test-x64 float32  ## run the tests but slow ones, then the float32 lane
 
 test-x64: $(DEV)
-	L1JAX_TEST_TYPES=0 $(COMPILE_FAST) $(PYTEST) -n auto --dist loadfile --no-loadscope-reorder tests
+	L1JAX_TEST_TYPES=0 $(COMPILE_FAST) $(PYTEST) -n auto --dist loadfile --no-loadscope-reorder -m "not slow" tests
+
+test-slow: $(DEV)  ## run what `make test` leaves out: slow tests, all cases but the first of each
+	L1JAX_TEST_TYPES=0 $(COMPILE_FAST) $(PYTEST) -n auto --dist loadfile --no-loadscope-reorder -m slow $(call files_of,slow)
 
 float32: $(DEV)  ## run the tests marked float32 with x64 off
 	L1JAX_TEST_X64=0 $(COMPILE_FAST) $(PYTEST) -n $(JOBS) --dist loadfile -m float32 $(call files_of,float32)

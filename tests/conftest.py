@@ -51,13 +51,28 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Puts the longest files first, so that none is left for one worker at the end."""
+    """Keeps one case of every slow test with several, and puts the longest files first.
+
+    So that `-m "not slow"` tries each claim on one case, and no long file is left for one worker at the end.
+    """
+    _keep_first_cases(items)
     weights: dict[Path, int] = {}
     for item in items:
         weight = 10 if item.get_closest_marker("slow") else 1
         weights[item.path] = weights.get(item.path, 0) + weight
     items.sort(key=lambda item: -weights[item.path])
+
+
+def _keep_first_cases(items):
+    """Takes the mark off the first case of each slow test that has parameters."""
+    known = set()
+    for item in items:
+        name = (item.path, getattr(item, "originalname", item.name))
+        if name not in known and hasattr(item, "callspec"):
+            known.add(name)
+            item.own_markers = [mark for mark in item.own_markers if mark.name != "slow"]
 
 
 _MEMORY = 1.3e9  # bytes of a process, above which it drops its compiled functions

@@ -101,6 +101,7 @@ def test_cross_validation_of_new_shapes_compiles_nothing(loss):
     assert len(_COMPILED) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("loss", "pen"), _SOME_PAIRS)
 def test_certificates_in_numpy_are_those_of_compiled_programs(loss, pen):
     """The same formulas, evaluated by NumPy and by XLA, at points near and far from the solutions."""

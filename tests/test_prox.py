@@ -106,7 +106,6 @@ def test_its_derivative_is_the_finite_difference(name, step):
 
 @pytest.mark.float32
 @pytest.mark.parametrize("name", OPERATORS)
-@pytest.mark.slow
 def test_derivatives_are_finite_at_the_kinks_and_at_any_scale(name):
     operator, _ = OPERATORS[name]
     gradients = jax.jit(jax.grad(lambda *a: operator(*a).sum(), argnums=(0, 1, 2)))

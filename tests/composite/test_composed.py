@@ -227,6 +227,7 @@ def test_derivatives_are_those_of_differences():
         np.testing.assert_allclose(slope, (ends[0] - ends[1]) / (2 * h), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_second_derivative_is_that_of_differences():
     def norm(lam):
         pen = Composed(l1jax.GroupL1(lam, PAIRS), A)

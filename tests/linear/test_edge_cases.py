@@ -97,7 +97,6 @@ def test_duplicate_columns_share_one_fit():
 
 
 @pytest.mark.parametrize("loss", [l1jax.SquaredError(), l1jax.Logistic(), l1jax.Poisson()])
-@pytest.mark.slow
 def test_one_row_and_one_column_work(loss):
     one_row = l1jax.fit(X[:1], np.array([1.0]), l1jax.L1(0.1), loss=loss)
     one_column = l1jax.fit(X[:, :1], (Y > 0).astype(float), l1jax.L1(0.01), loss=loss)
@@ -154,7 +153,6 @@ def test_equal_labels_and_zero_counts_end_in_the_null_model():
         np.testing.assert_allclose(fit.predict(X), target, atol=1e-12)
 
 
-@pytest.mark.core
 def test_a_bad_lane_is_invalid_and_harms_no_other():
     batch = jnp.stack([jnp.asarray(X), jnp.asarray(X).at[2, 1].set(jnp.nan)])
     fits = jax.vmap(lambda X: l1jax.fit(X, jnp.asarray(Y), l1jax.L1(0.1)))(batch)
@@ -341,7 +339,6 @@ def test_a_constant_column_of_sparse_data_has_coefficient_zero(pen, weighted):
     np.testing.assert_allclose(fit.coef[:2], beta / scale, atol=1e-12)
 
 
-@pytest.mark.slow
 def test_kkt_is_in_units_of_the_penalty_whatever_the_units_of_a_feature():
     class Plain(l1jax.Penalty):  # L1 by its two methods, and so by the default distance
         lam: float | None = None

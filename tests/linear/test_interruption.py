@@ -62,7 +62,6 @@ def interrupted(monkeypatch, X, y, pen, **options):
 
 
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.slow
 def test_what_is_done_is_kept_and_the_rest_is_solved_on_resume(monkeypatch, name):
     X, y, pen, options = CASES[name]
     whole = l1jax.path(X, y, pen, n_lams=L, lam_min_ratio=0.01, **options)
@@ -91,7 +90,6 @@ def assert_close(path, other):
 
 
 @pytest.mark.parametrize("name", ["working set", "sequential"])
-@pytest.mark.slow
 def test_only_what_is_missing_is_solved(monkeypatch, name):
     X, y, pen, options = CASES[name]
     part = interrupted(monkeypatch, X, y, pen, **options)

@@ -226,7 +226,6 @@ def test_the_knots_of_the_path_are_the_known_ones(diabetes, names):
     ],
     ids=["nonnegative", "excluded", "excluded group"],
 )
-@pytest.mark.slow
 def test_fits_that_another_penalty_forbids_are_not_taken_up(pen, allowed):
     rng = np.random.default_rng(0)
     X = rng.standard_normal((40, 6))

@@ -172,7 +172,6 @@ def test_only_the_order_of_times_matters(loss):
 
 @pytest.mark.float32
 @each
-@pytest.mark.slow
 def test_wide_risks_do_no_harm(loss):
     eta = jnp.array([90.0, -90, 0, 60, -60, 30, -30, 90, -90, 800], jnp.float32)
     y, s = Y.astype(jnp.float32), S.astype(jnp.float32)
@@ -238,7 +237,6 @@ def test_both_engines_find_one_certified_path():
     np.testing.assert_allclose(followed.coefs, stepped.coefs, atol=1e-8)
 
 
-@pytest.mark.slow
 def test_the_gap_of_a_poor_point_is_above_its_excess():
     best = fit(0.05, EFRON)
     with pytest.warns(l1jax.ConvergenceWarning):

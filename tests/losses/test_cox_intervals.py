@@ -144,6 +144,7 @@ def test_paths_are_certified_and_optimal_by_the_definition(ties):
     assert np.abs(gradient).max() <= lam * (1 + 1e-6)
 
 
+@pytest.mark.slow
 def test_rows_of_strata_are_followed_into_the_folds():
     x, y, strata = problem(60, 5)
     folds = np.arange(60) % 2

@@ -100,6 +100,7 @@ def test_compiled_batches_of_fits_and_their_derivatives_are_those_of_eager_ones(
         np.testing.assert_allclose(slope / scale, (ahead - behind) / (2 * h) / scale, atol=2e-4)
 
 
+@pytest.mark.slow
 @each
 def test_cross_validation_scores_held_out_rows_by_their_deviance(name):
     loss, y, folds = CASES[name].loss, Y[name], np.arange(N) % 2
@@ -128,6 +129,7 @@ REGRESSORS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", REGRESSORS)
 def test_a_ridge_is_that_of_scikit_learn(name):
     loss, (regressor, power) = CASES[name].loss, REGRESSORS[name]
@@ -188,6 +190,7 @@ def test_in_float32_fits_meet_their_tolerance(name):
     assert (np.asarray(path.status) == Status.CONVERGED).all()
 
 
+@pytest.mark.slow
 # Gradient steps with the other losses are those of the ridges above.
 @pytest.mark.parametrize(
     ("name", "engine"),

@@ -291,6 +291,7 @@ def gamma_data():
     return X, y
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", [Gamma(), GammaLikelihood()], ids=["deviance", "likelihood"])
 def test_rows_of_weight_zero_may_hold_anything_with_a_loss_of_ones_own(loss):
     X, y = gamma_data()
@@ -316,6 +317,7 @@ class GammaBelowZero(Loss):
         return y * jnp.exp(-eta) + eta
 
 
+@pytest.mark.slow
 def test_a_loss_below_zero_is_fitted_as_any_other():
     X, y = gamma_data()
     exact = GammaRegressor(alpha=0.05, tol=1e-12, solver="newton-cholesky").fit(X, y)

@@ -193,7 +193,6 @@ def fit(lam, y=Y, **options):
     return l1jax.fit(X, y, l1jax.L1(lam), loss=l1jax.Multinomial(K), tol=1e-10, **options)
 
 
-@pytest.mark.slow
 def test_a_fit_is_that_of_scikit_learn():
     linear_model = pytest.importorskip("sklearn.linear_model")
     lam = 0.03
@@ -229,7 +228,6 @@ def test_a_path_starts_at_lambda_max_and_weights_of_zero_leave_rows_out():
     assert float(top) == pytest.approx(float(paths[0].lams[0]), rel=1e-12)
 
 
-@pytest.mark.slow
 def test_groups_let_a_feature_in_for_all_classes():
     loss, pen = l1jax.Multinomial(K), l1jax.GroupL1(0.08, np.arange(P))
     found = l1jax.fit(X, Y, pen, loss=loss, tol=1e-9)

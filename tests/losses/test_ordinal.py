@@ -135,6 +135,7 @@ def test_a_fit_is_that_of_lbfgs_on_the_likelihood_with_thresholds():
     np.testing.assert_allclose(fit.coef, found.x[:P] - found.x[P : 2 * P], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_without_a_penalty_it_is_the_ordered_model_of_statsmodels():
     model = OrderedModel(Y.astype(int), X[:, :2], distr="logit")
     exact = model.fit(method="bfgs", disp=False, gtol=1e-7, maxiter=1000)  # good to 1e-6
@@ -194,6 +195,7 @@ def test_folds_are_scored_by_the_classes_and_probabilities_of_held_out_rows():
         np.testing.assert_allclose(log_loss[k], np.log(own).mean(axis=1))
 
 
+@pytest.mark.slow
 def test_with_two_classes_a_path_is_that_of_logistic_with_an_intercept():
     lams = np.array([0.15, 0.08, 0.03])
     ours, exact = (

@@ -147,6 +147,7 @@ def test_strengths_down_to_zero_reach_the_objective_of_the_linear_program():
         assert ours - linear_program(x, y, 0.3, lam, s)[0] <= 1e-6 * null
 
 
+@pytest.mark.slow
 def test_ties_and_copies_of_columns_do_not_end_a_path():
     """Rows on both sides of λmax, an even number of rows, columns twice: no side is certain there."""
     x = np.round(RNG.normal(size=(40, 60)))

@@ -87,6 +87,7 @@ def test_a_path_is_that_of_coordinate_descent_where_it_is_convex(name):
         np.testing.assert_allclose(fit.coef, by_steps.coef, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["MCP", "SCAD"])
 def test_a_path_has_the_objective_and_residual_of_skglm(name):
     penalty = {"MCP": MCPenalty, "SCAD": SCAD}[name]
@@ -180,6 +181,7 @@ ALL = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ALL)
 def test_a_fit_is_a_minimum_along_each_coordinate_and_moves_as_finite_differences_say(name):
     pen = ALL[name]
@@ -216,6 +218,7 @@ def test_a_fit_is_a_minimum_along_each_coordinate_and_moves_as_finite_difference
     np.testing.assert_allclose(slope, (polished(lam + h) - polished(lam - h)) / (2 * h), atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ALL)
 def test_minimize_and_training_take_it(name):
     pen = ALL[name]

@@ -377,6 +377,7 @@ class LooseElasticNet(NonNegativeElasticNet):
         return jnp.sum(jnp.where(v <= 0.5 * self.lam, 0, 1e3 * v**2))
 
 
+@pytest.mark.slow
 def test_a_loose_bound_does_not_choose_the_solution(diabetes):
     X, y = diabetes
     tight = l1jax.fit(X, y, NonNegativeElasticNet(1.0))

@@ -156,7 +156,6 @@ def test_the_conjugate_is_attained_at_the_prox(name, z):
 
 
 @pytest.mark.parametrize("name", ALL)
-@pytest.mark.slow
 def test_the_jacobian_of_the_prox_is_its_derivative(name):
     pen = ALL[name]
     z, u = jnp.array([2.0, -1.5, 1.1, 0.9, -2.2]), jnp.array([0.3, 1.0, -0.5, 0.2, 0.7])
@@ -185,7 +184,6 @@ def data():
     return X, X[:, 0] - 0.5 * X[:, 3] + 0.3 * rng.standard_normal(40)
 
 
-@pytest.mark.slow
 def test_two_methods_give_a_fit_a_path_and_a_certificate(data):
     X, y = data
     own = l1jax.path(X, y, TwoMethods(), n_lams=6)
@@ -246,6 +244,7 @@ def test_bad_arguments_are_named(call, error, message):
         call()
 
 
+@pytest.mark.slow
 @example([0, 0, 1])  # all but the last group of one size
 @given(
     st.lists(st.integers(0, 4), min_size=1, max_size=12)  # of any sizes, in any order

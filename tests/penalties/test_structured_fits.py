@@ -129,6 +129,7 @@ def strength_of(pen):
     return float(pen.strength_value) if pen.has_strength else 1.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_a_fit_is_certified_and_that_of_cvxpy(name):
     pen, penalty = CASES[name]
@@ -139,6 +140,7 @@ def test_a_fit_is_certified_and_that_of_cvxpy(name):
     np.testing.assert_allclose(fit.coef, expected, atol=atol(name))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HAVE_LAMBDA_MAX)
 def test_at_lambda_max_nothing_is_in(name):
     pen = CASES[name][0]
@@ -173,6 +175,7 @@ def loss(beta, x, y):
 
 
 # A quadratic trend differs from a linear one by its matrix alone.
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in CASES if name != "quadratic trend"])
 def test_minimize_is_that_of_cvxpy_and_has_the_derivative_by_the_strength(name):
     pen, penalty = CASES[name]

@@ -271,7 +271,6 @@ def test_scores_of_logistic_regression_are_those_of_scikit_learn(data, scoring, 
     assert model.cv_.fold_gaps.max() < 1e-6 and model.cv_.predictions.shape == (2, len(y))
 
 
-@pytest.mark.slow
 def test_scores_are_those_of_the_models_that_cross_val_score_fits():
     X, y = load_iris(return_X_y=True)
     model = ours.LogisticRegressionCV(
@@ -319,7 +318,6 @@ def test_attributes_by_class_are_those_of_scikit_learn(ratios):
         np.testing.assert_allclose(found[..., :-1], expected[..., :-1], atol=1e-5)
 
 
-@pytest.mark.slow
 def test_a_fold_without_a_class_gives_it_no_probability():
     X, y = load_iris(return_X_y=True)
     folds = KFold(3)  # the labels are sorted: each fold holds out a class
@@ -396,7 +394,6 @@ def _cox(y, eta):
 
 @pytest.mark.parametrize("ratio", [1.0, 0.6])
 @pytest.mark.parametrize("kind", ["poisson", "huber", "cox"])
-@pytest.mark.slow
 def test_conditions_of_optimality_hold(small, kind, ratio):
     X, eta = small
     rng, alpha = np.random.default_rng(2), 0.2
@@ -606,7 +603,6 @@ def test_non_negative_elastic_nets(small):
     assert chosen.alpha_ == pytest.approx(theirs.alpha_, rel=1e-12)
 
 
-@pytest.mark.slow
 def test_non_negative_groups_minimise_what_is_promised(small):
     X, y = small
     w, b = cp.Variable(6, nonneg=True), cp.Variable()
@@ -827,6 +823,7 @@ def test_a_warning_of_convergence_passes_between_processes():
     assert isinstance(again, l1jax.ConvergenceWarning) and again.args == ("short",)
 
 
+@pytest.mark.slow
 def test_a_mean_over_folds_needs_every_class_in_each():
     X = np.random.default_rng(0).normal(size=(30, 2))
     y = np.repeat([0, 1, 2], 10)

@@ -74,6 +74,7 @@ PROBLEMS = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings(
     "ignore:Solution may be inaccurate"
 )  # of cvxpy, which stops at rounding
@@ -103,6 +104,7 @@ def test_quantiles_are_those_of_scikit_learn():
     assert model.score(X, NOISY) == explained > 0.3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "theirs", "y"),
     [
@@ -208,6 +210,7 @@ def test_the_weights_of_the_false_discovery_rate_are_the_default():
         ours.SparseSLOPE(weights=np.arange(P) + 1.0).fit(X, NOISY)
 
 
+@pytest.mark.slow
 def test_two_ordered_classes_are_those_of_logistic_regression():
     y = np.where(NOISY > 0.5, "good", "bad")
     options = {"C": 0.3, "class_weight": {"bad": 3.0, "good": 1.0}}
@@ -262,6 +265,7 @@ NEW = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "y"), NEW, ids=[type(model).__name__ for model, _ in NEW])
 def test_pipelines_grids_and_frames_take_it(model, y):
     frame = pd.DataFrame(X, columns=[f"x{j}" for j in range(P)])

@@ -92,6 +92,7 @@ def test_several_hyperparameters_end_no_worse_than_they_start(one):
     assert 0 < both.pen.l1_ratio <= 1
 
 
+@pytest.mark.slow
 def test_where_nothing_is_in_smaller_prices_are_tried(one):
     biggest = float(l1jax.lambda_max(X, Y, l1jax.L1()))
     options = {"criterion": CRITERION, "max_fits": 3}

@@ -219,7 +219,6 @@ def closed_form(lam):
 
 @pytest.mark.core
 @pytest.mark.parametrize("compiled", [False, True])
-@pytest.mark.slow
 def test_the_derivative_of_the_lasso_is_its_closed_form(compiled):
     for mode in [jax.jacrev] if compiled else [jax.jacrev, jax.jacfwd]:
         derivative = jax.jit(mode(lasso)) if compiled else mode(lasso)
@@ -397,6 +396,7 @@ def test_constant_columns_and_rows_without_weight_do_not_move():
     assert float(by_y[5]) == pytest.approx(float(ahead - behind) / (2 * h), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_a_sparse_matrix_has_the_derivatives_of_the_dense_one():
     from jax.experimental import sparse
 
@@ -545,6 +545,7 @@ def test_minimize_on_a_tree_has_the_derivatives_of_fit(mode):
         np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_minimize_has_second_derivatives_and_those_of_what_is_closed_over():
     def curve(scale):
         found = l1jax.minimize(

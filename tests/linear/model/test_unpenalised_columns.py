@@ -39,7 +39,6 @@ def projected_lasso(X, y, basis, lam):
 
 
 @pytest.mark.parametrize("seed", range(8))
-@pytest.mark.slow
 def test_trend_with_its_square_is_certified(seed):
     X, y, basis = quadratic_trend(seed)
     fit = l1jax.fit(X, y, l1jax.L1(LAM, weights=WEIGHTS), standardize=True)
@@ -90,6 +89,7 @@ def test_columns_that_hardly_differ_are_least_squares(difference, sparse):
     assert abs(0.5 * own @ own / N - fit.objective) <= rounding * least
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("difference", [1e-9, 1e-11, 1e-13])
 @pytest.mark.filterwarnings("ignore::l1jax.ConvergenceWarning")
 def test_the_objective_is_that_of_the_coefficients_returned(difference):

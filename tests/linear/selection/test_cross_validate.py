@@ -198,7 +198,6 @@ def partial_likelihood_deviance(time, event, eta, weight):
 
 
 @pytest.mark.parametrize("weight", [np.ones(N), WEIGHT], ids=["even", "weighted"])
-@pytest.mark.slow
 def test_the_deviance_of_cox_is_the_grouped_one_of_glmnet(weight):
     """cvraw = (deviance of all - of those fitted)/events held out, weighed by these events."""
     time = np.ceil(10 * RNG.exponential(np.exp(-0.1 * TALL[:, 7])))  # with ties
@@ -272,7 +271,6 @@ def test_a_function_scores_predictions_of_held_out_rows():
     assert cv.mean_score[cv.index_min] == cv.mean_score.max() and cv.lam_1se >= cv.lam_min
 
 
-@pytest.mark.slow
 def test_stopped_by_the_user_it_returns_the_folds_that_are_done(monkeypatch):
     run, calls = Sequential.run, []
 

@@ -46,6 +46,7 @@ def test_every_strength_meets_the_optimality_conditions(k, fit_intercept, l1_rat
         assert abs(intercept.sum()) <= 1e-12
 
 
+@pytest.mark.slow
 def test_weights_per_class_are_those_of_gradient_steps():
     y, weights = _labels(3), RNG.uniform(0.5, 2, size=(P, 3))
     weights[0, 0] = np.inf
@@ -90,6 +91,7 @@ GROUPED = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_help", "small_working_sets")
 @pytest.mark.parametrize(
     ("name", "fit_intercept"), [*((name, True) for name in GROUPED), ("a feature each", False)]

@@ -162,7 +162,6 @@ def test_losses_with_row_shifts_are_solved_where_features_are_more(loss, seed):
         )
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("small_working_sets")
 def test_one_fit_is_the_end_of_a_path():
     for lam in (0.3, 0.01, 0.0):
@@ -183,7 +182,6 @@ def test_covariance_and_homotopy_are_the_same_path():
         np.testing.assert_allclose(path.fits.objective, paths[0].fits.objective, rtol=1e-12)
 
 
-@pytest.mark.slow
 def test_a_path_is_linear_between_its_knots():
     some = np.delete(X, [7, 9, 11], axis=1)  # unique coefficients
     weights = np.delete(WEIGHTS, [7, 9, 11])

@@ -326,7 +326,6 @@ def test_in_float32_a_traced_path_meets_its_tolerance():
     assert path.num_steps.max() < 100
 
 
-@pytest.mark.core
 def test_under_jit_logistic_regression_is_that_of_an_eager_call(arrays):
     x, y = arrays
     y = jnp.asarray(targets("logistic", np.asarray(y)))
