@@ -17,7 +17,8 @@ from collections.abc import Callable
 import numpy as np
 
 CASES = (
-    "fit", "path", "cross_validate", "LassoCV", "groups", "logistic", "logistic path", "softmax", "cox", "grad",
+    "fit", "path", "cross_validate", "LassoCV", "groups", "logistic", "logistic path", "softmax", "cox",
+    "SLOPE", "fused lasso", "grad",
 )  # fmt: skip
 SHAPES = (442, 10), (301, 13)
 
@@ -107,6 +108,8 @@ def call_of(name: str, n: int, p: int) -> Callable[[], object]:
         "logistic path": lambda: l1jax.path(X, labels, pen, loss=logistic),
         "softmax": lambda: l1jax.fit(X, classes, pen, loss=l1jax.Multinomial()),
         "cox": lambda: l1jax.fit(X, survival, pen, loss=l1jax.Cox()),
+        "SLOPE": lambda: l1jax.fit(X, y, l1jax.SLOPE(0.05, np.linspace(2, 1, p))),
+        "fused lasso": lambda: l1jax.fit(X, y, l1jax.FusedLasso(0.05, 0.5)),
         "grad": lambda: jax.grad(sum_of_squares)(0.05),
     }[name]
 

@@ -338,6 +338,22 @@ def test_other_settings_and_shapes_are_other_programs(folder):
     assert run(np.ones(3, np.float32))["cube"].dtype == np.float32
 
 
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="options of the compiler for CPUs")
+def test_programs_of_few_numbers_are_compiled_without_optimisation(monkeypatch):
+    asked = []
+    compile_ = jax.stages.Lowered.compile
+    monkeypatch.setattr(
+        jax.stages.Lowered,
+        "compile",
+        lambda self, given: (asked.append(given), compile_(self, given))[1],
+    )
+    small, large = np.ones(3), np.ones(2**14 + 1)
+    for x in (small, large):
+        np.testing.assert_array_equal(_compile.program(_cube)(x)["cube"], x)
+    level = "xla_backend_optimization_level"
+    assert [given.get(level) for given in asked] == [0, None]
+
+
 def test_a_program_within_a_function_that_is_traced_is_part_of_it(folder):
     run = _compile.program(_cube)
     batch = jax.jit(jax.vmap(lambda x: run(x)["cube"]))(jnp.arange(4.0))
