@@ -77,6 +77,7 @@ class Gamma(l1jax.Loss):
         return eta + y * jnp.exp(-eta)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", [0.2, 2.0])
 def test_a_loss_without_its_least_value_is_explained_where_each_row_is_at_its_least(level):
     path = l1jax.path(X, np.full(N, level), l1jax.L1(), lams=[0.3, 0.1], loss=Gamma())

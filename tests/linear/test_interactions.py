@@ -22,6 +22,7 @@ def path():
     return l1jax.path(DESIGN.X, Y, pen, n_lams=8, lam_min_ratio=0.1, tol=1e-9)
 
 
+@pytest.mark.slow
 def test_no_interaction_is_in_without_both_of_its_main_effects(path):
     assert (path.relative_gaps <= 1e-9).all()
     main, products = path.coefs[:, :5] != 0, path.coefs[:, 5:] != 0

@@ -168,6 +168,7 @@ def test_every_fit_of_a_path_predicts_at_its_own_thresholds():
     np.testing.assert_array_equal(labels, np.argmax(probabilities, axis=2))
 
 
+@pytest.mark.slow
 def test_probabilities_have_the_derivative_of_finite_differences():
     def predicted(lam, rows):
         fit = l1jax.fit(X, Y, l1jax.L1(lam), loss=LOSS, tol=1e-12)
@@ -216,6 +217,7 @@ def test_with_two_classes_a_path_is_that_of_logistic_with_an_intercept():
     np.testing.assert_allclose(scores[0].fold_scores, scores[1].fold_scores, atol=1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("loss", "y"),
     [

@@ -141,6 +141,7 @@ def test_limits_hold_coefficients_of_a_penalty_that_is_not_convex(name):
     assert np.sum(path.coefs[-1] == 1.2) >= 2 and np.sum(path.coefs[-1] == -0.3) >= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gamma", [16.0, 3.0])
 def test_logistic_regression_is_stationary_and_a_minimum_on_its_support(gamma):
     y = (Y + RNG.normal(size=N) > 0).astype(float)

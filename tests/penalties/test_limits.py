@@ -215,6 +215,7 @@ def test_limits_of_another_length_are_refused():
         l1jax.fit(X, Y, l1jax.L1(0.1, upper=np.ones(3)))
 
 
+@pytest.mark.slow
 def test_traced_limits_on_the_wrong_side_are_an_invalid_input():
     status = jax.jit(lambda upper: l1jax.fit(X, Y, l1jax.L1(0.1, upper=upper)).status)
     assert status(-1.0) == l1jax.Status.INVALID_INPUT and status(0.3) == l1jax.Status.CONVERGED

@@ -27,6 +27,7 @@ def test_a_random_network_computes_the_same_without_its_silent_units(seed):
     np.testing.assert_allclose(less / scale, full / scale, rtol=0, atol=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(0, 24, 2))
 def test_gradients_of_a_random_network_are_the_same_where_what_is_kept_is_not_zero(seed):
     """A zero that is kept may have multiplied what was removed alone: its gradient needed that."""

@@ -603,6 +603,7 @@ def test_non_negative_elastic_nets(small):
     assert chosen.alpha_ == pytest.approx(theirs.alpha_, rel=1e-12)
 
 
+@pytest.mark.slow
 def test_non_negative_groups_minimise_what_is_promised(small):
     X, y = small
     w, b = cp.Variable(6, nonneg=True), cp.Variable()

@@ -139,6 +139,7 @@ def test_cross_validation_of_an_operator_is_that_of_its_array(blocks):
     np.testing.assert_allclose(found.values, wanted.values, rtol=1e-7)
 
 
+@pytest.mark.slow
 def test_an_operator_of_arrays_is_fitted_under_jit_and_differentiated_by_them():
     def fitted(left, y):
         matrix = LowRank(left, V, CENTRE, SCALE)

@@ -77,6 +77,7 @@ def test_rows_of_weight_zero_are_in_no_half_and_a_half_is_standardised_by_its_ro
     np.testing.assert_array_equal(found.probabilities, np.mean(each, axis=0))
 
 
+@pytest.mark.slow
 def test_unpenalised_features_are_always_in_and_no_candidates():
     weights = np.ones(P)
     weights[[2, 5]] = 0, np.inf

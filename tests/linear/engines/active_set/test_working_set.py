@@ -244,6 +244,7 @@ def test_ties_and_dependent_columns_end_certified(rows, seed, fit_intercept):
     assert (np.asarray(path.status) == l1jax.Status.CONVERGED).all()
 
 
+@pytest.mark.slow
 def test_the_grid_may_end_at_zero():
     path = l1jax.path(X, Y, l1jax.L1(), lams=[1.0, 0.1, 0.0], engine="working_set")
     # The objective there is ½·(the error)², and the gap is held to 1e-6 of the null deviance.

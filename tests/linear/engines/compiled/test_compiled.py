@@ -272,6 +272,7 @@ def test_under_jit_one_fit_is_that_at_the_end_of_its_path_and_its_derivative_the
 
 
 # On a CPU the lanes run one after the other; an accelerator runs them as one batch.
+@pytest.mark.slow
 @pytest.mark.parametrize("in_turn", [True, False])
 def test_lanes_of_sample_weights_are_the_fits_one_by_one(arrays, in_turn, monkeypatch):
     monkeypatch.setattr(_follow, "_runs_lanes_in_turn", lambda: in_turn)
