@@ -1,5 +1,7 @@
 """The protocol: each default against its override, and what a penalty of two methods gets for free."""
 
+import os
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -326,8 +328,10 @@ def test_what_a_penalty_forbids_is_a_violation_and_far_from_optimal():
     ],
 )
 def test_an_unknown_argument_is_one_of_the_class_that_was_called(kind):
-    with pytest.raises(TypeError, match=rf"^{kind.__name__}\.__init__\(\) got .* 'strength'"):
+    with pytest.raises(TypeError, match="got .* 'strength'") as error:
         kind(strength=0.1)
+    if os.environ.get("L1JAX_TEST_TYPES") == "0":  # else the check of annotations says it first
+        assert str(error.value).startswith(f"{kind.__name__}.__init__()")
 
 
 def test_groups_may_be_called_by_strings():

@@ -349,7 +349,7 @@ def test_on_an_accelerator_it_is_chosen_where_active_sets_stay_small(monkeypatch
     inputs = read(X, X[:, 0], l1jax.L1(), l1jax.SquaredError(), None, None, has_strength=False)
     problem = prepare_inputs(inputs, inputs.pen, inputs.loss, True, False)
     monkeypatch.setattr("jax.default_backend", lambda: "gpu")
-    plan = Plan(problem, l1jax.L1(), np.array([0.1]), problem.null, np.asarray(1e-6), 100)
+    plan = Plan(problem, l1jax.L1(), np.array([0.1]), problem.null.point, np.asarray(1e-6), 100)
     for largest, engine in ((6, "working_set"), (5, "compiled")):
         monkeypatch.setattr("l1jax.linear.engines._engine._MAX_HOST_SIZE", largest)
         assert choose_engine("auto", plan).name == engine
