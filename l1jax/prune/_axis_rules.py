@@ -122,7 +122,7 @@ def _along(equation: Equation, axes: Axes, axis: int) -> list[np.ndarray]:
 
 
 def _concatenate(equation: Equation, axes: Axes) -> None:
-    axis = int(equation.params["dimension"])
+    axis = equation.params["dimension"]
     ids = list(_along(equation, axes, axis))
     ids[axis] = np.concatenate([axes.of(value)[axis] for value in equation.ins])
     axes.assign(equation.outs[0], ids)

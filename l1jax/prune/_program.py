@@ -96,10 +96,14 @@ class Equation:
 
 def _settings(eqn: Any) -> dict[str, Any]:
     """The settings of an equation; of a scan, how many constants and carries, whatever jax calls them."""
-    if eqn.primitive.name != "scan" or "num_carry" in eqn.params:
-        return eqn.params
-    consts, carry, _ = eqn.params["ft_in"].unpack()  # from jax 0.12 on
-    return eqn.params | {"num_consts": len(list(consts)), "num_carry": len(list(carry))}
+    # Axes may have been given as NumPy's integers.
+    params: dict[str, Any] = {
+        key: int(one) if isinstance(one, np.integer) else one for key, one in eqn.params.items()
+    }
+    if eqn.primitive.name != "scan" or "num_carry" in params:
+        return params
+    consts, carry, _ = params["ft_in"].unpack()  # from jax 0.12 on
+    return params | {"num_consts": len(list(consts)), "num_carry": len(list(carry))}
 
 
 class Program:
