@@ -30,8 +30,9 @@ from .compiled._follow import follow_on_host, follow_traced
 _FEWEST_COLUMNS = 128  # from which on a program is worth its compilation
 _FEWEST_STRENGTHS = 10
 # Rows or columns; beyond them, sizes that change on the host are faster. A ridge curves the path, so that each
-# strength needs a new factor, and more features than rows may be active.
+# strength needs a new factor, and more features than rows may be active: the more, the more columns there are.
 _MAX_SIZE, _MAX_SIZE_WITH_RIDGE = 256, 100
+_MOST_COLUMNS_WITH_RIDGE = 1000
 
 
 class Compiled(Engine):
@@ -53,7 +54,8 @@ class Compiled(Engine):
         on_cpu = jax.default_backend() == "cpu"
         if not (on_cpu and is_dense and is_worth_it and min(n, p) <= _MAX_SIZE):
             return False
-        return min(n, p) <= _MAX_SIZE_WITH_RIDGE or not _curves(plan)
+        suits_ridge = min(n, p) <= _MAX_SIZE_WITH_RIDGE and p <= _MOST_COLUMNS_WITH_RIDGE
+        return suits_ridge or not _curves(plan)
 
     def supports(self, plan: Plan) -> str | None:
         problem, pen = plan.problem, plan.pen

@@ -357,17 +357,19 @@ def test_on_an_accelerator_it_is_chosen_where_active_sets_stay_small(monkeypatch
 
 
 @pytest.mark.parametrize(
-    ("n", "pen", "engine"),
+    ("n", "p", "pen", "engine"),
     [
-        (101, l1jax.L1(), "compiled"),
-        (101, l1jax.ElasticNet(), "working_set"),
-        (101, l1jax.ElasticNet(l1_ratio=1.0), "compiled"),
-        (100, l1jax.ElasticNet(), "compiled"),
-        (257, l1jax.L1(), "working_set"),
+        (101, 300, l1jax.L1(), "compiled"),
+        (101, 300, l1jax.ElasticNet(), "working_set"),
+        (101, 300, l1jax.ElasticNet(l1_ratio=1.0), "compiled"),
+        (100, 300, l1jax.ElasticNet(), "compiled"),
+        (50, 1001, l1jax.ElasticNet(), "working_set"),
+        (50, 1001, l1jax.L1(), "compiled"),
+        (257, 300, l1jax.L1(), "working_set"),
     ],
 )
-def test_on_a_cpu_it_is_chosen_for_paths_with_a_ridge_sooner(n, pen, engine):
-    X = np.random.default_rng(0).normal(size=(n, 300))
+def test_on_a_cpu_it_is_chosen_for_paths_with_a_ridge_sooner(n, p, pen, engine):
+    X = np.random.default_rng(0).normal(size=(n, p))
     inputs = read(X, X[:, 0], pen, l1jax.SquaredError(), None, None, has_strength=False)
     problem = prepare_inputs(inputs, inputs.pen, inputs.loss, True, False)
     lams = np.geomspace(1, 0.1, 10)
