@@ -176,6 +176,20 @@ def test_many_rows_are_solved_by_newton_steps_at_all_strengths_at_once(name):
     assert path[49].n_nonzero > 5
 
 
+def test_a_sample_of_few_rows_more_than_columns_is_enough():
+    """Columns that join a working set join a Hessian that has learnt from its steps, which stays definite."""
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(4000, 40))
+    x[:, 1:] += x[:, :-1]
+    y = (rng.random(len(x)) < sigmoid(x[:, ::4] @ rng.choice([-1.0, 1.0], 10))).astype(float)
+    options = {"engine": "row_blocks", "max_memory": "250KB", "n_lams": 10, "lam_min_ratio": 0.02}
+    path = l1jax.path(parts(x, 5), y, l1jax.L1(), tol=1e-6, **options, **LOGISTIC)
+    assert path.passes <= 40 and (path.status == l1jax.Status.CONVERGED).all()
+    args = (path.coefs[-1], path.intercepts[-1], path.lams[-1], sigmoid)
+    # A gap of 1e-6 of the null deviance leaves about its root in a gradient.
+    assert kkt_violation(x, y, *args) < 1e-3 * path.lams[0]
+
+
 def test_options_of_a_fit_by_blocks_are_those_of_the_array():
     options = {"offset": 0.1 * X[:, 5], "standardize": True, "tol": 1e-10, **LOGISTIC}
     pen = l1jax.ElasticNet(l1_ratio=0.5, weights=np.append(np.ones(P - 1), np.inf))
