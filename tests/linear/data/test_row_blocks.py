@@ -239,6 +239,27 @@ def test_memory_is_bounded_by_the_budget_and_every_pass_reads_the_file_once(tmp_
     assert peak <= budget + 10 * 8 * n
 
 
+@pytest.mark.parametrize(("kind", "most"), [("lasso", 1), ("logistic", 30)])
+def test_a_path_on_a_file_keeps_within_its_memory_and_passes(tmp_path, kind, most):
+    """As `benchmarks/files.py`, on a file of 40 MB in place of 4 GB."""
+    n, p, budget = 100_000, 100, 8_000_000
+    x = np.random.default_rng(0).standard_normal((n, p), np.float32)
+    np.save(tmp_path / "x.npy", x)
+    loss = l1jax.SquaredError() if kind == "lasso" else l1jax.Logistic()
+    signal = x[:, 0] - x[:, 1] + 0.5 * x[:, 2] + RNG.logistic(size=n)
+    y = signal if kind == "lasso" else (signal > 0).astype(float)
+    rows = l1jax.blocks(tmp_path / "x.npy", max_memory=budget)
+    options = {"loss": loss, "n_lams": 8, "tol": 1e-4}
+    tracemalloc.start()
+    path = l1jax.path(rows, y, l1jax.L1(), **options)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert path.passes <= most and (path.status == l1jax.Status.CONVERGED).all()
+    assert rows.bytes_read == path.passes * x.nbytes and x.nbytes >= 4 * budget
+    # Beside the budget: vectors of n numbers, and what compiling a program keeps.
+    assert peak <= budget + 16 * 8 * n
+
+
 def test_a_large_memory_map_is_read_in_blocks_by_itself(tmp_path, monkeypatch):
     np.save(tmp_path / "x.npy", X)
     mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
