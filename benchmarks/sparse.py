@@ -1,8 +1,8 @@
 """Time and memory of paths of a sparse X with the shape of text or of a log of clicks.
 
 Each solver has a process of its own: `python benchmarks/sparse.py`, `--short` for tiny shapes.
-Columns are as frequent as words, by Zipf's law; entries are 1 + log of a count. A tiny path comes first, so that
-what is imported and compiled is not counted; memory is what it grows by at most, beyond X.
+Columns are as frequent as words, by Zipf's law; entries are 1 + log of a count. A tiny path comes first, so
+that what is imported and compiled is not counted; memory is what it grows by at most, beyond X.
 """
 
 from __future__ import annotations
