@@ -105,6 +105,7 @@ peers: $(DEV)  ## run scikit-learn's own tests of linear models against the esti
 
 bench: $(BENCH)  ## run the benchmarks
 	$(PY) benchmarks/run.py $(BENCH_ARGS)
+	$(PY) benchmarks/collectives.py $(filter --short,$(BENCH_ARGS))
 
 clean:  ## remove environments, caches and generated files
 	rm -rf .venv* .cache .hypothesis .pytest_cache .ruff_cache build dist examples/output benchmarks/output

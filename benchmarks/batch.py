@@ -1,10 +1,13 @@
 """One batch of fits: every strength of a grid, for every fold of every bootstrap sample.
 
-python benchmarks/batch.py [--short] [--shape N P] [--bootstraps N] [--json PATH]
+python benchmarks/batch.py [--short] [--shape N P] [--bootstraps N] [--responses K] [--json PATH]
 
 A fold of a bootstrap sample is a vector of row weights, so that all are lanes of one `vmap` of
 `l1jax.path`: 10 folds × 100 strengths × 20 bootstraps are 20,000 fits of one compiled program. The
 same paths are then solved one after the other on the host, by the engine that a CPU takes.
+
+With `--responses K` it times `l1jax.batch_path` instead: the paths of K responses on one X, as voxels or genes
+are, and what memory they take.
 """
 
 from __future__ import annotations
@@ -31,12 +34,15 @@ def main() -> None:
     parser.add_argument("--short", action="store_true", help="a tiny shape")
     parser.add_argument("--shape", nargs=2, type=int, default=(200, 2000), metavar=("N", "P"))
     parser.add_argument("--bootstraps", type=int, default=20)
+    parser.add_argument("--responses", type=int, help="times batch_path on so many responses")
     parser.add_argument("--json", type=Path, default=HERE / "output" / "batch.json")
     arguments = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
     machine = report.machine() | {"jax runs on": jax.devices()[0].device_kind}
     print(report.machine_line(machine), f"jax runs on {machine['jax runs on']}", sep="\n")
-    if arguments.short:
+    if arguments.responses:
+        found = of_responses(*arguments.shape, arguments.responses)
+    elif arguments.short:
         found = compare(30, 40, n_folds=3, n_lams=5, n_bootstraps=2, ratio=0.1)
     else:
         found = compare(*arguments.shape, 10, 100, arguments.bootstraps, ratio=0.05)
@@ -94,6 +100,35 @@ def compare(n: int, p: int, n_folds: int, n_lams: int, n_bootstraps: int, ratio:
         "largest difference of a coefficient from those": off,
         "times faster than active sets": each * len(weights) / seconds,
     }
+
+
+def of_responses(n: int, p: int, count: int) -> dict:
+    """The paths of many responses, each of three columns and noise; memory as Linux counts it."""
+    rng = np.random.default_rng(0)
+    X = correlated(rng, n, p)
+    Y = rng.standard_normal((n, count))
+    for _ in range(3):
+        Y += X[:, rng.integers(p, size=count)]
+    grid = {"n_lams": 10, "lam_min_ratio": 0.2, "tol": GAP, "progress": False}
+    one = l1jax.batch_path(X, Y[:, :2], l1jax.L1(), **grid)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts here
+    before, cpu = peak_memory(), time.process_time()
+    seconds, batch = timed(lambda: l1jax.batch_path(X, Y, l1jax.L1(), **grid))
+    return {
+        "problem": f"{n} × {p}: {count} responses × {len(one[0])} strengths",
+        "fits": batch.status.size,
+        "seconds": seconds,
+        "of CPU": time.process_time() - cpu,
+        "largest relative gap": float(np.max(batch.relative_gaps)),
+        "features of the last fits, on average": float(np.mean(batch.n_nonzero[:, -1])),
+        "memory beyond X and Y (MB)": peak_memory() - before,
+        "coefficients as arrays (MB)": batch.status.size * p * 8 / 1e6,
+    }
+
+
+def peak_memory() -> float:
+    """The largest resident memory since it was last reset, in MB."""
+    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
 
 
 def fold_weights(rng, n: int, n_folds: int, n_bootstraps: int) -> np.ndarray:

@@ -84,6 +84,16 @@ class SparseRows(Record):
         inside = inside.reshape(*self.features.shape, -1).any(axis=-1)
         return inside.sum(axis=-1)
 
+    def inside(self) -> np.ndarray:
+        """Which features of each row are not zero, nor NaN: (L, p), or (p,) of one row; in NumPy."""
+        features, values = np.asarray(self.features), np.asarray(self.values)
+        lanes, m = features.shape[:-1], features.shape[-1]
+        is_in = (abs(values) > 0).reshape(-1, m, math.prod(values.shape[features.ndim :]))
+        out = np.zeros((math.prod(lanes), self.size), bool)
+        row, place = np.nonzero(is_in.any(axis=2))
+        out[row, features.reshape(-1, m)[row, place]] = True
+        return out.reshape(*lanes, self.size)
+
     def to_array(self) -> AnyArray:
         """All entries, (L, p, *k) or those of one row, in NumPy or JAX as these are."""
         leaves = jax.tree.leaves(self)

@@ -11,6 +11,7 @@ from jaxtyping import Bool
 from ..._arrays import namespace
 from ..._modules import Record
 from ..._saving import savable
+from ..._tracing import is_traced
 from ..._types import AnyArray
 from ...losses import Loss
 from ..host._sparse_rows import Coefs, SparseRows, dense, take, used
@@ -46,6 +47,8 @@ class FitRecord(Record):
     @property
     def support(self) -> Bool[AnyArray, "... p"]:
         """Which features are in: their coefficient (for some response) is not zero."""
+        if isinstance(self.stored_coef, SparseRows) and not is_traced(self.stored_coef):
+            return self.stored_coef.inside()
         inside: Any = abs(self.coef) > 0  # NaN, of a fit that was not reached, is not in
         return inside.any(axis=-1) if self.several_responses else inside
 
@@ -178,7 +181,7 @@ class PathRecord(Record, Generic[AFit]):
     def entries(self) -> list[tuple[int, int]]:
         """(grid index, feature): when each feature first comes in, in that order."""
         features, coefs = used(self.fits.stored_coef)
-        sizes = np.nan_to_num(np.abs(coefs)).reshape(*coefs.shape[:2], -1).max(axis=-1)
+        sizes = np.nan_to_num(np.abs(coefs)).max(axis=tuple(range(2, coefs.ndim)))
         inside = sizes > 0
         at = np.flatnonzero(inside.any(axis=0))
         firsts = inside[:, at].argmax(axis=0)

@@ -12,6 +12,7 @@ from ..data._precision import precision
 from ..engines.active_set._host_loss import HostLoss
 from ..host._columns import Columns
 from ..host._entry_point import entry_point
+from ..host._sparse_rows import used
 from ..model._prepare import prepare_inputs
 from ..model._problem import Problem
 from ..results._fitted_with import options_for
@@ -94,15 +95,18 @@ def _least_eigenvalues(problem: Problem, path: Path, pen: Penalty) -> np.ndarray
     if problem.responses:
         raise ValueError("convex_region needs a path of one response.")
     columns, loss = Columns(problem), HostLoss(problem)
-    coefs, intercepts = np.asarray(path.coefs), np.asarray(path.intercepts)
+    at, coefs = used(path.fits.stored_coef)
+    intercepts = np.asarray(path.intercepts)
     inside = coefs != 0
     inside[:-1] |= inside[1:]
     found = np.full(len(coefs), np.inf)
     for i, lam in enumerate(np.asarray(path.lams)):
-        features = np.flatnonzero(inside[i])
+        features = at[inside[i]]
         if not len(features):
             continue
-        point = problem.from_user(coefs[i], intercepts[i])
+        coef = np.zeros(problem.coef_shape, coefs.dtype)
+        coef[at] = coefs[i]
+        point = problem.from_user(coef, intercepts[i])
         part = columns.matrix.part(columns.require(features))
         eta = part.dot(np.asarray(point.beta)[features]) + float(point.intercept) + loss.offset
         curvature, _ = loss.curvatures(eta)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,16 @@ from ..data._precision import give_back, precision
 from ..engines.active_set._host_loss import HostLoss
 from ..host._columns import Columns
 from ..host._entry_point import entry_point
+from ..host._sparse_rows import (
+    Coefs,
+    SparseRows,
+    as_rows,
+    concatenated,
+    dense,
+    parts_of,
+    take,
+    used,
+)
 from ..model._prepare import prepare_inputs
 from ..model._problem import Point, Problem
 from ..results._fit import Fit
@@ -101,34 +111,63 @@ def relaxed(problem: Problem, fits: Fit, gammas: tuple[float, ...]) -> list[Fit]
     return [blend(problem, fits, other, gamma) for gamma in gammas]
 
 
-def unpenalised(problem: Problem, fits: Fit) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns the unpenalised fits of the features of each fit, on the user's scale.
+class Unpenalised(NamedTuple):
+    """The unpenalised fits of the features of each fit of a path, on the user's scale."""
 
-    Coefficients (L, p), intercepts (L,) and statuses (L,).
-    """
+    coefs: Coefs  # (L, p), kept as those of the path are
+    intercepts: np.ndarray  # (L,)
+    statuses: np.ndarray  # (L,)
+
+
+def unpenalised(problem: Problem, fits: Fit) -> Unpenalised:
+    """Returns the unpenalised fits of the features of each fit."""
     if problem.y.ndim > 1 or fits.several_responses:
         raise ValueError("A relaxed path needs one response.")
     newton = _Newton(problem)
-    coefs, intercepts = np.asarray(fits.coef), np.asarray(fits.intercept)
+    at, coefs = used(fits.stored_coef)
     found: dict[bytes, tuple] = {}
     rows = []
-    for coef, intercept in zip(coefs, intercepts, strict=True):
+    for coef, intercept in zip(coefs, np.asarray(fits.intercept), strict=True):
         key = (coef != 0).tobytes()
         if key not in found:
-            found[key] = newton.solve(coef, float(intercept))
+            row = np.zeros(problem.coef_shape, coefs.dtype)
+            row[at] = coef
+            solved, level, status = newton.solve(row, float(intercept))
+            found[key] = np.asarray(solved)[at], float(level), status
         rows.append(found[key])
-    return tuple(np.stack([np.asarray(row[i]) for row in rows]) for i in range(3))  # pyright: ignore
+    solved, intercepts, statuses = (np.stack([row[i] for row in rows]) for i in range(3))
+    return Unpenalised(_kept_as(fits.stored_coef, at, solved), intercepts, statuses)
 
 
-def blend(problem: Problem, fits: Fit, other: tuple, gamma: float) -> Fit:
+def _kept_as(coefs: Coefs, at: np.ndarray, values: np.ndarray) -> Coefs:
+    """Returns coefficients, `values` (L, m) of the features `at` (m,), kept as others are."""
+    if isinstance(coefs, SparseRows):
+        rows = [(at[row != 0], row[row != 0]) for row in values]
+        return SparseRows.of_rows(rows, coefs.shape[1:], values.dtype)
+    out = np.zeros(coefs.shape, values.dtype)
+    out[:, at] = values
+    return out
+
+
+def blend(problem: Problem, fits: Fit, other: Unpenalised, gamma: float) -> Fit:
     """Returns γ times the fits plus 1 − γ times the others."""
     if gamma == 1:
         return fits
-    coefs, intercepts, statuses = other
     dtype = problem.y.dtype
-    coef = jnp.asarray(gamma * np.asarray(fits.coef) + (1 - gamma) * coefs, dtype)
-    intercept = jnp.asarray(gamma * np.asarray(fits.intercept) + (1 - gamma) * intercepts, dtype)
-    nan = jnp.full(coef.shape[0], jnp.nan, dtype)
+    both = concatenated([as_rows(part) for part in (fits.stored_coef, other.coefs)])
+    at, values = used(both)
+    count = len(other.statuses)
+    mixed = (gamma * values[:count] + (1 - gamma) * values[count:]).astype(dtype)
+    coef = _kept_as(fits.stored_coef, at, mixed)
+    if not isinstance(coef, SparseRows):
+        coef = jnp.asarray(coef)
+    intercept = jnp.asarray(
+        gamma * np.asarray(fits.intercept) + (1 - gamma) * other.intercepts, dtype
+    )
+    nan = jnp.full(count, jnp.nan, dtype)
+    parts = [
+        _explained(problem, dense(take(coef, some)), intercept[some]) for some in parts_of(coef)
+    ]
     return dataclasses.replace(
         fits,
         stored_coef=coef,
@@ -139,8 +178,8 @@ def blend(problem: Problem, fits: Fit, other: tuple, gamma: float) -> Fit:
         kkt=nan,
         relative_kkt=nan,
         margin=nan,
-        deviance_explained=_explained(problem, coef, intercept),
-        status=jnp.asarray(np.maximum(np.asarray(fits.status), statuses), jnp.int32),
+        deviance_explained=jnp.concatenate(parts),
+        status=jnp.asarray(np.maximum(np.asarray(fits.status), other.statuses), jnp.int32),
     )
 
 

@@ -24,6 +24,7 @@ from ..data._precision import check_max_steps, check_tol, precision
 from ..engines._engine import Plan, check_engine, prepare_for
 from ..host._columns import GramColumns
 from ..host._entry_point import entry_point
+from ..host._sparse_rows import Coefs, used
 from ..model._null_model import known_lambda_max
 from ..model._on_host import host_values
 from ..model._prepare import data_of, prepare_data
@@ -167,10 +168,15 @@ class _Units(NamedTuple):
         names = tuple(str(label) for label in groups.labels)
         return cls(groups, names, groups.sums(candidates.astype(int)) > 0)
 
-    def sizes(self, coefs: np.ndarray) -> np.ndarray:
-        """Returns the sizes of coefficients (L, p, *k), for units (L, U): 0 where all are zero or unknown."""
-        sizes = np.nan_to_num(np.abs(coefs)).reshape(*coefs.shape[:2], -1).max(axis=2)
-        return sizes if self.groups is None else self.groups.sums(sizes.T).T
+    def sizes(self, coefs: Coefs) -> tuple[np.ndarray, np.ndarray]:
+        """Returns units (u,), and the sizes (L, u) of their coefficients; all others are zero or unknown."""
+        at, some = used(coefs)
+        sizes = np.nan_to_num(np.abs(some)).max(axis=tuple(range(2, some.ndim)))
+        if self.groups is None:
+            return at, sizes
+        every = np.zeros((coefs.shape[1], len(sizes)))
+        every[at] = sizes.T
+        return np.arange(len(self.candidates)), self.groups.sums(every).T
 
 
 class _Halves:
@@ -236,7 +242,7 @@ class _Selections:
         self.gaps, self.kkts = [], []
         self.statuses: list[np.ndarray] = []
         self.counts = np.zeros((len(lams), len(units.candidates)), int)
-        self._first_of_pair: np.ndarray | None = None
+        self._first_of_pair: tuple[np.ndarray, np.ndarray] | None = None
 
     def __len__(self) -> int:
         return len(self.statuses)
@@ -246,8 +252,8 @@ class _Selections:
 
         Returns how many of these were needed; None, and counts nothing, where all and more are.
         """
-        sizes, q = self.units.sizes(np.asarray(fits.coef)), self.q
-        length, candidates = len(sizes), self.units.candidates
+        which, sizes = self.units.sizes(fits.stored_coef)
+        length, candidates, q = len(sizes), self.units.candidates[which], self.q
         inside = sizes > 0
         enters = np.where(inside.any(axis=0), inside.argmax(axis=0), length)
         order = np.flatnonzero(candidates & (enters < length))
@@ -258,7 +264,7 @@ class _Selections:
         is_kept = ~candidates
         is_kept[order] = True
         row = np.minimum(np.arange(len(self.lams)), needed - 1)
-        self._count(inside[row] & is_kept)
+        self._count(which, inside[row] & is_kept)
         self.num_selected[len(self)] = len(order)
         for values, of in (
             (self.statuses, fits.status),
@@ -268,13 +274,13 @@ class _Selections:
             values.append(np.asarray(of)[:needed])
         return needed
 
-    def _count(self, selected: np.ndarray) -> None:
-        """Counts a half (L, U) when the other one of its pair is there."""
+    def _count(self, which: np.ndarray, selected: np.ndarray) -> None:
+        """Counts a half, by the units (u,) that are in (L, u), when the other one of its pair is there."""
         if self._first_of_pair is None:
-            self._first_of_pair = selected
+            self._first_of_pair = which, selected
             return
-        self.counts += self._first_of_pair
-        self.counts += selected
+        for units, is_in in (self._first_of_pair, (which, selected)):
+            self.counts[:, units] += is_in
         self._first_of_pair = None
 
     def certificates(self) -> tuple[np.ndarray, Any]:

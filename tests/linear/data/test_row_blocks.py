@@ -176,6 +176,20 @@ def test_many_rows_are_solved_by_newton_steps_at_all_strengths_at_once(name):
     assert path[49].n_nonzero > 5
 
 
+def test_a_sample_of_few_rows_more_than_columns_is_enough():
+    """Columns that join a working set join a Hessian that has learnt from its steps, which stays definite."""
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(4000, 40))
+    x[:, 1:] += x[:, :-1]
+    y = (rng.random(len(x)) < sigmoid(x[:, ::4] @ rng.choice([-1.0, 1.0], 10))).astype(float)
+    options = {"engine": "row_blocks", "max_memory": "250KB", "n_lams": 10, "lam_min_ratio": 0.02}
+    path = l1jax.path(parts(x, 5), y, l1jax.L1(), tol=1e-6, **options, **LOGISTIC)
+    assert path.passes <= 40 and (path.status == l1jax.Status.CONVERGED).all()
+    args = (path.coefs[-1], path.intercepts[-1], path.lams[-1], sigmoid)
+    # A gap of 1e-6 of the null deviance leaves about its root in a gradient.
+    assert kkt_violation(x, y, *args) < 1e-3 * path.lams[0]
+
+
 def test_options_of_a_fit_by_blocks_are_those_of_the_array():
     options = {"offset": 0.1 * X[:, 5], "standardize": True, "tol": 1e-10, **LOGISTIC}
     pen = l1jax.ElasticNet(l1_ratio=0.5, weights=np.append(np.ones(P - 1), np.inf))
@@ -223,6 +237,27 @@ def test_memory_is_bounded_by_the_budget_and_every_pass_reads_the_file_once(tmp_
     tracemalloc.stop()
     assert rows.bytes_read == 3 * size and size > 2 * budget
     assert peak <= budget + 10 * 8 * n
+
+
+@pytest.mark.parametrize(("kind", "most"), [("lasso", 1), ("logistic", 30)])
+def test_a_path_on_a_file_keeps_within_its_memory_and_passes(tmp_path, kind, most):
+    """As `benchmarks/files.py`, on a file of 40 MB in place of 4 GB."""
+    n, p, budget = 100_000, 100, 8_000_000
+    x = np.random.default_rng(0).standard_normal((n, p), np.float32)
+    np.save(tmp_path / "x.npy", x)
+    loss = l1jax.SquaredError() if kind == "lasso" else l1jax.Logistic()
+    signal = x[:, 0] - x[:, 1] + 0.5 * x[:, 2] + RNG.logistic(size=n)
+    y = signal if kind == "lasso" else (signal > 0).astype(float)
+    rows = l1jax.blocks(tmp_path / "x.npy", max_memory=budget)
+    options = {"loss": loss, "n_lams": 8, "tol": 1e-4}
+    tracemalloc.start()
+    path = l1jax.path(rows, y, l1jax.L1(), **options)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert path.passes <= most and (path.status == l1jax.Status.CONVERGED).all()
+    assert rows.bytes_read == path.passes * x.nbytes and x.nbytes >= 4 * budget
+    # Beside the budget: vectors of n numbers, and what compiling a program keeps.
+    assert peak <= budget + 16 * 8 * n
 
 
 def test_a_large_memory_map_is_read_in_blocks_by_itself(tmp_path, monkeypatch):

@@ -113,6 +113,11 @@ def test_a_path_that_is_not_sparse_is_kept_as_an_array(keep_sparse):
     assert not isinstance(path.fits.stored_coef, SparseRows)
 
 
+def test_a_path_without_features_has_no_entries():
+    path = l1jax.path(X, Y, l1jax.L1(), lams=[1.1 * l1jax.lambda_max(X, Y, l1jax.L1())])
+    assert path.entries() == [] and not path.fits.support.any()
+
+
 def test_cross_validation_works_on_sparse_paths(keep_sparse):
     options = {"n_folds": 3, "n_lams": 6, "lam_min_ratio": 0.1}
     wanted = l1jax.cross_validate(X, Y, l1jax.L1(), **options)
@@ -121,3 +126,24 @@ def test_cross_validation_works_on_sparse_paths(keep_sparse):
     assert isinstance(found.path.fits.stored_coef, SparseRows)
     np.testing.assert_allclose(found.mean_score, wanted.mean_score, rtol=1e-9)
     np.testing.assert_allclose(found.fit_1se.coef, wanted.fit_1se.coef, atol=1e-9)
+
+
+def test_what_is_computed_from_a_sparse_path_stays_sparse(keep_sparse):
+    def found(kept=False):
+        if kept:
+            keep_sparse()
+        path = l1jax.path(X, Y, l1jax.L1(), n_lams=6, lam_min_ratio=0.2)
+        relaxed = l1jax.relax(path, X, Y, 0.5)
+        region = l1jax.convex_region(path, X, Y, l1jax.L1())
+        stable = l1jax.stability(X, Y, l1jax.L1(), q=4, n_pairs=2, n_lams=10)
+        assert isinstance(relaxed.fits.stored_coef, SparseRows) == kept
+        return {
+            "relaxed": relaxed.coefs,
+            "explained": relaxed.deviance_explained,
+            "eigenvalues": region.eigenvalues,
+            "probabilities": stable.probabilities,
+        }
+
+    wanted = found()
+    for name, values in found(kept=True).items():
+        np.testing.assert_allclose(values, wanted[name], rtol=1e-9, atol=1e-9, err_msg=name)

@@ -183,7 +183,24 @@ class Lane:
         before, self.working = self.hessian, working
         self.hessian = sample.hessian(working, self.beta[working], self.intercept)
         if len(before):
-            self.hessian[np.ix_(known, known)] = before
+            self.hessian = _with_block(self.hessian, known, before)
+
+
+def _with_block(hessian: np.ndarray, at: np.ndarray, block: np.ndarray) -> np.ndarray:
+    """Returns the matrix with another block at these places, positive semidefinite as both were.
+
+    Its other coordinates keep their regression on those of the block, and what that leaves.
+    """
+    others = np.setdiff1d(np.arange(len(hessian)), at)
+    old, cross = hessian[np.ix_(at, at)], hessian[np.ix_(at, others)]
+    slopes = np.linalg.lstsq(old, cross, rcond=1e-12)[0]
+    out = np.empty_like(hessian)
+    out[np.ix_(at, at)] = block
+    out[np.ix_(at, others)] = block @ slopes
+    out[np.ix_(others, at)] = out[np.ix_(at, others)].T
+    left = hessian[np.ix_(others, others)] - slopes.T @ old @ slopes
+    out[np.ix_(others, others)] = left + slopes.T @ block @ slopes
+    return out
 
 
 def _solved(
