@@ -110,7 +110,7 @@ def _prox_stays(pen: Penalty, beta: Real) -> Real:
 
 def _left_to_explain(loss: Loss, y: Real, eta: Real, s: Real) -> Real:
     """The deviance; of a loss that does not say what its least value is, that of a Newton step per row."""
-    if type(loss).saturated is not Loss.saturated:
+    if loss.says_saturated:
         return loss.deviance(y, eta, s)
     slope, curvature = loss.gradient(y, eta, s), loss.curvature(y, eta, s)
     xp = namespace(slope, curvature)
