@@ -59,8 +59,9 @@ def fit_null(data: ScaledData, pen: Penalty, has_unpenalised: bool) -> NullModel
     rest = _left_to_explain(loss, y, eta, s)
     return NullModel(
         point=null,
-        gradient=data.x.rdot(loss.gradient(y, eta, s)),
-        deviance=loss.deviance(y, eta, s),
+        # NumPy may have taken more digits, which compiled code has no room for.
+        gradient=xp.asarray(data.x.rdot(loss.gradient(y, eta, s)), y.dtype),
+        deviance=xp.asarray(loss.deviance(y, eta, s), y.dtype),
         explains_all=rest <= _rounding(loss, y, eta, s, data.level),
         is_least=_is_least(pen, null.beta),
         unpenalised=unpenalised.reshape(unpenalised.shape[0], -1).all(axis=1),
