@@ -33,6 +33,7 @@ ARGUMENTS = {
     "AsymmetricL1": {"negative": 0.4},
     "Composed": {"penalty": l1jax.L1(1.0), "operator": np.array([[1.0, -1.0], [0.5, 0.5]])},
     "HierarchicalGroupL1": {"groups": [[0, 1], [1]]},
+    "Mixed": {"losses": [l1jax.SquaredError(), l1jax.Logistic()]},
     "OverlappingGroupL1": {"groups": [[0, 1], [1]]},
     "Quantile": {"level": 0.8},
     "SLOPE": {"weights": [1.5, 0.5]},
@@ -61,6 +62,7 @@ MATRICES = {
     "(time, event)": [[1.0, 1], [2.0, 1], [3.0, 0]],
     "(start, stop, event)": [[0.0, 1.0, 1], [0.0, 2.0, 1], [1.0, 3.0, 0]],
 }
+BY_LOSS = {"a column per loss": [[-1.0, 0.0], [0.5, 1.0], [2.0, 1.0]]}  # a number and a label
 ROWS = 12  # of the problems that engines are asked about
 GRADIENT_ENGINES = ("fista", "sequential", "parallel")  # these serve everything
 
@@ -293,6 +295,8 @@ def loss_row(name, loss):
 
 def targets_of(loss):
     """Examples of the targets that a loss takes, by their form."""
+    if isinstance(loss, l1jax.Mixed):
+        return BY_LOSS
     vectors = [form for form in VECTORS if takes(loss, VECTORS[form])][:1]
     matrices = [form for form in MATRICES if takes(loss, MATRICES[form])]
     if "numbers (n, k)" in matrices:  # the others are of that form too
@@ -330,6 +334,8 @@ def slice_words(loss):
     """Of which η the picture shows the loss, where there are several."""
     shape = np.shape(loss.encode(np.asarray(next(iter(targets_of(loss).values())), float)))
     shape = loss.predictor_shape(shape)
+    if isinstance(loss, l1jax.Mixed):
+        return "squared error and a logistic loss; η is that of the first response, that of the second is 0"
     if len(shape) > 1:
         return "η is that of class 0, those of the other classes are 0"
     return (

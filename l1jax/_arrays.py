@@ -176,5 +176,8 @@ def in_numpy(cls: _Class) -> _Class:
 
 
 def is_in_numpy(value: Any) -> bool:
-    """Whether the formulas of a loss or a penalty are for NumPy too; of a subclass nobody knows."""
-    return type(value) in _IN_NUMPY
+    """Whether the formulas of a loss or a penalty are for NumPy too; of a subclass nobody knows.
+
+    One that is made of `losses` is where these are.
+    """
+    return type(value) in _IN_NUMPY and all(map(is_in_numpy, getattr(value, "losses", ())))

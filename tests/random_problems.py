@@ -2,6 +2,7 @@
 
     python tests/random_problems.py 5000            # some hours
     python tests/random_problems.py 5000 --only 17  # one of them again
+    python tests/random_problems.py 500 --newer     # of `NEWER_LOSSES` and `NEWER_PENALTIES`
 
 Designs hold duplicates, constants, columns that are tiny, huge, nearly equal or of rank three, zeros and
 ones, and scales over eight decades; shapes run from one row or one column to more columns than rows. Every
@@ -13,6 +14,7 @@ warns of anything but a solve that ends short, where a number is not finite, whe
 more than the gap that was said, where a solve takes more than five seconds once it is compiled, and where
 PRECISION_LIMIT is said of a point that the descent, rounded as the coefficients are, lowers by more than
 `tol` times the null deviance: there rounding was not the limit. Other fits that end with it are counted.
+Of a penalty that is not convex no descent is taken: a short prox step must leave what is returned where it is.
 `tests/test_random_problems.py` runs some in every build.
 """
 
@@ -56,11 +58,21 @@ PENALTIES = (
     "sparse group",
     "ball",
 )
+# Kept apart, so that the numbers of problems stay what they were.
+NEWER_LOSSES = ("student t", "square root", "ordinal", "cox strata", "mixed")
+NEWER_PENALTIES = ("slope", "l1 inf", "limits", "mcp")
 SHAPES = ((30, 12), (12, 30), (30, 30), (60, 80), (1, 6), (40, 1), (2, 3))
 SECONDS = 5.0
 CLASSES = 3
 LEVEL = 0.3  # of quantiles
 POWER = 1.5  # of Tweedie's variance
+DF = 3.0  # of Student's t
+LIMIT = 0.2  # of coefficients, from -LIMIT to 2 LIMIT, in units of the largest entry of y
+GAMMA = 3.0  # of MCP
+COX = ("cox", "cox strata")
+# Losses that are no sum over rows: their functions return what they are, and its slope with the weights.
+OF_ALL_ROWS = (*COX, "square root", "ordinal")
+TOGETHER = ("ball", "slope")  # penalties whose prox takes one step for all
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,10 +123,15 @@ class Case:
 # Data.
 
 
-def kinds(count: int, seed: int = 0) -> list[Kind]:
+def kinds(count: int, seed: int = 0, newer: bool = False) -> list[Kind]:
     """So many kinds, in which every loss meets every penalty as evenly as can be."""
     rng = np.random.default_rng(seed)
-    pairs = [(loss, penalty) for loss in LOSSES for penalty in PENALTIES]
+    pairs: list[tuple[str, str]] = [(loss, pen) for loss in LOSSES for pen in PENALTIES]
+    if newer:
+        losses, penalties = LOSSES + NEWER_LOSSES, PENALTIES + NEWER_PENALTIES
+        every = [(loss, pen) for loss in losses for pen in penalties]
+        pairs = [pair for pair in every if pair not in pairs]
+        pairs = [pair for pair in pairs if pair[1] != "slope" or pair[0] not in SEVERAL]
     found = []
     while len(found) < count:
         for k in rng.permutation(len(pairs)):
@@ -143,6 +160,9 @@ def draw(kind: Kind, seed: int) -> Case:
         weights = rng.choice([rng.uniform(0.1, 2, n), rng.integers(0, 3, n) + (np.arange(n) < 2)])
     offset = rng.normal(size=n) if rng.random() < 0.3 else None
     y = _target(kind.loss, rng, level if offset is None else level + offset)
+    if kind.loss == "ordinal":  # each class has a row, if there are as many
+        y[:CLASSES] = np.arange(CLASSES)[:n]
+        weights = None
     if kind.loss in ("squared", "several") and rng.random() < 0.2:
         y = y * rng.choice([1e-6, 1e6])
     penalty_weights = _draw_weights(kind.penalty, rng, p)
@@ -160,13 +180,18 @@ def _target(loss: str, rng: np.random.Generator, level: np.ndarray) -> np.ndarra
         return level + 0.5 * rng.normal(size=n)
     if loss == "several":
         return np.stack([level, -level, 0 * level], axis=1) + 0.5 * rng.normal(size=(n, 3))
-    if loss in ("huber", "quantile"):
+    if loss in ("huber", "quantile", "student t", "square root"):
         return level + rng.standard_t(1.5, size=n)
     if loss in ("logistic", "probit", "hinge"):
         return (rng.random(n) < scipy.special.expit(2 * level)).astype(float)
     mean = np.exp(np.clip(level, -5, 5))
     if loss == "poisson":
         return rng.poisson(mean).astype(float)
+    if loss == "mixed":
+        labels = rng.random(n) < scipy.special.expit(2 * level)
+        return np.stack([level + 0.5 * rng.normal(size=n), labels, rng.poisson(mean)], axis=1)
+    if loss == "ordinal":
+        return np.digitize(level + rng.logistic(size=n), [-0.5, 1.0]).astype(float)
     if loss == "negative binomial":
         return rng.poisson(mean * rng.exponential(size=n)).astype(float)
     if loss in ("gamma", "inverse gaussian"):
@@ -270,19 +295,19 @@ class Judge:
         offset = np.zeros(n) if case.offset is None else case.offset.astype(kind.dtype)
         self.y = case.y.astype(dtype)
         self.responses: tuple[int, ...] = ()
-        if kind.loss == "several":
+        if kind.loss in ("several", "mixed"):
             self.responses = self.y.shape[1:]
         if kind.loss == "multinomial":
             self.responses = (CLASSES,)
             self.y = np.eye(CLASSES)[case.y.astype(int)].astype(dtype)
         self.offset = offset.astype(dtype).reshape(n, *np.ones(len(self.responses), int))
-        self.fit_intercept = kind.fit_intercept and kind.loss != "cox"
+        self.fit_intercept = kind.fit_intercept and kind.loss not in (*COX, "ordinal")
         self.centre = self.s @ self.x
         spread = np.sqrt(self.s @ (self.x - self.centre) ** 2)
         eps = np.finfo(kind.dtype).eps
         constant = spread <= 10 * eps * np.abs(self.x[self.s > 0]).max(axis=0)
         self.unit = np.where(constant, 1, spread) if kind.standardize else np.ones(len(spread))
-        is_moved = kind.standardize or self.fit_intercept or kind.loss == "cox"
+        is_moved = kind.standardize or self.fit_intercept or kind.loss in (*COX, "ordinal")
         self.gone = constant if is_moved else np.zeros(len(spread), bool)
         if case.penalty_weights is not None:
             self.gone = self.gone | np.isinf(case.penalty_weights)
@@ -291,13 +316,15 @@ class Judge:
         )
         self.penalty_weights = np.where(np.isinf(penalty_weights), 0, penalty_weights).astype(dtype)
         self.ids = _groups(len(spread))
+        self.sorted_weights = _sorted_weights(len(spread)).astype(dtype)
+        self.limit = _limit(case)
 
     def smooth(self, beta: np.ndarray, intercept: np.ndarray) -> tuple[Any, np.ndarray]:
         """The loss, and its slope at each row."""
         eta = self.x @ beta + intercept + self.offset
         rows, slope = _LOSSES[self.kind.loss](self.y, eta, self.s)
         s = self.s.reshape(-1, *np.ones(eta.ndim - 1, int))
-        if self.kind.loss == "cox":
+        if self.kind.loss in OF_ALL_ROWS:
             return rows, slope
         counts = self.s > 0
         return np.sum(self.s[counts] * rows[counts]), np.where(s > 0, s * slope, 0)
@@ -311,8 +338,15 @@ class Judge:
         )
         roots = np.sqrt(np.bincount(self.ids)).astype(self.dtype)
         kind = self.kind.penalty
-        if kind in ("l1", "weighted l1", "non-negative"):
+        if kind in ("l1", "weighted l1", "non-negative", "limits"):
             return lam * np.sum(sizes)
+        if kind == "slope":
+            return lam * np.sum(self.sorted_weights * np.sort(np.abs(u))[::-1])
+        if kind == "l1 inf":
+            return lam * sum(np.abs(u[self.ids == g]).max() for g in np.unique(self.ids))
+        if kind == "mcp":
+            size = np.minimum(sizes, GAMMA * lam)
+            return np.sum(lam * size - size**2 / (2 * GAMMA))
         if kind == "elastic net":
             return lam * np.sum(0.5 * sizes + 0.25 * sizes**2)
         if kind == "ridge":
@@ -341,6 +375,20 @@ class Judge:
             z = z / (1 + t)
         elif kind == "non-negative":
             z = np.maximum(z - t, 0)
+        elif kind == "limits":
+            unit = self.unit.reshape(-1, *np.ones(z.ndim - 1, int))
+            z = np.clip(z - np.clip(z, -t, t), -self.limit * unit, 2 * self.limit * unit)
+        elif kind == "slope":
+            z = _sorted_prox(z, t * self.sorted_weights)
+        elif kind == "l1 inf":
+            z = z.copy()
+            for g in np.unique(self.ids):
+                some = self.ids == g
+                z[some] -= _onto_ball(z[some], lam * step[some][0])
+        elif kind == "mcp":  # of steps below γ
+            soft = z - np.clip(z, -t, t)
+            short = step.reshape(-1, *np.ones(z.ndim - 1, int)) / GAMMA
+            z = np.where(np.abs(z) > GAMMA * lam, z, soft / (1 - short))
         elif kind in ("group", "sparse group"):
             share = 1.0
             if kind == "sparse group":
@@ -372,9 +420,27 @@ class Judge:
                 best = beta, intercept, value
         return best
 
+    def moves(self, beta: np.ndarray, intercept: np.ndarray, lam: Any) -> list[str]:
+        """What is wrong where a short prox step moves a stationary point, in units of the null gradient."""
+        x, dtype = self._in_unit(), self.kind.dtype
+        unit = self.unit.reshape(-1, *np.ones(beta.ndim - 1, int))
+        z, level = unit * beta, intercept + (self.centre @ beta if self.fit_intercept else 0)
+        norms = np.sqrt(self.s @ x**2)
+        gradient = x.T @ self._at(x, z, level)[1]
+        step = 1e-3 * GAMMA / np.maximum(norms.max(initial=0) ** 2, 1) * np.ones(len(norms))
+        moved = (self.prox(z - step[0] * gradient, step, lam) - z) / step[0]
+        scale = max(np.abs(x.T @ self._at(x, 0 * z, level)[1]).max(initial=0), lam)
+        most = np.abs(moved).max(initial=0) / scale
+        rounding = np.finfo(dtype).eps * np.abs(z).max(initial=0) / step[0] / scale
+        tol = 1e-5 if dtype == "float64" else 1e-2
+        return [f"a prox step moves it by {most:.1e}"] if most > tol + 10 * rounding else []
+
     def _allowed(self, beta: np.ndarray, lam: Any) -> bool:
         if self.kind.penalty == "non-negative":
             return bool((beta >= 0).all())
+        if self.kind.penalty == "limits":
+            most = self.limit * (1 + 4 * np.finfo(self.kind.dtype).eps)
+            return bool((beta >= -most).all() and (beta <= 2 * most).all())
         if self.kind.penalty == "ball":
             u = self.unit.reshape(-1, *np.ones(beta.ndim - 1, int)) * beta
             return bool(np.abs(u).sum() <= lam * (1 + 4 * np.finfo(self.kind.dtype).eps))
@@ -385,9 +451,9 @@ class Judge:
         unit = self.unit.reshape(-1, *np.ones(beta.ndim - 1, int))
         z, x = self._in_unit(), self._in_unit()
         norms = np.sqrt(self.s @ x**2)
-        if self.kind.penalty in ("group", "sparse group"):
+        if self.kind.penalty in ("group", "sparse group", "l1 inf"):
             norms = np.array([norms[self.ids == i].max() for i in self.ids], self.dtype)
-        if self.kind.penalty == "ball":
+        if self.kind.penalty in TOGETHER:
             norms = np.full_like(norms, norms.max(initial=0))
         norms = np.where(norms > 0, norms, 1)
         metric = norms**2
@@ -427,7 +493,7 @@ class Judge:
         return beta, level - (self.centre @ beta if self.fit_intercept else 0)
 
     def _in_unit(self) -> np.ndarray:
-        is_centred = self.fit_intercept or self.kind.loss == "cox"
+        is_centred = self.fit_intercept or self.kind.loss in (*COX, "ordinal")
         x = (self.x - (self.centre if is_centred else 0)) / self.unit
         x[:, self.gone] = 0
         return x
@@ -435,7 +501,7 @@ class Judge:
     def _at(self, x, z, level):
         eta = x @ z + level + self.offset
         rows, slope = _LOSSES[self.kind.loss](self.y, eta, self.s)
-        if self.kind.loss == "cox":
+        if self.kind.loss in OF_ALL_ROWS:
             return rows, slope
         s = self.s.reshape(-1, *np.ones(eta.ndim - 1, int))
         counts = self.s > 0
@@ -443,7 +509,7 @@ class Judge:
 
     def _on_face(self, beta, intercept, lam, steps):
         """L-BFGS-B on what is not zero, each coefficient on its side of it."""
-        if self.kind.penalty == "ball" or not (beta != 0).any():
+        if self.kind.penalty in ("ball", *NEWER_PENALTIES) or not (beta != 0).any():
             return beta, intercept
         x = self._in_unit()
         at = beta != 0
@@ -502,6 +568,28 @@ class Judge:
 
 def _groups(p: int) -> np.ndarray:
     return np.arange(p) // 3
+
+
+SEVERAL = ("several", "multinomial", "mixed")  # predictors of a row
+
+
+def _sorted_weights(p: int) -> np.ndarray:
+    return np.linspace(1, 0.3, p)
+
+
+def _limit(case: Case) -> Any:
+    """That of coefficients on the scale of X, which such numbers can reach."""
+    size = np.abs(case.y).max() / (np.abs(case.x).max() or 1)
+    return case.x.dtype.type(LIMIT * (size or 1))
+
+
+def _sorted_prox(z: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """By pooling adjacent violators of the sorted sizes less their weights."""
+    order = np.argsort(-np.abs(z))
+    pooled = scipy.optimize.isotonic_regression(np.abs(z)[order] - weights, increasing=False).x
+    out = np.zeros_like(z)
+    out[order] = np.maximum(pooled, 0)
+    return np.sign(z) * out
 
 
 def _onto_ball(z: np.ndarray, radius: Any) -> np.ndarray:
@@ -569,6 +657,70 @@ def _inverse_gaussian(y, eta, s):
     return _power(y, eta, 3)
 
 
+def _student_t(y, eta, s):
+    r = eta - y
+    return (DF + 1) / 2 * np.log1p(r**2 / DF), (DF + 1) * r / (DF + r**2)
+
+
+def _square_root(y, eta, s):
+    r = np.where(s > 0, eta - y, 0)
+    size = np.sqrt(np.sum(s * r**2))
+    return size, s * r / (size or 1)
+
+
+def _mixed(y, eta, s):
+    parts = [f(y[:, k], eta[:, k], s) for k, f in enumerate((_squared, _logistic, _poisson))]
+    return sum(rows for rows, _ in parts), np.stack([slope for _, slope in parts], axis=1)
+
+
+def _ordinal(y, eta, s):
+    """Of three classes, at the best thresholds, which Newton's method finds."""
+    of = [s * (y == k) for k in range(CLASSES)]
+    below = np.cumsum([part.sum() for part in of])[:2]
+    a, b = scipy.special.logit(below) + np.sum(s * eta)
+
+    def at(a, b):
+        with np.errstate(all="ignore"):
+            low, high = scipy.special.expit(a - eta), scipy.special.expit(b - eta)
+            middle = high * (1 - low) * -np.expm1(a - b)
+            logs = np.log(low), np.log(middle), np.log1p(-high)
+            value = -sum(np.sum(w[w > 0] * log[w > 0]) for w, log in zip(of, logs, strict=True))
+        return (value if b > a else np.inf), low, high, middle
+
+    value, low, high, middle = at(a, b)
+    for _ in range(50):
+        f, g = low * (1 - low), high * (1 - high)
+        first = of[1] * f / middle - of[0] * (1 - low)
+        second = of[2] * high - of[1] * g / middle
+        slope = np.array([first.sum(), second.sum()])
+        cross = -np.sum(of[1] * f * g / middle**2)
+        hessian = np.array(
+            [
+                [
+                    np.sum(of[0] * f + of[1] * (f * (1 - 2 * low) / middle + (f / middle) ** 2)),
+                    cross,
+                ],
+                [
+                    cross,
+                    np.sum(of[2] * g + of[1] * ((g / middle) ** 2 - g * (1 - 2 * high) / middle)),
+                ],
+            ]
+        )
+        step, length = np.linalg.lstsq(hessian, slope)[0], 1.0
+        new = at(a - step[0], b - step[1])
+        while not new[0] <= value + 1e-15 * abs(value) and length > 1e-9:
+            length /= 2
+            new = at(a - length * step[0], b - length * step[1])
+        if not new[0] <= value + 1e-15 * abs(value):
+            break
+        a, b = a - length * step[0], b - length * step[1]
+        value, low, high, middle = new
+        if np.abs(step).max() < 1e-14 * (1 + np.abs([a, b]).max()):
+            break
+    f, g = low * (1 - low), high * (1 - high)
+    return value, of[0] * (1 - low) + of[1] * (g - f) / middle - of[2] * high
+
+
 def _hinge(y, eta, s):
     m = 2 * y - 1
     short = np.maximum(1 - m * eta, 0)
@@ -588,13 +740,23 @@ def _multinomial(y, eta, s):
     return -(y * log_p).sum(axis=1), np.exp(log_p) - y
 
 
-def _cox(y, eta, s):
+def _cox_strata(y, eta, s):
+    return _cox(y, eta, s, _strata(len(y)))
+
+
+def _strata(n: int) -> np.ndarray:
+    return np.arange(n) % 2
+
+
+def _cox(y, eta, s, strata=None):
     """Breslow's partial likelihood with weights of mean one over the rows that count."""
     time, dies = y[:, 0], (y[:, 1] > 0) & (s > 0)
     w = s * np.sum(s > 0)
     top = eta[s > 0].max()
     risk = np.where(s > 0, w * np.exp(np.minimum(eta - top, 0)), 0)
     at_risk = time[None, :] >= time[:, None]  # (event, row)
+    if strata is not None:
+        at_risk &= strata[None, :] == strata[:, None]
     totals = np.where(dies, at_risk @ risk, 1)
     value = np.sum(np.where(dies, s * (np.log(totals) + top - eta), 0))
     share = np.where(dies, s / totals, 0) @ at_risk
@@ -616,6 +778,11 @@ _LOSSES = {
     "inverse gaussian": _inverse_gaussian,
     "multinomial": _multinomial,
     "cox": _cox,
+    "student t": _student_t,
+    "square root": _square_root,
+    "ordinal": _ordinal,
+    "cox strata": _cox_strata,
+    "mixed": _mixed,
 }
 
 
@@ -640,6 +807,11 @@ def _loss(kind: Kind) -> Any:
         "poisson": l1jax.Poisson(),
         "multinomial": l1jax.Multinomial(CLASSES),
         "cox": l1jax.Cox(),
+        "student t": l1jax.StudentT(DF),
+        "square root": l1jax.SquareRootLasso(),
+        "ordinal": l1jax.Ordinal(CLASSES),
+        "cox strata": l1jax.Cox(strata=_strata(kind.shape[0])),
+        "mixed": l1jax.Mixed([l1jax.SquaredError(), l1jax.Logistic(), l1jax.Poisson()]),
     }[kind.loss]
 
 
@@ -656,6 +828,10 @@ def _penalty(case: Case) -> Any:
         "group": lambda: l1jax.GroupL1(groups=groups),
         "sparse group": lambda: l1jax.SparseGroupL1(groups=groups),
         "ball": lambda: l1jax.L1Ball(),
+        "slope": lambda: l1jax.SLOPE(weights=_sorted_weights(case.kind.shape[1])),
+        "l1 inf": lambda: l1jax.L1Inf(groups=groups),
+        "limits": lambda: l1jax.L1(lower=-_limit(case), upper=2 * _limit(case)),
+        "mcp": lambda: l1jax.MCP(gamma=GAMMA),
     }[case.kind.penalty]()
 
 
@@ -783,6 +959,8 @@ def _look_at(case: Case, lam: float, said: dict[str, np.ndarray], steps: int) ->
     noise += (10 * eps * largest) ** 2
     if not abs(objective - float(said["objective"])) <= noise:
         faults.append(f"objective is {objective:.9g}, said {float(said['objective']):.9g}")
+    if case.kind.penalty == "mcp":
+        return faults + the.moves(beta, intercept, lam)
     better, level, lowest = the.descend(beta, intercept, lam, steps)
     drop = objective - lowest
     if np.isfinite(gap) and not drop <= float(said["gap"]) * (1 + 1e-3) + noise:
@@ -811,13 +989,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Judges random problems.")
     parser.add_argument("count", type=int, nargs="?", default=200)
     parser.add_argument("--per-kind", type=int, default=25, help="problems that share programs")
+    parser.add_argument(
+        "--newer", action="store_true", help="losses and penalties that joined later"
+    )
     parser.add_argument("--first", type=int, default=0, help="the number to begin with")
     parser.add_argument("--only", type=int, help="the number of one problem")
     options = parser.parse_args()
     import jax
 
     jax.config.update("jax_enable_x64", True)
-    all_ = kinds(-(-options.count // options.per_kind))
+    all_ = kinds(-(-options.count // options.per_kind), newer=options.newer)
     seeds = range(options.first, options.count) if options.only is None else [options.only]
     totals: collections.Counter = collections.Counter()
     begin = time.time()

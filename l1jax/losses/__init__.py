@@ -8,6 +8,7 @@ from ._base import Loss
 from ._cox import Cox
 from ._huber import Huber
 from ._logistic import Logistic
+from ._mixed import Mixed
 from ._multinomial import Multinomial
 from ._negative_binomial import NegativeBinomial
 from ._ordinal import Ordinal
@@ -21,7 +22,7 @@ from ._student_t import StudentT
 from ._tweedie import Gamma, InverseGaussian, Tweedie
 
 extensible("loss", Loss)
-savable(Cox, Gamma, Huber, InverseGaussian, Logistic, Multinomial, NegativeBinomial)
+savable(Cox, Gamma, Huber, InverseGaussian, Logistic, Mixed, Multinomial, NegativeBinomial)
 savable(Ordinal, Poisson, Probit, Quantile, StudentT, SquareRootLasso, SquaredError)
 savable(SquaredHinge, Tweedie)
 
@@ -32,6 +33,7 @@ __all__ = [
     "InverseGaussian",
     "Logistic",
     "Loss",
+    "Mixed",
     "Multinomial",
     "NegativeBinomial",
     "Ordinal",

@@ -48,8 +48,8 @@ class Loss(Module):
         return False
 
     @property
-    def is_of_residuals(self) -> bool:
-        """Whether it is a function of y − η alone, unchanged by a number added to both."""
+    def is_of_residuals(self) -> Any:
+        """Whether it is a function of y − η alone, unchanged by a number added to both (*k)."""
         return self.is_quadratic
 
     @property
@@ -94,6 +94,11 @@ class Loss(Module):
     def has_thresholds(self) -> bool:
         """Whether η is compared with thresholds, which a fit finds besides (see `thresholds`)."""
         return False
+
+    @property
+    def says_saturated(self) -> bool:
+        """Whether it says what its least value is, in `saturated`."""
+        return type(self).saturated is not Loss.saturated
 
     @property
     def rows_interact(self) -> bool:
@@ -310,7 +315,9 @@ class Loss(Module):
     def check_shape(self, shape: tuple[int, ...]) -> None:
         """Raises where targets of this shape cannot be modelled by this loss."""
         if len(shape) != 1:
-            hint = "y[:, 0]" if shape[1:] == (1,) else "several responses need SquaredError"
+            hint = (
+                "y[:, 0]" if shape[1:] == (1,) else "several responses need SquaredError or Mixed"
+            )
             raise ValueError(
                 f"y must have shape (n,) for {type(self).__name__}, got {shape}: {hint}."
             )

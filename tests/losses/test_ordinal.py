@@ -263,3 +263,14 @@ def test_float32_gives_what_float64_gives():
     assert fit.status == Status.CONVERGED
     exact = l1jax.fit(X, Y, l1jax.L1(0.05), loss=LOSS)
     np.testing.assert_allclose(fit.coef, exact.coef, atol=1e-3)
+
+
+def test_in_float32_the_critical_strength_is_of_that_precision():
+    """NumPy takes more digits where weights are multiplied by counts."""
+    x = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)
+    for loss, y in (
+        (l1jax.Ordinal(3), np.arange(30) % 3),
+        (l1jax.Cox(), np.stack([1.0 + np.arange(30) % 7, np.arange(30) % 2], axis=1)),
+    ):
+        found = l1jax.lambda_max(x, y.astype(np.float32), l1jax.L1(), loss=loss)
+        assert found.dtype == np.float32

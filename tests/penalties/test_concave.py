@@ -144,7 +144,7 @@ def test_limits_hold_coefficients_of_a_penalty_that_is_not_convex(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("gamma", [16.0, 3.0])
 def test_logistic_regression_is_stationary_and_a_minimum_on_its_support(gamma):
-    y = (Y + RNG.normal(size=N) > 0).astype(float)
+    y = (Y + np.random.default_rng(1).normal(size=N) > 0).astype(float)
     path = l1jax.path(
         X, y, l1jax.MCP(gamma=gamma), loss=l1jax.Logistic(), n_lams=15, lam_min_ratio=0.15
     )

@@ -12,6 +12,7 @@ import numpy as np
 from jax.core import Tracer
 
 from ..._status import Status
+from ...penalties import Penalty
 from ..host._path_solution import Knot, PathSolution
 from ..host._sparse_rows import (
     SparseRows,
@@ -61,16 +62,25 @@ class WorkingSet(Engine):
         if plan.gram is None and not has_room(problem):
             return "copies columns, for which max_memory is too small"
         if not plan.is_traced() and (
-            _is_null(problem) or supports(problem, pen) or can_stack(problem, pen)
+            _is_null(problem) or supports(problem, pen) or self._stacks(plan)
         ):
             # Which stationary point is found depends on the start: it is gradient steps that begin at one.
             if pen.convex or plan.start is problem.null.point or plan.known is not None:
                 return None
             return "goes down from λmax where a penalty is not convex, and takes no init"
+        if problem.responses and _has_limits(pen, problem.coef_shape):
+            return (
+                "takes no limits (lower, upper) of several responses or classes: leave them out, or take "
+                'engine="fista"'
+            )
         return (
-            "needs concrete data, and a penalty with a weight per coordinate such as L1 (one response, or "
-            "Multinomial) or, for SquaredError, Multinomial and losses like Logistic, per group such as GroupL1"
+            "needs concrete data, and a penalty with a weight per coordinate such as L1 or, for losses with "
+            "curvature everywhere such as SquaredError, Logistic and Multinomial, per group such as GroupL1"
         )
+
+    def _stacks(self, plan: Plan) -> bool:
+        """Whether it solves for several responses or classes as if they were one."""
+        return plan.gram is None and can_stack(plan.problem, plan.pen)
 
     def run(self, plan: Plan) -> Path:
         if _is_null(plan.problem):
@@ -102,7 +112,7 @@ class WorkingSet(Engine):
 
     def _follow(self, plan: Plan, lambda_max: float) -> PathSolution:
         """Returns the solutions at all λ; a single one by way of larger ones that working sets can follow."""
-        if can_stack(plan.problem, plan.pen):
+        if self._stacks(plan):
             problem, pen = stacked(plan.problem, plan.pen)
             flat = dataclasses.replace(plan, problem=problem, pen=pen, known=None)
             lams = np.asarray(plan.lams, np.float64)
@@ -150,6 +160,10 @@ class Covariance(WorkingSet):
             return f"needs SquaredError, got {plan.problem.loss}"
         return super().supports(plan)
 
+    def _stacks(self, plan: Plan) -> bool:
+        del plan  # responses that are stacked have no Gram matrix
+        return False
+
 
 class Homotopy(Covariance):
     """Keeps every knot of a path of squared error that is straight between its knots."""
@@ -166,6 +180,12 @@ class Homotopy(Covariance):
                 '(for others there is engine="working_set")'
             )
         return reason
+
+
+def _has_limits(pen: Penalty, shape: tuple[int, ...]) -> bool:
+    """Whether limits of the coefficients are what keeps a penalty from being followed."""
+    form = pen.linear_form(shape)
+    return form is not None and form.has_limits
 
 
 def _is_null(problem: Problem) -> bool:

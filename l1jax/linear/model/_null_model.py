@@ -59,8 +59,9 @@ def fit_null(data: ScaledData, pen: Penalty, has_unpenalised: bool) -> NullModel
     rest = _left_to_explain(loss, y, eta, s)
     return NullModel(
         point=null,
-        gradient=data.x.rdot(loss.gradient(y, eta, s)),
-        deviance=loss.deviance(y, eta, s),
+        # NumPy may have taken more digits, which compiled code has no room for.
+        gradient=xp.asarray(data.x.rdot(loss.gradient(y, eta, s)), y.dtype),
+        deviance=xp.asarray(loss.deviance(y, eta, s), y.dtype),
         explains_all=rest <= _rounding(loss, y, eta, s, data.level),
         is_least=_is_least(pen, null.beta),
         unpenalised=unpenalised.reshape(unpenalised.shape[0], -1).all(axis=1),
@@ -110,7 +111,7 @@ def _prox_stays(pen: Penalty, beta: Real) -> Real:
 
 def _left_to_explain(loss: Loss, y: Real, eta: Real, s: Real) -> Real:
     """The deviance; of a loss that does not say what its least value is, that of a Newton step per row."""
-    if type(loss).saturated is not Loss.saturated:
+    if loss.says_saturated:
         return loss.deviance(y, eta, s)
     slope, curvature = loss.gradient(y, eta, s), loss.curvature(y, eta, s)
     xp = namespace(slope, curvature)

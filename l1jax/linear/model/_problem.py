@@ -266,15 +266,16 @@ def arrange(data: Data, level: Any = None, columns: Standardised | None = None) 
     is_valid &= xp.all(loss.accepts(y) | ~counts)
 
     responses = offset.shape[1:]
-    has_level = fit_intercept and loss.is_of_residuals
+    has_level = fit_intercept & np.asarray(loss.is_of_residuals)  # of some responses, maybe
     if level is None:
         # Far from zero, every sum over the rows would lose the digits that the residuals have.
         # Whatever is taken off comes back: to derivatives it is a constant.
         level = xp.zeros(responses, y.dtype)
-        if has_level:
+        if has_level.any():
             level = frozen(loss).polish_intercept(frozen(y), frozen(offset), frozen(s))
-    if has_level:
-        y = xp.where(counts, y - level, 0)
+            level = level if has_level.all() else xp.where(has_level, level, 0)
+    if has_level.any():
+        y = xp.where(counts, y - level, xp.where(has_level, 0, y))
         # The mean of n equal numbers may miss them by n units of rounding.
         rest = frozen(y)
         highest = xp.max(xp.where(counts, rest, -np.inf), axis=0)
@@ -282,7 +283,7 @@ def arrange(data: Data, level: Any = None, columns: Standardised | None = None) 
         unit = eps(y) * xp.abs(level)
         is_constant = highest - lowest <= ROUNDING * unit
         is_constant &= xp.maximum(highest, -lowest) <= (ROUNDING + len(y)) * unit
-        y = y - xp.where(is_constant, rest, 0)
+        y = y - xp.where(is_constant & has_level, rest, 0)
     return ScaledData(
         x=x,
         y=y,

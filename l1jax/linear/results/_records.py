@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, Generic, TypeVar
 
 import equinox as eqx
+import jax
 import numpy as np
 from jaxtyping import Bool
 
@@ -59,6 +61,15 @@ class FitRecord(Record):
             return self.stored_coef.count()
         support = self.support
         return namespace(support).asarray(support.sum(axis=-1))
+
+    @property
+    def axes(self) -> Any:
+        """What `jax.vmap` needs to take the fits of a path one by one: 0 for what each has, None for the rest.
+
+        `jax.vmap(f, in_axes=(path.fits.axes,))(path.fits)`; all fits share the loss and the options.
+        """
+        own = dataclasses.replace(self, loss=None, options=None)
+        return jax.tree.map(lambda _: 0, own)
 
     @property
     def passes(self) -> int | None:

@@ -1,4 +1,4 @@
-"""Quantiles at several levels, whose predictions do not cross."""
+"""Quantiles at several levels, whose predictions are rearranged not to cross."""
 
 from __future__ import annotations
 
@@ -32,9 +32,11 @@ class Quantiles(NamedTuple):
 def quantiles(
     X: Any, y: Any, pen: Penalty, levels: Any = (0.1, 0.5, 0.9), **options: Any
 ) -> Quantiles:
-    """Fits several quantiles of y, each a problem of its own, whose predictions do not cross.
+    """Fits several quantiles of y, each a problem of its own, whose predictions are rearranged not to cross.
 
     For each level τ: minimise Σᵢ sᵢ ρ_τ(yᵢ − xᵢᵀβ − b − offsetᵢ) + R(β), ρ_τ the loss of `l1jax.Quantile`.
+    Nothing couples the problems, so the linear predictors of `fits` may cross. `predict` rearranges the numbers
+    of each row to ascend: what it returns for a level is then not everywhere a linear function of the row.
 
     **Arguments:**
 

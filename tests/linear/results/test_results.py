@@ -215,3 +215,14 @@ def test_without_pandas_a_frame_says_what_to_install(path, monkeypatch):
     with pytest.raises(ImportError, match="to_frame needs pandas: pip install pandas"):
         path.to_frame()
     assert "CONVERGED" in str(path.summary())
+
+
+def test_fits_of_a_path_are_taken_one_by_one_by_vmap():
+    """Their loss and options are of all of them: numbers without an axis, such as `l1_ratio` and `delta`."""
+    x, y = np.random.default_rng(0).normal(size=(20, 4)), np.arange(20.0) % 3
+    options = {"loss": l1jax.Huber(0.7), "standardize": True, "sample_weight": 1 + y, "n_lams": 4}
+    path = l1jax.path(x, y, l1jax.ElasticNet(l1_ratio=0.6), **options)
+    each = jax.vmap(lambda fit: (fit.predict(x), fit.n_nonzero), in_axes=(path.fits.axes,))
+    predictions, sizes = each(path.fits)
+    np.testing.assert_allclose(predictions, path.predict(x), rtol=1e-12)
+    np.testing.assert_array_equal(sizes, path.n_nonzero)

@@ -313,6 +313,8 @@ class NewtonModel:
         loss = self.loss
         if loss.loss.is_separable:
             row_weights = np.maximum(curvature, min_curvature)
+            if isinstance(self.part, StackedPart):
+                return self.part.gram_rows(row_weights)
             return CurvatureGram(self.part, row_weights, self.size, loss.fit_intercept)
         least = np.maximum(min_curvature, 0)
         factors = loss.curvature_factors(self.eta)

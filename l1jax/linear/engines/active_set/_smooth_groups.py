@@ -26,9 +26,19 @@ from ._step_budget import StepBudget
 _FRACTION_OF_GAP = 0.2
 
 
-def has_bounded_curvature(loss: Loss) -> bool:
-    """Returns whether a loss is curved in every row, but nowhere more than a bound says."""
-    return loss.has_curvature and loss.smoothness is not None and not loss.rows_interact
+def serves_groups(loss: Loss) -> bool:
+    """Returns whether a loss is convex and curved in every row, which is the only one that enters its loss."""
+    return loss.convex and loss.has_curvature and not loss.rows_interact
+
+
+def _scale_of_curvature(problem: Problem, loss: HostLoss) -> float:
+    """Returns the bound of the curvature of a row; of a loss that has none, the most at the null model."""
+    if problem.loss.smoothness is not None:
+        return float(problem.loss.smoothness)
+    eta = np.asarray(problem.eta(problem.null.point), np.float64)
+    _, most = loss.curvatures(eta)
+    counts = loss.s > 0
+    return float((most[counts] / loss.s[counts]).max())
 
 
 class SmoothGroups:
@@ -48,7 +58,7 @@ class SmoothGroups:
         self.null_intercept = float(problem.null.point.intercept)
         self.scale = float(np.abs(np.asarray(problem.null.gradient)).max(initial=0))
         # The columns have these norms in the metric of the sample weights.
-        smoothness = float(problem.loss.smoothness or 0)
+        smoothness = _scale_of_curvature(problem, self.loss)
         self.bounds = smoothness * np.asarray(problem.norms, np.float64) ** 2
         self.intercept_bound = smoothness
         self.tolerance = max(EXACT, _FRACTION_OF_GAP * (relative_gap or 0))

@@ -1,8 +1,9 @@
 """Several linear predictors as one: the problem of a loss of K predictors per row, on n·K rows.
 
 Coefficient (j, k) is the feature j·K + k; its column is that of j in the rows of predictor k, and zero in the
-others. The intercepts are K − 1 more columns, which no penalty has a say in: the last one is 0, as the same
-number added to all predictors of a row changes nothing. So what follows a path of one response follows it here.
+others. The intercepts are K more columns, which no penalty has a say in. Where the same number added to all
+predictors of a row changes nothing, as of classes, the last one is 0, and there are K − 1. So what follows a
+path of one response follows it here.
 """
 
 from __future__ import annotations
@@ -32,13 +33,16 @@ from ...host._sparse_rows import dense
 from ...model._problem import Point, Problem, structural_masks
 from ._group_weights import has_group_weights
 from ._penalty_weights import has_penalty_weights
+from ._smooth_groups import serves_groups
 from ._stacked_matrix import StackedMatrix
 
 
 def can_stack(problem: Problem, pen: Penalty) -> bool:
     """Whether a problem is one of several linear predictors per row that can be followed as one."""
     loss, shape = problem.loss, problem.coef_shape
-    if not (len(shape) == 2 and has_curvature_factors(loss) and pen.has_strength):
+    if len(shape) != 2 or not pen.has_strength or loss.is_smoothed:
+        return False
+    if not (has_curvature_factors(loss) or loss.is_separable):
         return False
     if is_traced((problem, pen)) or problem.basis is not None:
         return False
@@ -47,8 +51,17 @@ def can_stack(problem: Problem, pen: Penalty) -> bool:
     null, size = problem.null, (math.prod(shape),)
     if not problem.is_valid or null.is_trivial or np.max(np.asarray(problem.norms)) == 0:
         return False
-    flat = _StackedPenalty(_in_numpy(pen), np.asarray(null.unpenalised), shape, 0)
-    return has_penalty_weights(flat, size) or has_group_weights(flat, size)
+    flat = _StackedPenalty(_in_numpy(pen), np.asarray(null.unpenalised), shape, 0, False)
+    if has_penalty_weights(flat, size):
+        return True
+    # Of squared error the responses have one Hessian: `GroupLeastSquares` takes them all at once.
+    is_served = serves_groups(loss) and not loss.is_quadratic
+    return is_served and has_group_weights(flat, size)
+
+
+def _has_level(loss: Loss) -> bool:
+    """Whether the same number added to all predictors of a row changes nothing."""
+    return type(loss).identify_free is not Loss.identify_free
 
 
 def _in_numpy(tree: Any) -> Any:
@@ -58,11 +71,12 @@ def _in_numpy(tree: Any) -> Any:
 def stacked(problem: Problem, pen: Penalty) -> tuple[Problem, Penalty]:
     """Returns the problem and the penalty as those of one linear predictor per row."""
     (k,), dtype = problem.responses, np.float64
-    num_free = (k - 1) * problem.fit_intercept
+    has_level = _has_level(problem.loss)
+    num_free = (k - has_level) * problem.fit_intercept
     null, array = _in_numpy(problem.null), problem.x.as_array()
     x = problem.x if array is None else DenseMatrix(np.asarray(array, dtype))
-    last = np.asarray(null.point.intercept, dtype)[-1] * problem.fit_intercept
-    pen = _StackedPenalty(_in_numpy(pen), null.unpenalised, problem.coef_shape, num_free)
+    last = np.asarray(null.point.intercept, dtype)[-1] * problem.fit_intercept * has_level
+    pen = _StackedPenalty(_in_numpy(pen), null.unpenalised, problem.coef_shape, num_free, has_level)
     size = math.prod(problem.coef_shape) + num_free
     flat = dataclasses.replace(
         problem,
@@ -89,6 +103,8 @@ def stacked(problem: Problem, pen: Penalty) -> tuple[Problem, Penalty]:
 def _flat_point(problem: Problem, point: Point) -> np.ndarray:
     """Returns the coefficients and the intercepts that are left, of unpenalised features less the last one."""
     beta, intercept = (np.asarray(part, np.float64) for part in (point.beta, point.intercept))
+    if not _has_level(problem.loss):
+        return np.append(beta.ravel(), intercept if problem.fit_intercept else [])
     beta = beta - np.where(np.asarray(problem.null.unpenalised)[:, None], beta[:, -1:], 0)
     rest = (intercept - intercept[-1])[: (len(intercept) - 1) * problem.fit_intercept]
     return np.append(beta.ravel(), rest)
@@ -104,7 +120,7 @@ def unstacked(
     intercepts = np.zeros((count, k))
     free = betas[:, p * k :]
     intercepts[:, : free.shape[1]] = free
-    if problem.fit_intercept:
+    if problem.fit_intercept and _has_level(problem.loss):
         intercepts += np.asarray(problem.null.point.intercept)[-1]
     betas = np.ascontiguousarray(betas[:, : p * k]).reshape(count, p, k)
     unpenalised = np.flatnonzero(np.asarray(problem.null.unpenalised))
@@ -136,7 +152,11 @@ class _StackedLoss(Loss):
 
     @property
     def is_separable(self) -> bool:
-        return False
+        return self.loss.is_separable
+
+    @property
+    def convex(self) -> bool:
+        return self.loss.convex
 
     def _rows(self, values: Any) -> Any:
         return values.reshape(*values.shape[:-1], -1, self.k)
@@ -187,14 +207,15 @@ class _StackedLoss(Loss):
 class _StackedPenalty(Penalty):
     """A penalty with a weight per coefficient (p, K), and as many coefficients without one as are `free`.
 
-    The last coefficient of an unpenalised feature is excluded: the same number added to all of them
-    changes nothing.
+    With `drops_last` the last coefficient of an unpenalised feature is excluded: the same number added to
+    all of them changes nothing.
     """
 
     pen: Penalty
     unpenalised: np.ndarray  # (p,): which features are
     coef_shape: tuple[int, ...] = eqx.field(static=True)
     free: int = eqx.field(static=True)
+    drops_last: bool = eqx.field(static=True)
 
     @property
     def has_strength(self) -> bool:
@@ -202,7 +223,7 @@ class _StackedPenalty(Penalty):
 
     def with_strength(self, lam: Any) -> Penalty:
         pen = self.pen.with_strength(lam)
-        return _StackedPenalty(pen, self.unpenalised, self.coef_shape, self.free)
+        return _StackedPenalty(pen, self.unpenalised, self.coef_shape, self.free, self.drops_last)
 
     def _split(self, x: Any) -> tuple[Any, Any]:
         size = math.prod(self.coef_shape)
@@ -221,7 +242,7 @@ class _StackedPenalty(Penalty):
 
     def _is_last_of_unpenalised(self) -> np.ndarray:
         of_class = np.arange(self.coef_shape[1]) == self.coef_shape[1] - 1
-        return self._joined(self.unpenalised[:, None] & of_class, False)
+        return self._joined(self.unpenalised[:, None] & of_class & self.drops_last, False)
 
     def masks(self, shape: tuple[int, ...]) -> Masks:
         del shape

@@ -1,7 +1,7 @@
 """The columns of a problem of K linear predictors on n·K rows, of which only X (n, p) is kept.
 
-Column j·K + k is that of feature j in the rows of predictor k, and zero in the others; the K − 1 columns
-after those are ones, in the rows of a predictor each. The curvature of a row, (K, K), is diag(a) − bbᵀ.
+Column j·K + k is that of feature j in the rows of predictor k, and zero in the others; the columns after
+those are ones, in the rows of a predictor each. The curvature of a row, (K, K), is diag(a) − bbᵀ.
 """
 
 from __future__ import annotations
@@ -122,8 +122,11 @@ class StackedPart:
         return products.reshape(-1, self.k, *more)[self.feature, self.predictor]
 
     def gram(self, weights: np.ndarray) -> np.ndarray:
-        a = weights.reshape(-1, self.k)
-        return self.curvature_matrix(a, np.zeros_like(a))
+        return self.curvature_matrix(weights.reshape(-1, self.k), None)
+
+    def gram_rows(self, weights: np.ndarray) -> SymmetricMatrix:
+        """Returns the same, by the rows that are read where the rows of X are here."""
+        return self.curvature_rows(weights.reshape(-1, self.k), None)
 
     def gram_columns(self, weights: np.ndarray, places: np.ndarray) -> np.ndarray:
         return self.gram(weights)[:, places]
@@ -134,28 +137,29 @@ class StackedPart:
     def curvature_gram(self, hvp: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
         return self.rdot(hvp(self.dense()))
 
-    def curvature_matrix(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        """Returns Xᵀ C X (m, m) with the curvatures C = diag(a) − bbᵀ of the rows, a and b (n, K)."""
+    def curvature_matrix(self, a: np.ndarray, b: np.ndarray | None) -> np.ndarray:
+        """Returns Xᵀ C X (m, m) with the curvatures C = diag(a) − bbᵀ of the rows, a and b (n, K) or None."""
         if not isinstance(self.x, DenseColumns):
             return self._curvature_blocks(a, b)
         x = self.columns()
-        out = -gram(b[:, self.predictor] * x)
+        out = np.zeros((x.shape[1],) * 2) if b is None else -gram(b[:, self.predictor] * x)
         for k, at in enumerate(self.of_predictors()):
             some = x[:, at]
             out[np.ix_(at, at)] += (a[:, k, None] * some).T @ some
         return out
 
-    def _curvature_blocks(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    def _curvature_blocks(self, a: np.ndarray, b: np.ndarray | None) -> np.ndarray:
         """Returns the same by a Gram matrix of the features for each two predictors."""
-        out, places = np.empty((len(self.feature),) * 2), self.of_predictors()
+        out, places = np.zeros((len(self.feature),) * 2), self.of_predictors()
         for k, at in enumerate(places):
-            for other, beside in enumerate(places[: k + 1]):
-                weights = a[:, k] * (k == other) - b[:, k] * b[:, other]
+            first = 0 if b is not None else k  # of no rank of one, blocks off the diagonal are zero
+            for other, beside in list(enumerate(places[: k + 1]))[first:]:
+                weights = a[:, k] * (k == other) - (0 if b is None else b[:, k] * b[:, other])
                 block = self.x.gram(weights)[np.ix_(self.feature[at], self.feature[beside])]
                 out[np.ix_(at, beside)], out[np.ix_(beside, at)] = block, block.T
         return out
 
-    def curvature_rows(self, a: np.ndarray, b: np.ndarray) -> SymmetricMatrix:
+    def curvature_rows(self, a: np.ndarray, b: np.ndarray | None) -> SymmetricMatrix:
         """Returns the same, by the rows that are read where the rows of X are here."""
         is_here = isinstance(self.x, DenseColumns)
         return CurvatureRows(self, a, b) if is_here else self._curvature_blocks(a, b)
@@ -164,19 +168,21 @@ class StackedPart:
 class CurvatureRows(LazyRows):
     """The matrix XᵀCX of `StackedPart.curvature_matrix`, to read."""
 
-    def __init__(self, part: StackedPart, a: np.ndarray, b: np.ndarray):
+    def __init__(self, part: StackedPart, a: np.ndarray, b: np.ndarray | None):
         super().__init__(len(part.predictor))
         self.a, self.predictor = a, part.predictor
         self.places, self.x = part.of_predictors(), part.columns()
-        self.scaled = b[:, part.predictor] * self.x
-        squares = part.x.dense().T ** 2 @ (a - b**2)
+        self.scaled = None if b is None else b[:, part.predictor] * self.x
+        squares = part.x.dense().T ** 2 @ (a if b is None else a - b**2)
         self._diagonal = squares[part.feature, part.predictor]
 
     def diagonal(self) -> np.ndarray:
         return self._diagonal
 
     def _compute(self, missing: np.ndarray) -> None:
-        out = -(self.scaled[:, missing].T @ self.scaled)
+        out = np.zeros((len(missing), len(self.predictor)))
+        if self.scaled is not None:
+            out -= self.scaled[:, missing].T @ self.scaled
         for k, at in enumerate(self.places):
             mine = np.flatnonzero(self.predictor[missing] == k)
             if len(mine):

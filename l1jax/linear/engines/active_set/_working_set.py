@@ -39,7 +39,7 @@ from ._protocols import PathFollower, PenaltyWeights, RestrictedSolver
 from ._prox_newton import ROUGH, ProxNewton
 from ._row_shifts import RowShifts, has_few_rows
 from ._sides import Sides, has_corners
-from ._smooth_groups import SmoothGroups, has_bounded_curvature
+from ._smooth_groups import SmoothGroups, serves_groups
 from ._stacked_matrix import StackedMatrix
 from ._step_budget import StepBudget
 from ._step_control import StepControl
@@ -74,9 +74,7 @@ def supports(problem: Problem, pen: Penalty) -> bool:
     shape = problem.coef_shape
     if has_penalty_weights(pen, shape) or has_local_weights(pen, shape):
         return True
-    is_served = problem.loss.is_quadratic or (
-        len(shape) == 1 and has_bounded_curvature(problem.loss)
-    )
+    is_served = problem.loss.is_quadratic or (len(shape) == 1 and serves_groups(problem.loss))
     return is_served and has_group_weights(pen, shape)
 
 

@@ -139,17 +139,60 @@ def test_unpenalised_features_have_gradient_zero_and_sum_to_zero(fit_intercept):
 
 
 @pytest.mark.usefixtures("no_help")
-def test_groups_of_a_logistic_loss_meet_the_optimality_conditions():
+@pytest.mark.parametrize("loss", [l1jax.Logistic(), l1jax.Poisson()], ids=["logistic", "poisson"])
+def test_groups_of_other_losses_meet_the_optimality_conditions(loss):
+    """Of Poisson's there is no bound of the curvature."""
     y, weights, ids = (_labels(2) == 1).astype(float), np.array([1.0, 2.0, 2.0, np.inf, 1.0]), IDS
     pen = l1jax.GroupL1(groups=ids, weights=weights)
-    path = l1jax.path(X, y, pen, loss=l1jax.Logistic(), n_lams=6, lam_min_ratio=0.05)
+    path = l1jax.path(X, y, pen, loss=loss, n_lams=6, lam_min_ratio=0.05, engine="working_set")
     assert (np.asarray(path.status) == l1jax.Status.CONVERGED).all()
     for lam, beta, intercept in zip(
         *map(np.asarray, (path.lams, path.coefs, path.intercepts)), strict=True
     ):
-        residual = (1 / (1 + np.exp(-(X @ beta + intercept))) - y) / N
+        eta = X @ beta + intercept
+        mean = np.exp(eta) if isinstance(loss, l1jax.Poisson) else 1 / (1 + np.exp(-eta))
+        residual = (mean - y) / N
         assert _rest(X.T @ residual, beta, lam * weights, 0.0, ids) <= 1e-9
         assert abs(residual.sum()) <= 1e-9
+
+
+@pytest.mark.usefixtures("no_help", "small_working_sets")
+@pytest.mark.parametrize(
+    ("by_group", "fit_intercept"), [(False, True), (False, False), (True, True)]
+)
+def test_responses_of_mixed_kinds_meet_the_optimality_conditions(by_group, fit_intercept):
+    y = np.column_stack([3 + RNG.normal(size=N), _labels(2) == 1])
+    weights = np.where(np.isin(np.arange(P), [1, 4]), 0.0, 1.0)
+    groups = {"groups": range(P)} if by_group else {}
+    pen = (l1jax.GroupL1 if by_group else l1jax.L1)(weights=weights, **groups)
+    loss = l1jax.Mixed([l1jax.SquaredError(), l1jax.Logistic()])
+    path = l1jax.path(
+        X, y, pen, loss=loss, n_lams=6, lam_min_ratio=0.05, fit_intercept=fit_intercept,
+        engine="working_set",
+    )  # fmt: skip
+    assert (np.asarray(path.status) == l1jax.Status.CONVERGED).all()
+    for lam, beta, intercept in zip(
+        *map(np.asarray, (path.lams, path.coefs, path.intercepts)), strict=True
+    ):
+        eta = X @ beta + intercept
+        mean = np.column_stack([eta[:, 0], 1 / (1 + np.exp(-eta[:, 1]))])
+        residual = (mean - y) / N
+        assert abs(residual.sum(axis=0)).max() <= 1e-9 or not fit_intercept
+        gradient = X.T @ residual
+        if by_group:
+            assert _rest(gradient, beta, lam * weights, 0.0, np.arange(P)) <= 1e-9
+            continue
+        bound = lam * weights[:, None]
+        on = abs(gradient + bound * np.sign(beta))
+        off = np.maximum(abs(gradient) - bound, 0)
+        assert np.where(beta != 0, on, off).max() <= 1e-9
+
+
+def test_limits_of_several_responses_are_named_as_what_is_not_served():
+    y = X[:, :2] + RNG.normal(size=(N, 2))
+    pen = l1jax.L1(0.1, lower=0.0)
+    with pytest.raises(ValueError, match=r'engine="working_set" takes no limits \(lower, upper\)'):
+        l1jax.fit(X, y, pen, engine="working_set")
 
 
 @pytest.mark.usefixtures("no_help")
