@@ -167,7 +167,8 @@ def blend(problem: Problem, fits: Fit, other: Unpenalised, gamma: float) -> Fit:
     )
     nan = jnp.full(count, jnp.nan, dtype)
     parts = [
-        _explained(problem, dense(take(coef, some)), intercept[some]) for some in parts_of(coef)
+        _explained(problem, jnp.asarray(dense(take(coef, some))), intercept[some])
+        for some in parts_of(coef)
     ]
     return dataclasses.replace(
         fits,
