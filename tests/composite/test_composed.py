@@ -215,6 +215,7 @@ def test_lanes_of_vmap_are_the_solutions_alone():
         np.testing.assert_allclose(lane, at_strength(lam), atol=1e-7)
 
 
+@pytest.mark.slow
 def test_derivatives_are_those_of_differences():
     h = 1e-5
 

@@ -197,6 +197,7 @@ def test_zeros_are_positive():
     assert np.signbit(jaxopt.prox.prox_lasso(jnp.array([-0.1]), 1.0)).any()
 
 
+@pytest.mark.slow
 def test_group_prox_has_a_finite_gradient_at_an_all_zero_block():
     groups, w = np.array([0, 0, 1]), np.ones(2)
 

@@ -56,6 +56,7 @@ class Near(l1jax.Penalty):
         return 1 + l1jax.prox.prox_l1(z - 1, self.lam, step)
 
 
+@pytest.mark.slow
 def test_a_penalty_that_is_not_least_at_zero_leaves_the_null_model_that_explains_all():
     y = np.full(N, 2.0)
     # In β − 1 it is the lasso of y − X1.

@@ -324,6 +324,7 @@ def test_the_gap_is_never_below_the_true_excess(data, loss, name, seed, factor, 
     assert float(best.gap) >= -above - rounding
 
 
+@pytest.mark.slow
 def test_a_warm_start_needs_fewer_steps(data):
     X, targets, _, _ = data
     arguments = {"loss": LOSSES["logistic"], "engine": "fista"}

@@ -239,6 +239,7 @@ def test_fits_that_another_penalty_forbids_are_not_taken_up(pen, allowed):
     np.testing.assert_allclose(again.coefs, fresh.coefs, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_no_fit_is_said_to_have_converged_above_its_tolerance(diabetes):
     with pytest.warns(l1jax.ConvergenceWarning, match="PRECISION_LIMIT"):
         path = l1jax.path(*diabetes, l1jax.L1(), n_lams=10, tol=1e-17)

@@ -181,6 +181,7 @@ def test_probabilities_have_the_derivative_of_finite_differences():
     assert np.abs(differences).min() > 0.1
 
 
+@pytest.mark.slow
 def test_folds_are_scored_by_the_classes_and_probabilities_of_held_out_rows():
     lams, folds = np.array([0.15, 0.08, 0.03]), np.arange(N) % 2
     options = {"loss": LOSS, "lams": lams, "folds": folds, "tol": 1e-12}

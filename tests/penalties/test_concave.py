@@ -118,6 +118,7 @@ def test_more_features_than_rows_give_stationary_points_and_always_the_same(name
         assert path.n_nonzero[-1] < lasso.n_nonzero[-1]  # that is what they are for
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["MCP", "SCAD"])
 def test_one_fit_is_the_end_of_a_path_and_init_another_start(name):
     pen = PENALTIES[name].with_strength(0.3)

@@ -209,6 +209,7 @@ def test_non_negative_elastic_net_of_ones_own_is_solved(diabetes):
     )
 
 
+@pytest.mark.slow
 def test_limits_on_coefficients_of_ones_own_are_solved(diabetes):
     X, y = diabetes
     lower, upper = np.full(10, -5.0), np.full(10, 15.0)
@@ -224,6 +225,7 @@ def test_limits_on_coefficients_of_ones_own_are_solved(diabetes):
     assert np.sum(fit.coef == 15) == 3 and np.sum(fit.coef == -5) >= 1
 
 
+@pytest.mark.slow
 def test_ridge_to_a_prior_is_the_closed_form(diabetes):
     X, y = diabetes
     prior = np.linspace(-20, 20, 10)
@@ -246,6 +248,7 @@ class Lasso(l1jax.Penalty):
         return l1jax.prox.prox_l1(z, self.lam, step)
 
 
+@pytest.mark.slow
 def test_python_numbers_of_ones_own_penalty_keep_their_digits(diabetes):
     X, y = diabetes
     with jax.enable_x64(False):

@@ -52,6 +52,7 @@ PENALTIES = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PENALTIES)
 def test_a_path_within_limits_is_that_of_bounded_least_squares(name):
     make, lower, l1_ratio = PENALTIES[name]
@@ -110,6 +111,7 @@ def test_limits_are_in_the_units_in_which_coefficients_are_reported():
     assert (cv.path.coefs <= UPPER * (1 + 1e-12)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("standardize", [False, True])
 def test_a_coefficient_at_its_limit_moves_with_the_limit_and_not_with_lambda(standardize):
     def coefs(lam, upper):

@@ -251,6 +251,7 @@ def test_a_fit_with_a_bound_on_their_number_is_least_squares_on_what_is_in():
     np.testing.assert_allclose(fit.coef[inside], expected[:-1], atol=1e-8)
 
 
+@pytest.mark.slow
 def test_a_nuclear_norm_gives_coefficients_of_low_rank():
     fit = l1jax.fit(X, Y, l1jax.NuclearNorm(1.0))
     assert fit.status == l1jax.Status.CONVERGED and fit.relative_gap <= 1e-6
@@ -290,6 +291,7 @@ def test_the_prox_of_matrices_thresholds_singular_values(shape):
         assert float(jnp.sum(reverse * d)) == pytest.approx(float(jnp.sum(u * slope)), abs=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["SLOPE"])
 def test_standardize_penalises_coefficients_in_units_of_their_columns(name):
     pen, penalty = CASES[name]

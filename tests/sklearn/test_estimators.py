@@ -547,6 +547,7 @@ _HOW = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "model",
     [

@@ -145,6 +145,7 @@ def test_a_criterion_that_is_no_number_is_worse_than_any_other():
     assert "at the least tried" in repr(tuned)
 
 
+@pytest.mark.slow
 def test_weights_of_zero_and_infinity_stay():
     start = np.array([0.0, np.inf] + [1.0] * 8)
     data = X.tolist()  # as `fit` takes them

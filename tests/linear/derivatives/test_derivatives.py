@@ -415,6 +415,7 @@ def test_a_sparse_matrix_has_the_derivatives_of_the_dense_one():
     assert by_lam == approx(float(as_dense[0]), rel=1e-8)
 
 
+@pytest.mark.slow
 def test_several_responses():
     y = np.stack([LOSSES["squared"][1], LOSSES["huber"][1]], axis=1)
 

@@ -181,6 +181,7 @@ class WithoutStrength(l1jax.Penalty):
         return l1jax.prox.prox_l1(z, 0.2 * step)
 
 
+@pytest.mark.slow
 def test_a_penalty_without_a_strength_is_fitted_and_has_no_path(engine, monkeypatch):
     monkeypatch.setattr(CoordinateDescent, "supports", lambda self, plan: None)
     monkeypatch.setattr(

@@ -66,6 +66,7 @@ def test_ridge_has_no_knot():
     assert l1jax.Ridge(0.3).margin(x, gradient, curvature) == np.inf
 
 
+@pytest.mark.slow
 def test_of_a_ball_it_is_in_units_of_the_multiplier():
     for lam in (0.3, 0.15):
         tau = np.sum(np.maximum(np.abs(Z) - lam, 0) / SCALES**2)

@@ -69,6 +69,7 @@ def test_path_and_cross_validation_with_such_columns_do_not_warn():
         assert abs(cv.path[i].objective - objective) <= 1e-12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sparse", [False, True])
 @pytest.mark.parametrize("difference", [1e-5, 1e-7, 1e-9])
 def test_columns_that_hardly_differ_are_least_squares(difference, sparse):

@@ -59,6 +59,7 @@ def test_columns_are_prepared_once_for_all_responses(monkeypatch):
     assert len(calls) == 1
 
 
+@pytest.mark.slow
 def test_chunks_of_lanes_in_one_program_give_the_same(batch):
     found = l1jax.batch_path(X, Y, l1jax.L1(), engine="parallel", chunk=2, tol=1e-12, **GRID)
     # A gap of 1e-12 of the null deviance, about 1, leaves coefficients within its root.

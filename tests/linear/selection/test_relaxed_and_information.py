@@ -85,6 +85,7 @@ def test_criteria_differ_between_models_as_those_of_statsmodels(model):
     assert "ebic" in repr(found["ebic"]) and found["bic"].fit_min.lam == found["bic"].lam_min
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::l1jax.ConvergenceWarning")  # of dependent columns
 def test_degrees_of_freedom_are_the_rank_of_what_is_in():
     pen = l1jax.L1(weights=np.zeros(8))  # all in, of which one depends on two

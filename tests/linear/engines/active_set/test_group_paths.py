@@ -151,6 +151,7 @@ def test_several_responses_in_groups_with_weights():
     agree(path, X, y, IDS, AWKWARD, **DATA_OPTIONS["everything"])
 
 
+@pytest.mark.slow
 def test_features_leave_within_groups():
     X, y, ratio = X_TALL[:N], Y_TALL[:N], 0.4
     pen = l1jax.SparseGroupL1(groups=IDS, l1_ratio=ratio, weights=WEIGHTS)

@@ -181,6 +181,7 @@ def test_groups_may_be_in_any_order(monkeypatch, tol):
     np.testing.assert_allclose(np.asarray(sorted_.coefs)[:, order], mixed.coefs, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_derivatives_are_of_solutions():
     def last(y, **options):
         return l1jax.path(X, y, l1jax.L1(), n_lams=20, **options).coefs.sum()
