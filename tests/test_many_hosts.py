@@ -1,4 +1,4 @@
-"""Processes that share the rows of X: one that dies ends the other, and what was solved is resumed."""
+"""Processes that share X: the answers of one, and what follows where one of them dies."""
 
 import os
 import signal
@@ -48,6 +48,29 @@ l1jax.path(X, y, l1jax.L1(), n_lams={strengths}, checkpoint=file)
 print("went on")
 """
 
+FITS = """
+import sys
+import jax, numpy as np
+
+address, count, number, file = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+if count > 1:
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.distributed.initialize(address, count, number)
+
+import l1jax
+from tests import sharded_fits
+
+found = {}
+for name in ("rows", "columns", "both"):
+    data = sharded_fits.wide_data() if name == "columns" else sharded_fits.tall_data()
+    X, lam = sharded_fits.put(data["X"], sharded_fits.SPECS[name]), sharded_fits.LAM_OF_LOSSES[name]
+    found[f"{name} lasso"] = l1jax.path(X, data["y"], l1jax.L1(), lams=sharded_fits.LAMS).coefs
+    logistic = l1jax.fit(X, data["labels"], l1jax.L1(lam), loss=l1jax.Logistic())
+    found[f"{name} logistic"] = logistic.coef
+    sharded_fits.other_penalties_and_losses(found, name, X, data)
+np.savez(file, **{name: np.asarray(value) for name, value in found.items()})
+"""
+
 
 def data():
     rng = np.random.default_rng(3)
@@ -55,28 +78,55 @@ def data():
     return X, X[:, :5].sum(axis=1) + rng.normal(size=80)
 
 
-@pytest.mark.slow
-def test_a_process_that_dies_ends_the_other_and_the_path_is_resumed_by_one(tmp_path):
-    file, home = tmp_path / "run.npz", Path(__file__).parents[1]
+def free_address():
     with socket.socket() as free:
         free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
-    program = PROGRAM.format(heartbeat=HEARTBEAT, after=KILLED_AFTER, strengths=L)
+        return f"localhost:{free.getsockname()[1]}"
+
+
+def start(program, *arguments, flags=""):
+    """Starts a process that runs a program; its streams are kept."""
     environment = os.environ | {
         "JAX_ENABLE_X64": "1",
         "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir or "",
-        "PYTHONPATH": str(home),
+        "PYTHONPATH": str(Path(__file__).parents[1]),
+        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip(),
     }
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-c", program, address, str(number), str(file)],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for number in range(2)
-    ]
+    return subprocess.Popen(
+        [sys.executable, "-c", program, *map(str, arguments)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.slow
+def test_processes_that_share_x_find_what_one_finds(tmp_path):
+    """Of 8 devices in all; sums over them differ by rounding, on which solutions depend as on the data."""
+    found = {}
+    for count in (1, 2, 4):
+        address, files = free_address(), [tmp_path / f"{count}-{k}.npz" for k in range(count)]
+        flags = f"--xla_force_host_platform_device_count={8 // count}"
+        running = [
+            start(FITS, address, count, number, file, flags=flags)
+            for number, file in enumerate(files)
+        ]
+        told = [process.communicate(timeout=600)[1] for process in running]
+        assert not any(process.returncode for process in running), told[0][-2000:]
+        found[count] = [dict(np.load(file)) for file in files]
+    (expected,) = found[1]
+    assert len(expected) == 3 * 7
+    for each in found[2] + found[4]:
+        for name, value in expected.items():
+            np.testing.assert_allclose(each[name], value, atol=1e-10, err_msg=name)
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_ends_the_other_and_the_path_is_resumed_by_one(tmp_path):
+    file, address = tmp_path / "run.npz", free_address()
+    program = PROGRAM.format(heartbeat=HEARTBEAT, after=KILLED_AFTER, strengths=L)
+    running = [start(program, address, number, file) for number in range(2)]
     try:
         _, why = running[1].communicate(timeout=120)
         out, told = running[0].communicate(timeout=60)  # within a minute of that
