@@ -23,6 +23,7 @@ import numpy as np
 
 import l1jax
 import report
+from measure import peak, resident
 from problems import correlated, linear_target
 
 GAP = 1e-6
@@ -111,8 +112,7 @@ def of_responses(n: int, p: int, count: int) -> dict:
         Y += X[:, rng.integers(p, size=count)]
     grid = {"n_lams": 10, "lam_min_ratio": 0.2, "tol": GAP, "progress": False}
     one = l1jax.batch_path(X, Y[:, :2], l1jax.L1(), **grid)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts here
-    before, cpu = peak_memory(), time.process_time()
+    before, cpu = resident(), time.process_time()
     seconds, batch = timed(lambda: l1jax.batch_path(X, Y, l1jax.L1(), **grid))
     return {
         "problem": f"{n} × {p}: {count} responses × {len(one[0])} strengths",
@@ -121,14 +121,9 @@ def of_responses(n: int, p: int, count: int) -> dict:
         "of CPU": time.process_time() - cpu,
         "largest relative gap": float(np.max(batch.relative_gaps)),
         "features of the last fits, on average": float(np.mean(batch.n_nonzero[:, -1])),
-        "memory beyond X and Y (MB)": peak_memory() - before,
+        "memory beyond X and Y (MB)": (peak() - before) / 1e6,
         "coefficients as arrays (MB)": batch.status.size * p * 8 / 1e6,
     }
-
-
-def peak_memory() -> float:
-    """The largest resident memory since it was last reset, in MB."""
-    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
 
 
 def fold_weights(rng, n: int, n_folds: int, n_bootstraps: int) -> np.ndarray:

@@ -150,7 +150,7 @@ def l1jax_path(row: Row, X, y, lams) -> Callable[[float], np.ndarray]:
 
 
 def skglm_path(datafit: str, penalty: str, solver: str = "AndersonCD"):
-    """Warm starts along the grid; its tolerance is on the optimality conditions, a share of λmax."""
+    """Warm starts along the grid; its tolerance is on the optimality conditions, a fraction of λmax."""
 
     def prepare(X, y, lams):
         import skglm.experimental as more

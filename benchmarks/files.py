@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from l1jax.linear.data._block_reader import read_memory
+from measure import peak
 
 ACTIVE, NUM_LAMS, RATIO = 20, 50, 0.05
 BLOCK = 2**24  # entries that are made at a time
@@ -87,7 +87,7 @@ def measure(file: str, kind: str, max_memory: str) -> None:
         found |= {"passes": path.passes, "features": int(path.n_nonzero[-1])}
         found["gap"] = float(np.max(path.relative_gaps))
     found |= {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
-    found["peak"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+    found["peak"] = peak() / 1e6
     print(json.dumps(found))
 
 

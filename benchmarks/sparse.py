@@ -19,6 +19,8 @@ from pathlib import Path
 import numpy as np
 import scipy.sparse
 
+from measure import peak, resident
+
 SHAPES = {
     "text": (16_000, 1_600_000, 2500),
     "clicks": (1_000_000, 2_000_000, 20),
@@ -93,18 +95,12 @@ def measure(file: str, solver: str, loss: str) -> None:
         y = given[loss]
     tiny, *targets = make(*SHORT["text"])
     solve(solver, loss, tiny, targets[loss == "logistic"])  # imports, and compiles what it does
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts here
-    before = peak_memory()
+    before = resident()
     wall, cpu = time.perf_counter(), time.process_time()
     features = solve(solver, loss, X, y)
     found = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
-    found["peak"] = peak_memory() - before
+    found["peak"] = (peak() - before) / 1e6
     print(json.dumps(found | {"features": features}))
-
-
-def peak_memory() -> float:
-    """The largest resident memory since it was last reset, in MB; on Linux."""
-    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
 
 
 def main() -> None:
