@@ -111,7 +111,7 @@ class Mixed(Loss):
         """What a method of each loss says of its columns of the arrays."""
         weighted = self._weighted(s)
         return [
-            getattr(type(loss), method)(loss, *(a[..., k] for a in arrays), weighted[k])
+            getattr(loss, method)(*(a[..., k] for a in arrays), weighted[k])
             for k, loss in enumerate(self.losses)
         ]
 
@@ -122,7 +122,7 @@ class Mixed(Loss):
     def per_row(self, y: Real, eta: Real) -> Float[Real, "... n"]:
         one = namespace(y, eta).ones((), eta.dtype)
         rows = [
-            weight * type(loss).per_row(loss, y[..., k], eta[..., k])
+            weight * loss.per_row(y[..., k], eta[..., k])
             for k, (loss, weight) in enumerate(zip(self.losses, self._weighted(one), strict=True))
         ]
         return sum(rows[1:], rows[0])
@@ -152,7 +152,7 @@ class Mixed(Loss):
 
     def fenchel_gap(self, y: Real, eta: Real, c: Real, s: Float[Real, " n"]) -> Float[Real, "..."]:
         return sum(
-            type(loss).fenchel_gap(loss, y[..., k], eta[..., k], c, weighted)
+            loss.fenchel_gap(y[..., k], eta[..., k], c, weighted)
             for k, (loss, weighted) in enumerate(zip(self.losses, self._weighted(s), strict=True))
         )
 

@@ -142,10 +142,11 @@ class CentredScaledSparse(CentredScaled[SparseMatrix]):
     """A sparse matrix, centred and scaled implicitly."""
 
     def padded_columns(self, at: Int[AnyArray, " m"]) -> Float[Array, "n m"]:
-        some = self.x.padded_columns(at) - jnp.asarray(self.centre).at[at].get(
-            mode="fill", fill_value=0
+        centre, inverse_scale = (
+            jnp.asarray(values).at[at].get(mode="fill", fill_value=0)
+            for values in (self.centre, self.inverse_scale)
         )
-        return some * jnp.asarray(self.inverse_scale).at[at].get(mode="fill", fill_value=0)
+        return (self.x.padded_columns(at) - centre) * inverse_scale
 
     def to_host(self) -> HostMatrix:
         return HostSparse(self.x, self.centre, self.inverse_scale)

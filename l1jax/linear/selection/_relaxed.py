@@ -13,7 +13,6 @@ import scipy  # which loads `linalg` when it is used
 from ..._checks import check_number
 from ..._compile import program
 from ..._status import Status
-from ..._types import AnyArray
 from ..data._inputs import read
 from ..data._precision import give_back, precision
 from ..engines.active_set._host_loss import HostLoss
@@ -186,10 +185,10 @@ def blend(problem: Problem, fits: Fit, other: Unpenalised, gamma: float) -> Fit:
 
 
 @program
-def _explained(problem: Problem, coefs: AnyArray, intercepts: jax.Array) -> jax.Array:
+def _explained(problem: Problem, coefs: jax.Array, intercepts: jax.Array) -> jax.Array:
     saturated = problem.loss.saturated(problem.y, problem.s)
 
-    def lane(coef: AnyArray, intercept: jax.Array) -> jax.Array:
+    def lane(coef: jax.Array, intercept: jax.Array) -> jax.Array:
         deviance = problem.smooth(problem.from_user(coef, intercept)) - saturated
         return problem.null.explained(deviance)
 

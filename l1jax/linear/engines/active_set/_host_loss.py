@@ -83,8 +83,6 @@ class HostLoss:
         """
         if self.loss.is_separable:
             row_weights = np.maximum(curvature, min_curvature)
-            if isinstance(part, StackedPart):
-                return part.gram(row_weights)
             return self._with_intercept(part, part.gram(row_weights), row_weights)
         factors = self.curvature_factors(eta)
         if factors is not None and isinstance(part, StackedPart):

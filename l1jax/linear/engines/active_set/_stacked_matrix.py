@@ -152,8 +152,8 @@ class StackedPart:
         """Returns the same by a Gram matrix of the features for each two predictors."""
         out, places = np.zeros((len(self.feature),) * 2), self.of_predictors()
         for k, at in enumerate(places):
-            first = 0 if b is not None else k  # of no rank of one, blocks off the diagonal are zero
-            for other, beside in list(enumerate(places[: k + 1]))[first:]:
+            for other in (k,) if b is None else range(k + 1):  # without b the other blocks are zero
+                beside = places[other]
                 weights = a[:, k] * (k == other) - (0 if b is None else b[:, k] * b[:, other])
                 block = self.x.gram(weights)[np.ix_(self.feature[at], self.feature[beside])]
                 out[np.ix_(at, beside)], out[np.ix_(beside, at)] = block, block.T
