@@ -83,6 +83,35 @@ def test_the_fenchel_gap_is_that_of_the_conjugate():
         assert gap == pytest.approx(float(direct), abs=1e-11)
 
 
+def test_what_it_says_of_itself_is_what_its_losses_say():
+    saturated = [
+        case.loss.saturated(TARGETS[:, k], S * EVERY.weights[k]) for k, case in enumerate(CHOSEN)
+    ]
+    assert sum(saturated) != 0
+    assert EVERY.saturated(TARGETS, S) == pytest.approx(float(sum(saturated)), rel=1e-12)
+    np.testing.assert_array_equal(EVERY.neutral_target(TARGETS, S), TARGETS[0])  # of most weight
+    pair = [l1jax.SquaredError(), l1jax.Logistic()]  # of curvatures up to 1 and 1/4
+    assert l1jax.Mixed(pair, [0.5, 16.0]).smoothness == 4
+    assert EVERY.smoothness is None and not l1jax.Mixed(pair).is_likelihood
+    counts = [l1jax.Logistic(), l1jax.Poisson()]
+    assert l1jax.Mixed(counts).is_likelihood and not l1jax.Mixed(counts, [1, 2]).is_likelihood
+
+
+def test_folds_are_told_the_classes_of_each_response():
+    labels = np.array([[0, 3.0, 1], [1, 4.0, 1], [1, 5.0, 0]])
+    strata = l1jax.Mixed([PARTS[1], PARTS[2], PARTS[1]]).strata(labels)
+    assert [name[-len("of response 0") :] for name in strata.names] == (
+        2 * ["of response 0"] + 2 * ["of response 2"]
+    )
+    np.testing.assert_array_equal(strata.membership, [[1, 0, 0, 1], [0, 1, 0, 1], [0, 1, 1, 0]])
+
+
+def test_rows_are_taken_of_what_a_loss_has_per_row_and_not_of_the_weights():
+    loss = l1jax.Mixed([l1jax.Huber(np.array([1.0, 2.0])), l1jax.Logistic()], [3.0, 4.0])
+    some = loss.take_rows(np.array([False, True]))
+    assert some.losses[0].delta.tolist() == [2.0] and some.weights.tolist() == [3.0, 4.0]
+
+
 @pytest.mark.parametrize("weights", [None, [0.5, 1.0, 2.0]])
 def test_with_l1_responses_are_fits_of_their_own(weights):
     lam = 0.05

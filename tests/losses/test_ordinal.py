@@ -12,6 +12,8 @@ from statsmodels.miscmodels.ordinal_model import OrderedModel
 
 import l1jax
 from l1jax import Status
+from l1jax.linear.data._inputs import read
+from l1jax.linear.model._prepare import prepare_inputs
 
 LOSS = l1jax.Ordinal()
 RNG = np.random.default_rng(0)
@@ -266,12 +268,15 @@ def test_float32_gives_what_float64_gives():
     np.testing.assert_allclose(fit.coef, exact.coef, atol=1e-3)
 
 
-def test_in_float32_the_critical_strength_is_of_that_precision():
+def test_in_float32_the_null_model_and_its_strength_are_of_that_precision():
     """NumPy takes more digits where weights are multiplied by counts."""
     x = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)
     for loss, y in (
         (l1jax.Ordinal(3), np.arange(30) % 3),
         (l1jax.Cox(), np.stack([1.0 + np.arange(30) % 7, np.arange(30) % 2], axis=1)),
     ):
-        found = l1jax.lambda_max(x, y.astype(np.float32), l1jax.L1(), loss=loss)
-        assert found.dtype == np.float32
+        y = y.astype(np.float32)
+        assert l1jax.lambda_max(x, y, l1jax.L1(), loss=loss).dtype == np.float32
+        inputs = read(x, y, l1jax.L1(), loss, None, None, has_strength=False)
+        null = prepare_inputs(inputs, inputs.pen, inputs.loss, True, False).null
+        assert null.deviance.dtype == null.gradient.dtype == np.float32

@@ -18,6 +18,7 @@ import l1jax
 from l1jax.linear.data._block_reader import read_memory
 from l1jax.linear.data._block_sources import block_errors
 from l1jax.linear.engines._row_blocks_engine import RowBlockNewton
+from l1jax.linear.engines.active_set._row_block_newton import _with_block
 
 RNG = np.random.default_rng(7)
 N, P = 1200, 12
@@ -188,6 +189,21 @@ def test_a_sample_of_few_rows_more_than_columns_is_enough():
     args = (path.coefs[-1], path.intercepts[-1], path.lams[-1], sigmoid)
     # A gap of 1e-6 of the null deviance leaves about its root in a gradient.
     assert kkt_violation(x, y, *args) < 1e-3 * path.lams[0]
+
+
+def test_a_matrix_with_another_block_stays_positive_semidefinite():
+    """Also where it is singular, as where a sample has few rows."""
+    rng = np.random.default_rng(0)
+    rows, at = rng.normal(size=(4, 6)), np.array([4, 0, 2])
+    matrix = rows.T @ rows
+    np.testing.assert_allclose(_with_block(matrix, at, matrix[np.ix_(at, at)]), matrix, atol=1e-12)
+    for scale in (1e-2, 1e2):
+        other = rng.normal(size=(3, 3))
+        block = scale * other @ other.T
+        found = _with_block(matrix, at, block)
+        np.testing.assert_array_equal(found[np.ix_(at, at)], block)
+        np.testing.assert_allclose(found, found.T, atol=1e-12 * scale)
+        assert np.linalg.eigvalsh(found)[0] >= -1e-11 * np.abs(found).max()  # rounding
 
 
 def test_options_of_a_fit_by_blocks_are_those_of_the_array():

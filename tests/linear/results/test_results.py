@@ -167,6 +167,7 @@ def test_a_cross_validation_predicts_as_the_fit_that_is_asked_for(cv):
     np.testing.assert_array_equal(cv.predict(TABLE), cv.predict(TABLE, at="1se"))
     np.testing.assert_array_equal(cv.coef, cv.fit_1se.coef)
     np.testing.assert_array_equal(cv.intercept, cv.fit_1se.intercept)
+    assert isinstance(cv.intercept, np.ndarray)  # as all numbers of a fit are, no scalar of NumPy
     with pytest.raises(ValueError, match='at must be "1se", "min" or a strength'):
         cv.predict(TABLE, at="best")
     with pytest.raises(ValueError, match="lam must lie within the grid"):

@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+import scipy.sparse
 from scipy.special import softmax
 
 import l1jax
 from l1jax.linear.data._matrix import DenseMatrix
+from l1jax.linear.data._read_matrix import read_matrix
 from l1jax.linear.engines.active_set._stacked_matrix import StackedMatrix
 
 N, P = 80, 12
@@ -220,12 +222,16 @@ def test_a_loose_tolerance_takes_fewer_steps_and_is_met(pen):
     assert np.asarray(exact.relative_gaps).max() <= 1e-10
 
 
-def test_rows_of_the_curvature_are_those_of_the_matrix():
-    matrix, at = StackedMatrix(DenseMatrix(X), 3, 2), np.array([37, 0, 8, 7, 20, 36])
+@pytest.mark.parametrize("is_sparse", [False, True])
+@pytest.mark.parametrize("is_diagonal", [False, True])
+def test_rows_of_the_curvature_are_those_of_the_matrix(is_sparse, is_diagonal):
+    x, _ = read_matrix(scipy.sparse.csc_array(X) if is_sparse else X)
+    matrix, at = StackedMatrix(x, 3, 2), np.array([37, 0, 8, 7, 20, 36])
     part = matrix.to_host().part_of(at)
-    a, b = RNG.uniform(1, 2, (N, 3)), RNG.normal(size=(N, 3))
+    a, b = RNG.uniform(1, 2, (N, 3)), None if is_diagonal else RNG.normal(size=(N, 3))
     dense = part.dense().reshape(N, 3, 6)
-    blocks = a[:, :, None] * np.eye(3) - b[:, :, None] * b[:, None, :]
+    outer = 0 if b is None else b[:, :, None] * b[:, None, :]
+    blocks = a[:, :, None] * np.eye(3) - outer
     expected = np.einsum("nki,nkl,nlj->ij", dense, blocks, dense)
     np.testing.assert_allclose(part.curvature_matrix(a, b), expected, atol=1e-11)
     rows = part.curvature_rows(a, b)

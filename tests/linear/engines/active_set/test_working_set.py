@@ -276,6 +276,7 @@ def test_problems_that_it_does_not_serve_go_to_another_engine():
     for arguments in (
         {"pen": l1jax.Ridge(), "lams": [1.0]},
         {"pen": groups, "loss": l1jax.Huber()},  # which has no curvature far out
+        {"pen": groups, "loss": l1jax.StudentT(3.0)},  # which is not convex
     ):
         with pytest.raises(ValueError, match="working_set"):
             l1jax.path(few, labels, engine="working_set", **arguments)
