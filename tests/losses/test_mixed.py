@@ -112,6 +112,15 @@ def test_rows_are_taken_of_what_a_loss_has_per_row_and_not_of_the_weights():
     assert some.losses[0].delta.tolist() == [2.0] and some.weights.tolist() == [3.0, 4.0]
 
 
+def test_a_response_of_numbers_may_be_far_from_zero():
+    options = {"loss": l1jax.Mixed(PARTS[:2]), "tol": 1e-10}
+    near, far = (
+        l1jax.fit(X, Y[:, :2] + [level, 0], l1jax.L1(0.05), **options) for level in (-1e4, 1e9)
+    )
+    assert far.status == Status.CONVERGED
+    np.testing.assert_allclose(far.coef, near.coef, atol=1e-7)  # the spacing of numbers at 1e9
+
+
 @pytest.mark.parametrize("weights", [None, [0.5, 1.0, 2.0]])
 def test_with_l1_responses_are_fits_of_their_own(weights):
     lam = 0.05
