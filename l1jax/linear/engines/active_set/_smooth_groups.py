@@ -27,8 +27,8 @@ _FRACTION_OF_GAP = 0.2
 
 
 def serves_groups(loss: Loss) -> bool:
-    """Returns whether a loss is convex and curved in every row, which is the only one that enters its loss."""
-    return loss.convex and loss.has_curvature and not loss.rows_interact
+    """Returns whether a loss is curved in every row, which is the only one that enters its loss."""
+    return loss.has_curvature and not loss.rows_interact
 
 
 def _scale_of_curvature(problem: Problem, loss: HostLoss) -> float:

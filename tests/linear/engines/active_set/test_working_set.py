@@ -264,14 +264,6 @@ def test_it_compiles_once_for_any_values(monkeypatch):
         l1jax.path(change * X[:17], Y[:17] + change, l1jax.L1(), n_lams=7, engine="working_set")
 
 
-class NotConvex(l1jax.StudentT):
-    """A loss of one's own that leaves to `convex` what kind of curvature it has."""
-
-    @property
-    def has_curvature(self):
-        return self.is_likelihood
-
-
 @pytest.mark.slow
 def test_problems_that_it_does_not_serve_go_to_another_engine():
     few = X[:, :5]
@@ -284,7 +276,7 @@ def test_problems_that_it_does_not_serve_go_to_another_engine():
     for arguments in (
         {"pen": l1jax.Ridge(), "lams": [1.0]},
         {"pen": groups, "loss": l1jax.Huber()},  # which has no curvature far out
-        {"pen": groups, "loss": NotConvex(3.0)},
+        {"pen": groups, "loss": l1jax.StudentT(3.0)},  # which is not convex
     ):
         with pytest.raises(ValueError, match="working_set"):
             l1jax.path(few, labels, engine="working_set", **arguments)
