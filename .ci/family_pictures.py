@@ -94,7 +94,7 @@ def loss_picture(loss, targets):
     are 0.
     """
     y = np.asarray(loss.encode(targets), float)
-    with two_panels(right=0.82) as (left, right, figure):
+    with two_panels(right=0.78) as (left, right, figure):
         lines = []
         for row, (colour, dashes) in zip(range(len(y)), STYLES, strict=False):
             value, slope = along(loss, y, row)
