@@ -155,6 +155,7 @@ def test_equal_labels_and_zero_counts_end_in_the_null_model():
         np.testing.assert_allclose(fit.predict(X), target, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_a_bad_lane_is_invalid_and_harms_no_other():
     batch = jnp.stack([jnp.asarray(X), jnp.asarray(X).at[2, 1].set(jnp.nan)])
     fits = jax.vmap(lambda X: l1jax.fit(X, jnp.asarray(Y), l1jax.L1(0.1)))(batch)

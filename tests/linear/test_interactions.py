@@ -34,6 +34,7 @@ def test_no_interaction_is_in_without_both_of_its_main_effects(path):
     assert any((lasso[:, 5 + k] & ~lasso[:, i]).any() for k, (i, _) in enumerate(DESIGN.pairs))
 
 
+@pytest.mark.slow
 def test_a_fit_is_the_group_lasso_of_latent_copies(path):
     fit, lam = path[4], path.lams[4]
     copies = [cp.Variable(len(group)) for group in DESIGN.groups]

@@ -62,6 +62,7 @@ def interrupted(monkeypatch, X, y, pen, **options):
 
 
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.slow
 def test_what_is_done_is_kept_and_the_rest_is_solved_on_resume(monkeypatch, name):
     X, y, pen, options = CASES[name]
     whole = l1jax.path(X, y, pen, n_lams=L, lam_min_ratio=0.01, **options)

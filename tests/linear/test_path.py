@@ -106,7 +106,6 @@ def test_included_features_sit_at_lambda_and_excluded_ones_below(diabetes, path)
         assert (correlation[~inside] <= float(fit.lam) + 1e-12).all()
 
 
-@pytest.mark.core
 @pytest.mark.parametrize("engine", ["sequential", "parallel"])
 @pytest.mark.slow
 def test_engines_agree_with_the_loop_over_fit(diabetes, engine):
@@ -119,6 +118,7 @@ def test_engines_agree_with_the_loop_over_fit(diabetes, engine):
 
 
 @pytest.mark.core
+@pytest.mark.slow
 def test_vmap_over_strengths_equals_the_loop(diabetes):
     X, y = map(jnp.asarray, diabetes)
     lams = jnp.geomspace(2.0, 0.02, 5)
@@ -226,6 +226,7 @@ def test_the_knots_of_the_path_are_the_known_ones(diabetes, names):
     ],
     ids=["nonnegative", "excluded", "excluded group"],
 )
+@pytest.mark.slow
 def test_fits_that_another_penalty_forbids_are_not_taken_up(pen, allowed):
     rng = np.random.default_rng(0)
     X = rng.standard_normal((40, 6))

@@ -159,6 +159,7 @@ def test_a_weight_of_two_is_a_row_twice_and_a_weight_of_zero_none():
 
 
 @each
+@pytest.mark.slow
 def test_only_the_order_of_times_matters(loss):
     eta = jnp.linspace(-1, 1, 10)
     later = Y.at[:, 0].set(jnp.exp(3 * Y[:, 0]) - 1000)
@@ -237,6 +238,7 @@ def test_both_engines_find_one_certified_path():
     np.testing.assert_allclose(followed.coefs, stepped.coefs, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_the_gap_of_a_poor_point_is_above_its_excess():
     best = fit(0.05, EFRON)
     with pytest.warns(l1jax.ConvergenceWarning):

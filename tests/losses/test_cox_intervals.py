@@ -50,10 +50,10 @@ def definition(ties, y, strata, eta, s):
     return np.array(weights) @ jnp.log(np.array(risks) @ jnp.exp(eta)) - slopes @ eta
 
 
-@pytest.mark.core
 @pytest.mark.parametrize(
     ("kind", "ties"), [("strata", "breslow"), ("intervals", "efron"), ("both", "efron")]
 )
+@pytest.mark.slow
 def test_value_and_derivatives_are_those_of_the_definition(kind, ties):
     y, strata = KINDS[kind]
     loss = l1jax.Cox(ties, strata=strata)

@@ -218,6 +218,7 @@ class OwnSquaredError(l1jax.SquaredError):
     """A loss of one's own, of which nobody knows whether it is for NumPy."""
 
 
+@pytest.mark.slow
 def test_a_loss_of_ones_own_is_a_response():
     y = Y[:, [2, 1]]
     ours = l1jax.fit(

@@ -36,6 +36,7 @@ def linear_program(x, y, level, lam, s):
 
 
 @pytest.mark.parametrize(("xy", "level"), [(WIDE, 0.5), (WIDE, 0.1), (TALL, 0.9)])
+@pytest.mark.slow
 def test_a_path_reaches_the_objective_of_the_linear_program(xy, level):
     (x, y), loss = xy, l1jax.Quantile(level)
     s = np.where(np.arange(len(y)) % 5 == 0, 0.0, RNG.uniform(0.5, 1.5, len(y)))

@@ -192,6 +192,7 @@ def bounded_minimum(X, y, penalty, lower, upper):
     return found.x[:p] - found.x[p:]
 
 
+@pytest.mark.slow
 def test_non_negative_elastic_net_of_ones_own_is_solved(diabetes):
     X, y = diabetes
     fit = l1jax.fit(X, y, NonNegativeElasticNet(1.0))
@@ -273,6 +274,7 @@ class Box(l1jax.Penalty):
         return jnp.clip(z, self.lower, self.upper)
 
 
+@pytest.mark.slow
 def test_a_box_without_zero_is_solved(diabetes):
     X, y = diabetes
     for lower, upper in ((-3.0, -1.0), (60.0, 70.0)):
@@ -330,6 +332,7 @@ class InfiniteBall(l1jax.Penalty):
 
 @pytest.mark.parametrize("radius", [11.0, 20.0, 23.7, 29.0, 31.3])
 @pytest.mark.filterwarnings("ignore::l1jax.ConvergenceWarning")
+@pytest.mark.slow
 def test_a_value_that_is_infinite_gives_no_false_certificate(diabetes, radius):
     X, y = diabetes
     fit = l1jax.fit(X, y, InfiniteBall(1.0, radius))
@@ -347,6 +350,7 @@ def test_a_value_that_is_infinite_gives_no_false_certificate(diabetes, radius):
 
 
 @pytest.mark.parametrize("lam", [0.7, np.float64(0.7), np.asarray(0.7)])
+@pytest.mark.slow
 def test_numbers_of_ones_own_penalty_take_the_precision_of_the_data(diabetes, lam):
     X, y = (part.astype(np.float32) for part in diabetes)
     fit = l1jax.fit(X, y, Lasso(lam))

@@ -132,6 +132,7 @@ def test_a_coefficient_at_its_limit_moves_with_the_limit_and_not_with_lambda(sta
     np.testing.assert_allclose(np.asarray(by_upper)[at_limit], 1, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_a_derivative_through_the_deviations_moves_the_limits():
     """With standardize=True the scale of a column changes λ's meaning, and not the limit."""
 
@@ -239,6 +240,7 @@ def _firm(z, lam, gamma=3.0):
     ],
     ids=["limits", "MCP"],
 )
+@pytest.mark.slow
 def test_several_responses_on_orthonormal_columns_have_a_closed_form(pen, closed_form):
     rng = np.random.default_rng(5)
     X = np.linalg.qr(rng.normal(size=(40, 8)))[0] * np.sqrt(40)

@@ -161,6 +161,7 @@ def test_a_path_starts_where_nothing_is_in():
 
 
 @pytest.mark.parametrize("name", ["total variation", "ExclusiveLasso"])
+@pytest.mark.slow
 def test_where_something_is_free_a_path_asks_for_strengths(name):
     pen, penalty = CASES[name]
     with pytest.raises(ValueError, match="lams"):

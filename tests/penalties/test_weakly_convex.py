@@ -62,6 +62,7 @@ def steepest_descent(X, y, gamma, coef, intercept):
 @pytest.mark.parametrize("scale", [1.0, 0.3])
 @pytest.mark.parametrize("gamma", [3.0, 0.7])
 @pytest.mark.parametrize("kind", [Mcp, ScalarMcp])
+@pytest.mark.slow
 def test_a_fit_takes_no_step_that_its_prox_does_not_allow(kind, gamma, scale):
     for seed in SEEDS:
         X, y = problem(seed, scale)
@@ -100,6 +101,7 @@ def test_a_step_that_may_not_be_shortened_is_refused_beyond_the_limit():
     assert status(0.7) == Status.INVALID_INPUT and status(3.0) == Status.CONVERGED
 
 
+@pytest.mark.slow
 def test_the_derivative_is_the_finite_difference():
     X, y = problem(0, 0.3)
 

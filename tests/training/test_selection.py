@@ -134,6 +134,7 @@ def test_attention_heads_go_as_a_whole():
 
 
 @pytest.mark.parametrize("metric", [False, True])
+@pytest.mark.slow
 def test_a_group_across_leaves_is_the_group_of_their_concatenation(metric):
     keys = jax.random.split(jax.random.key(0), 3)
     params = {

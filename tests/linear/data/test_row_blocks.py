@@ -382,6 +382,7 @@ def test_more_rows_than_were_said_are_an_error(lengths):
 
 
 @pytest.mark.parametrize("message", CHANGES)
+@pytest.mark.slow
 def test_what_was_solved_before_a_block_failed_is_kept(message):
     options = {"n_lams": 30, "max_memory": "8MB", **LOGISTIC}
     whole = l1jax.path(parts(WIDE), WIDE_LABELS, l1jax.L1(), **options)

@@ -124,6 +124,7 @@ def test_logistic_trend_is_maximum_likelihood():
     np.testing.assert_allclose(fit.predict(X), expected.predict(), atol=1e-8)
 
 
+@pytest.mark.slow
 def test_unpenalised_groups_are_solved_alike():
     X, y, basis = quadratic_trend(3)
     X = X / X.std(axis=0)
@@ -135,6 +136,7 @@ def test_unpenalised_groups_are_solved_alike():
     np.testing.assert_allclose(fit.coef[2:], coef, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_relaxed_path_with_such_columns_is_least_squares():
     X, y, _ = quadratic_trend(4)
     path = l1jax.path(X, y, l1jax.L1(weights=WEIGHTS), lams=[1e3, 1e-3])
@@ -149,6 +151,7 @@ def test_a_relaxed_path_with_such_columns_is_least_squares():
     assert explained > 0
 
 
+@pytest.mark.slow
 def test_a_start_at_the_solution_stays_there():
     X, y, _ = quadratic_trend(5)
     pen = l1jax.L1(LAM, weights=WEIGHTS)
@@ -158,6 +161,7 @@ def test_a_start_at_the_solution_stays_there():
     assert abs(again.objective - first.objective) <= 1e-9 * first.objective
 
 
+@pytest.mark.slow
 def test_derivative_by_the_strength_is_the_finite_difference():
     X, y, _ = quadratic_trend(6)
     X[:, 0] = (X[:, 1] - 2005) * 30 + 0.03 * X[:, 0] / 2005  # condition of about a thousand

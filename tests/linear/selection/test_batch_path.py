@@ -67,6 +67,7 @@ def test_chunks_of_lanes_in_one_program_give_the_same(batch):
     np.testing.assert_allclose(found.lams, batch.lams, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_lanes_are_split_over_devices():
     program = """
         import jax, numpy as np, l1jax
