@@ -78,12 +78,22 @@ def host_path(problem: problems.Problem) -> Callable[[float], Any]:
     return lambda gap: path_of(problem, X, y, lams, gap, "working_set").relative_gaps
 
 
-def path_of(problem: problems.Problem, X: Any, y: Any, lams: Any, gap: Any, engine: str):
+def path_of(
+    problem: problems.Problem,
+    X: Any,
+    y: Any,
+    lams: Any,
+    gap: Any,
+    engine: str,
+    limit: float | None = None,
+):
+    """The path; with a limit L, of coefficients between −L and L."""
     loss = l1jax.Logistic() if problem.loss == "logistic" else l1jax.SquaredError()
+    limits = {} if limit is None else {"lower": -limit, "upper": limit}
     pen = (
-        l1jax.ElasticNet(l1_ratio=problem.l1_ratio)
+        l1jax.ElasticNet(l1_ratio=problem.l1_ratio, **limits)
         if problem.penalty == "elastic_net"
-        else l1jax.L1()
+        else l1jax.L1(**limits)
     )
     options = {"fit_intercept": False, "tol": gap, "progress": False, "engine": engine}
     return l1jax.path(X, y, pen, lams=lams, loss=loss, **options)

@@ -127,6 +127,13 @@ class LinearForm(NamedTuple):
             return x != x
         return (x != 0) & (abs(x) >= self._limit(x) * (1 - EDGE * eps(x)))
 
+    def within_limits(self, x: Real) -> Real:
+        """x, with the coordinates that are at a limit to rounding exactly there."""
+        if not self.has_limits:
+            return x
+        xp, is_there = namespace(x, *self), self.at_limit(x)
+        return xp.where(is_there, xp.sign(x) * xp.where(is_there, self._limit(x), 0), x)
+
     def limit_knots(self, x: Real, gradient: Real, curvature: Real) -> tuple[Real, Real]:
         """Of the form at λ = 1: the λ at which a coordinate reaches its limit, and at which one at it leaves.
 

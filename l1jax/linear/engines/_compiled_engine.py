@@ -23,7 +23,7 @@ from ..results._path import Path
 from ._engine import Engine, Plan, suits_host
 from ._gradient_engines import with_validity
 from .active_set._path_point import NumericalBreakdown
-from .active_set._penalty_weights import CoordinateWeights, has_penalty_weights, linear_form
+from .active_set._penalty_weights import CoordinateWeights, linear_form
 from .active_set._working_set import supports as supports_active_sets
 from .compiled._follow import follow_on_host, follow_traced
 
@@ -54,6 +54,8 @@ class Compiled(Engine):
         on_cpu = jax.default_backend() == "cpu"
         if not (on_cpu and is_dense and is_worth_it and min(n, p) <= _MAX_SIZE):
             return False
+        if _has_limits(plan):  # on the host many held coefficients take many models
+            return True
         suits_ridge = min(n, p) <= _MAX_SIZE_WITH_RIDGE and p <= _MOST_COLUMNS_WITH_RIDGE
         return suits_ridge or not _curves(plan)
 
@@ -114,8 +116,15 @@ def _serves_penalty(pen: Penalty, shape: tuple[int, ...]) -> bool:
     """Whether a penalty has weights per coordinate, whatever they are."""
     if not (pen.convex and pen.has_strength) or type(pen).linear_form is Penalty.linear_form:
         return False
-    form = pen.with_strength(1.0).linear_form(shape)
-    return form is not None and not form.has_limits
+    return pen.with_strength(1.0).linear_form(shape) is not None
+
+
+def _has_limits(plan: Plan) -> bool:
+    """Whether a penalty with weights keeps coefficients within limits."""
+    shape = plan.problem.coef_shape
+    if not _serves_penalty(plan.pen, shape):
+        return False
+    return bool(linear_form(plan.pen, np.ones(()), shape).has_limits)
 
 
 def _curves(plan: Plan) -> bool:
@@ -127,9 +136,11 @@ def _curves(plan: Plan) -> bool:
 
 def _follows(problem: Problem, pen: Penalty) -> bool:
     """Whether there is a path to follow: concrete weights that are proportional to the strength."""
-    if not supports_active_sets(problem, pen) or not has_penalty_weights(pen, problem.coef_shape):
+    if not supports_active_sets(problem, pen):
         return False
-    return CoordinateWeights(pen, problem.coef_shape[0]).proportional
+    form = linear_form(pen, np.ones(()), problem.coef_shape)
+    has_no_corner = (form.up == 0) & (form.down == 0) & ((form.quad > 0) | form.is_limited)
+    return not np.any(has_no_corner) and CoordinateWeights(pen, problem.coef_shape[0]).proportional
 
 
 @program

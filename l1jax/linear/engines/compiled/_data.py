@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ....losses import Loss
 from ...data._matrix import DataMatrix
-from ._knots import UNPENALISED, Bounds
+from ._knots import UNPENALISED, Bounds, Limits
 from ._newton import Curved
 
 BLOCK = 20  # strengths that are solved before all columns are checked
@@ -27,6 +27,7 @@ class PathInputs(NamedTuple):
     up: Float[Array, " p"]  # penalty weights at λ = 1
     down: Float[Array, " p"]
     quad: Float[Array, " p"] | None  # None: the penalty has no quadratic part
+    limits: Limits | None  # of the coefficients
     unpenalised: Bool[Array, " p"]
     tol: Float[Array, ""]  # violation over λ that is none, of curved losses
 
@@ -40,6 +41,7 @@ class PathData(NamedTuple):
     unit: Float[Array, " p"]  # 1/√Σᵢ sᵢ x̃ᵢⱼ², or 0
     linear: Float[Array, " p"]  # −∇L at the null model
     bounds: Bounds  # penalty weights at λ = 1
+    limits: Limits | None  # of the coefficients
     weight: Float[Array, ""]  # a typical one: the largest gradient over λmax
     curved: Curved | None  # None: squared error, with no quadratic part of the penalty
 
@@ -64,7 +66,10 @@ class PathData(NamedTuple):
             quad = jnp.zeros_like(unit) if given.quad is None else given.quad * unit**2
             parts = given.loss, given.y, given.s, given.eta, root, quad
             curved = Curved(*parts, given.tol * typical)
-        return cls(given.x, root, target, unit, linear, bounds, typical, curved)
+        limits = given.limits and Limits(
+            *(jnp.where(has_unit, limit * divisor, jnp.inf) for limit in given.limits)
+        )
+        return cls(given.x, root, target, unit, linear, bounds, limits, typical, curved)
 
     def columns(self, at: Array) -> Array:
         """Returns some columns, as the rows of an array (W, n)."""

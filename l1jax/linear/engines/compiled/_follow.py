@@ -18,6 +18,7 @@ from ...data._matrix import DataMatrix, DenseMatrix
 from ...data._zero_copy import aligned
 from ...model._problem import Problem
 from ._data import BLOCK, PathData, PathInputs, PathState, begin
+from ._knots import Limits
 from ._path import Solutions, advance
 from ._solve import Capacity
 
@@ -61,17 +62,21 @@ class WithOnes(DataMatrix):
         return jnp.where(at < p, self.x.columns(jnp.minimum(at, p - 1)), 1)
 
 
-def capacities(n: int, p: int, has_quad: bool) -> list[Capacity]:
+def capacities(n: int, p: int, exceeds_rank: bool) -> list[Capacity]:
     """Returns the capacities to be tried in turn: one that always suffices, where n or p is small.
 
-    With a quadratic part of the penalty more columns than rows may be active.
+    With a quadratic part of the penalty more columns than rows may be active, with limits active or held.
     """
-    rank = min(p if has_quad else n, p, _MOST_ACTIVE)
+    rank = min(p if exceeds_rank else n, p, _MOST_ACTIVE)
     active = 32 * -(-rank // 32)
-    if active <= _ONE_CAPACITY and not (has_quad and n < active):
+    if active <= _ONE_CAPACITY and not (exceeds_rank and n < active):
         return [_capacity(2 * active, active, p)]
     some = [_capacity(*pair, p) for pair in _LADDER if pair[1] < active]
     return [*some, _capacity(2 * active, active, p)]
+
+
+def _exceeds_rank(given: PathInputs) -> bool:
+    return given.quad is not None or given.limits is not None
 
 
 def _capacity(working: int, active: int, p: int) -> Capacity:
@@ -96,7 +101,7 @@ def follow_on_host(
     width = p + _has_own_intercept(problem)
     betas, num_steps = aligned((len(lams), width), np.float64), np.zeros(len(lams), int)
     state, done = None, 0
-    for capacity in capacities(n, width, given.quad is not None):
+    for capacity in capacities(n, width, _exceeds_rank(given)):
         capacity = _capacity(*capacity, given.x.shape[1])
         if state is None:
             state, found = _first(given, padded, capacity)
@@ -117,7 +122,7 @@ def follow_on_host(
         betas = betas[:, :p]
     if (at_null := np.asarray(null.beta)).any():
         betas = betas + at_null
-    return PathResult(betas, intercepts, num_steps, np.asarray(done))
+    return PathResult(form.within_limits(betas), intercepts, num_steps, np.asarray(done))
 
 
 def _first_of(given: PathInputs, lams: Array, capacity: Capacity) -> tuple[PathState, Solutions]:
@@ -170,9 +175,17 @@ def _padded(problem: Problem, form: LinearForm, tol: float | None) -> PathInputs
         up=columns(form.up, 0.0, np.inf),
         down=columns(form.down, 0.0, np.inf),
         quad=columns(form.quad, 0.0, 0.0) if np.any(form.quad) else None,
+        limits=_limits(form, lambda limit: columns(limit, np.inf, np.inf)),
         unpenalised=columns(null.unpenalised, 1.0, 0.0) > 0,
         tol=jnp.asarray(_violation_for(tol, np.float64)),
     )
+
+
+def _limits(form: LinearForm, columns: Callable[[Any], Any]) -> Limits | None:
+    """Returns the limits of a form as distances from 0, each made an array of all columns."""
+    if form.lower is None or form.upper is None:
+        return None
+    return Limits(columns(form.upper), columns(-form.lower))
 
 
 def _has_own_intercept(problem: Problem) -> bool:
@@ -206,6 +219,7 @@ def follow_traced(problem: Problem, pen: Penalty, lams: Array) -> PathResult:
         serves &= jnp.all(jnp.isclose(0.5 * one, half, rtol=1e-5, atol=0))
     if pen.homogeneous:
         serves &= jnp.all(form.quad == 0)
+    serves &= ~jnp.any((form.up == 0) & (form.down == 0) & form.is_limited)
     null, dtype = problem.null, problem.y.dtype
     has_intercept = _has_own_intercept(problem)
 
@@ -222,6 +236,7 @@ def follow_traced(problem: Problem, pen: Penalty, lams: Array) -> PathResult:
         up=columns(form.up.astype(dtype), 0),
         down=columns(form.down.astype(dtype), 0),
         quad=None if pen.homogeneous else columns(form.quad.astype(dtype), 0),
+        limits=_limits(form, lambda limit: columns(limit.astype(dtype), jnp.inf)),
         unpenalised=columns(null.unpenalised, True),
         tol=jnp.asarray(_violation_for(None, dtype), dtype),
     )
@@ -229,7 +244,8 @@ def follow_traced(problem: Problem, pen: Penalty, lams: Array) -> PathResult:
     p = len(problem.norms)
     of_ones = betas[:, p] if has_intercept else jnp.zeros_like(lams)
     intercepts = null.point.intercept + of_ones
-    return PathResult(null.point.beta + betas[:, :p], intercepts, num_steps, num_done)
+    betas = form.within_limits(null.point.beta + betas[:, :p])
+    return PathResult(betas, intercepts, num_steps, num_done)
 
 
 def _follow(given: PathInputs, lams: Array, serves: Bool[Array, ""]) -> PathResult:
@@ -242,7 +258,7 @@ def _follow(given: PathInputs, lams: Array, serves: Bool[Array, ""]) -> PathResu
     betas = jnp.zeros((count, p), data.target.dtype)
     steps = jnp.zeros(len(all_), jnp.int32)
     rows = jnp.arange(len(all_), dtype=jnp.int32)
-    for capacity in capacities(n, p, given.quad is not None):
+    for capacity in capacities(n, p, _exceeds_rank(given)):
         done = state.num_done
         state, found = advance(data, all_, state, capacity)
         is_new = (rows >= done) & (rows < state.num_done)

@@ -4,7 +4,8 @@ The solution of ½ xᵀQx − cᵀx + λ Σ wⱼ|xⱼ| with active set A meets c
 `z` holds x_A, and the negative gradient g = c − Qx of the other columns. As time goes on, λ falls at a constant
 speed and c changes at a constant rate: z moves along a line, until a coefficient reaches zero or a gradient its
 bound. That is a knot, where one column enters or leaves A. A knot costs O(M² + nW), with no factorisation.
-Source: Osborne, Presnell and Turlach (2000).
+Where coefficients have limits, one that reaches its limit leaves A too, and is held there until its gradient
+falls below its bound. Source: Osborne, Presnell and Turlach (2000).
 """
 
 from __future__ import annotations
@@ -19,9 +20,44 @@ from jaxtyping import Array, Bool, Float, Int
 from ._batching import any_lane
 from ._tableau import Pivots, Tableau, put
 
-OUT, DEPENDENT, UNPENALISED = 0.0, 2.0, 3.0
+OUT, DEPENDENT, UNPENALISED, HELD, STUCK = 0.0, 2.0, 3.0, 4.0, 5.0
 """What `side` says of a column beside ±1, the sign of its coefficient: not in the active set; dependent on it,
-and so left out; in it without a weight."""
+and so left out; in it without a weight; ±, held at the limit of this sign; ±, the same and dependent."""
+
+
+def is_active(side: Array) -> Array:
+    """Returns which columns are in the active set."""
+    return (jnp.abs(side) == 1) | (side == UNPENALISED)
+
+
+def is_held(side: Array) -> Array:
+    """Returns which columns are held at a limit."""
+    return jnp.abs(side) >= HELD
+
+
+class Limits(NamedTuple):
+    """How far from 0 positive and negative coefficients may be; inf: as far as they like."""
+
+    up: Float[Array, " W"]
+    down: Float[Array, " W"]
+
+    def at(self, columns: Array) -> Limits:
+        """Returns the limits of some columns."""
+        return Limits(self.up[columns], self.down[columns])
+
+    def on(self, side: Array) -> Array:
+        """Returns the distance of the limit on the side of each column."""
+        return jnp.where(side > 0, self.up, self.down)
+
+
+def limited(x: Array, side: Array, limits: Limits | None) -> Array:
+    """Returns the coefficients of active columns within their limits, of held ones there, and 0 of others."""
+    x = jnp.where(is_active(side), x, 0)
+    if limits is None:
+        return x
+    limit = limits.on(side)
+    held = jnp.where(jnp.isfinite(limit), jnp.sign(side) * limit, 0)
+    return jnp.where(is_held(side) | (side * x > limit), held, x)
 
 
 class Bounds(NamedTuple):
@@ -57,11 +93,14 @@ class Bounds(NamedTuple):
     def violation(self, lam: Array, side: Array, neg_gradient: Array, off: Array) -> Array:
         """Returns the largest violation of the optimality conditions at λ.
 
-        Of active columns that is |off|, of the others what their gradients exceed their bounds by.
+        Of active columns that is |off|, of the others what their gradients exceed their bounds by, and of held
+        ones what they are short of them by.
         """
         up, down = (jnp.where(jnp.isinf(bound), bound, lam * bound) for bound in self[:2])
-        over = jnp.maximum(jnp.maximum(neg_gradient - up, -neg_gradient - down), 0)
-        return jnp.max(jnp.where(side != OUT, jnp.abs(off), over), axis=-1)
+        over = jnp.maximum(neg_gradient - up, -neg_gradient - down)
+        short = jnp.where(side > 0, up - neg_gradient, down + neg_gradient)
+        over = jnp.maximum(jnp.where(is_held(side), short, over), 0)
+        return jnp.max(jnp.where(is_active(side), jnp.abs(off), over), axis=-1)
 
     def at(self, columns: Array) -> Bounds:
         """Returns the weights of some columns."""
@@ -104,6 +143,7 @@ class Motion(NamedTuple):
     tableau: Tableau  # the first one
     bounds: Bounds  # of the gradients of columns that are out
     weights: Bounds  # of the columns that are active
+    limits: Limits | None  # of coefficients
     lam_end: Float[Array, ""]
     speed: Float[Array, ""]  # of λ, downwards
     unit: Float[Array, ""]  # of time
@@ -152,6 +192,13 @@ def _next_knot(motion: Motion, at: Position) -> Position:
     depends = ~leaves & (pivot <= tolerance.dependent * diagonal)
     is_pivot = changes & ~depends
     entered = jnp.where(to_up[j] <= to_down[j], 1.0, -1.0).astype(z.dtype)
+    begins, out, dependent = jnp.zeros_like(lam), jnp.asarray(OUT), jnp.asarray(DEPENDENT)
+    if motion.limits is not None:
+        returns, sign = is_held(side[j]), jnp.sign(side[j])
+        entered = jnp.where(returns, sign, entered)
+        begins = jnp.where(returns, sign * motion.limits.on(side)[j], begins)
+        out = jnp.where(side[j] * rate[j] > 0, HELD * side[j], OUT)
+        dependent = jnp.where(returns, STUCK * sign, DEPENDENT)
     up, down, _ = motion.weights
     weight = jnp.where(jnp.where(leaves, side[j], entered) > 0, up[j], -down[j])
 
@@ -163,9 +210,9 @@ def _next_knot(motion: Motion, at: Position) -> Position:
     rate = pivoted(rate, speed * weight)
     if added is not None:
         added = pivoted(added, motion.weights.added[j] * weight)
-    z = jnp.where(is_j & is_pivot, jnp.where(leaves, lam * weight, 0), z)
-    after = jnp.where(depends, DEPENDENT, jnp.where(leaves, OUT, entered))
-    side = jnp.where(is_j & changes, after, side)
+    z = jnp.where(is_j & is_pivot, jnp.where(leaves, lam * weight, begins), z)
+    after = jnp.where(depends, dependent, jnp.where(leaves, out, entered))
+    side = jnp.where(is_j & changes, after.astype(side.dtype), side)
     pivots = pivots.add(j, column, leaves, is_pivot)
     num_knots = num_knots + going
     # Each is in and out twice at most, or nothing is gained.
@@ -200,11 +247,30 @@ def _times_to_bounds(motion: Motion, at: Position, still: float) -> tuple[Array,
 def _times(motion: Motion, at: Position, to_up: Array, to_down: Array, again: float) -> Array:
     """Returns when each column changes: when it enters, or its coefficient is zero."""
     z, rate, side = at.z, at.rate, at.side
-    to_zero = jnp.where(side * rate < 0, -z / rate, jnp.inf)
-    times = jnp.where(jnp.abs(side) == 1, to_zero, jnp.minimum(to_up, to_down))
-    times = jnp.maximum(times, 0)
+    leaving = jnp.where(side * rate < 0, -z / rate, jnp.inf)
+    times = jnp.minimum(to_up, to_down)
+    if motion.limits is not None:
+        to_limit, back = _times_of_limits(motion, motion.limits, at)
+        leaving = jnp.where(side * rate > 0, to_limit, leaving)
+        times = jnp.where(is_held(side), back, times)
+    times = jnp.maximum(jnp.where(jnp.abs(side) == 1, leaving, times), 0)
     repeated = (jnp.arange(len(z)) == at.last) & (times <= again * motion.unit)
-    return jnp.where((side >= DEPENDENT) | repeated, jnp.inf, times)
+    rests = (side == DEPENDENT) | (side == UNPENALISED) | (jnp.abs(side) == STUCK)
+    return jnp.where(rests | repeated, jnp.inf, times)
+
+
+def _times_of_limits(motion: Motion, limits: Limits, at: Position) -> tuple[Array, Array]:
+    """Returns when each active coefficient meets its limit, and when each that is held is let go."""
+    sign = jnp.sign(at.side)
+    size, rate = sign * at.z, sign * at.rate
+    to_limit = jnp.where(rate > 0, (limits.on(sign) - size) / rate, jnp.inf)
+    weight = jnp.where(sign > 0, motion.weights.up, motion.weights.down)
+    falls = motion.speed * weight
+    slower = -rate - falls  # at which what holds it shrinks
+    tiny = jnp.finfo(falls.dtype).tiny
+    still = tolerances(falls.dtype).still
+    back = jnp.where(slower > still * falls + tiny, (size - at.lam * weight) / slower, jnp.inf)
+    return to_limit, back
 
 
 def _first(times: Array) -> tuple[Array, Array]:

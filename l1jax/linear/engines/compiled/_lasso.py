@@ -7,7 +7,18 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from ._knots import OUT, UNPENALISED, Bounds, Motion, Position, Segments, follow
+from ._knots import (
+    OUT,
+    Bounds,
+    Limits,
+    Motion,
+    Position,
+    Segments,
+    follow,
+    is_active,
+    is_held,
+    limited,
+)
 from ._tableau import Pivots, Products, Tableau
 
 
@@ -17,7 +28,7 @@ class Start(NamedTuple):
     lam: Float[Array, ""]
     x: Float[Array, " W"]
     side: Float[Array, " W"]
-    linear: Float[Array, " W"]  # c
+    linear: Float[Array, " W"]  # c, less what columns that are held give
     inverse: Float[Array, "M M"]  # zero off the active set
 
 
@@ -35,15 +46,16 @@ class Followed(NamedTuple):
 def follow_lasso(
     products: Products,
     bounds: Bounds,
+    limits: Limits | None,
     start: Start,
     lams: Float[Array, " L"],
     capacity: int,
     going: Bool[Array, ""],
 ) -> Followed:
     """Returns the solutions at descending strengths, until `capacity` changes of the active set are made."""
-    tableau = Tableau(products, start.inverse, start.side != OUT)
+    tableau = Tableau(products, start.inverse, is_active(start.side))
     weights = bounds.signed(start.side)
-    x, num_active = start.x, len(start.inverse)
+    x, num_active = jnp.where(tableau.is_active, start.x, 0), len(start.inverse)
     for _ in range(2):  # iterative refinement of the start
         error = start.linear - products.dot_active(x[:num_active]) - start.lam * weights
         correction = start.inverse @ jnp.where(tableau.is_active, error, 0)[:num_active]
@@ -63,11 +75,11 @@ def follow_lasso(
         last=jnp.int32(-1),
         going=going,
     )
-    motion = Motion(tableau, bounds, bounds, lams[-1], jnp.ones_like(start.lam), start.lam)
-    return _on_grid(follow(motion, position), lams)
+    motion = Motion(tableau, bounds, bounds, limits, lams[-1], jnp.ones_like(start.lam), start.lam)
+    return _on_grid(follow(motion, position), lams, limits)
 
 
-def _on_grid(end: Position, lams: Array) -> Followed:
+def _on_grid(end: Position, lams: Array, limits: Limits | None) -> Followed:
     """Returns the solutions on the grid from their segments, less what the added weights do."""
     assert end.segments is not None
     assert end.added is not None
@@ -82,11 +94,11 @@ def _on_grid(end: Position, lams: Array) -> Followed:
     without = x + jnp.append(lams, end.lam)[:, None] * added
     penalised = jnp.abs(side) == 1
     x = jnp.where(penalised & (without * side < 0), 0, without)  # it enters later than was said
-    active = penalised | (side == UNPENALISED)
+    side = jnp.where(is_active(side) | is_held(side), side, OUT)
     since = jnp.sum(begins >= lams[:, None], axis=1, dtype=jnp.int32)
     return Followed(
-        jnp.where(active, x, 0),
-        jnp.where(active, side, OUT),
+        limited(x, side, limits),
+        side,
         end.lam,
         jnp.sum(lams >= end.lam, dtype=jnp.int32),
         end.pivots.num_pivots,

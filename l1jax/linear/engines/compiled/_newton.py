@@ -19,7 +19,18 @@ from jaxtyping import Array, Bool, Float, Int
 from ...._arrays import matmul
 from ....losses import Loss
 from ._batching import any_lane
-from ._knots import DEPENDENT, OUT, Bounds, Motion, Position, follow
+from ._knots import (
+    DEPENDENT,
+    OUT,
+    Bounds,
+    Limits,
+    Motion,
+    Position,
+    follow,
+    is_active,
+    is_held,
+    limited,
+)
 from ._tableau import Pivots, Products, Tableau, inverse_on, put
 
 _CHANGES = 32  # of the active set between two models
@@ -55,11 +66,16 @@ class Columns(NamedTuple):
     bounds: Bounds  # moved apart
     weights: Bounds  # as they are
     quad: Float[Array, " W"]
+    limits: Limits | None
 
     def reordered(self, order: Array) -> Columns:
         """Returns the working set in another order."""
         return Columns(
-            self.columns[order], self.bounds.at(order), self.weights.at(order), self.quad[order]
+            self.columns[order],
+            self.bounds.at(order),
+            self.weights.at(order),
+            self.quad[order],
+            self.limits and self.limits.at(order),
         )
 
 
@@ -117,11 +133,11 @@ def follow_newton(
     )
 
     def is_full(point: Point) -> Array:
-        return jnp.sum(point.side != OUT) > most_active
+        return jnp.sum(is_active(point.side)) > most_active
 
     def body(carry: tuple[Point, Found, Array, Array]) -> tuple[Point, Found, Array, Array]:
         point, found, lost, count = carry
-        order = jnp.argsort(point.side == OUT, stable=True)  # active ones first
+        order = jnp.argsort(~is_active(point.side), stable=True)  # active ones first
         model = _model_at(curved, columns.reordered(order), point.reordered(order), most_active)
         goes = going & (found.num_found < size) & ~lost & ~is_full(point)
         state = _follow_model(curved, model, point.reordered(order), found, lams, size, goes, order)
@@ -142,7 +158,7 @@ def follow_newton(
 
 def _model_at(curved: Curved, columns: Columns, point: Point, most_active: int) -> _Model:
     """Returns the quadratic model of the loss at a point, factored on its active set."""
-    x, active = point.x, point.side[:most_active] != OUT
+    x, active = point.x, is_active(point.side[:most_active])
     _, curvature = curved.at(x @ columns.columns)
     scaled = columns.columns * jnp.sqrt(curvature)
     first, ridge = scaled[:most_active], point.lam * columns.quad
@@ -164,7 +180,7 @@ def _model_at(curved: Curved, columns: Columns, point: Point, most_active: int) 
         row,
         jnp.sum(scaled**2, axis=1) + ridge,
     )
-    tableau = Tableau(products, inverse, point.side != OUT)
+    tableau = Tableau(products, inverse, is_active(point.side))
     return _Model(tableau, columns, jnp.all(jnp.isfinite(inverse)))
 
 
@@ -193,12 +209,14 @@ def _follow_model(
     order: Array,
 ) -> _State:
     """Follows a model from strength to strength, until it is too far off."""
-    is_active, weights = point.side != OUT, model.columns.weights
+    side, weights = point.side, model.columns.weights
     down, up = (point.lam * weight for weight in (-weights.down, weights.up))
     outside = jnp.clip(point.neg_gradient, down, up)
+    beyond = jnp.maximum(jnp.abs(point.neg_gradient), jnp.where(side > 0, up, -down))
+    outside = jnp.where(is_held(side), jnp.sign(side) * beyond, outside)
     state = _State(
         point=point,
-        of_model=jnp.where(is_active, point.lam * weights.signed(point.side), outside),
+        of_model=jnp.where(is_active(side), point.lam * weights.signed(side), outside),
         ahead=jnp.zeros_like(point.x),
         pivots=Pivots.none(_CHANGES, point.x),
         found=found,
@@ -226,9 +244,9 @@ def _step(
     end = _line(model, state, target)
     arrives = end.left <= 0
     side = jnp.where(end.side == DEPENDENT, OUT, end.side)
-    x = jnp.where(side != OUT, end.z, 0)
+    x = limited(end.z, side, model.columns.limits)
     weights, quad = model.columns.weights, model.columns.quad
-    of_model = jnp.where(side != OUT, end.lam * weights.signed(side), end.z)
+    of_model = jnp.where(is_active(side), end.lam * weights.signed(side), end.z)
     # 2. The gradient of the loss there.
     residual, _ = curved.at(x @ model.columns.columns)
     neg_gradient = model.columns.columns @ residual - end.lam * quad * x
@@ -266,15 +284,15 @@ def _line(model: _Model, state: _State, target: Array) -> Position:
     expected = state.ahead - (target - point.lam) * model.columns.quad * point.x
     change = change + jnp.where(is_first, expected, 0)
     speed = jnp.where(state.stopped, 0, point.lam - target)
-    is_active = point.side != OUT
-    wanted = jnp.where(is_active, change + speed * weights.signed(point.side), 0)
+    active = is_active(point.side)
+    wanted = jnp.where(active, change + speed * weights.signed(point.side), 0)
     moved = state.pivots.dot(model.tableau, wanted)
     one = jnp.ones_like(point.lam)
     position = Position(
         lam=point.lam,
         left=one,
-        z=jnp.where(is_active, point.x, state.of_model),
-        rate=jnp.where(is_active, -moved, change - moved),
+        z=jnp.where(active, point.x, state.of_model),
+        rate=jnp.where(active, -moved, change - moved),
         added=None,
         side=point.side,
         pivots=state.pivots,
@@ -283,7 +301,8 @@ def _line(model: _Model, state: _State, target: Array) -> Position:
         last=jnp.int32(-1),
         going=~state.stopped,
     )
-    motion = Motion(model.tableau, model.columns.bounds, weights, target, speed, one)
+    columns = model.columns
+    motion = Motion(model.tableau, columns.bounds, weights, columns.limits, target, speed, one)
     return follow(motion, position)
 
 

@@ -10,13 +10,13 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ...._arrays import matmul
 from ._data import PathData, PathState
-from ._knots import OUT, Bounds
+from ._knots import Bounds, Limits, is_active, is_held
 from ._lasso import Start, follow_lasso
 from ._newton import Columns, Point, follow_newton
 from ._tableau import Products, inverse_on
 
 _CHANGES = 64  # of the active set in a block of the lasso
-_FIRST = 3e38  # score of the columns that a working set must hold
+_FIRST, _SECOND = 3e38, 2e38  # score of the active and the held columns: a working set has them all
 
 
 class Capacity(NamedTuple):
@@ -30,30 +30,36 @@ class WorkingSet(NamedTuple):
     at: Int[Array, " W"]
     columns: Float[Array, "W n"]  # times √s
     bounds: Bounds
+    limits: Limits | None
     x: Float[Array, " W"]
     side: Float[Array, " W"]
     inverse: Float[Array, "M M"]  # of the Gram matrix on the active ones; 0 for curved losses
-    holds_all: Bool[Array, ""]  # whether all active columns are among the first M
+    holds_all: Bool[
+        Array, ""
+    ]  # whether all active columns are among the first M, and those held in it
     is_usable: Bool[Array, ""]
 
 
 def take_working_set(data: PathData, state: PathState, capacity: Capacity) -> WorkingSet:
     """Takes the active columns and those of the largest score."""
     width, most = capacity
-    score = jnp.where(state.side != OUT, _FIRST, state.score)
+    score = jnp.where(is_held(state.side), _SECOND, state.score)
+    score = jnp.where(is_active(state.side), _FIRST, score)
     # In float64 `top_k` takes 20 times as long.
     at = lax.top_k(score.astype(jnp.float32), width)[1].astype(jnp.int32)
     side, columns = state.side[at], data.columns(at)
-    holds_all = ~jnp.any(side[most:] != OUT)
+    holds_all = ~jnp.any(is_active(side[most:]))
+    if data.limits is not None:
+        holds_all &= jnp.sum(is_held(side)) == jnp.sum(is_held(state.side))
     if data.curved is None:
         first = columns[:most]
-        inverse = inverse_on(side[:most] != OUT, matmul(first, first.T))
+        inverse = inverse_on(is_active(side[:most]), matmul(first, first.T))
         is_usable = holds_all & jnp.all(jnp.isfinite(inverse))
     else:
         inverse, is_usable = jnp.zeros((most, most), columns.dtype), holds_all
-    return WorkingSet(
-        at, columns, data.bounds.at(at), state.x[at], side, inverse, holds_all, is_usable
-    )
+    limits = data.limits and data.limits.at(at)
+    bounds, x = data.bounds.at(at), state.x[at]
+    return WorkingSet(at, columns, bounds, limits, x, side, inverse, holds_all, is_usable)
 
 
 class Solved(NamedTuple):
@@ -74,10 +80,13 @@ def solve_lasso(
     data: PathData, working: WorkingSet, state: PathState, lams: Array, size: Array, going: Array
 ) -> Solved:
     """Follows the path of squared error over the strengths of a block."""
-    linear, inverse = data.linear[working.at], working.inverse
+    linear, inverse, limits = data.linear[working.at], working.inverse, working.limits
+    if limits is not None:
+        held = jnp.where(is_held(working.side), working.x, 0)
+        linear = linear - matmul(working.columns, matmul(held, working.columns))
     start = Start(state.lam, working.x, working.side, linear, inverse)
     products = _products(working.columns, len(inverse))
-    found = follow_lasso(products, working.bounds, start, lams, _CHANGES, going)
+    found = follow_lasso(products, working.bounds, limits, start, lams, _CHANGES, going)
     got = jnp.minimum(found.num_reached, size)
     residuals = data.target - matmul(found.x, working.columns)
     all_ = jnp.append(lams, found.lam)[:, None]
@@ -124,7 +133,8 @@ def solve_curved(
     curved, at = data.curved, working.at
     assert curved is not None
     quad = curved.quad[at]
-    columns = Columns(working.columns, working.bounds, working.bounds.exact(), quad)
+    bounds = working.bounds
+    columns = Columns(working.columns, bounds, bounds.exact(), quad, working.limits)
     neg_gradient = state.neg_gradient[at] - state.lam * quad * working.x
     point = Point(working.x, working.side, state.lam, neg_gradient)
     most = len(working.inverse)

@@ -1,0 +1,160 @@
+"""The compiled path of coefficients within limits: its optimality conditions, by NumPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import l1jax
+from l1jax.linear.engines import _compiled_engine
+from l1jax.linear.engines.compiled import _follow
+
+N, P = 40, 120
+RNG = np.random.default_rng(5)
+X = RNG.normal(size=(N, P)) + 0.5 * RNG.normal(size=(N, 1))
+Y = X @ np.where(np.arange(P) % 20 == 0, 1.5, 0.0) + 0.5 * RNG.normal(size=N)
+LABELS = (np.median(Y) < Y).astype(float)
+LOWER = np.where(np.arange(P) % 3 == 0, -0.2, np.where(np.arange(P) % 7 == 1, 0.0, -np.inf))
+UPPER = np.where(np.arange(P) % 2 == 0, 0.3, np.inf)
+DESIGNS = {
+    "wide": (X, Y),
+    "copies": (np.concatenate([X[:, :60], X[:, :60]], axis=1), Y),
+    "tall": (X[:, :12], Y),
+    "three decades": (X * np.geomspace(0.03, 30, P), Y),
+}
+
+
+def violation(x, slope, coef, lam, l1_ratio, limits):
+    """How far −∇L is from λ∂R(β) within limits, for ∂L/∂η of each row, over λ; of unit columns."""
+    lower, upper = limits
+    unit = np.maximum(np.sqrt(np.mean((x - x.mean(axis=0)) ** 2, axis=0)), 1e-300)
+    pull = -(x - x.mean(axis=0)).T @ slope / len(x) - lam * (1 - l1_ratio) * coef
+    weight = lam * l1_ratio
+    at_upper, at_lower = (coef != 0) & (coef == upper), (coef != 0) & (coef == lower)
+    off = np.where(coef == 0, np.maximum(abs(pull) - weight, 0), abs(pull - weight * np.sign(coef)))
+    off = np.where((coef == 0) & (lower == 0), np.maximum(pull - weight, 0), off)
+    off = np.where(at_upper, np.maximum(weight - pull, 0), off)
+    off = np.where(at_lower, np.maximum(weight + pull, 0), off)
+    return (off / unit).max() / lam
+
+
+@pytest.fixture
+def solved(monkeypatch):
+    """How many strengths the compiled path solved, for each call."""
+    counts, original = [], _compiled_engine.follow_on_host
+
+    def follow(*args):
+        found = original(*args)
+        counts.append(int(found.num_done))
+        return found
+
+    monkeypatch.setattr(_compiled_engine, "follow_on_host", follow)
+    return counts
+
+
+# Exact solvers in float64: 1e-9 is what pivots of nearly parallel columns leave, as without limits.
+@pytest.mark.parametrize("l1_ratio", [1.0, 0.7])
+@pytest.mark.parametrize("design", DESIGNS)
+def test_every_strength_meets_the_optimality_conditions(design, l1_ratio, solved):
+    x, y = DESIGNS[design]
+    limits = tuple(limit[: x.shape[1]] for limit in (LOWER, UPPER))
+    pen = l1jax.ElasticNet(l1_ratio=l1_ratio, lower=limits[0], upper=limits[1])
+    path = l1jax.path(x, y, pen, engine="compiled", n_lams=40, lam_min_ratio=1e-3)
+    assert solved == [40] and (path.status == l1jax.Status.CONVERGED).all()
+    assert ((path.coefs >= limits[0]) & (path.coefs <= limits[1])).all()
+    held = (path.coefs == limits[0]) | (path.coefs == limits[1])
+    assert (held & (path.coefs != 0)).sum(axis=1).max() > 1
+    for coef, intercept, lam in zip(path.coefs, path.intercepts, path.lams, strict=True):
+        slope = intercept + x @ coef - y
+        assert violation(x, slope, coef, lam, l1_ratio, limits) < 1e-9
+
+
+def test_a_coefficient_leaves_its_limit_as_it_came(solved):
+    """The first is near the sum of the others, whose place it takes until they are in."""
+    gram = np.array([[1, 0.65, 0.65], [0.65, 1, 0], [0.65, 0, 1]])
+    rng = np.random.default_rng(0)
+    x = np.linalg.qr(rng.normal(size=(50, 3)))[0] * np.sqrt(50) @ np.linalg.cholesky(gram).T
+    y = x @ [0.1, 1.0, 1.0]
+    upper = np.array([0.25, np.inf, np.inf])
+    pen = l1jax.L1(upper=upper)
+    path = l1jax.path(x, y, pen, engine="compiled", lam_min_ratio=1e-4, fit_intercept=False)
+    first = path.coefs[:, 0]
+    plain = l1jax.path(x, y, l1jax.L1(), lams=path.lams, fit_intercept=False).coefs[:, 0]
+    assert solved == [100] and plain.max() > 0.25
+    assert (first == 0.25).sum() > 1 and first[0] < 0.25 and first[-1] < 0.25
+    for coef, lam in zip(path.coefs, path.lams, strict=True):
+        pull = -x.T @ (x @ coef - y) / 50
+        off = np.where(coef == 0, np.maximum(abs(pull) - lam, 0), abs(pull - lam * np.sign(coef)))
+        off = np.where(coef == upper, np.maximum(lam - pull, 0), off)
+        assert off.max() < 1e-12
+
+
+def test_logistic_regression_meets_the_optimality_conditions(solved):
+    limits = (np.full(P, -0.3), np.full(P, 0.4))
+    pen = l1jax.L1(lower=-0.3, upper=0.4)
+    path = l1jax.path(X, LABELS, pen, loss=l1jax.Logistic(), engine="compiled", n_lams=30)
+    assert solved == [30] and (path.coefs == 0.4).sum(axis=1).max() > 3
+    for coef, intercept, lam in zip(path.coefs, path.intercepts, path.lams, strict=True):
+        slope = 1 / (1 + np.exp(-intercept - X @ coef)) - LABELS
+        assert abs(slope.mean()) < 1e-10
+        # Newton's steps end where the conditions hold to eps^0.6 of a typical gradient.
+        assert violation(X, slope, coef, lam, 1.0, limits) < 1e-8
+
+
+@pytest.mark.parametrize(
+    "pen", [l1jax.L1(upper=0.1), l1jax.ElasticNet(l1_ratio=0.5, lower=-0.1, upper=0.2)]
+)
+def test_it_is_taken_where_n_or_p_is_small(pen, solved):
+    more = np.concatenate([X, RNG.normal(size=X.shape)], axis=1)
+    path = l1jax.path(more, Y, pen, n_lams=12)
+    assert solved == [12] and (path.relative_gaps < 1e-12).all()
+
+
+def test_a_coefficient_without_weight_within_limits_is_left_to_another_engine(solved):
+    weights = np.where(np.arange(P) == 3, 0.0, 1.0)
+    pen = l1jax.L1(weights=weights, lower=-0.1, upper=0.1)
+    with pytest.raises(ValueError, match="compiled"):
+        l1jax.path(X, Y, pen, n_lams=12, engine="compiled")
+    path = l1jax.path(X, Y, pen, n_lams=12)
+    traced = jax.jit(lambda y: l1jax.path(X, y, pen, lams=path.lams, tol=1e-9))(Y)
+    assert not solved and (np.asarray(traced.status) == l1jax.Status.CONVERGED).all()
+    np.testing.assert_allclose(traced.coefs, path.coefs, atol=1e-4)
+
+
+def test_a_capacity_that_is_full_of_held_columns_goes_on_with_the_next(monkeypatch):
+    limits = (np.full(P, -0.02), np.full(P, 0.02))
+    sizes, original = [], _follow.capacities
+    monkeypatch.setattr(_follow, "_LADDER", ((16, 8), (48, 24)))
+
+    def capacities(*args):
+        sizes.append(original(*args))
+        return sizes[-1]
+
+    monkeypatch.setattr(_follow, "capacities", capacities)
+    path = l1jax.path(X, Y, l1jax.L1(lower=-0.02, upper=0.02), engine="compiled", n_lams=30)
+    assert len(sizes[0]) == 3 and (abs(path.coefs[-1]) == 0.02).sum() > 48
+    for coef, intercept, lam in zip(path.coefs, path.intercepts, path.lams, strict=True):
+        assert violation(X, intercept + X @ coef - Y, coef, lam, 1.0, limits) < 1e-9
+
+
+def test_under_jit_the_path_and_its_derivative_are_those_of_an_eager_call():
+    lams = np.geomspace(0.5, 0.02, 6)
+
+    def path_of(X, y, upper):
+        return l1jax.path(X, y, l1jax.L1(lower=LOWER, upper=upper), lams=lams, engine="compiled")
+
+    upper = np.where(np.arange(P) % 2 == 0, 0.3, np.inf)
+    traced = jax.jit(path_of)(X, Y, upper)
+    eager = path_of(X, Y, upper)
+    np.testing.assert_allclose(traced.coefs, eager.coefs, atol=1e-9)
+    assert (np.asarray(traced.status) == l1jax.Status.CONVERGED).all()
+    # Knots, where gradient steps would be thousands.
+    assert (np.asarray(traced.relative_gaps) < 1e-13).all() and traced.num_steps.sum() < 400
+
+    def total(scale):
+        limits = jnp.where(np.isfinite(upper), 0.3 * scale, np.inf)
+        return jnp.sum(path_of(X, Y, limits).coefs[-1] ** 2)
+
+    step = 1e-5
+    quotient = (total(1 + step) - total(1 - step)) / (2 * step)
+    assert float(jax.grad(total)(1.0)) == pytest.approx(float(quotient), rel=1e-6)
