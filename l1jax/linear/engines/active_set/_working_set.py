@@ -52,13 +52,12 @@ _FRACTION_OF_GAP = 0.25  # that such a fraction may be, as λR(β) is less than 
 _NEAR = (
     -0.05
 )  # ... or fall short of it to be added with those that exceed theirs, at an interior point
-_STRIDE = 0.955  # ratio from one λ to the next on the way to a single one
+_STRIDE = 0.8  # ratio from one λ to the next on the way to a single one
 _LONG_STRIDE = 0.5  # ... where all columns are in the working set, or hardly a new one comes in
 _LONG_BELOW = 1e-4  # of λmax: strides below it are long
 _NONE_BELOW = 1e-10  # ... and below this the rest is one step
 # Fraction by which gradients may exceed on the way, where it only finds columns.
 _ROUGH_INTERIOR = 0.1
-_ROUGH_STRIDE = 0.8  # ... where the solutions on the way are rough
 _MAX_CHECKED = 2**23  # entries of the gradients of a block
 _ONE = np.ones(())
 
@@ -178,8 +177,7 @@ def follow_to(
     # Else where it ends depends on the way, or columns are found on it.
     is_long = pen.convex and (takes_all_columns(problem) or has_corners(problem))
     is_rough = pen.convex and problem.loss.convex and not problem.loss.is_quadratic
-    stride = _ROUGH_STRIDE if is_rough else _STRIDE
-    lams = _strides(lambda_max, middle, _LONG_STRIDE if is_long else stride)
+    lams = _strides(lambda_max, middle, _LONG_STRIDE if is_long else _STRIDE)
     if end < middle:
         lams = np.append(lams, _strides(middle, end, _LONG_STRIDE))
     if lam < end:
