@@ -34,7 +34,8 @@ demo: $(RUN)  ## fit the lasso path of the diabetes data and show it
 # simplify them takes a fifth of the time. Releases of jax from 0.11 on know no such fusion, and end at a flag that they do not know.
 OLD_FUSION = import jax; print("--xla_cpu_use_fusion_emitters=false" * (jax.__version_info__ < (0, 11)))
 LOOPS := while-loop-invariant-code-motion,while-loop-constant-sinking,simplify-while-loops
-COMPILE_FAST = XLA_FLAGS="--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true \
+LEVEL := 0
+COMPILE_FAST = XLA_FLAGS="--xla_backend_optimization_level=$(LEVEL) --xla_llvm_disable_expensive_passes=true \
 	--xla_cpu_parallel_codegen_split_count=1 --xla_disable_hlo_passes=$(LOOPS) $$($(PY) -c '$(OLD_FUSION)')" \
 	JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.05 JAX_TRACEBACK_IN_LOCATIONS_LIMIT=0 \
 	JAX_COMPILATION_CACHE_DIR="$${JAX_COMPILATION_CACHE_DIR:-$(CURDIR)/.cache/jax}"
@@ -87,6 +88,7 @@ example-hosts: $(RUN)  ## run the example for many hosts as two and as four proc
 	@$(PY) examples/lasso_many_hosts.py --local 2 --rows 20000
 	@$(PY) examples/lasso_many_hosts.py --local 4 --rows 20000
 
+notebooks: LEVEL := 1  # one trains for a minute
 notebooks: $(NOTEBOOKS)  ## execute every notebook
 	@printf '%s\n' notebooks/*.ipynb | $(COMPILE_FAST) xargs -P $(JOBS) -I {} \
 		$(PY) -m nbconvert --to notebook --execute --output-dir .cache/notebooks {}

@@ -263,6 +263,7 @@ def test_jit_and_vmap_over_data_sets_give_the_eager_answer(data):
         np.testing.assert_allclose(batch.coef[i], one(X[i], y[i], weights).coef, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_vmap_over_everything_but_the_data_gives_the_eager_answer(data):
     X, targets, weights, offset = data
     y = targets["squared"]

@@ -63,6 +63,7 @@ def test_value_and_derivatives_are_those_of_the_definition(loss, eta):
 
 
 @each
+@pytest.mark.slow
 def test_the_hessian_its_diagonal_and_its_bound(loss):
     eta = jnp.linspace(-1, 1, 10)[jnp.array([3, 1, 4, 5, 9, 2, 6, 8, 7, 0])]
     matrix = derived(jax.hessian, loss)(eta)
@@ -80,6 +81,7 @@ def test_the_hessian_its_diagonal_and_its_bound(loss):
 
 @each
 @pytest.mark.parametrize("scale", [1.0, 100.0, 1000.0])
+@pytest.mark.slow
 def test_in_numpy_it_is_the_same_also_where_risks_are_far_apart(loss, scale):
     y, s = np.asarray(Y), np.asarray(S)
     eta = scale * np.linspace(-1, 1, 10)[[3, 1, 4, 5, 9, 2, 6, 8, 7, 0]]

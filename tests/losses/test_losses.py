@@ -333,6 +333,7 @@ def test_a_loss_below_zero_is_fitted_as_any_other():
 
 
 @pytest.mark.parametrize("loss", [Gamma(), GammaLikelihood()], ids=["deviance", "likelihood"])
+@pytest.mark.slow
 def test_a_loss_of_ones_own_cross_validates(loss):
     X, y = gamma_data()
     lams, folds = np.array([0.5, 0.05]), np.arange(60) % 3

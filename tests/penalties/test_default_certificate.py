@@ -134,6 +134,7 @@ CASES = {
 
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.slow
 def test_conjugate_is_the_closed_form(name, dtype):
     pen, conjugate = CASES[name]
     pen = jax.tree.map(lambda leaf: np.asarray(leaf, dtype), pen)
@@ -298,6 +299,7 @@ class Limits(l1jax.Penalty):
         return jnp.clip(z, 0, self.upper)
 
 
+@pytest.mark.slow
 def test_a_penalty_without_a_strength_is_fitted(diabetes):
     X, y = diabetes
     fit = l1jax.fit(X, y, Limits(20.0))
@@ -367,6 +369,7 @@ def test_strengths_of_ones_own_penalty_are_checked(diabetes, lam, error, message
         l1jax.fit(*diabetes, Lasso(lam))
 
 
+@pytest.mark.slow
 def test_another_strength_of_ones_own_penalty_compiles_nothing(diabetes, caplog):
     X, y = diabetes
     with jax.log_compiles():  # where it is on, programs are those of `jit`

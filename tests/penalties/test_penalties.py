@@ -95,6 +95,7 @@ def test_defaults_of_the_dual_ball_equal_their_overrides(name, v):
     "name", [*NORMS, "elastic net", "nonnegative elastic net", "group elastic net"]
 )
 @given(g=vectors)
+@pytest.mark.slow
 def test_the_default_lambda_max_equals_its_override(name, g):
     pen = ALL[name]
     exact = call(type(pen).lambda_max, pen, g)

@@ -90,6 +90,7 @@ def test_does_not_trace_again_for_other_values(small):
     assert len(traces) == 1
 
 
+@pytest.mark.slow
 def test_training_goes_on_as_in_the_full_network(small):
     """Adam's next step from the same state, on what is kept."""
     tx = optax.adam(0.1)

@@ -262,6 +262,7 @@ for make in (l1jax.prox_sgd, l1jax.prox_adam, l1jax.prox_adamw, l1jax.prox_rmspr
 """
 
 
+@pytest.mark.slow
 def test_a_step_keeps_nothing_of_the_size_of_its_parameters():
     """Partial sums take a half at most. With the flags of these tests XLA fuses less, so in a new process."""
     found = subprocess.run(

@@ -84,6 +84,7 @@ OPTIMISERS = {  # of a penalty, and a factor of the learning rate
 
 @pytest.mark.parametrize("kind", PENALTIES)
 @pytest.mark.parametrize("name", OPTIMISERS)
+@pytest.mark.slow
 def test_full_batch_training_reaches_the_solution_of_fit(name, kind):
     X, y = problem(logistic=kind == "logistic lasso")
     pen = PENALTIES[kind]

@@ -147,6 +147,7 @@ def test_the_key_of_stochastic_rounding_is_a_static_argument_of_inject_hyperpara
 
 @every_option
 @every_factory
+@pytest.mark.slow
 def test_gradients_are_accumulated_to_their_mean(name, option):
     w = parameters()
     halves = [gradients(w, 1), gradients(w, 2)]

@@ -91,6 +91,7 @@ DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 @pytest.mark.parametrize("of_gradient", DTYPES)
 @pytest.mark.parametrize("of_params", DTYPES)
+@pytest.mark.slow
 def test_wrappers_keep_every_zero_of_every_pair_of_dtypes(of_params, of_gradient):
     w, g = ({"a": x["a"].astype(d)} for x, d in zip((W, G), (of_params, of_gradient), strict=True))
     for name in ("chain", "masked", "partition", "multisteps", "cast", "inject"):

@@ -164,6 +164,7 @@ def test_an_operator_of_arrays_is_fitted_under_jit_and_differentiated_by_them():
     np.testing.assert_allclose(eager, expected, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_nearly_collinear_unpenalised_columns_of_an_operator_are_certified():
     trend = np.linspace(0, 1, N)
     left = np.column_stack([U, trend, trend + 1e-7 * RNG.normal(size=N)])

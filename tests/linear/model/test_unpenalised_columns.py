@@ -114,6 +114,7 @@ def test_equal_columns_share_their_coefficient():
     assert float(fit.coef[0]) == pytest.approx(float(fit.coef[1]), rel=1e-9)  # that of least norm
 
 
+@pytest.mark.slow
 def test_logistic_trend_is_maximum_likelihood():
     X, y, basis = quadratic_trend(2)
     labels = (y > np.median(y)).astype(float)

@@ -126,6 +126,7 @@ def test_a_path_takes_no_product_with_a_sparse_matrix_but_its_kkt_checks(monkeyp
 
 
 @pytest.mark.parametrize("make", [np.asarray, scipy.sparse.csc_array])
+@pytest.mark.slow
 def test_unpenalised_features_are_certified(monkeypatch, selective, make):
     calls, kept, lanes = [], [], _certified._lanes
 

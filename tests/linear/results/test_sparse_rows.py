@@ -40,6 +40,7 @@ def keep_sparse(monkeypatch):
 
 
 @pytest.mark.parametrize("case", CASES)
+@pytest.mark.slow
 def test_a_path_kept_sparse_is_that_of_arrays(case, keep_sparse):
     pen, y, options = CASES[case]
     options = {"n_lams": L, "lam_min_ratio": 0.2} | options

@@ -37,6 +37,7 @@ def model(request):
 
 
 @pytest.mark.parametrize("kind", ["dense", "sparse"])
+@pytest.mark.slow
 def test_relaxed_fits_are_glms_of_what_is_in(model, kind):
     path, y, family = model
     data = X[:, :7] if kind == "dense" else scipy.sparse.csr_array(X[:, :7])
@@ -234,6 +235,7 @@ def test_weights_of_a_standardised_fit_are_on_its_scale():
     )
 
 
+@pytest.mark.slow
 def test_arrays_that_a_traced_fit_does_not_keep_are_asked_for():
     how = {"sample_weight": WEIGHT, "lams": [0.5, 0.2, 0.02]}
     path = jax.jit(lambda y: l1jax.path(X[:, :7], y, l1jax.L1(), engine="sequential", **how))(Y)

@@ -55,6 +55,7 @@ def solved(monkeypatch):
 # Exact solvers in float64: 1e-9 is what pivots of nearly parallel columns leave, as without limits.
 @pytest.mark.parametrize("l1_ratio", [1.0, 0.7])
 @pytest.mark.parametrize("design", DESIGNS)
+@pytest.mark.slow
 def test_every_strength_meets_the_optimality_conditions(design, l1_ratio, solved):
     x, y = DESIGNS[design]
     limits = tuple(limit[: x.shape[1]] for limit in (LOWER, UPPER))
