@@ -13,11 +13,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..._progress import progress_bar
+from ..._threads import one_thread
 from ._block_sources import CHANGED, BlockError, BlockSource, block_error, sum_of_bits
 
 _AHEAD = 3  # blocks in memory: one that is read, one that waits, one that is used
 _FRACTION = 1 / 16  # of the memory budget that a block may have
-_LARGEST = 2**25  # bytes of a block; larger ones are not read any faster
+_USUAL = 2**23  # bytes of a block: it stays in the cache, and has few new pages
+_LARGEST = 2**25  # ... that has more rows, since chunks of storage or X'X need them
+_TALL = 2  # rows of a block for each column, so that X'X costs more than to add it up
 _UNITS = {"": 1, "B": 1}
 _UNITS |= {
     f"{letter}{end}": (2**10 if end.startswith("I") else 10**3) ** (power + 1)
@@ -57,13 +60,14 @@ class BlockReader:
     def blocks(self, dtype: np.dtype) -> Iterator[Block]:
         """Yields all rows, block by block; an array is valid until the next one is asked for."""
         self.passes += 1
-        yield from _Pass(self, dtype)
+        with one_thread():
+            yield from _Pass(self, dtype)
 
     def slices(self, dtype: np.dtype) -> list[slice]:
         """Returns the rows of each block."""
-        (n, _), chunk = self.source.shape, self.source.chunk
-        most = min(self.max_memory * _FRACTION, _LARGEST)
-        count = max(int(most) // self._row_bytes(dtype), 1)
+        (n, p), chunk, size = self.source.shape, self.source.chunk, self._row_bytes(dtype)
+        most = int(min(self.max_memory * _FRACTION, _LARGEST)) // size
+        count = max(min(max(_USUAL // size, _TALL * p, chunk), most), 1)
         if count > chunk:
             count -= count % chunk
         return [slice(begin, min(begin + count, n)) for begin in range(0, n, count)]
@@ -75,15 +79,15 @@ class BlockReader:
         matrix: Any = self.source
         return max(int(matrix.matrix.indptr[-1]) * (dtype.itemsize + 8) // n, 1)
 
-    def checked(self, block: int, rows: slice, x: Any) -> int:
-        """Checks what was read, and returns its size in bytes of storage.
+    def checked(self, block: int, rows: slice, stored: Any, x: Any) -> int:
+        """Checks what was read, as it is stored and as X, and returns its size in bytes of storage.
 
         Raises: BlockError for what is not finite, or was another in a pass before.
         """
-        entries = x.data if self.source.is_sparse else x
+        stored, entries = (stored.data, x.data) if self.source.is_sparse else (stored, x)
         where = range(rows.start, rows.stop)
         key = (entries.dtype.char, rows.start)
-        total = 0 if self.source.finds_changes else sum_of_bits(entries)
+        total = 0 if self.source.finds_changes else sum_of_bits(stored)
         if key not in self.sums:
             if not _is_finite(entries):
                 raise self._not_finite(block, where, x)
@@ -112,6 +116,8 @@ class _Pass:
         self.ready: queue.Queue[Any] = queue.Queue()
         self.free: queue.Queue[Any] = queue.Queue()
         self.is_over = threading.Event()
+        source = reader.source  # one that finds changes by itself has blocks of any dtype
+        self.converts = not (source.is_sparse or source.finds_changes or source.dtype == dtype)
 
     def __iter__(self) -> Iterator[Block]:
         reader, source = self.reader, self.reader.source
@@ -144,15 +150,20 @@ class _Pass:
         block, rows = 0, slices[0]
         try:
             opened = source.open()
+            stored = np.empty((rows.stop if self.converts else 0, source.shape[1]), source.dtype)
             for block, rows in enumerate(slices):
                 memory = self.free.get()
                 if self.is_over.is_set():
                     return
-                out = None if memory is None else memory[: rows.stop - rows.start]
-                x = opened.read(rows, out)
+                out: Any = None if memory is None else memory[: rows.stop - rows.start]
+                x = found = opened.read(rows, stored[: len(out)] if self.converts else out)
                 if source.is_sparse:
-                    x = x.astype(self.dtype)
-                self.ready.put((memory, x, reader.checked(block, rows, x)))
+                    x = found.astype(self.dtype)
+                elif self.converts:
+                    x = out
+                    with np.errstate(over="ignore"):  # what overflows is not finite
+                        x[:] = found
+                self.ready.put((memory, x, reader.checked(block, rows, found, x)))
         except BlockError as error:
             self.ready.put(error)
         except Exception as error:

@@ -1,7 +1,7 @@
 """Where blocks of rows come from: one adapter for each kind of storage, over the library that reads it.
 
 An adapter knows its shape and the dtype that it stores. `open()` starts a pass; `read` of what it returns is
-then called for consecutive rows, and fills an array of the wider dtype that the caller works in.
+then called for consecutive rows, and fills an array: of its dtype, or of the one that the caller works in.
 """
 
 from __future__ import annotations
@@ -134,6 +134,7 @@ class FileRows(_Storage):
     def __init__(self, file: Any, offset: int, shape: Any, dtype: np.dtype, by_columns: bool):
         super().__init__(Path(file).name, shape, dtype)
         self.file, self.offset, self.by_columns = file, offset, by_columns
+        self.chunk = self.shape[0] if by_columns else 1
 
     def open(self) -> Any:
         return _OpenFile(self)
@@ -143,28 +144,19 @@ class _OpenFile:
     def __init__(self, source: FileRows):
         self.source = source
         self.file = open(source.file, "rb", buffering=0)  # noqa: SIM115
-        self.stored = np.empty((0, source.shape[1]), source.dtype)
 
     def __del__(self) -> None:
         self.file.close()
 
     def read(self, rows: slice, out: np.ndarray) -> np.ndarray:
-        source, (n, p) = self.source, self.source.shape
-        size, count = source.dtype.itemsize, rows.stop - rows.start
-        if source.by_columns:
-            column = np.empty(count, source.dtype)
-            for j in range(p):
-                self._fill(column, source.offset + (j * n + rows.start) * size)
-                out[:, j] = column
+        source, (n, p), size = self.source, self.source.shape, self.source.dtype.itemsize
+        if not source.by_columns:
+            self._fill(out, source.offset + rows.start * p * size)
             return out
-        stored = out
-        if source.dtype != out.dtype:
-            if len(self.stored) < count:
-                self.stored = np.empty((count, p), source.dtype)
-            stored = self.stored[:count]
-        self._fill(stored, source.offset + rows.start * p * size)
-        if stored is not out:
-            out[:] = stored
+        column = np.empty(len(out), source.dtype)
+        for j in range(p):
+            self._fill(column, source.offset + (j * n + rows.start) * size)
+            out[:, j] = column
         return out
 
     def _fill(self, array: np.ndarray, position: int) -> None:

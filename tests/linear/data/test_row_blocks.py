@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 from sklearn.linear_model import Lasso
+from threadpoolctl import threadpool_info
 
 import l1jax
 from l1jax.linear.data._block_reader import read_memory
@@ -239,6 +240,30 @@ def test_products_in_compiled_code_call_back_without_rounding():
 # Memory and passes.
 
 
+def test_a_block_has_rows_enough_for_its_columns_and_for_chunks_of_storage():
+    class Chunked:
+        shape, dtype, chunks = (10**6, 100), np.dtype(np.float32), (30_000, 100)
+
+        def __getitem__(self, rows):
+            raise NotImplementedError
+
+    float64 = np.dtype(np.float64)
+    narrow, wide = np.broadcast_to(0.0, (10**6, 100)), np.broadcast_to(0.0, (10**6, 1000))
+    sizes = [l1jax.blocks(x).reader.slices(float64)[0].stop for x in (narrow, wide, Chunked())]
+    assert sizes == [2**23 // 800, 2 * 1000, 30_000]
+    within = l1jax.blocks(wide, max_memory="16MB").reader.slices(float64)[0].stop
+    assert within == 16_000_000 // 16 // 8000
+
+
+def test_linear_algebra_has_one_thread_during_a_pass():
+    rows = l1jax.blocks(X, max_memory="4MB")
+    threads = [
+        {one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"}
+        for _ in rows.read()
+    ]
+    assert threads == [{1}] * len(threads) and threads
+
+
 def test_memory_is_bounded_by_the_budget_and_every_pass_reads_the_file_once(tmp_path):
     n, p, budget = 4000, 600, 4_000_000
     x = RNG.normal(size=(n, p)).astype(np.float32)
@@ -345,6 +370,31 @@ def test_a_truncated_file_is_an_error_that_names_the_block(tmp_path):
         l1jax.BlockError, match=r"x\.npy.*block \d+ \(rows 8\d\d to 9\d\d\).*cut off"
     ):
         l1jax.fit(file, Y, l1jax.L1(0.1), max_memory=SMALL)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int8, np.uint8])
+def test_a_stored_entry_that_has_changed_is_an_error_that_names_its_block(tmp_path, dtype):
+    stored = np.clip(8 * X, 0, 100).astype(dtype)
+    np.save(tmp_path / "x.npy", stored)
+    rows = l1jax.blocks(tmp_path / "x.npy", max_memory=SMALL)
+    rows.dot(np.ones(P))
+    with_change = np.load(tmp_path / "x.npy", mmap_mode="r+")
+    with_change[700, 3] += 1
+    with_change.flush()
+    with pytest.raises(l1jax.BlockError, match="X has changed") as raised:
+        rows.rdot(np.ones(N))
+    assert 700 in raised.value.rows and raised.value.block == 700 // len(raised.value.rows)
+
+
+@pytest.mark.float32
+def test_what_overflows_in_the_precision_of_computing_is_not_finite(tmp_path):
+    x = X.copy()
+    x[50, 2] = 1e300
+    np.save(tmp_path / "x.npy", x)
+    rows = l1jax.blocks(tmp_path / "x.npy", max_memory=SMALL)
+    assert rows.dot(np.ones(P))[50] > 1e299
+    with pytest.raises(l1jax.BlockError, match="row 50, column 2"):
+        rows.astype(np.float32).dot(np.ones(P))
 
 
 def test_an_entry_that_is_not_finite_is_an_error_that_names_its_block():
