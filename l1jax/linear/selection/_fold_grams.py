@@ -12,7 +12,8 @@ import operator
 
 import numpy as np
 
-from ..engines.active_set._gram_compression import Compressed, Moments, tall_rows
+from ..engines.active_set._gram_compression import Compressed, tall_rows
+from ..engines.active_set._moments import Moments
 from ..model._problem import Data
 from ._folds import Split
 

@@ -14,7 +14,7 @@ import numpy as np
 import scipy  # which loads `linalg` when it is used
 from jax.core import Tracer
 
-from ...._threads import gram
+from ...._threads import num_cores
 from ....losses import Loss
 from ....penalties import Penalty
 from ...data._matrix import DataMatrix, DenseMatrix
@@ -23,82 +23,17 @@ from ...host._columns import GramColumns
 from ...model._null_model import with_null
 from ...model._problem import Data, Problem, ScaledData
 from ._group_weights import has_group_weights
+from ._moments import Moments, MomentSums
 from ._penalty_weights import has_penalty_weights
 from ._working_set import supports
 
+_FRACTION = 1 / 8  # of the memory budget that products of threads may have
 _TALL = 2  # rows per column, from which on the rows are replaced
 _MANY_COLUMNS = 2000  # a Gram matrix of 32 MB
 _MIN_VARIANCE = 1e-3  # fraction of a mean square: with less, centring costs too many digits
 _MIN_REMAINDER = 1e-6  # fraction of a column's variance: with less, a difference has too few
 _CONSTANT = 100  # units of rounding by which a constant column may vary
 _MIN_PIVOT = 1e-5  # for a factor without pivoting
-
-
-class Moments(NamedTuple):
-    """Weighted sums over some rows: of 1, of p columns and the target (last), of their products."""
-
-    weight: float
-    sums: np.ndarray  # (p + 1,)
-    products: np.ndarray  # (p + 1, p + 1)
-
-    @classmethod
-    def of(cls, x: np.ndarray, target: np.ndarray, s: np.ndarray) -> Moments:
-        """Returns the moments of some rows, with sample weights s."""
-        p = x.shape[1]
-        products = np.empty((p + 1, p + 1))
-        of_columns = products[:p, :p]
-        if s.min(initial=np.inf) == s.max(initial=-np.inf):
-            gram(x, out=of_columns)
-            of_columns *= s[0]
-        else:
-            gram(np.sqrt(s)[:, None] * x, out=of_columns)
-        sums, with_target = np.stack([s, s * target]) @ x
-        products[p, :p] = products[:p, p] = with_target
-        products[p, p] = s @ target**2
-        return cls(float(s.sum()), np.append(sums, s @ target), products)
-
-    @classmethod
-    def of_matrix(cls, x: DataMatrix, target: np.ndarray, s: np.ndarray) -> Moments:
-        """Returns the moments of the rows of a matrix that are not on the host, by one pass over them."""
-        found = x.products(s, np.column_stack([np.ones(len(s)), target]))
-        assert found is not None  # by `can_compress`
-        p = len(found)
-        products = np.empty((p + 1, p + 1))
-        products[:p, :p], sums, with_target = found[:, :p], found[:, p], found[:, p + 1]
-        products[p, :p] = products[:p, p] = with_target
-        products[p, p] = s @ target**2
-        return cls(float(s.sum()), np.append(sums, s @ target), products)
-
-    @classmethod
-    def zeros(cls, p: int) -> Moments:
-        """Returns the moments of no rows."""
-        return cls(0.0, np.zeros(p + 1), np.zeros((p + 1, p + 1)))
-
-    def add(self, other: Moments) -> Moments:
-        """Returns the sum, in the arrays of these moments."""
-        np.add(self.sums, other.sums, out=self.sums)
-        np.add(self.products, other.products, out=self.products)
-        return self._replace(weight=self.weight + other.weight)
-
-    def __add__(self, other):
-        return Moments(*(a + b for a, b in zip(self, other, strict=True)))
-
-    def __sub__(self, other):
-        return Moments(*(a - b for a, b in zip(self, other, strict=True)))
-
-    def centred(self, centre: bool) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the means, and the mean products about them; about zero unless `centre`."""
-        products = self.products / self.weight
-        if not centre:
-            return np.zeros_like(self.sums), products
-        mean = self.sums / self.weight
-        products -= np.outer(mean, mean)
-        return mean, products
-
-    def squares(self, centre: bool) -> np.ndarray:
-        """Returns the mean squares about the means; about zero unless `centre`."""
-        squares = self.products.diagonal() / self.weight
-        return squares - (self.sums / self.weight) ** 2 if centre else squares
 
 
 class KnownGram(GramColumns):
@@ -221,21 +156,15 @@ class StreamedRows(TallRows):
         self.x, self.is_shifted = x, not self.fit_intercept
 
     def moments_of(self, parts: list[np.ndarray]) -> list[Moments]:
-        found = [Moments.zeros(self.x.shape[1]) for _ in parts]
-        for rows, block in self.x.read():
-            x = densely(block)
-            if not self.is_shifted:  # a value of the data is near enough to the means, mostly
-                self.shift, self.is_shifted = x.mean(axis=0), True
-            if self.shift.any():
-                x = x - self.shift
-            target, s = self.target[rows], self.s[rows]
-            for i, part in enumerate(parts):
-                some = part[rows]
-                if some.all():
-                    found[i] = found[i].add(Moments.of(x, target, s))
-                elif some.any():
-                    found[i] = found[i].add(Moments.of(x[some], target[some], s[some]))
-        return found
+        room = int(self.x.max_memory * _FRACTION) // (8 * (self.x.shape[1] + 2) ** 2)
+        num_threads = max(min(num_cores(), room), 1)
+        with MomentSums(self.target, self.s, parts, num_threads) as sums:
+            for rows, block in self.x.read():
+                x = densely(block)
+                if not self.is_shifted:  # a value of the data is near enough to the means, mostly
+                    self.shift, self.is_shifted = x.mean(axis=0), True
+                sums.add(rows, x, self.shift)
+        return sums.moments()
 
 
 def tall_rows(data: Data) -> TallRows:
