@@ -36,13 +36,13 @@ class Logistic(TwoClasses):
 
     def per_row(self, y: Real, eta: Real) -> Float[Real, "... n"]:
         # For y = 1 the difference is log(1 + exp −η), which keeps its digits.
-        xp = namespace(y, eta)
-        return xp.where(y == 1, -log_sigmoid(eta), softplus(eta) - y * eta)
+        sign, rest = _sides(y, eta)
+        return softplus(sign * eta) - rest * eta
 
     def gradient(self, y: Real, eta: Real, s: Float[Real, " n"]) -> Float[Real, "... n"]:
-        xp = namespace(y, eta, s)
         # For y = 1 the difference σ(η) − 1 is −σ(−η), which keeps its digits.
-        return s * xp.where(y == 1, -sigmoid(-eta), sigmoid(eta) - y)
+        sign, rest = _sides(y, eta)
+        return s * (sign * sigmoid(sign * eta) - rest)
 
     def curvature(self, y: Real, eta: Real, s: Float[Real, " n"]) -> Float[Real, "... n"]:
         del y
@@ -74,3 +74,10 @@ class Logistic(TwoClasses):
 
     def inverse_link(self, eta: Real) -> Real:
         return sigmoid(eta)
+
+
+def _sides(y: Real, eta: Real) -> tuple[Real, Real]:
+    """Returns −1 for labels 1 and 1 for others, and the labels with 0 for 1: then one function serves both."""
+    xp = namespace(y, eta)
+    is_one = y == 1
+    return xp.where(is_one, -1, 1).astype(eta.dtype), xp.where(is_one, 0, y)
