@@ -84,9 +84,8 @@ class MomentSums:
         self.unit, self.roots = (float(s[0]), None) if is_even else (1.0, np.sqrt(s))
         self.num_threads, self.totals = num_threads, []
         self.lock = threading.Lock()
-        self.spare: list[
-            tuple[np.ndarray, np.ndarray]
-        ] = []  # memory of rows, and of their products
+        # Memory of rows, and of their products.
+        self.spare: list[tuple[np.ndarray, np.ndarray]] = []
 
     def __enter__(self) -> MomentSums:
         self.pool = ThreadPoolExecutor(self.num_threads)

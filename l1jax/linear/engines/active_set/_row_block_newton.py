@@ -40,9 +40,7 @@ _FRACTION_OF_TOL = 0.1  # to which the gap is bounded, by less than what it is
 _NEAR = 0.8  # of its weight: a column with such a gradient is in the working set
 _LARGE = 1e150  # stands for an infinite weight
 _RIDGES = (0.0, 1e-8, 1e-4, 1e-1)  # added to the Hessian, as fractions of its diagonal
-_PART = (
-    2**16
-)  # linear predictors that are found at a time, for all strengths: they stay in the cache
+_PART = 2**16  # linear predictors at a time, of all strengths: they stay in the cache
 _MAX_HALVINGS = 12  # of a step that raises the objective, each with a pass
 
 
