@@ -18,6 +18,7 @@ RUN := $(VENV)/.ready
 DEV := $(VENV)/.ready-dev
 NOTEBOOKS := $(VENV)/.ready-notebooks
 DOCS := $(VENV)/.ready-docs
+FILES := $(VENV)/.ready-files
 BENCH := $(VENV)/.ready-bench
 
 .DELETE_ON_ERROR:
@@ -46,10 +47,10 @@ files_of = $$(grep -rl --include='test_*.py' 'pytest.mark.$(1)' tests)
 # cost a seventh of the time.
 test: test-x64 float32  ## run the tests but slow ones, then the float32 lane
 
-test-x64: $(DEV)
+test-x64: $(DEV) $(FILES)
 	L1JAX_TEST_TYPES=0 $(COMPILE_FAST) $(PYTEST) -n auto --dist loadfile --no-loadscope-reorder -m "not slow" tests
 
-test-slow: $(DEV)  ## run what `make test` leaves out: slow tests, all cases but the first of each
+test-slow: $(DEV) $(FILES)  ## run what `make test` leaves out: slow tests, all cases but the first of each
 	L1JAX_TEST_TYPES=0 $(COMPILE_FAST) $(PYTEST) -n auto --dist loadfile --no-loadscope-reorder -m slow $(call files_of,slow)
 
 float32: $(DEV)  ## run the tests marked float32 with x64 off
@@ -129,6 +130,10 @@ $(DEV): $(RUN)
 
 $(NOTEBOOKS): $(RUN)
 	@$(INSTALL) '.[sklearn,plot,pandas]' --group notebooks
+	@touch $@
+
+$(FILES): $(RUN)
+	@$(INSTALL) . --group files
 	@touch $@
 
 $(DOCS): $(RUN)

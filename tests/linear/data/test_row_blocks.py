@@ -107,8 +107,11 @@ def test_a_sparse_matrix_on_disk_stays_sparse(tmp_path):
 
 
 def test_zarr_hdf5_and_arrow_are_sources(tmp_path):
-    h5py, zarr, pyarrow = map(pytest.importorskip, ("h5py", "zarr", "pyarrow"))
-    parquet = pytest.importorskip("pyarrow.parquet")
+    import h5py
+    import pyarrow
+    import pyarrow.parquet
+    import zarr
+
     with h5py.File(tmp_path / "x.h5", "w") as file:
         dataset = file.create_dataset("x", data=X, chunks=(100, P))
         assert_same_products(l1jax.blocks(dataset, max_memory=SMALL), X)
@@ -116,7 +119,7 @@ def test_zarr_hdf5_and_arrow_are_sources(tmp_path):
     assert_same_products(l1jax.blocks(array, max_memory=SMALL), X)
     names = [f"gene {j}" for j in range(P)]
     table = pyarrow.table(dict(zip(names, X.T, strict=True)))
-    parquet.write_table(table, tmp_path / "x.parquet", row_group_size=100)
+    pyarrow.parquet.write_table(table, tmp_path / "x.parquet", row_group_size=100)
     for source in (table, tmp_path / "x.parquet"):
         rows = l1jax.blocks(source, max_memory=SMALL)
         assert_same_products(rows, X)
