@@ -156,7 +156,7 @@ class StreamedRows(TallRows):
         self.x, self.is_shifted = x, not self.fit_intercept
 
     def moments_of(self, parts: list[np.ndarray]) -> list[Moments]:
-        room = int(self.x.max_memory * _FRACTION) // (8 * (self.x.shape[1] + 2) ** 2)
+        room = int(self.x.max_memory * _FRACTION) // (16 * (self.x.shape[1] + 2) ** 2)
         num_threads = max(min(num_cores(), room), 1)
         with MomentSums(self.target, self.s, parts, num_threads) as sums:
             for rows, block in self.x.read():

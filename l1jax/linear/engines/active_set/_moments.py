@@ -74,6 +74,7 @@ class MomentSums:
     """The moments of some parts of the rows, added up over blocks by threads that end with its context.
 
     They are ZᵀZ, with rows √s (x − shift, target, 1): one symmetric product of rows that stay in the cache.
+    Each share of a block has a sum of its own, so that the order of additions is always the same.
     """
 
     def __init__(
@@ -82,10 +83,9 @@ class MomentSums:
         is_even = s.min() == s.max()
         self.target, self.parts = target, parts  # masks of rows
         self.unit, self.roots = (float(s[0]), None) if is_even else (1.0, np.sqrt(s))
-        self.num_threads, self.totals = num_threads, []
-        self.lock = threading.Lock()
-        # Memory of rows, and of their products.
-        self.spare: list[tuple[np.ndarray, np.ndarray]] = []
+        self.num_threads, self.num_shares = num_threads, max(num_threads // len(parts), 1)
+        self.totals: list[list[np.ndarray]] = []  # by part and share
+        self.memory = threading.local()  # of rows, and of their products
 
     def __enter__(self) -> MomentSums:
         self.pool = ThreadPoolExecutor(self.num_threads)
@@ -96,20 +96,22 @@ class MomentSums:
 
     def add(self, rows: slice, x: np.ndarray, shift: np.ndarray) -> None:
         """Adds a block of rows."""
-        width, count = x.shape[1] + 2, max(self.num_threads // len(self.parts), 1)
+        width, count = x.shape[1] + 2, self.num_shares
         if not self.totals:
-            self.totals = [np.zeros((width, width)) for _ in self.parts]
+            self.totals = [[np.zeros((width, width)) for _ in range(count)] for _ in self.parts]
             self.num_rows = max(min(_PART // width, len(x)), min(width, -(-len(x) // count)))
         shares = [
-            (part, share)
-            for part, mask in enumerate(self.parts)
-            for share in np.array_split(np.flatnonzero(mask[rows]), count)
+            (total, share)
+            for totals, mask in zip(self.totals, self.parts, strict=True)
+            for total, share in zip(
+                totals, np.array_split(np.flatnonzero(mask[rows]), count), strict=True
+            )
         ]
         roots = None if self.roots is None else self.roots[rows, None]
 
-        def add(share: tuple[int, np.ndarray]) -> None:
-            part, at = share
-            z, products = self.spare.pop() if self.spare else self._memory(width)
+        def add(share: tuple[np.ndarray, np.ndarray]) -> None:
+            total, at = share
+            z, products = self._own_memory(width)
             for begin in range(0, len(at), len(z)):
                 some = _as_slice(at[begin : begin + len(z)])
                 z_some = z[: len(at) - begin]
@@ -117,26 +119,27 @@ class MomentSums:
                 z_some[:, -2], z_some[:, -1] = self.target[rows][some], 1
                 if roots is not None:
                     z_some *= roots[some]
-                np.matmul(z_some.T, z_some, out=products)
-                with self.lock:
-                    self.totals[part] += products
-            self.spare.append((z, products))
+                total += np.matmul(z_some.T, z_some, out=products)
 
         list(self.pool.map(add, shares))
 
-    def _memory(self, width: int) -> tuple[np.ndarray, np.ndarray]:
-        return np.empty((self.num_rows, width)), np.empty((width, width))
+    def _own_memory(self, width: int) -> tuple[np.ndarray, np.ndarray]:
+        """The arrays of this thread."""
+        if not hasattr(self.memory, "arrays"):
+            rows = np.empty((self.num_rows, width))
+            self.memory.arrays = rows, np.empty((width, width))
+        return self.memory.arrays
 
     def moments(self) -> list[Moments]:
         """Returns the moments of each part."""
-        return [
-            Moments(
-                weight=float(total[-1, -1]) * self.unit,
-                sums=total[-1, :-1] * self.unit,
-                products=total[:-1, :-1] * self.unit,
-            )
-            for total in self.totals
-        ]
+        return [self._moments_of(sum(totals[1:], totals[0])) for totals in self.totals]
+
+    def _moments_of(self, total: np.ndarray) -> Moments:
+        return Moments(
+            weight=float(total[-1, -1]) * self.unit,
+            sums=total[-1, :-1] * self.unit,
+            products=total[:-1, :-1] * self.unit,
+        )
 
 
 def _as_slice(at: np.ndarray) -> slice | np.ndarray:
