@@ -46,6 +46,21 @@ class LinearForm(NamedTuple):
         xp = namespace(self.lower, self.upper)
         return xp.isfinite(self.lower) | xp.isfinite(self.upper)
 
+    @property
+    def can_be_held(self) -> Any:
+        """Which coordinates have a finite limit that is not 0."""
+        if self.lower is None or self.upper is None:
+            return np.bool_(False)
+        xp = namespace(self.lower, self.upper)
+        is_up, is_down = (xp.isfinite(limit) & (limit != 0) for limit in (self.upper, self.lower))
+        return is_up | is_down
+
+    @property
+    def is_smooth_at_zero(self) -> Any:
+        """Which coordinates have no corner at 0 from where a path could start, though they are not free."""
+        is_held_back = (self.quad > 0) | self.is_limited
+        return (self.up == 0) & (self.down == 0) & is_held_back
+
     def map(self, function: Callable[[Real], Real]) -> LinearForm:
         """Returns the form with a function of each of its arrays."""
         up, down, quad, *limits = (None if part is None else function(part) for part in self)

@@ -54,7 +54,7 @@ class Compiled(Engine):
         on_cpu = jax.default_backend() == "cpu"
         if not (on_cpu and is_dense and is_worth_it and min(n, p) <= _MAX_SIZE):
             return False
-        if _has_limits(plan):  # on the host many held coefficients take many models
+        if _can_be_held(plan):  # on the host many held coefficients take many models
             return True
         suits_ridge = min(n, p) <= _MAX_SIZE_WITH_RIDGE and p <= _MOST_COLUMNS_WITH_RIDGE
         return suits_ridge or not _curves(plan)
@@ -119,12 +119,12 @@ def _serves_penalty(pen: Penalty, shape: tuple[int, ...]) -> bool:
     return pen.with_strength(1.0).linear_form(shape) is not None
 
 
-def _has_limits(plan: Plan) -> bool:
-    """Whether a penalty with weights keeps coefficients within limits."""
+def _can_be_held(plan: Plan) -> bool:
+    """Whether coefficients of a penalty with weights may be held at limits other than 0."""
     shape = plan.problem.coef_shape
     if not _serves_penalty(plan.pen, shape):
         return False
-    return bool(linear_form(plan.pen, np.ones(()), shape).has_limits)
+    return bool(np.any(linear_form(plan.pen, np.ones(()), shape).can_be_held))
 
 
 def _curves(plan: Plan) -> bool:
@@ -139,8 +139,9 @@ def _follows(problem: Problem, pen: Penalty) -> bool:
     if not supports_active_sets(problem, pen):
         return False
     form = linear_form(pen, np.ones(()), problem.coef_shape)
-    has_no_corner = (form.up == 0) & (form.down == 0) & ((form.quad > 0) | form.is_limited)
-    return not np.any(has_no_corner) and CoordinateWeights(pen, problem.coef_shape[0]).proportional
+    if np.any(form.is_smooth_at_zero):
+        return False
+    return CoordinateWeights(pen, problem.coef_shape[0]).proportional
 
 
 @program

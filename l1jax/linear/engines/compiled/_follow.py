@@ -65,7 +65,7 @@ class WithOnes(DataMatrix):
 def capacities(n: int, p: int, exceeds_rank: bool) -> list[Capacity]:
     """Returns the capacities to be tried in turn: one that always suffices, where n or p is small.
 
-    With a quadratic part of the penalty more columns than rows may be active, with limits active or held.
+    With a quadratic part of the penalty or limits, more columns than rows may be active or held.
     """
     rank = min(p if exceeds_rank else n, p, _MOST_ACTIVE)
     active = 32 * -(-rank // 32)
@@ -175,7 +175,9 @@ def _padded(problem: Problem, form: LinearForm, tol: float | None) -> PathInputs
         up=columns(form.up, 0.0, np.inf),
         down=columns(form.down, 0.0, np.inf),
         quad=columns(form.quad, 0.0, 0.0) if np.any(form.quad) else None,
-        limits=_limits(form, lambda limit: columns(limit, np.inf, np.inf)),
+        limits=_limits(form, lambda limit: columns(limit, np.inf, np.inf))
+        if np.any(form.can_be_held)
+        else None,
         unpenalised=columns(null.unpenalised, 1.0, 0.0) > 0,
         tol=jnp.asarray(_violation_for(tol, np.float64)),
     )
@@ -214,12 +216,11 @@ def follow_traced(problem: Problem, pen: Penalty, lams: Array) -> PathResult:
     other = pen.with_strength(0.5).linear_form(problem.coef_shape)
     assert form is not None
     assert other is not None
-    serves = problem.is_valid & ~jnp.any((form.up == 0) & (form.down == 0) & (form.quad > 0))
-    for one, half in zip(form[:3], other[:3], strict=True):  # proportional to λ
+    serves = problem.is_valid & ~jnp.any(form.is_smooth_at_zero)
+    for one, half in zip(form[:3], other[:3], strict=True):  # proportional to λ, as limits are not
         serves &= jnp.all(jnp.isclose(0.5 * one, half, rtol=1e-5, atol=0))
     if pen.homogeneous:
         serves &= jnp.all(form.quad == 0)
-    serves &= ~jnp.any((form.up == 0) & (form.down == 0) & form.is_limited)
     null, dtype = problem.null, problem.y.dtype
     has_intercept = _has_own_intercept(problem)
 

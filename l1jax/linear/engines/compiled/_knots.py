@@ -22,7 +22,14 @@ from ._tableau import Pivots, Tableau, put
 
 OUT, DEPENDENT, UNPENALISED, HELD, STUCK = 0.0, 2.0, 3.0, 4.0, 5.0
 """What `side` says of a column beside ±1, the sign of its coefficient: not in the active set; dependent on it,
-and so left out; in it without a weight; ±, held at the limit of this sign; ±, the same and dependent."""
+and so left out; in it without a weight; ±, held at the limit of this sign; ±, the same, dependent and so held
+even where its gradient would let it go. Dependent columns are tried again once the active set is another."""
+
+
+def tried_again(side: Array) -> Array:
+    """Returns the sides with none that is left out, or held, as it depends on others."""
+    side = jnp.where(side == DEPENDENT, OUT, side)
+    return jnp.where(jnp.abs(side) == STUCK, HELD * jnp.sign(side), side)
 
 
 def is_active(side: Array) -> Array:
@@ -193,7 +200,7 @@ def _next_knot(motion: Motion, at: Position) -> Position:
     is_pivot = changes & ~depends
     entered = jnp.where(to_up[j] <= to_down[j], 1.0, -1.0).astype(z.dtype)
     begins, out, dependent = jnp.zeros_like(lam), jnp.asarray(OUT), jnp.asarray(DEPENDENT)
-    if motion.limits is not None:
+    if motion.limits is not None:  # one that is let go begins there, one that grows ends there
         returns, sign = is_held(side[j]), jnp.sign(side[j])
         entered = jnp.where(returns, sign, entered)
         begins = jnp.where(returns, sign * motion.limits.on(side)[j], begins)

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from ._knots import (
-    OUT,
     Bounds,
     Limits,
     Motion,
@@ -16,8 +15,8 @@ from ._knots import (
     Segments,
     follow,
     is_active,
-    is_held,
     limited,
+    tried_again,
 )
 from ._tableau import Pivots, Products, Tableau
 
@@ -94,7 +93,7 @@ def _on_grid(end: Position, lams: Array, limits: Limits | None) -> Followed:
     without = x + jnp.append(lams, end.lam)[:, None] * added
     penalised = jnp.abs(side) == 1
     x = jnp.where(penalised & (without * side < 0), 0, without)  # it enters later than was said
-    side = jnp.where(is_active(side) | is_held(side), side, OUT)
+    side = tried_again(side)
     since = jnp.sum(begins >= lams[:, None], axis=1, dtype=jnp.int32)
     return Followed(
         limited(x, side, limits),

@@ -20,8 +20,6 @@ from ...._arrays import matmul
 from ....losses import Loss
 from ._batching import any_lane
 from ._knots import (
-    DEPENDENT,
-    OUT,
     Bounds,
     Limits,
     Motion,
@@ -30,6 +28,7 @@ from ._knots import (
     is_active,
     is_held,
     limited,
+    tried_again,
 )
 from ._tableau import Pivots, Products, Tableau, inverse_on, put
 
@@ -243,7 +242,7 @@ def _step(
     # 1. The line: λ goes to the target, and the gradient of the model to that of the loss.
     end = _line(model, state, target)
     arrives = end.left <= 0
-    side = jnp.where(end.side == DEPENDENT, OUT, end.side)
+    side = tried_again(end.side)
     x = limited(end.z, side, model.columns.limits)
     weights, quad = model.columns.weights, model.columns.quad
     of_model = jnp.where(is_active(side), end.lam * weights.signed(side), end.z)

@@ -16,7 +16,7 @@ from ._newton import Columns, Point, follow_newton
 from ._tableau import Products, inverse_on
 
 _CHANGES = 64  # of the active set in a block of the lasso
-_FIRST, _SECOND = 3e38, 2e38  # score of the active and the held columns: a working set has them all
+_SCORE_ACTIVE, _SCORE_HELD = 3e38, 2e38  # beyond all others: a working set has them all
 
 
 class Capacity(NamedTuple):
@@ -34,17 +34,15 @@ class WorkingSet(NamedTuple):
     x: Float[Array, " W"]
     side: Float[Array, " W"]
     inverse: Float[Array, "M M"]  # of the Gram matrix on the active ones; 0 for curved losses
-    holds_all: Bool[
-        Array, ""
-    ]  # whether all active columns are among the first M, and those held in it
+    holds_all: Bool[Array, ""]  # all active columns are among the first M, all held ones in it
     is_usable: Bool[Array, ""]
 
 
 def take_working_set(data: PathData, state: PathState, capacity: Capacity) -> WorkingSet:
     """Takes the active columns and those of the largest score."""
     width, most = capacity
-    score = jnp.where(is_held(state.side), _SECOND, state.score)
-    score = jnp.where(is_active(state.side), _FIRST, score)
+    score = jnp.where(is_held(state.side), _SCORE_HELD, state.score)
+    score = jnp.where(is_active(state.side), _SCORE_ACTIVE, score)
     # In float64 `top_k` takes 20 times as long.
     at = lax.top_k(score.astype(jnp.float32), width)[1].astype(jnp.int32)
     side, columns = state.side[at], data.columns(at)

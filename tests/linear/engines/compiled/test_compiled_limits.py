@@ -119,7 +119,35 @@ def test_a_coefficient_without_weight_within_limits_is_left_to_another_engine(so
     path = l1jax.path(X, Y, pen, n_lams=12)
     traced = jax.jit(lambda y: l1jax.path(X, y, pen, lams=path.lams, tol=1e-9))(Y)
     assert not solved and (np.asarray(traced.status) == l1jax.Status.CONVERGED).all()
-    np.testing.assert_allclose(traced.coefs, path.coefs, atol=1e-4)
+    np.testing.assert_allclose(traced.coefs, path.coefs, atol=1e-6)
+
+
+def test_a_limit_of_zero_is_no_limit_to_be_held_at(solved):
+    """Neither sizes nor the choice of an engine are those of a path on which coefficients are held."""
+    rng = np.random.default_rng(1)
+    wide, y = rng.normal(size=(20, 1100)), rng.normal(size=20)
+    pens = l1jax.ElasticNet(l1_ratio=0.5, lower=0.0), l1jax.ElasticNet(l1_ratio=0.5, lower=-9.0)
+    taken = []
+    for pen in pens:
+        l1jax.path(wide, y, pen, n_lams=10)
+        taken.append(len(solved))
+    assert taken == [0, 1]
+
+
+@pytest.mark.parametrize("seed", [0, 13])
+def test_copies_of_a_column_that_is_held_are_let_go(seed, solved):
+    """Of copies only one is independent, so that the others wait at their limits until it is back."""
+    rng = np.random.default_rng(seed)
+    base = rng.normal(size=(30, 8))
+    base = base @ (np.eye(8) + 0.9 * rng.normal(size=(8, 8)))
+    x = base[:, rng.permutation(np.repeat(np.arange(8), 3))] * rng.choice([-1, 1], 24)
+    y = base @ rng.normal(size=8) * 3 + rng.normal(size=30)
+    labels = (y + 3 * rng.normal(size=30) > np.median(y)).astype(float)
+    limit = rng.choice([0.02, 0.1, 0.3, 1, np.inf], 24)
+    pen, options = l1jax.L1(lower=-limit, upper=limit), {"lam_min_ratio": 1e-4, "n_lams": 60}
+    loss = l1jax.Logistic()
+    path = l1jax.path(x, labels, pen, loss=loss, engine="compiled", **options)
+    assert solved == [60] and (path.relative_gaps < 1e-8).all()
 
 
 def test_a_capacity_that_is_full_of_held_columns_goes_on_with_the_next(monkeypatch):
