@@ -22,6 +22,7 @@ class GroupLeastSquares:
     """`PathFollower` of squared error with weights per group."""
 
     can_halve_steps = False
+    starts_anywhere = False
 
     def __init__(
         self,

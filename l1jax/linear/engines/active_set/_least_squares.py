@@ -19,6 +19,7 @@ class LeastSquares:
     """`PathFollower` of squared error; the solutions are exact."""
 
     can_halve_steps = False
+    starts_anywhere = False
 
     def __init__(self, columns: GramColumns, weights: CoordinateWeights, keep_knots: bool = False):
         self.columns, self.weights, self.keep_knots = columns, weights, keep_knots

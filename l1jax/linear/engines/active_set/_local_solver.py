@@ -40,7 +40,7 @@ class LocalPath:
 
     def __init__(self, path: LeastSquares | ProxNewton, weights: LocalWeights):
         self.path, self.local = path, weights
-        self.can_halve_steps = True
+        self.can_halve_steps, self.starts_anywhere = True, False  # where it starts is where it ends
 
     @property
     def weights(self) -> LocalWeights:

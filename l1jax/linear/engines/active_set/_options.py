@@ -14,6 +14,8 @@ class ActiveSetOptions:
     block_size_all_columns: int = 25  # ... where all of them are in the working set
     min_candidates: int = 256  # columns that join the active ones in a working set, at least
     max_columns: int = 600  # up to so many columns, all of them are the working set
+    max_entries: int = 1_000_000  # ... and so many entries, where each step goes through these
+    min_candidates_reread: int = 64  # ... or an eighth of all, where each step goes through them
     min_candidates_interior: int = (
         64  # ... where an interior point method solves each λ from anywhere
     )

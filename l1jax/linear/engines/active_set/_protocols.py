@@ -115,6 +115,7 @@ class PathFollower(Protocol):
         ...
 
     can_halve_steps: bool  # whether a solver that fails may succeed at a λ that is closer
+    starts_anywhere: bool  # whether a solver may start at a point that is no solution
 
     def start(
         self, features: np.ndarray, values: np.ndarray, neg_gradient: np.ndarray

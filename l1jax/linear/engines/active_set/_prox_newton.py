@@ -47,7 +47,7 @@ Curvature = np.ndarray | float  # per row (n,), or one for all
 class ProxNewton:
     """`PathFollower` of a smooth convex loss."""
 
-    can_halve_steps = True
+    can_halve_steps = starts_anywhere = True
 
     def __init__(
         self,

@@ -39,6 +39,8 @@ def has_few_rows(problem: Problem) -> bool:
 class RowShifts(ProxNewton):
     """`PathFollower` of a loss that has shifts; the solutions are exact."""
 
+    starts_anywhere = False
+
     def __init__(
         self,
         problem: Problem,

@@ -45,6 +45,7 @@ class SmoothGroups:
     """`PathFollower` of a smooth loss with weights per group."""
 
     can_halve_steps = True
+    starts_anywhere = False
 
     def __init__(
         self,

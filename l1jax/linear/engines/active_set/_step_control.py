@@ -7,6 +7,7 @@ import numpy as np
 from ._options import OPTIONS
 
 _FIRST = 2  # λ of the first block, where these are solved one by one
+_FEW = 2  # solutions that lines may lose
 _LONGEST = 1000  # as long as there are λ
 
 
@@ -22,6 +23,7 @@ class StepControl:
         self.interpolates = interpolates
         self.is_block = True
         self.length = _LONGEST if interpolates else _FIRST  # of a block, in λ of the grid
+        self.was_good = True  # whether all of the last block met the KKT conditions
         self.fraction = 1.0  # of the way to the next λ
         self.has_succeeded = False  # the last step, at this length
         self.num_breakdowns = 0
@@ -42,13 +44,20 @@ class StepControl:
             return block[: self.length]
         return block[:1] if self.ends_on_grid else lam + self.fraction * (block[:1] - lam)
 
-    def adapt(self, good: int, length: int) -> None:
+    def adapt(self, good: int, num_solved: int, reached: int, length: int) -> None:
         """Makes the next block as long as the part of this one that met the KKT conditions, or twice as long.
 
-        What is solved behind a violation is solved again.
+        Of its solutions so many are `good`, and it `reached` so many of its λ. What is solved behind a
+        violation is solved again: of lines, that is little, unless most solutions were.
         """
-        if self.is_block and not self.interpolates:
-            self.length = max(good, 1) if good < length else min(2 * length, _LONGEST)
+        if not self.is_block:
+            return
+        is_good = good == num_solved
+        if is_good and (self.was_good or not self.interpolates):
+            self.length = min(2 * length, _LONGEST)
+        elif not is_good and (not self.interpolates or num_solved - good > max(good, _FEW)):
+            self.length = max(reached, 1)
+        self.was_good = is_good
 
     def fail(self) -> None:
         """Shortens the next step."""

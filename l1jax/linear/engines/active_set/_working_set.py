@@ -9,6 +9,7 @@ Everything here runs on the host, where sizes may change, and in float64.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -80,7 +81,7 @@ def supports(problem: Problem, pen: Penalty) -> bool:
 def has_room(problem: Problem) -> bool:
     """Returns whether the columns of a first working set may be copied, of an X that is read in blocks."""
     n, p = problem.x.shape
-    count = p if takes_all_columns(problem) else min(p, 2 * OPTIONS.min_candidates)
+    count = p if may_take_all_columns(problem) else min(p, 2 * OPTIONS.min_candidates)
     return problem.x.has_room_for(8 * n * count)
 
 
@@ -165,17 +166,17 @@ def follow_to(
     if columns is not None:
         options = FollowerOptions(all_columns=True, columns=columns)
         return follow_path(problem, pen, np.array([lam]), lambda_max, options)
-    if has_corners(problem) and (lam == 0 or takes_all_columns(problem)):
+    if has_corners(problem) and (lam == 0 or takes_all_columns(problem, pen)):
         # Nothing on the way helps an interior point method, and at zero no column can be left out.
         return follow_path(
             problem, pen, np.array([lam]), lambda_max, FollowerOptions(all_columns=True)
         )
     is_exact = has_penalty_weights(pen, problem.coef_shape) and problem.loss.is_quadratic
-    if (takes_all_columns(problem) and is_exact) or lam >= lambda_max:
+    if (takes_all_columns(problem, pen) and is_exact) or lam >= lambda_max:
         return follow_path(problem, pen, np.array([lam]), lambda_max)
     middle, end = (max(lam, ratio * lambda_max) for ratio in (_LONG_BELOW, _NONE_BELOW))
     # Else where it ends depends on the way, or columns are found on it.
-    is_long = pen.convex and (takes_all_columns(problem) or has_corners(problem))
+    is_long = pen.convex and (may_take_all_columns(problem) or has_corners(problem))
     is_rough = pen.convex and problem.loss.convex and not problem.loss.is_quadratic
     lams = _strides(lambda_max, middle, _LONG_STRIDE if is_long else _STRIDE)
     if end < middle:
@@ -214,13 +215,12 @@ class _Follower:
     ):
         self.problem, self.lams, self.rough_above = problem, lams, options.rough_above
         all_columns = options.all_columns
-        self.all_columns = takes_all_columns(problem) if all_columns is None else all_columns
+        self.all_columns = takes_all_columns(problem, pen) if all_columns is None else all_columns
+        self.may_take_all = may_take_all_columns(problem)
         self.is_interior = has_corners(problem)
         self.rough = _ROUGH_INTERIOR if self.is_interior else ROUGH
         self.violation = _violation(problem, pen, options.relative_gap)
-        self.min_candidates = (
-            OPTIONS.min_candidates_interior if self.is_interior else OPTIONS.min_candidates
-        )
+        self.min_candidates = _min_candidates(problem, pen)
         self.budget = StepBudget(OPTIONS.max_steps(len(lams)))
         self.path = _path_follower(problem, pen, options, self.budget)
         self.weights = self.path.weights
@@ -239,6 +239,8 @@ class _Follower:
         self.retries = OPTIONS.max_retries
         if self.is_interior:  # a working set is found anew for each λ
             self.retries += OPTIONS.retries_per_lam_interior * len(lams)
+        # A solution that columns outside of the working set violate, and its λ: near that with them.
+        self.rejected: tuple[PathPoint, float] | None = None
         self.violators = np.zeros(0, int)  # columns that the next working set must contain
         # 3. What is to be filled in.
         shape = (len(lams), *self.null.shape)
@@ -304,11 +306,16 @@ class _Follower:
     def _advance(self, block: np.ndarray, ends_on_grid: bool) -> int:
         # 1. Solve on the working set.
         working = self._working_set()
-        solver = self.path.restricted_solver(working, self.at, self.lam)
+        start = (self.at, self.lam) if self.rejected is None else self.rejected
+        solver = self.path.restricted_solver(working, *start)
+        self.rejected = None
         solved = self._solve(solver, block)
         # 2. Check the KKT conditions of the other columns.
         neg_gradients, good = self._check(solved, working, block)
-        self.control.adapt(good, len(solved))
+        if not good and self.path.starts_anywhere:
+            self.rejected = solved[0][1], block[solved[0][0]]
+        reached = solved[good - 1][0] + 1 if good else 0
+        self.control.adapt(good, len(solved), reached, len(block))
         if not good:
             return 0
         # 3. Keep what meets them.
@@ -335,6 +342,8 @@ class _Follower:
             working = np.arange(len(violation))
         else:
             working = _largest(violation, self.at.features, self.violators, self.min_candidates)
+            if self.may_take_all and 2 * len(working) > len(violation):
+                working = np.arange(len(violation))
         working = self.weights.close_over_groups(working)
         return working[self.is_candidate[working]]
 
@@ -503,14 +512,37 @@ def _known_point(
     )
 
 
-def takes_all_columns(problem: Problem) -> bool:
-    """Returns whether the Gram matrix of all columns costs less than searching for those that matter."""
+def may_take_all_columns(problem: Problem) -> bool:
+    """Returns whether the Gram matrix of all columns costs less than to search for those that matter."""
     n, p = problem.x.shape
     is_dense = problem.x.as_array() is not None or problem.x.is_distributed
     is_tall = is_dense and _TALL * p <= n and p <= _MAX_TALL_COLUMNS
     if has_corners(problem):
         return p <= OPTIONS.min_candidates_interior
     return p <= OPTIONS.max_columns or (is_tall and problem.loss.is_quadratic)
+
+
+def takes_all_columns(problem: Problem, pen: Penalty) -> bool:
+    """Returns whether all columns are the working set."""
+    is_small = math.prod(problem.x.shape) <= OPTIONS.max_entries
+    return may_take_all_columns(problem) and (is_small or not _rereads_columns(problem, pen))
+
+
+def _rereads_columns(problem: Problem, pen: Penalty) -> bool:
+    """Whether each step goes through the rows of the working set, as one of proximal Newton does."""
+    if problem.loss.is_quadratic or has_corners(problem):
+        return False
+    return has_penalty_weights(pen, problem.coef_shape)
+
+
+def _min_candidates(problem: Problem, pen: Penalty) -> int:
+    """Returns how many columns join the active ones in a working set, at least."""
+    if has_corners(problem):
+        return OPTIONS.min_candidates_interior
+    most = OPTIONS.min_candidates
+    if not _rereads_columns(problem, pen):
+        return most
+    return min(most, max(OPTIONS.min_candidates_reread, problem.x.shape[1] // 8))
 
 
 def _largest(

@@ -458,3 +458,75 @@ def test_steps_halve_where_they_fail_and_double_after_two_that_succeed(interpola
         assert not control.is_exhausted
     control.fail()
     assert control.is_exhausted
+
+
+def test_blocks_of_lines_shorten_where_most_solutions_were_in_vain():
+    control, grid = StepControl(interpolates=True), np.arange(20.0)[::-1]
+    control.adapt(good=2, num_solved=4, reached=5, length=20)
+    assert len(control.next_block(20.0, grid)) == 20  # few were
+    control.adapt(good=1, num_solved=4, reached=3, length=20)
+    lengths = []
+    for _ in range(3):
+        lengths.append(len(control.next_block(20.0, grid)))
+        control.adapt(good=1, num_solved=1, reached=lengths[-1], length=lengths[-1])
+    assert lengths == [3, 3, 6]  # it doubles after two that are good
+
+
+def _counts(n):
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((n, 500))
+    return X, rng.poisson(np.exp(0.3 * X[:, :10].sum(axis=1))).astype(float)
+
+
+def _newton_steps(monkeypatch, num_candidates, **options):
+    """Returns the Newton steps of each solve of a path, on working sets that have to grow."""
+    X, y = _counts(100)
+    monkeypatch.setattr(OPTIONS, "max_columns", 0)
+    monkeypatch.setattr(OPTIONS, "min_candidates", num_candidates)
+    steps, to = [], _prox_newton.ProxNewtonSolver.to
+
+    def counted(self, lam):
+        point = to(self, lam)
+        steps.append(point.num_steps)
+        return point
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_prox_newton.ProxNewtonSolver, "to", counted)
+        path = l1jax.path(X, y, l1jax.L1(), loss=l1jax.Poisson(), engine="working_set", **options)
+    assert (np.asarray(path.relative_gaps) <= options.get("tol", 1e-9)).all()
+    return steps
+
+
+def test_fewer_solutions_are_in_vain_where_blocks_shorten(monkeypatch):
+    options = {"n_lams": 10, "lam_min_ratio": 0.05, "tol": 1e-3}
+    shorter = _newton_steps(monkeypatch, 16, **options)
+    monkeypatch.setattr(StepControl, "adapt", lambda *_, **__: None)
+    longest = _newton_steps(monkeypatch, 16, **options)
+    assert len(shorter) <= 0.75 * len(longest)
+
+
+def test_a_rejected_solution_is_where_the_next_starts(monkeypatch):
+    options = {"n_lams": 5, "lam_min_ratio": 0.05}
+    warm = _newton_steps(monkeypatch, 2, **options)
+    monkeypatch.setattr(_prox_newton.ProxNewton, "starts_anywhere", False)
+    cold = _newton_steps(monkeypatch, 2, **options)
+    assert sum(warm) < sum(cold)
+
+
+def test_tall_data_take_some_of_their_columns(monkeypatch):
+    X, y = _counts(2100)
+    sizes, restricted = [], _prox_newton.ProxNewton.restricted_solver
+
+    def sized(self, working, at, lam):
+        sizes.append(len(working))
+        return restricted(self, working, at, lam)
+
+    monkeypatch.setattr(_prox_newton.ProxNewton, "restricted_solver", sized)
+    options = {"loss": l1jax.Poisson(), "n_lams": 8, "lam_min_ratio": 0.1, "engine": "working_set"}
+    few = l1jax.path(X, y, l1jax.L1(), **options)
+    assert max(sizes) <= 150
+    monkeypatch.setattr(OPTIONS, "max_entries", X.size)
+    all_ = l1jax.path(X, y, l1jax.L1(), **options)
+    assert sizes[-1] == 500
+    # Both are exact: gradients miss their weights by 1e-13 of the largest, times the condition of the Hessian.
+    np.testing.assert_allclose(few.coefs, all_.coefs, atol=1e-10)
