@@ -171,8 +171,7 @@ class Factor:
             rows, inverse = np.zeros((room, self._rows.shape[1])), np.zeros((room, room), order="F")
             rows[:old], inverse[:old, :old] = self._rows, self._inverse
             self._rows, self._inverse = rows, inverse
-        for place, j in enumerate(self.active.indices[m - count :].tolist(), m - count):
-            self._rows[place] = self.hessian[j]
+        self._rows[m - count : m] = self.hessian[self.active.indices[m - count :]]
 
     def _rank_one(self, u: np.ndarray, factor: float) -> None:
         """Adds factor · u uᵀ to the inverse, in place: half of homotopy's time goes through here."""
