@@ -392,7 +392,6 @@ class Model(eqx.Module):
 
 
 @pytest.mark.core
-@pytest.mark.float32
 def test_any_tree_of_arrays_gives_the_answer_of_the_flat_vector():
     X, y = data(60, 6)
     flat = minimize(squared, jnp.zeros(6), Taxi(0.2), args=(X, y), tol=TIGHT).params

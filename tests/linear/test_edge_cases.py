@@ -279,7 +279,6 @@ def test_free_features_that_others_explain_do_no_harm_where_the_curvature_is_lar
     assert np.abs(fit.coef).max() < 100
 
 
-@pytest.mark.float32
 @pytest.mark.parametrize("digits", [0.3, 0.45, 0.6])
 def test_a_gap_of_nearly_collinear_free_features_is_no_promise_that_is_broken(digits):
     """What is left to gain along their difference is in the gap, or the fit says that it does not know.

@@ -250,7 +250,6 @@ def test_a_data_frame_keeps_its_names(data):
     np.testing.assert_allclose(fit.predict(frame), fit.predict(X), rtol=1e-13, atol=1e-15)
 
 
-@pytest.mark.core
 def test_jit_and_vmap_over_data_sets_give_the_eager_answer(data):
     X, targets, weights, _ = data
     X, y = np.stack([X, 1.5 * X[::-1]]), np.stack([targets["logistic"], targets["logistic"]])

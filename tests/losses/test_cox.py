@@ -260,6 +260,7 @@ def test_an_intercept_changes_nothing():
     assert with_it.intercept == without.intercept == 0
 
 
+@pytest.mark.slow
 def test_what_data_cannot_say_does_no_harm():
     at_once = fit(0.01, y=np.column_stack([np.ones(N), np.ones(N)]))
     assert (np.asarray(at_once.coef) == 0).all() and at_once.relative_gap == 0

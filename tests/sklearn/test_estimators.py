@@ -299,6 +299,7 @@ def test_without_a_refit_the_folds_are_averaged(data):
 
 
 @pytest.mark.parametrize("ratios", [{}, {"l1_ratios": (0.0,)}], ids=["default", "one"])
+@pytest.mark.slow
 def test_attributes_by_class_are_those_of_scikit_learn(ratios):
     X, y = load_iris(return_X_y=True)
     arguments = {"Cs": [0.1, 1.0], "cv": 3, "scoring": "neg_log_loss"} | ratios

@@ -255,6 +255,7 @@ def test_under_jit_the_path_is_that_of_an_eager_call(arrays):
     assert traced.num_steps.sum() < 2 * np.count_nonzero(eager.coefs[-1]) + 60
 
 
+@pytest.mark.slow
 def test_under_jit_one_fit_is_that_at_the_end_of_its_path_and_its_derivative_the_difference(arrays):
     x, y = arrays
     lam = float(0.03 * l1jax.lambda_max(x, y, l1jax.L1()))
@@ -327,6 +328,7 @@ def test_in_float32_a_traced_path_meets_its_tolerance():
     assert path.num_steps.max() < 100
 
 
+@pytest.mark.slow
 def test_under_jit_logistic_regression_is_that_of_an_eager_call(arrays):
     x, y = arrays
     y = jnp.asarray(targets("logistic", np.asarray(y)))

@@ -111,6 +111,7 @@ def test_it_is_taken_where_n_or_p_is_small(pen, solved):
     assert solved == [12] and (path.relative_gaps < 1e-12).all()
 
 
+@pytest.mark.slow
 def test_a_coefficient_without_weight_within_limits_is_left_to_another_engine(solved):
     weights = np.where(np.arange(P) == 3, 0.0, 1.0)
     pen = l1jax.L1(weights=weights, lower=-0.1, upper=0.1)
