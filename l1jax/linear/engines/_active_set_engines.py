@@ -30,6 +30,7 @@ from ..results._path import Path
 from ..results._records import Knots
 from ..results._resume import unreached
 from ._engine import Engine, Plan, suits_host, with_some
+from .active_set._candidates import has_room
 from .active_set._path_point import NumericalBreakdown
 from .active_set._stacked_classes import can_stack, stacked, unstacked
 from .active_set._working_set import (
@@ -38,7 +39,6 @@ from .active_set._working_set import (
     follow_path,
     follow_to,
     has_knots,
-    has_room,
     supports,
 )
 

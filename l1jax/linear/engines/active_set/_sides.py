@@ -44,7 +44,6 @@ class Sides(RowShifts):
     """`PathFollower` of a loss with corners."""
 
     can_halve_steps = False  # where a λ comes from makes no difference
-    starts_anywhere = False
 
     def restricted_solver(self, working: np.ndarray, at: PathPoint, lam: float) -> RestrictedSolver:
         del at, lam

@@ -9,7 +9,6 @@ Everything here runs on the host, where sizes may change, and in float64.
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -27,6 +26,12 @@ from ...host._path_solution import Knot, PathSolution
 from ...host._sparse_rows import SparseRows, is_large, take
 from ...model._problem import Problem
 from ...results._resume import Known
+from ._candidates import (
+    may_take_all_columns,
+    min_candidates,
+    most_violating,
+    takes_all_columns,
+)
 from ._group_least_squares import GroupLeastSquares
 from ._group_weights import GroupWeights, has_group_weights
 from ._interpolation import PathInterpolation
@@ -45,14 +50,11 @@ from ._stacked_matrix import StackedMatrix
 from ._step_budget import StepBudget
 from ._step_control import StepControl
 
-_TALL = 5  # rows per column, from where on all columns are the working set of squared error
-_MAX_TALL_COLUMNS = 5000  # ... up to a Gram matrix of 200 MB
 _FLOOR = 1e-10  # fraction of the null model's gradient that weights count as at least
 _VIOLATION = 1e-9  # fraction of its weight by which a gradient may exceed it
 _FRACTION_OF_GAP = 0.25  # that such a fraction may be, as λR(β) is less than the unit of the gap
-_NEAR = (
-    -0.05
-)  # ... or fall short of it to be added with those that exceed theirs, at an interior point
+# ... or fall short of it to be added with those that exceed theirs, at an interior point.
+_NEAR = -0.05
 _STRIDE = 0.8  # ratio from one λ to the next on the way to a single one
 _LONG_STRIDE = 0.5  # ... where all columns are in the working set, or hardly a new one comes in
 _LONG_BELOW = 1e-4  # of λmax: strides below it are long
@@ -76,13 +78,6 @@ def supports(problem: Problem, pen: Penalty) -> bool:
         return True
     is_served = problem.loss.is_quadratic or (len(shape) == 1 and serves_groups(problem.loss))
     return is_served and has_group_weights(pen, shape)
-
-
-def has_room(problem: Problem) -> bool:
-    """Returns whether the columns of a first working set may be copied, of an X that is read in blocks."""
-    n, p = problem.x.shape
-    count = p if may_take_all_columns(problem) else min(p, 2 * OPTIONS.min_candidates)
-    return problem.x.has_room_for(8 * n * count)
 
 
 def has_knots(problem: Problem, pen: Penalty) -> bool:
@@ -220,7 +215,7 @@ class _Follower:
         self.is_interior = has_corners(problem)
         self.rough = _ROUGH_INTERIOR if self.is_interior else ROUGH
         self.violation = _violation(problem, pen, options.relative_gap)
-        self.min_candidates = _min_candidates(problem, pen)
+        self.min_candidates = min_candidates(problem, pen)
         self.budget = StepBudget(OPTIONS.max_steps(len(lams)))
         self.path = _path_follower(problem, pen, options, self.budget)
         self.weights = self.path.weights
@@ -341,7 +336,9 @@ class _Follower:
         if self.all_columns:
             working = np.arange(len(violation))
         else:
-            working = _largest(violation, self.at.features, self.violators, self.min_candidates)
+            working = most_violating(
+                violation, self.at.features, self.violators, self.min_candidates
+            )
             if self.may_take_all and 2 * len(working) > len(violation):
                 working = np.arange(len(violation))
         working = self.weights.close_over_groups(working)
@@ -510,49 +507,3 @@ def _known_point(
         intercept=intercept if intercept.ndim else float(intercept),
         neg_gradient=neg_gradient - weights.ridge_gradient(known.lam, beta),
     )
-
-
-def may_take_all_columns(problem: Problem) -> bool:
-    """Returns whether the Gram matrix of all columns costs less than to search for those that matter."""
-    n, p = problem.x.shape
-    is_dense = problem.x.as_array() is not None or problem.x.is_distributed
-    is_tall = is_dense and _TALL * p <= n and p <= _MAX_TALL_COLUMNS
-    if has_corners(problem):
-        return p <= OPTIONS.min_candidates_interior
-    return p <= OPTIONS.max_columns or (is_tall and problem.loss.is_quadratic)
-
-
-def takes_all_columns(problem: Problem, pen: Penalty) -> bool:
-    """Returns whether all columns are the working set."""
-    is_small = math.prod(problem.x.shape) <= OPTIONS.max_entries
-    return may_take_all_columns(problem) and (is_small or not _rereads_columns(problem, pen))
-
-
-def _rereads_columns(problem: Problem, pen: Penalty) -> bool:
-    """Whether each step goes through the rows of the working set, as one of proximal Newton does."""
-    if problem.loss.is_quadratic or has_corners(problem):
-        return False
-    return has_penalty_weights(pen, problem.coef_shape)
-
-
-def _min_candidates(problem: Problem, pen: Penalty) -> int:
-    """Returns how many columns join the active ones in a working set, at least."""
-    if has_corners(problem):
-        return OPTIONS.min_candidates_interior
-    most = OPTIONS.min_candidates
-    if not _rereads_columns(problem, pen):
-        return most
-    return min(most, max(OPTIONS.min_candidates_reread, problem.x.shape[1] // 8))
-
-
-def _largest(
-    violation: np.ndarray, active: np.ndarray, violators: np.ndarray, min_candidates: int
-) -> np.ndarray:
-    """Returns the active columns, the violators, and the columns of the largest KKT violation."""
-    wanted = len(active) + max(min_candidates, len(active))
-    possible = np.flatnonzero(violation > -np.inf)
-    if len(possible) <= wanted:
-        return possible
-    violation[active] = np.inf
-    largest = np.argpartition(-violation, wanted)[:wanted]
-    return np.union1d(largest, violators)
