@@ -36,13 +36,13 @@ class Logistic(TwoClasses):
 
     def per_row(self, y: Real, eta: Real) -> Float[Real, "... n"]:
         # For y = 1 the difference is log(1 + exp −η), which keeps its digits.
-        sign, rest = _sides(y, eta)
-        return softplus(sign * eta) - rest * eta
+        xp = namespace(y, eta)
+        return softplus(_toward(y, eta)) - xp.where(y == 1, 0, y * eta)
 
     def gradient(self, y: Real, eta: Real, s: Float[Real, " n"]) -> Float[Real, "... n"]:
         # For y = 1 the difference σ(η) − 1 is −σ(−η), which keeps its digits.
-        sign, rest = _sides(y, eta)
-        return s * (sign * sigmoid(sign * eta) - rest)
+        xp, found = namespace(y, eta, s), sigmoid(_toward(y, eta))
+        return s * xp.where(y == 1, -found, found - y)
 
     def curvature(self, y: Real, eta: Real, s: Float[Real, " n"]) -> Float[Real, "... n"]:
         del y
@@ -76,8 +76,6 @@ class Logistic(TwoClasses):
         return sigmoid(eta)
 
 
-def _sides(y: Real, eta: Real) -> tuple[Real, Real]:
-    """Returns −1 for labels 1 and 1 for others, and the labels with 0 for 1: then one function serves both."""
-    xp = namespace(y, eta)
-    is_one = y == 1
-    return xp.where(is_one, -1, 1).astype(eta.dtype), xp.where(is_one, 0, y)
+def _toward(y: Real, eta: Real) -> Real:
+    """Returns −η for labels 1 and η for others: with it one function of each entry serves both."""
+    return namespace(y, eta).where(y == 1, -eta, eta)
