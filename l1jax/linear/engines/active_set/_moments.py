@@ -74,7 +74,7 @@ class MomentSums:
     """The moments of some parts of the rows, added up over blocks by threads that end with its context.
 
     They are ZᵀZ, with rows √s (x − shift, target, 1): one symmetric product of rows that stay in the cache.
-    Each share of a block has a sum of its own, so that the order of additions is always the same.
+    Each piece of a block has a sum of its own, so that the order of additions is always the same.
     """
 
     def __init__(
@@ -83,8 +83,8 @@ class MomentSums:
         is_even = s.min() == s.max()
         self.target, self.parts = target, parts  # masks of rows
         self.unit, self.roots = (float(s[0]), None) if is_even else (1.0, np.sqrt(s))
-        self.num_threads, self.num_shares = num_threads, max(num_threads // len(parts), 1)
-        self.totals: list[list[np.ndarray]] = []  # by part and share
+        self.num_threads, self.num_pieces = num_threads, max(num_threads // len(parts), 1)
+        self.totals: list[list[np.ndarray]] = []  # by part and piece
         self.memory = threading.local()  # of rows, and of their products
 
     def __enter__(self) -> MomentSums:
@@ -96,21 +96,21 @@ class MomentSums:
 
     def add(self, rows: slice, x: np.ndarray, shift: np.ndarray) -> None:
         """Adds a block of rows."""
-        width, count = x.shape[1] + 2, self.num_shares
+        width, count = x.shape[1] + 2, self.num_pieces
         if not self.totals:
             self.totals = [[np.zeros((width, width)) for _ in range(count)] for _ in self.parts]
             self.num_rows = max(min(_PART // width, len(x)), min(width, -(-len(x) // count)))
-        shares = [
-            (total, share)
+        pieces = [
+            (total, at)
             for totals, mask in zip(self.totals, self.parts, strict=True)
-            for total, share in zip(
+            for total, at in zip(
                 totals, np.array_split(np.flatnonzero(mask[rows]), count), strict=True
             )
         ]
         roots = None if self.roots is None else self.roots[rows, None]
 
-        def add(share: tuple[np.ndarray, np.ndarray]) -> None:
-            total, at = share
+        def add(piece: tuple[np.ndarray, np.ndarray]) -> None:
+            total, at = piece
             z, products = self._own_memory(width)
             for begin in range(0, len(at), len(z)):
                 some = _as_slice(at[begin : begin + len(z)])
@@ -121,7 +121,7 @@ class MomentSums:
                     z_some *= roots[some]
                 total += np.matmul(z_some.T, z_some, out=products)
 
-        list(self.pool.map(add, shares))
+        list(self.pool.map(add, pieces))
 
     def _own_memory(self, width: int) -> tuple[np.ndarray, np.ndarray]:
         """The arrays of this thread."""
