@@ -35,6 +35,7 @@ demo: $(RUN)  ## fit the lasso path of the diabetes data and show it
 # simplify them takes a fifth of the time. Releases of jax from 0.11 on know no such fusion, and end at a flag that they do not know.
 OLD_FUSION = import jax; print("--xla_cpu_use_fusion_emitters=false" * (jax.__version_info__ < (0, 11)))
 LOOPS := while-loop-invariant-code-motion,while-loop-constant-sinking,simplify-while-loops
+# Of optimisation: what trains runs longer than it compiles.
 LEVEL := 0
 COMPILE_FAST = XLA_FLAGS="--xla_backend_optimization_level=$(LEVEL) --xla_llvm_disable_expensive_passes=true \
 	--xla_cpu_parallel_codegen_split_count=1 --xla_disable_hlo_passes=$(LOOPS) $$($(PY) -c '$(OLD_FUSION)')" \
@@ -89,7 +90,7 @@ example-hosts: $(RUN)  ## run the example for many hosts as two and as four proc
 	@$(PY) examples/lasso_many_hosts.py --local 2 --rows 20000
 	@$(PY) examples/lasso_many_hosts.py --local 4 --rows 20000
 
-notebooks: LEVEL := 1  # one trains for a minute
+notebooks: LEVEL := 1
 notebooks: $(NOTEBOOKS)  ## execute every notebook
 	@printf '%s\n' notebooks/*.ipynb | $(COMPILE_FAST) xargs -P $(JOBS) -I {} \
 		$(PY) -m nbconvert --to notebook --execute --output-dir .cache/notebooks {}
