@@ -6,8 +6,12 @@ import numpy as np
 import pytest
 
 import l1jax
+from l1jax.linear.data._matrix import DenseMatrix
 from l1jax.linear.engines import _compiled_engine
 from l1jax.linear.engines.compiled import _follow
+from l1jax.linear.engines.compiled._data import PathData, PathInputs, begin
+from l1jax.linear.engines.compiled._knots import HELD, Bounds, Limits
+from l1jax.linear.engines.compiled._solve import Capacity, take_working_set
 
 N, P = 40, 120
 RNG = np.random.default_rng(5)
@@ -73,8 +77,8 @@ def test_every_strength_meets_the_optimality_conditions(design, l1_ratio, solved
 def test_a_coefficient_leaves_its_limit_as_it_came(solved):
     """The first is near the sum of the others, whose place it takes until they are in."""
     gram = np.array([[1, 0.65, 0.65], [0.65, 1, 0], [0.65, 0, 1]])
-    rng = np.random.default_rng(0)
-    x = np.linalg.qr(rng.normal(size=(50, 3)))[0] * np.sqrt(50) @ np.linalg.cholesky(gram).T
+    x = np.random.default_rng(0).normal(size=(50, 3))
+    x = np.linalg.qr(x - x.mean(axis=0))[0] * np.sqrt(50) @ np.linalg.cholesky(gram).T
     y = x @ [0.1, 1.0, 1.0]
     upper = np.array([0.25, np.inf, np.inf])
     pen = l1jax.L1(upper=upper)
@@ -84,10 +88,8 @@ def test_a_coefficient_leaves_its_limit_as_it_came(solved):
     assert solved == [100] and plain.max() > 0.25
     assert (first == 0.25).sum() > 1 and first[0] < 0.25 and first[-1] < 0.25
     for coef, lam in zip(path.coefs, path.lams, strict=True):
-        pull = -x.T @ (x @ coef - y) / 50
-        off = np.where(coef == 0, np.maximum(abs(pull) - lam, 0), abs(pull - lam * np.sign(coef)))
-        off = np.where(coef == upper, np.maximum(lam - pull, 0), off)
-        assert off.max() < 1e-12
+        off = lam * violation(x, x @ coef - y, coef, lam, 1.0, (np.full(3, -np.inf), upper))
+        assert off < 1e-12
 
 
 def test_logistic_regression_meets_the_optimality_conditions(solved):
@@ -123,8 +125,8 @@ def test_a_coefficient_without_weight_within_limits_is_left_to_another_engine(so
     np.testing.assert_allclose(traced.coefs, path.coefs, atol=1e-6)
 
 
-def test_a_limit_of_zero_is_no_limit_to_be_held_at(solved):
-    """Neither sizes nor the choice of an engine are those of a path on which coefficients are held."""
+def test_a_limit_of_zero_is_no_limit_to_be_held_at(solved, monkeypatch):
+    """Neither the choice of an engine nor sizes are those of a path on which coefficients are held."""
     rng = np.random.default_rng(1)
     wide, y = rng.normal(size=(20, 1100)), rng.normal(size=20)
     pens = l1jax.ElasticNet(l1_ratio=0.5, lower=0.0), l1jax.ElasticNet(l1_ratio=0.5, lower=-9.0)
@@ -133,6 +135,13 @@ def test_a_limit_of_zero_is_no_limit_to_be_held_at(solved):
         l1jax.path(wide, y, pen, n_lams=10)
         taken.append(len(solved))
     assert taken == [0, 1]
+    exceeding, original = [], _follow.capacities
+    monkeypatch.setattr(
+        _follow, "capacities", lambda n, p, more: exceeding.append(more) or original(n, p, more)
+    )
+    for pen in (l1jax.L1(lower=0.0), l1jax.L1(lower=-9.0)):
+        l1jax.path(wide, y, pen, n_lams=10, engine="compiled")
+    assert exceeding == [False, True]
 
 
 @pytest.mark.parametrize("seed", [0, 13])
@@ -151,7 +160,36 @@ def test_copies_of_a_column_that_is_held_are_let_go(seed, solved):
     assert solved == [60] and (path.relative_gaps < 1e-8).all()
 
 
-def test_a_capacity_that_is_full_of_held_columns_goes_on_with_the_next(monkeypatch):
+def test_a_held_column_violates_its_condition_where_its_gradient_is_short_of_its_bound():
+    bounds = Bounds(jnp.array([1.0, 2.0]), jnp.array([3.0, 4.0]), jnp.zeros(2))
+    off = jnp.full(2, 9.0)  # of active columns alone
+
+    def of(first, second):
+        side = jnp.array([HELD, -HELD])
+        return float(bounds.violation(jnp.asarray(0.5), side, jnp.array([first, second]), off))
+
+    assert of(0.7, -2.5) == 0  # beyond 0.5 · 1 and 0.5 · 4
+    assert of(0.2, -2.5) == pytest.approx(0.3)
+    assert of(0.7, -1.2) == pytest.approx(0.8)
+
+
+def test_a_working_set_holds_all_where_the_active_and_the_held_columns_are_in_it():
+    ones, none = jnp.ones(4), jnp.zeros(4, bool)
+    rows = jnp.zeros(N)
+    given = PathInputs(
+        DenseMatrix(jnp.asarray(X[:, :4])), jnp.asarray(Y), jnp.full(N, 1 / N), rows,
+        l1jax.SquaredError(), ones, ones, ones, None, Limits(ones, ones), none, jnp.zeros(()),
+    )  # fmt: skip
+    data = PathData.of(given)
+    state = begin(data, none, jnp.ones(1))._replace(side=jnp.array([HELD, -HELD, 1, 0]))
+    holds = [
+        bool(take_working_set(data, state, Capacity(*sizes)).holds_all)
+        for sizes in ((2, 1), (3, 1), (4, 2))
+    ]
+    assert holds == [False, True, True]
+
+
+def test_a_capacity_that_is_full_of_held_columns_goes_on_with_the_next(solved, monkeypatch):
     limits = (np.full(P, -0.02), np.full(P, 0.02))
     sizes, original = [], _follow.capacities
     monkeypatch.setattr(_follow, "_LADDER", ((16, 8), (48, 24)))
@@ -162,7 +200,7 @@ def test_a_capacity_that_is_full_of_held_columns_goes_on_with_the_next(monkeypat
 
     monkeypatch.setattr(_follow, "capacities", capacities)
     path = l1jax.path(X, Y, l1jax.L1(lower=-0.02, upper=0.02), engine="compiled", n_lams=30)
-    assert len(sizes[0]) == 3 and (abs(path.coefs[-1]) == 0.02).sum() > 48
+    assert len(sizes[0]) == 3 and solved == [30] and (abs(path.coefs[-1]) == 0.02).sum() > 48
     for coef, intercept, lam in zip(path.coefs, path.intercepts, path.lams, strict=True):
         assert violation(X, intercept + X @ coef - Y, coef, lam, 1.0, limits) < 1e-9
 
